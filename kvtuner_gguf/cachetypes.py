@@ -1,0 +1,95 @@
+"""The cache types: the only place that knows their names, ggml numbers, block sizes and bits.
+
+Bits are true bits per value, block scales included.
+Source: the type traits of ggml (``ggml/src/ggml.c``) at the pinned base.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvtuner_gguf.errors import KvtunerError
+
+
+@dataclass(frozen=True)
+class CacheType:
+    """One ggml type that a K or V cache can have."""
+
+    name: str
+    ggml_type: int
+    block_size: int
+    block_bytes: int
+
+    @property
+    def bits_per_value(self) -> float:
+        return 8.0 * self.block_bytes / self.block_size
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.block_size > 1
+
+    def row_bytes(self, n_values: int) -> int:
+        """Bytes of ``n_values`` values; raises `KvtunerError` where blocks do not fit."""
+        if n_values % self.block_size:
+            raise KvtunerError(
+                f"{self.name} has blocks of {self.block_size} values, which do not divide {n_values}: "
+                f"choose a type whose block does, for example f16"
+            )
+        return n_values // self.block_size * self.block_bytes
+
+
+CACHE_TYPES: dict[str, CacheType] = {
+    t.name: t
+    for t in (
+        CacheType("f32", 0, 1, 4),
+        CacheType("f16", 1, 1, 2),
+        CacheType("bf16", 30, 1, 2),
+        CacheType("q8_0", 8, 32, 34),
+        CacheType("q5_1", 7, 32, 24),
+        CacheType("q5_0", 6, 32, 22),
+        CacheType("q4_1", 3, 32, 20),
+        CacheType("q4_0", 2, 32, 18),
+        CacheType("iq4_nl", 20, 32, 18),
+    )
+}
+
+
+def cache_type(name: str) -> CacheType:
+    """The type called ``name``; raises `KvtunerError` for any other name."""
+    found = CACHE_TYPES.get(name) if isinstance(name, str) else None
+    if found is None:
+        raise KvtunerError(f"unknown cache type {name!r}: use one of {', '.join(CACHE_TYPES)}")
+    return found
+
+
+@dataclass(frozen=True, order=True)
+class Pair:
+    """The K and the V cache type of one layer."""
+
+    k: str
+    v: str
+
+    def __post_init__(self) -> None:
+        cache_type(self.k)
+        cache_type(self.v)
+
+    def __str__(self) -> str:
+        return f"{self.k}/{self.v}"
+
+    @classmethod
+    def parse(cls, text: str) -> Pair:
+        """``"q8_0/q4_0"`` is K q8_0 and V q4_0; one name alone stands for both."""
+        names = text.split("/")
+        if len(names) > 2:
+            raise KvtunerError(f"{text!r} is no pair of cache types: write K/V, for example q8_0/q4_0")
+        return cls(names[0], names[-1])
+
+    @property
+    def types(self) -> tuple[CacheType, CacheType]:
+        return cache_type(self.k), cache_type(self.v)
+
+    @property
+    def bits_per_value(self) -> float:
+        """Mean of K and V, for heads of equal size."""
+        k, v = self.types
+        return (k.bits_per_value + v.bits_per_value) / 2

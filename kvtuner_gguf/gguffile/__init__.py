@@ -1,0 +1,1 @@
+"""Read and write plans in GGUF files. Never imports torch."""

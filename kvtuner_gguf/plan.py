@@ -1,0 +1,220 @@
+"""A plan: the K and V cache type of every layer, with the model it is for and where it comes from.
+
+``configs/plan.schema.json`` describes the same JSON for other programs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kvtuner_gguf import atomicfile
+from kvtuner_gguf.cachetypes import Pair, cache_type
+from kvtuner_gguf.errors import KvtunerError
+
+SCHEMA = "kvtuner.plan/1"
+MAX_LAYERS = 4096
+MAX_JSON_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What of a model decides the size of its KV cache. Layers without KV have 0 heads."""
+
+    architecture: str
+    n_head_kv: tuple[int, ...]
+    head_dim_k: int
+    head_dim_v: int
+    fingerprint: str | None = None
+
+    @property
+    def n_layer(self) -> int:
+        return len(self.n_head_kv)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "architecture": self.architecture,
+            "n_layer": self.n_layer,
+            "n_head_kv": list(self.n_head_kv),
+            "head_dim_k": self.head_dim_k,
+            "head_dim_v": self.head_dim_v,
+            "fingerprint": self.fingerprint,
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> ModelShape:
+        if not isinstance(data, Mapping):
+            raise KvtunerError("'model' must be an object: tune the model again or remove the entry")
+        heads = data.get("n_head_kv")
+        n_layer = _count(data, "n_layer")
+        if isinstance(heads, int):
+            heads = [heads] * n_layer
+        if not isinstance(heads, Sequence) or not all(_is_count(h) for h in heads) or len(heads) != n_layer:
+            raise KvtunerError(f"'model.n_head_kv' must be one count per layer ({n_layer}): tune the model again")
+        fingerprint = data.get("fingerprint")
+        return cls(
+            architecture=str(data.get("architecture", "")),
+            n_head_kv=tuple(heads),
+            head_dim_k=_count(data, "head_dim_k"),
+            head_dim_v=_count(data, "head_dim_v"),
+            fingerprint=None if fingerprint is None else str(fingerprint),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``pairs[il]`` is the pair of layer ``il``. Raises `KvtunerError` where it does not fit ``model``."""
+
+    pairs: tuple[Pair, ...]
+    model: ModelShape | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.pairs) <= MAX_LAYERS:
+            raise KvtunerError(f"a plan has 1 to {MAX_LAYERS} layers, not {len(self.pairs)}: tune the model again")
+        if self.model is not None:
+            self.check(self.model)
+
+    @classmethod
+    def uniform(cls, pair: Pair, n_layer: int) -> Plan:
+        return cls((pair,) * n_layer)
+
+    @property
+    def n_layer(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest over the types of all layers: equal plans, equal fingerprints."""
+        text = ";".join(f"{il}:{pair}" for il, pair in enumerate(self.pairs))
+        return hashlib.sha256(f"{SCHEMA};{text}".encode()).hexdigest()[:16]
+
+    def check(self, shape: ModelShape) -> None:
+        """Raise `KvtunerError` unless every layer's types can be allocated in a model of this shape."""
+        if self.n_layer != shape.n_layer:
+            raise KvtunerError(
+                f"the plan has {self.n_layer} layers, the model {shape.n_layer}: "
+                "use a plan that was tuned for this model"
+            )
+        for il, (pair, heads) in enumerate(zip(self.pairs, shape.n_head_kv, strict=True)):
+            for side, name, size in (("K", pair.k, shape.head_dim_k), ("V", pair.v, shape.head_dim_v)):
+                if heads and size % cache_type(name).block_size:
+                    raise KvtunerError(
+                        f"layer {il}: {side} type {name} has blocks of {cache_type(name).block_size} values, "
+                        f"which do not divide the head size {size}: use f16 there"
+                    )
+
+    def bytes_per_token(self, shape: ModelShape) -> int:
+        """Bytes that one token takes in the caches of all layers."""
+        self.check(shape)
+        return sum(
+            cache_type(pair.k).row_bytes(heads * shape.head_dim_k)
+            + cache_type(pair.v).row_bytes(heads * shape.head_dim_v)
+            for pair, heads in zip(self.pairs, shape.n_head_kv, strict=True)
+        )
+
+    def bits_per_value(self, shape: ModelShape | None = None) -> float:
+        """Mean true bits per cached value; without a shape all layers and both sides weigh the same."""
+        shape = shape or self.model
+        if shape is None:
+            return sum(pair.bits_per_value for pair in self.pairs) / self.n_layer
+        n_values = sum(heads * (shape.head_dim_k + shape.head_dim_v) for heads in shape.n_head_kv)
+        if not n_values:
+            raise KvtunerError("the model has no layer with a KV cache: a plan has no use there")
+        return 8.0 * self.bytes_per_token(shape) / n_values
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"schema": SCHEMA}
+        if self.model is not None:
+            data["model"] = self.model.to_json()
+        data["layers"] = [{"layer": il, "k": pair.k, "v": pair.v} for il, pair in enumerate(self.pairs)]
+        if self.provenance:
+            data["provenance"] = dict(self.provenance)
+        return data
+
+    @classmethod
+    def from_json(cls, data: object) -> Plan:
+        """Raises `KvtunerError` naming the layer and the value that is wrong."""
+        if not isinstance(data, Mapping):
+            raise KvtunerError("a plan is a JSON object with 'schema' and 'layers': see configs/plan.schema.json")
+        if data.get("schema") != SCHEMA:
+            raise KvtunerError(f"the plan's schema is {data.get('schema')!r}, not {SCHEMA!r}: tune with this version")
+        provenance = data.get("provenance", {})
+        if not isinstance(provenance, Mapping):
+            raise KvtunerError("'provenance' must be an object: remove it or tune again")
+        model = data.get("model")
+        return cls(
+            pairs=_parse_layers(data.get("layers")),
+            model=None if model is None else ModelShape.from_json(model),
+            provenance=provenance,
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read a plan from a JSON file; every error names the file."""
+        try:
+            with Path(path).open("rb") as file:
+                raw = file.read(MAX_JSON_BYTES + 1)
+        except OSError as err:
+            raise KvtunerError(f"cannot read {path}: {err.strerror}; check the path") from err
+        if len(raw) > MAX_JSON_BYTES:
+            raise KvtunerError(f"{path}: more than {MAX_JSON_BYTES >> 20} MiB is no plan: check the path")
+        try:
+            return cls.from_json(json.loads(raw.decode()))
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as err:
+            reason = str(err).splitlines()[0]
+            raise KvtunerError(f"{path}: not JSON ({reason}): correct it or tune again") from err
+        except KvtunerError as err:
+            raise KvtunerError(f"{path}: {err}") from err
+
+    def save(self, path: Path) -> None:
+        atomicfile.write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
+
+
+def _parse_layers(layers: object) -> tuple[Pair, ...]:
+    if not isinstance(layers, list) or not layers:
+        raise KvtunerError("'layers' must be a list of {layer, k, v}: see configs/plan.schema.json")
+    if len(layers) > MAX_LAYERS:
+        raise KvtunerError(f"'layers' has {len(layers)} entries, more than {MAX_LAYERS}: tune the model again")
+    pairs: dict[int, Pair] = {}
+    for entry in layers:
+        il = entry.get("layer") if isinstance(entry, Mapping) else None
+        if not _is_count(il):
+            raise KvtunerError(f"a layer entry has the number {il!r}: give a whole number from 0")
+        if il in pairs:
+            raise KvtunerError(f"layer {il} is given twice: keep one entry")
+        pairs[il] = _parse_pair(il, entry)
+    missing = next((il for il in range(len(layers)) if il not in pairs), None)
+    if missing is not None:
+        raise KvtunerError(f"layer {missing} is missing of {len(layers)}: number the layers from 0 without a gap")
+    return tuple(pairs[il] for il in range(len(layers)))
+
+
+def _parse_pair(il: int, entry: Mapping[str, Any]) -> Pair:
+    try:
+        return Pair(entry.get("k"), entry.get("v"))
+    except KvtunerError as err:
+        raise KvtunerError(f"layer {il}: {err}") from err
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _count(data: Mapping[str, Any], key: str) -> int:
+    value = data.get(key)
+    if not _is_count(value):
+        raise KvtunerError(f"'model.{key}' is {value!r}, not a count: tune the model again")
+    return value
+
+
+def distinct_pairs(pairs: Iterable[Pair]) -> dict[Pair, list[int]]:
+    """Each distinct pair with its layers, in the order of first use."""
+    found: dict[Pair, list[int]] = {}
+    for il, pair in enumerate(pairs):
+        found.setdefault(pair, []).append(il)
+    return found

@@ -1,0 +1,1 @@
+"""Find and drive the built llama.cpp. Never imports torch."""
