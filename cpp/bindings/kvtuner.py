@@ -1,0 +1,108 @@
+"""Per-layer K and V cache types: the native calls of ``kvtuner.h`` for `llama_cpp.Llama`."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from typing import Any, List, Mapping, Optional, Tuple, Union
+
+from llama_cpp import llama_cpp
+from llama_cpp._ggml import libggml
+
+# "auto": the plan in the model's metadata; None or "none": no plan; else a plan, or the path of its JSON
+KvConfig = Union[None, str, "os.PathLike[str]", Mapping[str, Any]]
+
+_MESSAGE_SIZE = 1024
+
+_lib = llama_cpp._lib
+_context = llama_cpp.llama_context_p_ctypes
+_model = llama_cpp.llama_model_p_ctypes
+
+
+def _declare(name: str, result: Any, *arguments: Any) -> Any:
+    function = getattr(_lib, name)
+    function.restype = result
+    function.argtypes = arguments
+    return function
+
+
+_set_kv_config = _declare(
+    "kvtuner_model_set_kv_config", ctypes.c_bool, _model, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t
+)
+_needs_flash_attn = _declare("kvtuner_model_needs_flash_attn", ctypes.c_bool, _model)
+_check_context = _declare(
+    "kvtuner_check_context",
+    ctypes.c_bool,
+    _model,
+    ctypes.POINTER(llama_cpp.llama_context_params),
+    ctypes.c_char_p,
+    ctypes.c_size_t,
+)
+_n_layer = _declare("kvtuner_n_layer", ctypes.c_int32, _context)
+_type_k = _declare("kvtuner_type_k", ctypes.c_int32, _context, ctypes.c_int32)
+_type_v = _declare("kvtuner_type_v", ctypes.c_int32, _context, ctypes.c_int32)
+_kv_bytes = _declare("kvtuner_kv_bytes", ctypes.c_uint64, _context)
+_has_plan = _declare("kvtuner_has_plan", ctypes.c_bool, _context)
+_type_name = libggml.ggml_type_name
+_type_name.restype = ctypes.c_char_p
+_type_name.argtypes = [ctypes.c_int]
+
+
+def _text(kv_config: KvConfig) -> str:
+    """The native form of a `KvConfig`: a word, a path or JSON text."""
+    if kv_config is None:
+        return "none"
+    if isinstance(kv_config, Mapping):
+        return json.dumps(dict(kv_config))
+    return os.fspath(kv_config)
+
+
+def _raise_on_failure(function: Any, *arguments: Any) -> None:
+    message = ctypes.create_string_buffer(_MESSAGE_SIZE)
+    if not function(*arguments, message, len(message)):
+        raise ValueError(message.value.decode("utf-8", errors="replace"))
+
+
+def set_kv_config(model: Any, kv_config: KvConfig) -> None:
+    """Select the plan for contexts created from `model` afterwards; raises ValueError where it is of no use."""
+    _raise_on_failure(_set_kv_config, model, _text(kv_config).encode("utf-8"))
+
+
+def configure(
+    model: Any,
+    params: llama_cpp.llama_context_params,
+    kv_config: KvConfig,
+    types_given: bool,
+    flash_attn: Optional[bool],
+) -> None:
+    """Select the plan and set FlashAttention in `params` as it needs, unless the caller decided that.
+
+    Raises ValueError where plan, model and parameters do not fit, naming the layer, the value and the remedy.
+    """
+    if types_given and kv_config not in (None, "auto", "none"):
+        raise ValueError("kv_config and type_k/type_v ask for different caches: keep one")
+    set_kv_config(model, None if types_given else kv_config)
+    if flash_attn is None and _needs_flash_attn(model):
+        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    _raise_on_failure(_check_context, model, ctypes.byref(params))
+
+
+def kv_cache_types(context: Any) -> List[Optional[Tuple[str, str]]]:
+    """The (K, V) type names of each layer as allocated; None for a layer without a cache."""
+
+    def pair(il: int) -> Optional[Tuple[str, str]]:
+        k, v = _type_k(context, il), _type_v(context, il)
+        return None if k < 0 else (_type_name(k).decode(), _type_name(v).decode())
+
+    return [pair(il) for il in range(_n_layer(context))]
+
+
+def kv_cache_bytes(context: Any) -> int:
+    """Bytes of all K and V tensors as allocated."""
+    return int(_kv_bytes(context))
+
+
+def has_plan(context: Any) -> bool:
+    """Whether the context's cache follows a plan."""
+    return bool(_has_plan(context))

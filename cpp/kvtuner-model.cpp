@@ -1,0 +1,206 @@
+#include "kvtuner-model.h"
+
+#include "kvtuner.h"
+
+#include "llama-arch.h"
+#include "llama-impl.h"
+#include "llama-model.h"
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <stdexcept>
+
+namespace {
+
+struct path_config {
+    std::string kv_config;
+    bool        types_given;
+};
+
+// what the command line asked for, by model path; read once per load
+std::mutex                         path_configs_mutex;
+std::map<std::string, path_config> path_configs;
+
+path_config config_for_path(const std::string & path_model) {
+    std::lock_guard<std::mutex> lock(path_configs_mutex);
+    const auto it = path_configs.find(path_model);
+    return it == path_configs.end() ? path_config{ "auto", false } : it->second;
+}
+
+bool is_quantized(ggml_type type) {
+    return ggml_is_quantized(type);
+}
+
+bool plan_quantizes_v(const llama_model & model) {
+    const auto & plan = model.kvtuner.active;
+    return plan && std::any_of(plan->type_v.begin(), plan->type_v.end(), is_quantized);
+}
+
+void select(llama_model & model, const std::string & kv_config) {
+    kvtuner_model_plans & plans = model.kvtuner;
+    if (kv_config == "auto") {
+        plans.active       = plans.metadata;
+        plans.active_error = plans.metadata_error;
+        return;
+    }
+    kvtuner_plan_ptr plan;
+    if (kv_config != "none") {
+        const bool is_text = !kv_config.empty() && kv_config[0] == '{';
+        plan = is_text ? kvtuner_plan_from_json(kv_config) : kvtuner_plan_from_file(kv_config);
+    }
+    const uint32_t n_layer = model.hparams.n_layer_all;
+    if (plan && plan->type_k.size() != n_layer) {
+        throw std::runtime_error("the plan has " + std::to_string(plan->type_k.size()) + " layers, the model " +
+                                 std::to_string(n_layer) + ": use a plan that was tuned for this model");
+    }
+    plans.active = plan;
+    plans.active_error.clear();
+}
+
+// why layer il cannot have the types of the plan; empty where it can
+std::string layer_problem(const llama_model & model, uint32_t il, ggml_type type_k, ggml_type type_v, bool has_fa) {
+    const llama_hparams & hparams = model.hparams;
+    const auto problem = [&](const char * side, ggml_type type, const std::string & reason) {
+        return "layer " + std::to_string(il) + ": " + side + " type " + ggml_type_name(type) + " " + reason;
+    };
+    const auto block_problem = [&](const char * side, ggml_type type, uint32_t head_size) {
+        return problem(side, type,
+                       "has blocks of " + std::to_string(ggml_blck_size(type)) +
+                           " values, which do not divide the head size " + std::to_string(head_size) +
+                           ": use f16 there, or --kv-config none");
+    };
+    if (hparams.n_embd_head_k(il) % ggml_blck_size(type_k) != 0) {
+        return block_problem("K", type_k, hparams.n_embd_head_k(il));
+    }
+    if (hparams.is_mla()) {
+        return type_k == type_v ? "" :
+            problem("V", type_v, "differs from K type " + std::string(ggml_type_name(type_k)) +
+                    ", but this model keeps K and V in one tensor: give both the same type");
+    }
+    if (hparams.n_embd_head_v(il) % ggml_blck_size(type_v) != 0) {
+        return block_problem("V", type_v, hparams.n_embd_head_v(il));
+    }
+    if (is_quantized(type_v) && !has_fa) {
+        return problem("V", type_v, "needs FlashAttention, which is off: use -fa on or auto, or --kv-config none");
+    }
+    return "";
+}
+
+std::string plan_problem(const llama_model & model, bool has_fa) {
+    if (!model.kvtuner.active_error.empty()) {
+        return "the plan in the model's metadata is unusable: " + model.kvtuner.active_error + "; or use --kv-config none";
+    }
+    const auto & plan = model.kvtuner.active;
+    if (!plan) {
+        return "";
+    }
+    if (model.arch == LLM_ARCH_DEEPSEEK4) {
+        return std::string("architecture ") + llm_arch_name(model.arch) +
+               " keeps compressed keys, to which no plan applies: use --kv-config none";
+    }
+    for (uint32_t il = 0; il < plan->type_k.size(); ++il) {
+        const std::string found = !model.hparams.has_kv(il) || model.hparams.is_recr(il) ?
+            "" : layer_problem(model, il, plan->type_k[il], plan->type_v[il], has_fa);
+        if (!found.empty()) {
+            return found;
+        }
+    }
+    return "";
+}
+
+bool uses_plan(const llama_model & model, ggml_type type_k, ggml_type type_v) {
+    const bool has_plan = model.kvtuner.active || !model.kvtuner.active_error.empty();
+    return has_plan && type_k == GGML_TYPE_F16 && type_v == GGML_TYPE_F16;
+}
+
+// why a context with these parameters cannot have the cache of the plan; empty where it can, or where it has none
+std::string context_problem(const llama_model & model, const llama_context_params & params) {
+    const bool has_fa = params.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    return uses_plan(model, params.type_k, params.type_v) ? plan_problem(model, has_fa) : "";
+}
+
+} // namespace
+
+void kvtuner_model_init(llama_model & model, const gguf_context * metadata, const std::string & path_model) {
+    kvtuner_model_plans & plans = model.kvtuner;
+    try {
+        plans.metadata = kvtuner_plan_from_gguf(metadata, llm_arch_name(model.arch), model.hparams.n_layer_all);
+    } catch (const std::runtime_error & err) {
+        plans.metadata_error = err.what();
+    }
+    const path_config config = config_for_path(path_model);
+    const bool is_file = config.kv_config != "auto" && config.kv_config != "none";
+    if (is_file && config.types_given) {
+        throw std::runtime_error("--kv-config " + config.kv_config + " and -ctk/-ctv ask for different caches: keep one");
+    }
+    select(model, config.types_given ? "none" : config.kv_config);
+}
+
+bool kvtuner_prepare_context(const llama_model & model, llama_context_params & params) {
+    const std::string problem = context_problem(model, params);
+    if (!problem.empty()) {
+        LLAMA_LOG_ERROR("kvtuner: %s\n", problem.c_str());
+        return false;
+    }
+    if (params.flash_attn_type == LLAMA_FLASH_ATTN_TYPE_AUTO && kvtuner_quantized_v(model, params) &&
+            !is_quantized(params.type_v)) {
+        LLAMA_LOG_INFO("kvtuner: enabling flash_attn since the plan quantizes V\n");
+        params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    }
+    return true;
+}
+
+bool kvtuner_plan_applies(
+        const llama_model & model, const llama_hparams & hparams, ggml_type type_k, ggml_type type_v) {
+    return model.kvtuner.active && &hparams == &model.hparams && uses_plan(model, type_k, type_v);
+}
+
+ggml_type kvtuner_layer_type_k(
+        const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k, ggml_type type_v) {
+    return kvtuner_plan_applies(model, hparams, type_k, type_v) ? model.kvtuner.active->type_k.at(il) : type_k;
+}
+
+ggml_type kvtuner_layer_type_v(
+        const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k, ggml_type type_v) {
+    return kvtuner_plan_applies(model, hparams, type_k, type_v) ? model.kvtuner.active->type_v.at(il) : type_v;
+}
+
+bool kvtuner_quantized_v(const llama_model & model, const llama_context_params & params) {
+    return is_quantized(params.type_v) || (uses_plan(model, params.type_k, params.type_v) && plan_quantizes_v(model));
+}
+
+static bool report(const std::string & problem, char * err, size_t err_size) {
+    if (!problem.empty() && err && err_size > 0) {
+        snprintf(err, err_size, "%s", problem.c_str());
+    }
+    return problem.empty();
+}
+
+bool kvtuner_model_set_kv_config(llama_model * model, const char * kv_config, char * err, size_t err_size) {
+    try {
+        select(*model, kv_config ? kv_config : "auto");
+        return report(model->kvtuner.active_error, err, err_size);
+    } catch (const std::exception & e) {
+        return report(e.what(), err, err_size);
+    }
+}
+
+bool kvtuner_check_context(
+        const llama_model * model, const llama_context_params * params, char * err, size_t err_size) {
+    return report(context_problem(*model, *params), err, err_size);
+}
+
+void kvtuner_path_set_kv_config(const char * path_model, const char * kv_config, bool types_given) {
+    std::lock_guard<std::mutex> lock(path_configs_mutex);
+    path_configs[path_model] = { kv_config, types_given };
+}
+
+bool kvtuner_model_needs_flash_attn(const llama_model * model) {
+    return plan_quantizes_v(*model);
+}
+
+bool kvtuner_file_has_plan(const char * path_model) {
+    gguf_context_ptr metadata(gguf_init_from_file(path_model, { /*.no_alloc =*/ true, /*.ctx =*/ nullptr }));
+    return metadata && kvtuner_gguf_has_plan(metadata.get());
+}

@@ -1,0 +1,37 @@
+// Where the plan meets llama.cpp: the calls that our patches make.
+#pragma once
+
+#include "kvtuner-plan.h"
+
+#include "llama.h"
+
+#include <string>
+
+struct llama_hparams;
+struct llama_model;
+
+// Once the hyperparameters are read: take the plan from the metadata and apply the kv_config set for this path.
+// Throws std::runtime_error where that kv_config is of no use. Unusable metadata is kept as an error for later, so
+// that `--kv-config none` can still load the model.
+void kvtuner_model_init(llama_model & model, const gguf_context * metadata, const std::string & path_model);
+
+// Before a context is created: check the selected plan, layer by layer, against the model and the parameters, and turn
+// FlashAttention on where the plan needs it. False with an error in the log where it does not fit.
+bool kvtuner_prepare_context(const llama_model & model, llama_context_params & params);
+
+// After a context is created: log the distinct pairs with their layers, the true bits per value and the size.
+void kvtuner_log_context(const llama_context & ctx);
+
+// True if a cache made for these hyperparameters with these types follows the model's plan. Caches of compressed or
+// index keys have hyperparameters of their own and do not.
+bool kvtuner_plan_applies(
+        const llama_model & model, const llama_hparams & hparams, ggml_type type_k, ggml_type type_v);
+
+// The types of one layer: the plan's where it applies, else the ones given.
+ggml_type kvtuner_layer_type_k(
+        const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k, ggml_type type_v);
+ggml_type kvtuner_layer_type_v(
+        const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k, ggml_type type_v);
+
+// True if a context with these parameters will have a quantized V in some layer.
+bool kvtuner_quantized_v(const llama_model & model, const llama_context_params & params);

@@ -1,0 +1,172 @@
+#include "kvtuner-plan.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <stdexcept>
+
+using json = nlohmann::ordered_json;
+
+static constexpr const char * SCHEMA         = "kvtuner.plan/1";
+static constexpr size_t       MAX_LAYERS     = 4096;
+static constexpr size_t       MAX_JSON_BYTES = 16u << 20;
+static constexpr int          MAX_JSON_DEPTH = 64;
+
+// the types that every cache operation of the base handles
+static constexpr std::array<ggml_type, 9> CACHE_TYPES = {
+    GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16, GGML_TYPE_Q8_0,   GGML_TYPE_Q5_1,
+    GGML_TYPE_Q5_0, GGML_TYPE_Q4_1, GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL,
+};
+
+[[noreturn]] static void fail(const std::string & message) {
+    throw std::runtime_error(message);
+}
+
+// a value of outside data, short and without control characters, for a message of one line
+static std::string quoted(const std::string & value) {
+    std::string out = "'";
+    for (char c : value.substr(0, 40)) {
+        out += c >= 0x20 && c < 0x7f ? c : '?';
+    }
+    return out + (value.size() > 40 ? "...'" : "'");
+}
+
+static ggml_type type_from_name(const std::string & name, size_t il, const char * side) {
+    for (ggml_type type : CACHE_TYPES) {
+        if (name == ggml_type_name(type)) {
+            return type;
+        }
+    }
+    std::string known;
+    for (ggml_type type : CACHE_TYPES) {
+        known += (known.empty() ? "" : ", ") + std::string(ggml_type_name(type));
+    }
+    fail("layer " + std::to_string(il) + ": unknown " + side + " cache type " + quoted(name) + ": use one of " + known);
+}
+
+static const json & member(const json & object, const char * key) {
+    static const json absent;
+    const auto it = object.find(key);
+    return it == object.end() ? absent : *it;
+}
+
+static size_t layer_number(const json & entry, size_t n_layer) {
+    const json number = entry.is_object() ? member(entry, "layer") : json();
+    if (!number.is_number_unsigned() || number.get<uint64_t>() >= n_layer) {
+        const std::string value = number.dump(-1, ' ', true, json::error_handler_t::replace);
+        fail("layer number " + quoted(value) + " is not in 0.." + std::to_string(n_layer - 1) +
+             ": number the layers from 0 without a gap");
+    }
+    return number.get<size_t>();
+}
+
+static ggml_type layer_type(const json & entry, const char * key, size_t il, const char * side) {
+    const json & name = member(entry, key);
+    if (!name.is_string()) {
+        fail("layer " + std::to_string(il) + ": the " + side + " cache type is missing: give its name as \"" + key +
+             "\"");
+    }
+    return type_from_name(name.get<std::string>(), il, side);
+}
+
+// a parser that gives up on deep nesting, so that hostile text cannot exhaust the stack
+static json parse_json(const std::string & text) {
+    if (text.size() > MAX_JSON_BYTES) {
+        fail("more than " + std::to_string(MAX_JSON_BYTES >> 20) + " MiB is no plan: check the path");
+    }
+    const auto shallow = [](int depth, json::parse_event_t, json &) {
+        if (depth > MAX_JSON_DEPTH) {
+            fail("nested too deeply for a plan: tune the model again");
+        }
+        return true;
+    };
+    try {
+        return json::parse(text, shallow);
+    } catch (const json::exception & err) {
+        fail("not JSON (" + quoted(err.what()) + "): correct it or tune the model again");
+    }
+}
+
+kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text) {
+    const json data = parse_json(text);
+    if (!data.is_object() || member(data, "schema") != SCHEMA) {
+        fail(std::string("the schema is not ") + SCHEMA + ": tune the model with a matching version of kvtuner-gguf");
+    }
+    const json & layers = member(data, "layers");
+    if (!layers.is_array() || layers.empty() || layers.size() > MAX_LAYERS) {
+        fail("'layers' must be a list of 1 to " + std::to_string(MAX_LAYERS) + " layers: tune the model again");
+    }
+    const size_t n_layer = layers.size();
+
+    kvtuner_plan plan = { std::vector<ggml_type>(n_layer, GGML_TYPE_COUNT),
+                          std::vector<ggml_type>(n_layer, GGML_TYPE_COUNT) };
+    for (const json & entry : layers) {
+        const size_t il = layer_number(entry, n_layer);
+        if (plan.type_k[il] != GGML_TYPE_COUNT) {
+            fail("layer " + std::to_string(il) + " is given twice: keep one entry");
+        }
+        plan.type_k[il] = layer_type(entry, "k", il, "K");
+        plan.type_v[il] = layer_type(entry, "v", il, "V");
+    }
+    return std::make_shared<const kvtuner_plan>(std::move(plan));
+}
+
+kvtuner_plan_ptr kvtuner_plan_from_file(const std::string & path) {
+    try {
+        std::ifstream file(path, std::ios::binary);
+        if (!file) {
+            fail("cannot be read: check the path, or use auto or none");
+        }
+        std::string text(MAX_JSON_BYTES + 1, '\0');
+        file.read(&text[0], (std::streamsize) text.size());
+        text.resize((size_t) file.gcount());
+        return kvtuner_plan_from_json(text);
+    } catch (const std::runtime_error & err) {
+        fail("KV config " + path + ": " + err.what());
+    }
+}
+
+static std::vector<ggml_type> types_from_key(
+        const gguf_context * metadata, const std::string & key, uint32_t n_layer, const char * side) {
+    const int64_t id = gguf_find_key(metadata, key.c_str());
+    if (id < 0) {
+        fail(key + " is missing while its counterpart is there: annotate the model again");
+    }
+    if (gguf_get_kv_type(metadata, id) == GGUF_TYPE_STRING) {
+        return std::vector<ggml_type>(n_layer, type_from_name(gguf_get_val_str(metadata, id), 0, side));
+    }
+    if (gguf_get_kv_type(metadata, id) != GGUF_TYPE_ARRAY || gguf_get_arr_type(metadata, id) != GGUF_TYPE_STRING) {
+        fail(key + " is no list of names: annotate the model again");
+    }
+    const size_t n = gguf_get_arr_n(metadata, id);
+    if (n != n_layer) {
+        fail(key + " has " + std::to_string(n) + " layers, the model " + std::to_string(n_layer) +
+             ": annotate the model again");
+    }
+    std::vector<ggml_type> types;
+    for (size_t il = 0; il < n; ++il) {
+        types.push_back(type_from_name(gguf_get_arr_str(metadata, id, il), il, side));
+    }
+    return types;
+}
+
+kvtuner_plan_ptr kvtuner_plan_from_gguf(const gguf_context * metadata, const std::string & arch, uint32_t n_layer) {
+    const std::string key_k = arch + ".attention.kv_cache.type_k";
+    const std::string key_v = arch + ".attention.kv_cache.type_v";
+    if (gguf_find_key(metadata, key_k.c_str()) < 0 && gguf_find_key(metadata, key_v.c_str()) < 0) {
+        return nullptr;
+    }
+    return std::make_shared<const kvtuner_plan>(kvtuner_plan{ types_from_key(metadata, key_k, n_layer, "K"),
+                                                              types_from_key(metadata, key_v, n_layer, "V") });
+}
+
+bool kvtuner_gguf_has_plan(const gguf_context * metadata) {
+    const int64_t id = gguf_find_key(metadata, "general.architecture");
+    if (id < 0 || gguf_get_kv_type(metadata, id) != GGUF_TYPE_STRING) {
+        return false;
+    }
+    const std::string arch = gguf_get_val_str(metadata, id);
+    return gguf_find_key(metadata, (arch + ".attention.kv_cache.type_k").c_str()) >= 0;
+}

@@ -1,0 +1,38 @@
+// A plan of cache types, read from JSON or from GGUF metadata. Knows nothing of models or caches.
+#pragma once
+
+#include "ggml.h"
+#include "gguf.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+struct kvtuner_plan {
+    std::vector<ggml_type> type_k; // one per layer
+    std::vector<ggml_type> type_v;
+};
+
+using kvtuner_plan_ptr = std::shared_ptr<const kvtuner_plan>;
+
+// The plan that a model carries and the one that is selected, which may be the same.
+struct kvtuner_model_plans {
+    kvtuner_plan_ptr metadata;
+    std::string      metadata_error; // why the metadata holds no usable plan; empty where it holds none at all
+
+    kvtuner_plan_ptr active;
+    std::string      active_error;   // set while "auto" is selected and the metadata is unusable
+};
+
+// Read a plan from JSON text; throws std::runtime_error with one line that names layer, value and remedy.
+kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text);
+
+// The same from a file; the message names the file.
+kvtuner_plan_ptr kvtuner_plan_from_file(const std::string & path);
+
+// Read `{arch}.attention.kv_cache.type_k` and `.type_v`: a name per layer, or one name for all n_layer layers.
+// Null where the keys are absent; throws where they are of no use.
+kvtuner_plan_ptr kvtuner_plan_from_gguf(const gguf_context * metadata, const std::string & arch, uint32_t n_layer);
+
+bool kvtuner_gguf_has_plan(const gguf_context * metadata);
