@@ -1,0 +1,68 @@
+# `make demo` and `make test` each do all their set-up on a fresh machine. `make help` lists the rest.
+PYTHON  ?= python3
+TORCH   ?= torch==2.13.0
+BACKEND ?= cpu
+SDIST   ?=
+JOBS    ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+BIN     := .venv/bin
+
+.PHONY: help setup build stock demo test test-quick test-large lint format clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+.venv/.setup: Makefile
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet "cmake>=3.21,<4" ninja "scikit-build-core[pyproject]>=0.10" "setuptools>=68"
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	touch $@
+
+setup: .venv/.setup ## make the environment .venv with the build tools and torch (TORCH=requirement)
+
+build/src/.git/kvtuner-stamp: $(wildcard patches/*) $(wildcard patches/*/*) .venv/.setup
+	$(BIN)/python tools/llama_patches.py prepare $(if $(SDIST),--sdist $(SDIST))
+	touch $@
+
+build/$(BACKEND)/.built: build/src/.git/kvtuner-stamp CMakeLists.txt tools/build_native.py \
+		$(wildcard cpp/*) $(wildcard cpp/*/*) $(wildcard cpp/*/*/*)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/build_native.py --backend $(BACKEND) --jobs $(JOBS)
+	touch $@
+
+.venv/.package: build/$(BACKEND)/.built pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[tune,dev]'
+	touch $@
+
+build: .venv/.package ## compile llama.cpp and install everything (BACKEND=cpu|cuda|metal|vulkan, SDIST=file)
+
+build/stock/.built: build/src/.git/kvtuner-stamp tools/build_stock.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/build_stock.py --jobs $(JOBS)
+	touch $@
+
+stock: build/stock/.built ## compile the unpatched library, which tests compare with
+
+demo: build ## tune, annotate, measure and run SmolLM2-135M
+	$(BIN)/kvtuner-gguf demo
+
+test: build stock ## all tests that need neither a GPU nor a large model
+	$(BIN)/ruff check kvtuner_gguf tools tests
+	$(BIN)/python -m pytest -m "not large and not gpu"
+
+test-quick: build ## the tests that need no model
+	$(BIN)/python -m pytest -m "not large and not gpu and not model" -q
+
+test-large: build stock ## the tests on the 1.5B model, about 1.1 GB to fetch
+	$(BIN)/python -m pytest -m large
+
+lint: build ## check the style of Python and C++
+	$(BIN)/ruff check kvtuner_gguf tools tests
+	$(BIN)/ruff format --check kvtuner_gguf tools tests
+	clang-format --dry-run --Werror cpp/*.h cpp/*.cpp
+
+format: build ## put Python and C++ into their style
+	$(BIN)/ruff check --fix kvtuner_gguf tools tests
+	$(BIN)/ruff format kvtuner_gguf tools tests
+	clang-format -i cpp/*.h cpp/*.cpp
+
+clean: ## remove the environment and everything built
+	rm -rf .venv build out

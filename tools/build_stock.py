@@ -1,0 +1,43 @@
+#!/usr/bin/env python3
+"""Compile the unpatched library from the pinned source, for the tests that compare the patched one with it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "build" / "stock-src"
+BUILD = ROOT / "build" / "stock"
+OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DBUILD_SHARED_LIBS=ON",
+    "-DLLAMA_BUILD_COMMON=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_TOOLS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_SERVER=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
+)
+
+
+def run(*command: str | Path) -> None:
+    subprocess.run([str(part) for part in command], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parallel compile jobs")
+    args = parser.parse_args()
+    if not SOURCE.exists():
+        run("git", "-C", ROOT / "build" / "src", "worktree", "prune")
+        run("git", "-C", ROOT / "build" / "src", "worktree", "add", "--force", "--detach", SOURCE, "upstream")
+    llama = SOURCE / "vendor" / "llama.cpp"
+    run("cmake", "-S", llama, "-B", BUILD, "-G", "Ninja", "-Wno-dev", "--log-level=WARNING", *OPTIONS)
+    run("cmake", "--build", BUILD, "--target", "llama", "--parallel", str(args.jobs))
+
+
+if __name__ == "__main__":
+    main()
