@@ -7,11 +7,13 @@ patched and the unpatched bindings share.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import sys
 
 import llama_cpp
 import numpy as np
+
+
+SILENT = llama_cpp.llama_log_callback(lambda level, text, data: None)
 
 
 def make_context(args: argparse.Namespace, model: object) -> object:
@@ -56,7 +58,7 @@ def main() -> None:
     parser.add_argument("--greedy", type=int, default=0, help="tokens to generate; 0: logits of all positions")
     args = parser.parse_args()
 
-    llama_cpp.llama_log_set(ctypes.cast(None, llama_cpp.llama_log_callback), None)
+    llama_cpp.llama_log_set(SILENT, None)
     llama_cpp.llama_backend_init()
     model = llama_cpp.llama_model_load_from_file(args.model.encode(), llama_cpp.llama_model_default_params())
     if args.kv_config:
