@@ -24,7 +24,7 @@ namespace {
 
 struct layer_tensors {
     const ggml_tensor * k;
-    const ggml_tensor * v; // null where V is a view of K
+    const ggml_tensor * v;  // null where V is a view of K
 };
 
 using layer_map = std::map<uint32_t, layer_tensors>;
@@ -65,17 +65,17 @@ layer_map layers_of(const llama_context & ctx) {
 }
 
 struct cache_size {
-    uint64_t bytes  = 0;
+    uint64_t bytes = 0;
     uint64_t values = 0;
 };
 
 cache_size size_of(const layer_map & layers) {
     cache_size size;
-    std::set<const ggml_tensor *> seen; // layers that share a cache count once
+    std::set<const ggml_tensor *> seen;  // layers that share a cache count once
     for (const auto & [il, layer] : layers) {
         for (const ggml_tensor * tensor : { layer.k, layer.v }) {
             if (tensor && seen.insert(tensor).second) {
-                size.bytes  += ggml_nbytes(tensor);
+                size.bytes += ggml_nbytes(tensor);
                 size.values += ggml_nelements(tensor);
             }
         }
@@ -98,21 +98,22 @@ std::string ranges(const std::vector<uint32_t> & layers) {
     return out;
 }
 
-int32_t type_of(const llama_context * ctx, int32_t il, const ggml_tensor * layer_tensors::* side) {
+int32_t type_of(const llama_context * ctx, int32_t il, const ggml_tensor * layer_tensors::*side) {
     const layer_map layers = layers_of(*ctx);
-    const auto it = layers.find((uint32_t) il);
+    const auto it = layers.find((uint32_t)il);
     const ggml_tensor * tensor = it == layers.end() ? nullptr : it->second.*side;
-    return tensor ? (int32_t) tensor->type : -1;
+    return tensor ? (int32_t)tensor->type : -1;
 }
 
-} // namespace
+}  // namespace
 
 void kvtuner_log_context(const llama_context & ctx) {
     if (!kvtuner_has_plan(&ctx)) {
         return;
     }
     const layer_map layers = layers_of(ctx);
-    std::map<std::pair<uint32_t, std::string>, std::vector<uint32_t>> groups; // by first layer, so the order is the model's
+    std::map<std::pair<uint32_t, std::string>, std::vector<uint32_t>>
+            groups;  // by first layer, so the order is the model's
     std::map<std::string, uint32_t> first;
     for (const auto & [il, layer] : layers) {
         const std::string pair = std::string(ggml_type_name(layer.k->type)) + "/" +
@@ -157,7 +158,7 @@ bool llama_kv_cache::any_quantized_v() const {
 }
 
 int32_t kvtuner_n_layer(const llama_context * ctx) {
-    return (int32_t) ctx->get_model().hparams.n_layer_all;
+    return (int32_t)ctx->get_model().hparams.n_layer_all;
 }
 
 int32_t kvtuner_type_k(const llama_context * ctx, int32_t il) {

@@ -12,11 +12,11 @@ json kvtuner_cache_to_json(const llama_context * ctx) {
             continue;
         }
         layers.push_back({ { "layer", il },
-                           { "k", ggml_type_name((ggml_type) kvtuner_type_k(ctx, il)) },
-                           { "v", ggml_type_name((ggml_type) kvtuner_type_v(ctx, il)) } });
+                           { "k", ggml_type_name((ggml_type)kvtuner_type_k(ctx, il)) },
+                           { "v", ggml_type_name((ggml_type)kvtuner_type_v(ctx, il)) } });
     }
     return { { "has_plan", kvtuner_has_plan(ctx) },
              { "bits_per_value", kvtuner_bits_per_value(ctx) },
-             { "bytes", (int64_t) kvtuner_kv_bytes(ctx) },
+             { "bytes", (int64_t)kvtuner_kv_bytes(ctx) },
              { "layers", layers } };
 }

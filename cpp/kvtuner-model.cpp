@@ -15,11 +15,11 @@ namespace {
 
 struct path_config {
     std::string kv_config;
-    bool        types_given;
+    bool types_given;
 };
 
 // what the command line asked for, by model path; read once per load
-std::mutex                         path_configs_mutex;
+std::mutex path_configs_mutex;
 std::map<std::string, path_config> path_configs;
 
 path_config config_for_path(const std::string & path_model) {
@@ -40,7 +40,7 @@ bool plan_quantizes_v(const llama_model & model) {
 void select(llama_model & model, const std::string & kv_config) {
     kvtuner_model_plans & plans = model.kvtuner;
     if (kv_config == "auto") {
-        plans.active       = plans.metadata;
+        plans.active = plans.metadata;
         plans.active_error = plans.metadata_error;
         return;
     }
@@ -67,16 +67,18 @@ std::string layer_problem(const llama_model & model, uint32_t il, ggml_type type
     const auto block_problem = [&](const char * side, ggml_type type, uint32_t head_size) {
         return problem(side, type,
                        "has blocks of " + std::to_string(ggml_blck_size(type)) +
-                           " values, which do not divide the head size " + std::to_string(head_size) +
-                           ": use f16 there, or --kv-config none");
+                               " values, which do not divide the head size " + std::to_string(head_size) +
+                               ": use f16 there, or --kv-config none");
     };
     if (hparams.n_embd_head_k(il) % ggml_blck_size(type_k) != 0) {
         return block_problem("K", type_k, hparams.n_embd_head_k(il));
     }
     if (hparams.is_mla()) {
-        return type_k == type_v ? "" :
-            problem("V", type_v, "differs from K type " + std::string(ggml_type_name(type_k)) +
-                    ", but this model keeps K and V in one tensor: give both the same type");
+        return type_k == type_v
+                       ? ""
+                       : problem("V", type_v,
+                                 "differs from K type " + std::string(ggml_type_name(type_k)) +
+                                         ", but this model keeps K and V in one tensor: give both the same type");
     }
     if (hparams.n_embd_head_v(il) % ggml_blck_size(type_v) != 0) {
         return block_problem("V", type_v, hparams.n_embd_head_v(il));
@@ -89,7 +91,8 @@ std::string layer_problem(const llama_model & model, uint32_t il, ggml_type type
 
 std::string plan_problem(const llama_model & model, bool has_fa) {
     if (!model.kvtuner.active_error.empty()) {
-        return "the plan in the model's metadata is unusable: " + model.kvtuner.active_error + "; or use --kv-config none";
+        return "the plan in the model's metadata is unusable: " + model.kvtuner.active_error +
+               "; or use --kv-config none";
     }
     const auto & plan = model.kvtuner.active;
     if (!plan) {
@@ -100,8 +103,9 @@ std::string plan_problem(const llama_model & model, bool has_fa) {
                " keeps compressed keys, to which no plan applies: use --kv-config none";
     }
     for (uint32_t il = 0; il < plan->type_k.size(); ++il) {
-        const std::string found = !model.hparams.has_kv(il) || model.hparams.is_recr(il) ?
-            "" : layer_problem(model, il, plan->type_k[il], plan->type_v[il], has_fa);
+        const std::string found = !model.hparams.has_kv(il) || model.hparams.is_recr(il)
+                                          ? ""
+                                          : layer_problem(model, il, plan->type_k[il], plan->type_v[il], has_fa);
         if (!found.empty()) {
             return found;
         }
@@ -120,7 +124,7 @@ std::string context_problem(const llama_model & model, const llama_context_param
     return uses_plan(model, params.type_k, params.type_v) ? plan_problem(model, has_fa) : "";
 }
 
-} // namespace
+}  // namespace
 
 void kvtuner_model_init(llama_model & model, const gguf_context * metadata, const std::string & path_model) {
     kvtuner_model_plans & plans = model.kvtuner;
@@ -132,7 +136,8 @@ void kvtuner_model_init(llama_model & model, const gguf_context * metadata, cons
     const path_config config = config_for_path(path_model);
     const bool is_file = config.kv_config != "auto" && config.kv_config != "none";
     if (is_file && config.types_given) {
-        throw std::runtime_error("--kv-config " + config.kv_config + " and -ctk/-ctv ask for different caches: keep one");
+        throw std::runtime_error("--kv-config " + config.kv_config +
+                                 " and -ctk/-ctv ask for different caches: keep one");
     }
     select(model, config.types_given ? "none" : config.kv_config);
 }
@@ -144,25 +149,25 @@ bool kvtuner_prepare_context(const llama_model & model, llama_context_params & p
         return false;
     }
     if (params.flash_attn_type == LLAMA_FLASH_ATTN_TYPE_AUTO && kvtuner_quantized_v(model, params) &&
-            !is_quantized(params.type_v)) {
+        !is_quantized(params.type_v)) {
         LLAMA_LOG_INFO("kvtuner: enabling flash_attn since the plan quantizes V\n");
         params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     }
     return true;
 }
 
-bool kvtuner_plan_applies(
-        const llama_model & model, const llama_hparams & hparams, ggml_type type_k, ggml_type type_v) {
+bool kvtuner_plan_applies(const llama_model & model, const llama_hparams & hparams, ggml_type type_k,
+                          ggml_type type_v) {
     return model.kvtuner.active && &hparams == &model.hparams && uses_plan(model, type_k, type_v);
 }
 
-ggml_type kvtuner_layer_type_k(
-        const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k, ggml_type type_v) {
+ggml_type kvtuner_layer_type_k(const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k,
+                               ggml_type type_v) {
     return kvtuner_plan_applies(model, hparams, type_k, type_v) ? model.kvtuner.active->type_k.at(il) : type_k;
 }
 
-ggml_type kvtuner_layer_type_v(
-        const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k, ggml_type type_v) {
+ggml_type kvtuner_layer_type_v(const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k,
+                               ggml_type type_v) {
     return kvtuner_plan_applies(model, hparams, type_k, type_v) ? model.kvtuner.active->type_v.at(il) : type_v;
 }
 
@@ -186,8 +191,8 @@ bool kvtuner_model_set_kv_config(llama_model * model, const char * kv_config, ch
     }
 }
 
-bool kvtuner_check_context(
-        const llama_model * model, const llama_context_params * params, char * err, size_t err_size) {
+bool kvtuner_check_context(const llama_model * model, const llama_context_params * params, char * err,
+                           size_t err_size) {
     return report(context_problem(*model, *params), err, err_size);
 }
 
@@ -201,6 +206,6 @@ bool kvtuner_model_needs_flash_attn(const llama_model * model) {
 }
 
 bool kvtuner_file_has_plan(const char * path_model) {
-    gguf_context_ptr metadata(gguf_init_from_file(path_model, { /*.no_alloc =*/ true, /*.ctx =*/ nullptr }));
+    gguf_context_ptr metadata(gguf_init_from_file(path_model, { /*.no_alloc =*/true, /*.ctx =*/nullptr }));
     return metadata && kvtuner_gguf_has_plan(metadata.get());
 }

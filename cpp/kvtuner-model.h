@@ -24,14 +24,13 @@ void kvtuner_log_context(const llama_context & ctx);
 
 // True if a cache made for these hyperparameters with these types follows the model's plan. Caches of compressed or
 // index keys have hyperparameters of their own and do not.
-bool kvtuner_plan_applies(
-        const llama_model & model, const llama_hparams & hparams, ggml_type type_k, ggml_type type_v);
+bool kvtuner_plan_applies(const llama_model & model, const llama_hparams & hparams, ggml_type type_k, ggml_type type_v);
 
 // The types of one layer: the plan's where it applies, else the ones given.
-ggml_type kvtuner_layer_type_k(
-        const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k, ggml_type type_v);
-ggml_type kvtuner_layer_type_v(
-        const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k, ggml_type type_v);
+ggml_type kvtuner_layer_type_k(const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k,
+                               ggml_type type_v);
+ggml_type kvtuner_layer_type_v(const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k,
+                               ggml_type type_v);
 
 // True if a context with these parameters will have a quantized V in some layer.
 bool kvtuner_quantized_v(const llama_model & model, const llama_context_params & params);

@@ -9,10 +9,10 @@
 
 using json = nlohmann::ordered_json;
 
-static constexpr const char * SCHEMA         = "kvtuner.plan/1";
-static constexpr size_t       MAX_LAYERS     = 4096;
-static constexpr size_t       MAX_JSON_BYTES = 16u << 20;
-static constexpr int          MAX_JSON_DEPTH = 64;
+static constexpr const char * SCHEMA = "kvtuner.plan/1";
+static constexpr size_t MAX_LAYERS = 4096;
+static constexpr size_t MAX_JSON_BYTES = 16u << 20;
+static constexpr int MAX_JSON_DEPTH = 64;
 
 // the types that every cache operation of the base handles
 static constexpr std::array<ggml_type, 9> CACHE_TYPES = {
@@ -120,16 +120,16 @@ kvtuner_plan_ptr kvtuner_plan_from_file(const std::string & path) {
             fail("cannot be read: check the path, or use auto or none");
         }
         std::string text(MAX_JSON_BYTES + 1, '\0');
-        file.read(&text[0], (std::streamsize) text.size());
-        text.resize((size_t) file.gcount());
+        file.read(&text[0], (std::streamsize)text.size());
+        text.resize((size_t)file.gcount());
         return kvtuner_plan_from_json(text);
     } catch (const std::runtime_error & err) {
         fail("KV config " + path + ": " + err.what());
     }
 }
 
-static std::vector<ggml_type> types_from_key(
-        const gguf_context * metadata, const std::string & key, uint32_t n_layer, const char * side) {
+static std::vector<ggml_type> types_from_key(const gguf_context * metadata, const std::string & key, uint32_t n_layer,
+                                             const char * side) {
     const int64_t id = gguf_find_key(metadata, key.c_str());
     if (id < 0) {
         fail(key + " is missing while its counterpart is there: annotate the model again");

@@ -10,7 +10,7 @@
 #include <vector>
 
 struct kvtuner_plan {
-    std::vector<ggml_type> type_k; // one per layer
+    std::vector<ggml_type> type_k;  // one per layer
     std::vector<ggml_type> type_v;
 };
 
@@ -19,10 +19,10 @@ using kvtuner_plan_ptr = std::shared_ptr<const kvtuner_plan>;
 // The plan that a model carries and the one that is selected, which may be the same.
 struct kvtuner_model_plans {
     kvtuner_plan_ptr metadata;
-    std::string      metadata_error; // why the metadata holds no usable plan; empty where it holds none at all
+    std::string metadata_error;  // why the metadata holds no usable plan; empty where it holds none at all
 
     kvtuner_plan_ptr active;
-    std::string      active_error;   // set while "auto" is selected and the metadata is unusable
+    std::string active_error;  // set while "auto" is selected and the metadata is unusable
 };
 
 // Read a plan from JSON text; throws std::runtime_error with one line that names layer, value and remedy.

@@ -17,8 +17,8 @@ extern "C" {
 #endif
 
 // Select the plan of a loaded model. On false nothing has changed and err holds one line that says why.
-LLAMA_API bool kvtuner_model_set_kv_config(
-        struct llama_model * model, const char * kv_config, char * err, size_t err_size);
+LLAMA_API bool kvtuner_model_set_kv_config(struct llama_model * model, const char * kv_config, char * err,
+                                           size_t err_size);
 
 // Select the kv_config that models loaded from path_model afterwards start with. types_given says that the user named
 // uniform cache types: then "auto" means no plan, and a plan file is a conflict that the load refuses.
@@ -28,16 +28,16 @@ LLAMA_API void kvtuner_path_set_kv_config(const char * path_model, const char * 
 LLAMA_API bool kvtuner_model_needs_flash_attn(const struct llama_model * model);
 
 // True if a context with these parameters can be created as far as the plan is concerned; else err says why not.
-LLAMA_API bool kvtuner_check_context(
-        const struct llama_model * model, const struct llama_context_params * params, char * err, size_t err_size);
+LLAMA_API bool kvtuner_check_context(const struct llama_model * model, const struct llama_context_params * params,
+                                     char * err, size_t err_size);
 
 // True if the GGUF file carries a plan.
 LLAMA_API bool kvtuner_file_has_plan(const char * path_model);
 
 // What a context really allocated. Types are ggml_type numbers, -1 for a layer without a cache of its own.
-LLAMA_API int32_t  kvtuner_n_layer (const struct llama_context * ctx);
-LLAMA_API int32_t  kvtuner_type_k  (const struct llama_context * ctx, int32_t il);
-LLAMA_API int32_t  kvtuner_type_v  (const struct llama_context * ctx, int32_t il);
+LLAMA_API int32_t kvtuner_n_layer(const struct llama_context * ctx);
+LLAMA_API int32_t kvtuner_type_k(const struct llama_context * ctx, int32_t il);
+LLAMA_API int32_t kvtuner_type_v(const struct llama_context * ctx, int32_t il);
 LLAMA_API uint64_t kvtuner_kv_bytes(const struct llama_context * ctx);
 
 // True bits per cached value, block scales included; 0 without a cache.
