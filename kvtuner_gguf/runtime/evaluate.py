@@ -63,7 +63,9 @@ class Sample:
         tokens = model.tokenize(self.text)
         n_chunks = min(self.n_chunks, len(tokens) // self.n_ctx)
         if not n_chunks:
-            raise KvtunerError(f"the text has {len(tokens)} tokens, less than one chunk of {self.n_ctx}: use less --ctx")
+            raise KvtunerError(
+                f"the text has {len(tokens)} tokens, less than one chunk of {self.n_ctx}: use less --ctx"
+            )
         chunks = [tokens[i * self.n_ctx : (i + 1) * self.n_ctx].copy() for i in range(n_chunks)]
         if model.bos is not None:
             for chunk in chunks:
@@ -132,7 +134,9 @@ def _spans(n_ctx: int, n_batch: int) -> Iterator[tuple[int, int, bool]]:
 def _check_allocated(plan: Plan, context: Context) -> None:
     for il, (asked, got) in enumerate(zip(plan.pairs, context.cache_types, strict=True)):
         if got is not None and got != asked:
-            raise KvtunerError(f"layer {il}: the cache has {got}, not {asked}: install the patched build of this version")
+            raise KvtunerError(
+                f"layer {il}: the cache has {got}, not {asked}: install the patched build of this version"
+            )
 
 
 def _row(name: str, plan: Plan, shape: ModelShape, result: Divergence, base: Divergence, kv_mib: float) -> Row:

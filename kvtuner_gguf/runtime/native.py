@@ -66,7 +66,9 @@ class Context:
         self._fill_batch(tokens, position, want_logits)
         status = self._lib.llama_decode(self._pointer, self._batch)
         if status != _OK:
-            raise KvtunerError(f"cannot decode {n_tokens} tokens at position {position} (status {status}): use less --ctx")
+            raise KvtunerError(
+                f"cannot decode {n_tokens} tokens at position {position} (status {status}): use less --ctx"
+            )
         if not want_logits:
             return np.empty((0, self._n_vocab), np.float32)
         return np.ctypeslib.as_array(self._lib.llama_get_logits(self._pointer), (n_tokens, self._n_vocab))

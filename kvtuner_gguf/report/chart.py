@@ -1,0 +1,58 @@
+"""Evaluation rows as a picture: KLD against true bits per value."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvtuner_gguf import atomicfile
+from kvtuner_gguf.errors import KvtunerError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from kvtuner_gguf.runtime.evaluate import Row
+
+_UNIFORM = re.compile(r"\w+/\w+")
+_STYLES = {True: ("o", "tab:gray", "uniform pairs"), False: ("D", "tab:red", "plans")}
+
+
+def save_chart(rows: Sequence[Row], path: Path, title: str) -> None:
+    """Write a PNG of the mean KLD (log) over the bits. Rows without any divergence, such as f16, have no place in it.
+
+    Raises `KvtunerError` where no row is left.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from kvtuner_gguf.report.labels import place_labels
+
+    shown = [row for row in rows if row.kld_mean > 0]
+    if not shown:
+        raise KvtunerError("no row differs from the f16 cache, so there is nothing to draw: add --uniform or --config")
+    figure = Figure(figsize=(8, 5), dpi=144, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for is_uniform in (True, False):
+        _draw(axes, [row for row in shown if bool(_UNIFORM.fullmatch(row.name)) is is_uniform], is_uniform)
+    axes.set(xlabel="true bits per cached value", ylabel="mean KLD against the f16 cache (nats)", title=title)
+    axes.set_yscale("log")
+    axes.margins(x=0.15, y=0.15)
+    axes.grid(which="both", alpha=0.25)
+    axes.legend()
+    place_labels(axes, [(row.bits_per_value, row.kld_mean) for row in shown], [row.name for row in shown])
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    with atomicfile.replacing(path) as file:
+        file.write(data.getvalue())
+
+
+def _draw(axes: Axes, rows: Sequence[Row], is_uniform: bool) -> None:
+    marker, color, label = _STYLES[is_uniform]
+    if rows:
+        axes.scatter(
+            [r.bits_per_value for r in rows], [r.kld_mean for r in rows], marker=marker, color=color, label=label
+        )
