@@ -1,0 +1,187 @@
+"""The demonstration: every step is a command that a user could type, or what his program would do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kvtuner_gguf import __version__, atomicfile
+from kvtuner_gguf.assets import fetch_model
+from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.report.layers import pair_lines
+from kvtuner_gguf.report.progress import byte_progress
+from kvtuner_gguf.report.table import print_rows
+from kvtuner_gguf.runtime.cachereport import CacheReport, layer_pairs
+from kvtuner_gguf.runtime.evaluate import Row
+from kvtuner_gguf.runtime.native import patched_llama_cpp
+from kvtuner_gguf.runtime.server import running_server
+
+MODEL = "smollm2-135m"
+UNIFORM = ("q8_0/q8_0", "q8_0/q4_0", "q5_1/q5_1", "q4_0/q4_0")
+PROMPT = "The capital of France is"
+N_PREDICT = 32
+N_CTX = 512
+
+Pairs = Mapping[int, Pair]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the results depend on. A change of one does all steps again."""
+
+    bits: float
+    chunks: int
+    version: str = __version__
+
+
+class Demo:
+    """Runs the steps in ``folder`` and tells them through ``say``; finished ones are skipped."""
+
+    def __init__(self, folder: Path, settings: Settings, say: Callable[[str], object]) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._say = say
+        self._plan = folder / "plan.json"
+        self._model = folder / f"{MODEL}.kvtuner.gguf"
+        self._rows = folder / "eval.json"
+        self._chart = folder / "eval.png"
+        self._log = folder / "server.log"
+
+    def run(self, force: bool) -> None:
+        """Raises `KvtunerError` where a step fails or the reports differ."""
+        patched_llama_cpp()
+        self._prepare(force)
+        source = self._fetch()
+        self._tune(source)
+        self._annotate(source)
+        rows = self._evaluate()
+        reports = {
+            "the annotated file": self._inspect(),
+            "the Python property": self._complete_in_python(rows),
+            **self._complete_over_http(),
+        }
+        self._compare(reports)
+
+    def _prepare(self, force: bool) -> None:
+        record = self._folder / "settings.json"
+        wanted = json.dumps(asdict(self._settings))
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise KvtunerError(f"cannot make {self._folder}: {err.strerror}; choose another folder with --dir") from err
+        if force or not record.exists() or record.read_text() != wanted:
+            self._forget(self._plan, self._model, self._rows, self._chart)
+            atomicfile.write_text(record, wanted)
+
+    def _fetch(self) -> Path:
+        self._head(1, f"The model: {MODEL}")
+        self._say(f"$ kvtuner-gguf fetch-model {MODEL}")
+        with byte_progress(f"fetch {MODEL}") as progress:
+            path = fetch_model(MODEL, progress)
+        self._say(f"{path}")
+        return path
+
+    def _tune(self, source: Path) -> None:
+        self._head(2, f"A plan of at most {self._settings.bits:g} true bits per value")
+        if not self._is_done(self._plan):
+            self._forget(self._model, self._rows, self._chart)
+            self._command("tune", source, "-o", self._plan, "--bits", f"{self._settings.bits:g}")
+
+    def _annotate(self, source: Path) -> None:
+        self._head(3, "The plan goes into the model file")
+        if not self._is_done(self._model):
+            self._forget(self._rows, self._chart)
+            self._command("annotate", source, self._plan, "-o", self._model)
+
+    def _evaluate(self) -> list[Row]:
+        self._head(4, "The plan against uniform pairs, on text that it was not tuned on")
+        if not self._is_done(self._rows, self._chart):
+            uniform = [word for pair in UNIFORM for word in ("--uniform", pair)]
+            sample = ("--ctx", f"{N_CTX}", "--chunks", f"{self._settings.chunks}")
+            out = self._command("eval", self._model, *uniform, *sample, "--png", self._chart, "--json", capture=True)
+            atomicfile.write_text(self._rows, out)
+        rows = [Row(**row) for row in json.loads(self._rows.read_text())]
+        print_rows(rows, f"{self._settings.chunks} x {N_CTX} tokens of encyclopedia text, FlashAttention on")
+        return rows
+
+    def _inspect(self) -> Pairs:
+        self._head(5, "The plan in the file")
+        pairs = layer_pairs(json.loads(self._command("inspect", self._model, "--json", capture=True)))
+        self._tell(pairs)
+        return pairs
+
+    def _complete_in_python(self, rows: Sequence[Row]) -> Pairs:
+        self._head(6, "A completion in Python")
+        self._say(f'>>> Llama("{self._model}", kv_config="auto")("{PROMPT}")')
+        llama = patched_llama_cpp().Llama(str(self._model), n_ctx=N_CTX, kv_config="auto", verbose=False)
+        try:
+            answer: Any = llama(PROMPT, max_tokens=N_PREDICT, temperature=0.0)
+            pairs = {il: Pair(*pair) for il, pair in enumerate(llama.kv_cache_types) if pair}
+            n_bytes = llama.kv_cache_bytes
+        finally:
+            llama.close()
+        self._say(PROMPT + answer["choices"][0]["text"])
+        self._tell(pairs)
+        expected = N_CTX * next(row.kv_bytes_per_token for row in rows if row.name == "auto")
+        if n_bytes != expected:
+            raise KvtunerError(f"the cache takes {n_bytes} bytes, not the {expected} of the plan: rebuild llama.cpp")
+        self._say(f"{n_bytes} bytes for {N_CTX} tokens, as the plan says")
+        return pairs
+
+    def _complete_over_http(self) -> dict[str, Pairs]:
+        self._head(7, "A completion from llama-server over HTTP")
+        self._say(f"$ llama-server --model {self._model}")
+        with running_server(self._model, log_path=self._log, n_ctx=N_CTX) as server:
+            self._say(PROMPT + server.complete(PROMPT, N_PREDICT))
+            report = server.cache_report()
+            logged = CacheReport.from_log(server.log)
+        self._tell(report.pairs)
+        return {"the server": report.pairs, "the start-up log": logged.pairs}
+
+    def _compare(self, reports: Mapping[str, Pairs]) -> None:
+        self._head(8, "Do they agree?")
+        (first, expected), *others = reports.items()
+        for name, pairs in others:
+            for il in sorted(expected.keys() | pairs.keys()):
+                if expected.get(il) != pairs.get(il):
+                    raise KvtunerError(
+                        f"layer {il}: {first} says {expected.get(il)}, {name} {pairs.get(il)}: rebuild llama.cpp, "
+                        "then run the demo with --force"
+                    )
+        distinct = len(set(expected.values()))
+        self._say(f"yes: {', '.join(reports)} give the same {len(expected)} pairs, {distinct} of them distinct")
+
+    def _head(self, number: int, title: str) -> None:
+        self._say(f"\n=== {number}/8 {title} ===")
+
+    def _tell(self, pairs: Pairs) -> None:
+        for line in pair_lines(pairs):
+            self._say(f"  {line}")
+
+    def _is_done(self, *outputs: Path) -> bool:
+        done = all(path.exists() for path in outputs)
+        if done:
+            self._say(f"done before, skipped: {', '.join(map(str, outputs))} (--force does it again)")
+        return done
+
+    @staticmethod
+    def _forget(*paths: Path) -> None:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+    def _command(self, *words: object, capture: bool = False) -> str:
+        """Run one of our commands in a process of its own, so that what it has loaded is freed when it ends."""
+        arguments = [str(word) for word in words]
+        self._say(f"$ kvtuner-gguf {' '.join(arguments)}")
+        program = "from kvtuner_gguf.cli import main; main(prog_name='kvtuner-gguf')"
+        pipe = subprocess.PIPE if capture else None
+        result = subprocess.run([sys.executable, "-c", program, *arguments], stdout=pipe, text=True, check=False)
+        if result.returncode:
+            raise KvtunerError(f"'{arguments[0]}' ended with status {result.returncode}: see its message above")
+        return result.stdout or ""
