@@ -132,12 +132,20 @@ ggml_tensor * llama_kv_cache::get_v_storage(int32_t il) const {
     return layers[map_layer_ids.at(il)].v;
 }
 
+bool llama_kv_cache::is_rotated_k(int32_t il) const {
+    return attn_rot_k && (!follows_plan || ggml_is_quantized(get_k_storage(il)->type));
+}
+
+bool llama_kv_cache::is_rotated_v(int32_t il) const {
+    return attn_rot_v && (!follows_plan || ggml_is_quantized(get_v_storage(il)->type));
+}
+
 ggml_tensor * llama_kv_cache::layer_rot_k(ggml_tensor * rot, int32_t il) const {
-    return follows_plan && !ggml_is_quantized(get_k_storage(il)->type) ? nullptr : rot;
+    return is_rotated_k(il) ? rot : nullptr;
 }
 
 ggml_tensor * llama_kv_cache::layer_rot_v(ggml_tensor * rot, int32_t il) const {
-    return follows_plan && !ggml_is_quantized(get_v_storage(il)->type) ? nullptr : rot;
+    return is_rotated_v(il) ? rot : nullptr;
 }
 
 ggml_tensor * llama_kv_cache_context::layer_rot_k(ggml_tensor * rot, int32_t il) const {

@@ -1,0 +1,76 @@
+#include "kvtuner-state.h"
+
+#include "llama-impl.h"
+#include "llama-io.h"
+#include "llama-kv-cache.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+// stands where upstream has the number of streams, which is never as large
+static constexpr uint32_t MAGIC = 0x6b767431;  // "kvt1"
+static constexpr uint32_t MAX_BYTES = 1u << 20;
+
+static std::string side_name(const ggml_tensor * tensor, bool is_rotated) {
+    return tensor ? std::string(ggml_type_name(tensor->type)) + (is_rotated ? "+rot" : "") : "-";
+}
+
+// "0:q8_0+rot/q4_0+rot 1:f16/f16 ...": the type and the rotation of every layer
+static std::string describe(const llama_kv_cache & cache) {
+    std::string text;
+    for (uint32_t il : cache.get_layer_ids()) {
+        text += (text.empty() ? "" : " ") + std::to_string(il) + ":" +
+                side_name(cache.get_k_storage(il), cache.is_rotated_k(il)) + "/" +
+                side_name(cache.get_v_storage(il), cache.is_rotated_v(il));
+    }
+    return text;
+}
+
+[[noreturn]] static void refuse(const std::string & saved, const std::string & mine) {
+    throw std::runtime_error("the state was saved with the KV cache plan [" + saved +
+                             "], but this context has the plan [" + mine +
+                             "]: use the kv-config that it was saved with");
+}
+
+static std::string read_plan(llama_io_read_i & io) {
+    uint32_t n_bytes;
+    io.read(&n_bytes, sizeof(n_bytes));
+    if (n_bytes == 0 || n_bytes > MAX_BYTES) {
+        throw std::runtime_error("the state holds a KV cache plan of " + std::to_string(n_bytes) +
+                                 " bytes: the file is damaged");
+    }
+    std::string text(n_bytes, '\0');
+    io.read(&text[0], n_bytes);
+    std::replace_if(text.begin(), text.end(), [](char c) { return c < 0x20 || c > 0x7e; }, '?');
+    return text;
+}
+
+void kvtuner_state_write(const llama_kv_cache & cache, llama_io_write_i & io) {
+    if (!cache.follows_plan) {
+        return;
+    }
+    const std::string plan = describe(cache);
+    const uint32_t n_bytes = (uint32_t)plan.size();
+    io.write(&MAGIC, sizeof(MAGIC));
+    io.write(&n_bytes, sizeof(n_bytes));
+    io.write(plan.data(), plan.size());
+}
+
+uint32_t kvtuner_state_read(const llama_kv_cache & cache, llama_io_read_i & io) {
+    uint32_t n_stream;
+    io.read(&n_stream, sizeof(n_stream));
+    if (n_stream != MAGIC) {
+        if (cache.follows_plan) {
+            refuse("none", describe(cache));
+        }
+        return n_stream;
+    }
+    const std::string saved = read_plan(io);
+    const std::string mine = cache.follows_plan ? describe(cache) : "none";
+    if (saved != mine) {
+        refuse(saved, mine);
+    }
+    io.read(&n_stream, sizeof(n_stream));
+    return n_stream;
+}
