@@ -1,0 +1,37 @@
+"""The metadata keys that a plan takes in a GGUF file. Stock llama.cpp ignores every one of them."""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = 1
+
+
+class Keys:
+    """Names of the keys; those with ``{arch}`` need the architecture."""
+
+    ARCHITECTURE = "general.architecture"
+    ALIGNMENT = "general.alignment"
+    BLOCK_COUNT = "{arch}.block_count"
+    EMBEDDING_LENGTH = "{arch}.embedding_length"
+    HEAD_COUNT = "{arch}.attention.head_count"
+    HEAD_COUNT_KV = "{arch}.attention.head_count_kv"
+    KEY_LENGTH = "{arch}.attention.key_length"
+    VALUE_LENGTH = "{arch}.attention.value_length"
+    KV_LORA_RANK = "{arch}.attention.kv_lora_rank"
+    SPLIT_NO = "split.no"
+    SPLIT_COUNT = "split.count"
+
+    TYPE_K = "{arch}.attention.kv_cache.type_k"
+    TYPE_V = "{arch}.attention.kv_cache.type_v"
+
+    SCHEMA = "kvtuner.schema"
+    VERSION = "kvtuner.version"
+    PLAN_FINGERPRINT = "kvtuner.plan_fingerprint"
+    BITS_PER_VALUE = "kvtuner.bits_per_value"
+    TEXT_SHA256 = "kvtuner.text_sha256"
+    TEXT_TOKENS = "kvtuner.text_tokens"
+    KLD_MEAN = "kvtuner.kld_mean"
+
+    @staticmethod
+    def is_ours(key: str) -> bool:
+        """Whether ``key`` belongs to a plan, of any architecture and any schema version."""
+        return key.startswith("kvtuner.") or ".attention.kv_cache." in key

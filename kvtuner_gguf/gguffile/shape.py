@@ -1,0 +1,124 @@
+"""From a GGUF header to the shape of the model's KV cache, and to the plan that it carries."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.gguffile.keys import Keys
+from kvtuner_gguf.gguffile.reader import GgufHeader, read_gguf
+from kvtuner_gguf.plan import MAX_LAYERS, ModelShape, Plan
+
+SHARD_NAME = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+PROVENANCE = {
+    Keys.VERSION: "version",
+    Keys.TEXT_SHA256: "text_sha256",
+    Keys.TEXT_TOKENS: "text_tokens",
+    Keys.KLD_MEAN: "kld_mean",
+}
+
+
+def shard_paths(path: Path) -> list[Path]:
+    """All shards of the model that ``path`` is or belongs to, the first one first."""
+    path = Path(path)
+    match = SHARD_NAME.match(path.name)
+    if match is None:
+        return [path]
+    count = int(match["count"])
+    return [path.with_name(f"{match['stem']}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1)]
+
+
+def read_model(path: Path) -> list[GgufHeader]:
+    """The headers of all shards; raises `KvtunerError` where one is missing."""
+    paths = shard_paths(path)
+    missing = next((shard for shard in paths if not shard.exists()), None)
+    if missing is not None and len(paths) > 1:
+        raise KvtunerError(f"{missing}: this shard of the model is missing: fetch it beside the others")
+    return [read_gguf(shard) for shard in paths]
+
+
+def model_shape(headers: list[GgufHeader]) -> ModelShape:
+    """The shape of the KV cache; raises `KvtunerError` where the metadata does not tell it."""
+    first = headers[0]
+    n_layer = _count(first, Keys.BLOCK_COUNT)
+    if n_layer > MAX_LAYERS:
+        raise KvtunerError(f"{first.path}: {n_layer} layers are more than {MAX_LAYERS}: the file is damaged")
+    n_head = _per_layer(first, Keys.HEAD_COUNT, n_layer)
+    n_head_kv = _per_layer(first, Keys.HEAD_COUNT_KV, n_layer) if first.get(Keys.HEAD_COUNT_KV) is not None else n_head
+    default = _count(first, Keys.EMBEDDING_LENGTH) // max(*n_head, 1)
+    return ModelShape(
+        architecture=first.architecture,
+        n_head_kv=n_head_kv,
+        head_dim_k=_count(first, Keys.KEY_LENGTH, default),
+        head_dim_v=_count(first, Keys.VALUE_LENGTH, default),
+        fingerprint=_fingerprint(headers),
+    )
+
+
+def is_mla(header: GgufHeader) -> bool:
+    """Whether K and V share one tensor (multi-head latent attention)."""
+    return header.get(Keys.KV_LORA_RANK) is not None
+
+
+def plan_of(headers: list[GgufHeader]) -> Plan | None:
+    """The plan in the metadata, or None; raises `KvtunerError` where it is unusable."""
+    header, shape = headers[0], model_shape(headers)
+    names_k, names_v = (_names(header, key, shape.n_layer) for key in (Keys.TYPE_K, Keys.TYPE_V))
+    if names_k is None and names_v is None:
+        return None
+    if names_k is None or names_v is None:
+        raise KvtunerError(f"{header.path}: one of {Keys.TYPE_K} and {Keys.TYPE_V} is missing: annotate it again")
+    pairs = tuple(_pair(header, il, k, v) for il, (k, v) in enumerate(zip(names_k, names_v, strict=True)))
+    provenance = {name: header.get(key) for key, name in PROVENANCE.items() if header.get(key) is not None}
+    try:
+        return Plan(pairs, shape, provenance)
+    except KvtunerError as err:
+        raise KvtunerError(f"{header.path}: {err}") from err
+
+
+def _pair(header: GgufHeader, il: int, k: object, v: object) -> Pair:
+    try:
+        return Pair(k, v)
+    except KvtunerError as err:
+        raise KvtunerError(f"{header.path}: layer {il}: {err}") from err
+
+
+def _names(header: GgufHeader, key: str, n_layer: int) -> list | None:
+    value = header.get(key)
+    if value is None:
+        return None
+    names = [value] * n_layer if isinstance(value, str) else value
+    if not isinstance(names, list) or len(names) != n_layer:
+        found = f"{len(names)} entries" if isinstance(names, list) else f"the value {names!r:.40}"
+        raise KvtunerError(f"{header.path}: {key} has {found}, the model {n_layer} layers: annotate it again")
+    return names
+
+
+def _count(header: GgufHeader, key: str, default: int | None = None) -> int:
+    value = header.get(key)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        name = key.format(arch=header.architecture)
+        raise KvtunerError(f"{header.path}: {name} is {value!r:.40}, not a count: this is no model that can be tuned")
+    return value
+
+
+def _per_layer(header: GgufHeader, key: str, n_layer: int) -> tuple[int, ...]:
+    value = header.get(key)
+    if not isinstance(value, list):
+        return (_count(header, key),) * n_layer
+    if len(value) != n_layer or not all(type(count) is int and count >= 0 for count in value):
+        raise KvtunerError(f"{header.path}: {key} has {len(value)} entries, not one per layer ({n_layer})")
+    return tuple(value)
+
+
+def _fingerprint(headers: list[GgufHeader]) -> str:
+    """Hex digest over names and shapes of all tensors; the same model in another weight type has the same one."""
+    digest = hashlib.sha256(headers[0].architecture.encode())
+    tensors = sorted((tensor.name, tensor.shape) for header in headers for tensor in header.tensors)
+    for name, shape in tensors:
+        digest.update(f"\n{name} {shape}".encode())
+    return digest.hexdigest()[:32]
