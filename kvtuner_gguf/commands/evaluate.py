@@ -1,0 +1,106 @@
+"""`eval`: plans and uniform pairs against the f16 cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from kvtuner_gguf.cachetypes import Pair
+    from kvtuner_gguf.plan import ModelShape, Plan
+
+OWN_PLAN = "auto"
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command("eval")
+@click.argument("model", type=_FILE)
+@click.option("--config", "configs", type=_FILE, multiple=True, help="Judge this plan. Repeatable.")
+@click.option("--uniform", "uniform", metavar="K/V", multiple=True, help="Judge this pair in all layers. Repeatable.")
+@click.option("--auto/--no-auto", default=True, help="Judge the plan that MODEL itself carries, if any, as 'auto'.")
+@click.option("--text", type=_FILE, help="UTF-8 text to judge on.  [default: a pinned encyclopedia text]")
+@click.option("--ctx", type=click.IntRange(min=4), default=512, show_default=True, help="Tokens in a chunk.")
+@click.option(
+    "--chunks", type=click.IntRange(min=1), default=8, show_default=True, help="Chunks, from the text's start."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of llama.cpp.  [default: all processors]")
+@click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Also draw KLD against bits to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON and nothing else.")
+@click.option("--verbose", is_flag=True, help="Show what llama.cpp logs.")
+def eval_command(
+    model: Path,
+    configs: Sequence[Path],
+    uniform: Sequence[str],
+    auto: bool,
+    text: Path | None,
+    ctx: int,
+    chunks: int,
+    threads: int | None,
+    png: Path | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Judge plans and uniform pairs for MODEL against its f16 KV cache.
+
+    All caches decode the same tokens side by side in the built llama.cpp, FlashAttention on. Every chunk starts with an
+    empty cache and its second half is scored, as llama-perplexity does. The first row is the f16 cache itself. KLD is in
+    nats per token; 'same top' is how often the most likely token is that of the f16 cache; bits count block scales.
+    """
+    from dataclasses import asdict
+
+    from kvtuner_gguf.gguffile.shape import model_shape, read_model
+    from kvtuner_gguf.report.progress import step_progress
+    from kvtuner_gguf.runtime.evaluate import Sample, evaluate
+
+    headers = read_model(model)
+    shape = model_shape(headers)
+    caches = _caches(headers, shape, configs, uniform, auto)
+    sample = Sample(_read_text(text), ctx, chunks)
+    with step_progress(f"eval {model.name}") as progress:
+        rows = evaluate(model, shape, caches, sample, threads, progress, verbose)
+    title = f"{model.name}: {chunks} x {ctx} tokens of {text.name if text else 'encyclopedia text'}"
+    if png:
+        from kvtuner_gguf.report.chart import save_chart
+
+        save_chart(rows, png, title)
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        from kvtuner_gguf.report.table import print_rows
+
+        print_rows(rows, title)
+
+
+def _caches(
+    headers: list, shape: ModelShape, configs: Sequence[Path], uniform: Sequence[str], auto: bool
+) -> dict[str, Pair | Plan]:
+    """What to judge, by its name in the table: the model's own plan, plans by file name, pairs by their types."""
+    from kvtuner_gguf.cachetypes import Pair
+    from kvtuner_gguf.gguffile.annotate import fitted
+    from kvtuner_gguf.gguffile.shape import plan_of
+    from kvtuner_gguf.plan import Plan
+
+    caches: dict[str, Pair | Plan] = {}
+    own = plan_of(headers) if auto else None
+    if own is not None:
+        caches[OWN_PLAN] = own
+    stems = [path.stem for path in configs]
+    for path in configs:
+        name = path.stem if stems.count(path.stem) == 1 and path.stem != OWN_PLAN else str(path)
+        caches[name] = fitted(Plan.load(path), headers)
+    return caches | {str(pair): pair for pair in map(Pair.parse, uniform)}
+
+
+def _read_text(path: Path | None) -> str:
+    from kvtuner_gguf.assets import fetch_text
+    from kvtuner_gguf.errors import KvtunerError
+
+    path = path or fetch_text("encyclopedia")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        raise KvtunerError(f"cannot read {path} as UTF-8 text ({err}): give another --text") from err

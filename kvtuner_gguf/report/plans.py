@@ -1,0 +1,54 @@
+"""A plan as text for people and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.plan import Plan, distinct_pairs
+
+
+def layer_ranges(layers: Sequence[int]) -> str:
+    """``[0, 1, 2, 5]`` is ``"0-2,5"``; the layers ascend."""
+    runs: list[list[int]] = []
+    for il in layers:
+        if runs and il == runs[-1][1] + 1:
+            runs[-1][1] = il
+        else:
+            runs.append([il, il])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def plan_summary(plan: Plan) -> str:
+    """One line per distinct pair with its layers, then the size."""
+    lines = [f"{pair!s:<14} layers {layer_ranges(layers)}" for pair, layers in distinct_pairs(plan.pairs).items()]
+    size = f"{plan.bits_per_value():.4f} bits per value"
+    if plan.model is not None:
+        per_token, f16 = plan.bytes_per_token(plan.model), f16_bytes_per_token(plan)
+        size += f", {per_token} bytes per token (f16 {f16})"
+    return "\n".join([*lines, f"{size}, fingerprint {plan.fingerprint}"])
+
+
+def f16_bytes_per_token(plan: Plan) -> int:
+    """What the same model takes per token without a plan; ``plan.model`` is needed."""
+    return Plan.uniform(Pair("f16", "f16"), plan.n_layer).bytes_per_token(plan.model)
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """``n_layer, bits_per_value, layers: [{layer, k, v}]`` and what else is known."""
+    data: dict[str, Any] = {
+        "n_layer": plan.n_layer,
+        "bits_per_value": plan.bits_per_value(),
+        "fingerprint": plan.fingerprint,
+        "architecture": None,
+        "kv_bytes_per_token": None,
+        "f16_bytes_per_token": None,
+    }
+    if plan.model is not None:
+        data["architecture"] = plan.model.architecture
+        data["kv_bytes_per_token"] = plan.bytes_per_token(plan.model)
+        data["f16_bytes_per_token"] = f16_bytes_per_token(plan)
+    data["layers"] = [{"layer": il, "k": pair.k, "v": pair.v} for il, pair in enumerate(plan.pairs)]
+    data["provenance"] = dict(plan.provenance)
+    return data
