@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from kvtuner_gguf.cachetypes import Pair
-    from kvtuner_gguf.plan import ModelShape, Plan
+    from kvtuner_gguf.plan import Plan
 
 OWN_PLAN = "auto"
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -46,9 +46,10 @@ def eval_command(
 ) -> None:
     """Judge plans and uniform pairs for MODEL against its f16 KV cache.
 
-    All caches decode the same tokens side by side in the built llama.cpp, FlashAttention on. Every chunk starts with an
-    empty cache and its second half is scored, as llama-perplexity does. The first row is the f16 cache itself. KLD is in
-    nats per token; 'same top' is how often the most likely token is that of the f16 cache; bits count block scales.
+    All caches decode the same tokens side by side in the built llama.cpp, FlashAttention on, the f16 cache too, which
+    is the first row. Every chunk starts with an empty cache and its second half is scored, as llama-perplexity does.
+    KLD is in nats per token; 'same top' is how often the most likely token is that of the f16 cache; bits count block
+    scales.
     """
     from dataclasses import asdict
 
@@ -58,28 +59,27 @@ def eval_command(
 
     headers = read_model(model)
     shape = model_shape(headers)
-    caches = _caches(headers, shape, configs, uniform, auto)
+    caches = _caches(headers, configs, uniform, auto)
     sample = Sample(_read_text(text), ctx, chunks)
     with step_progress(f"eval {model.name}") as progress:
         rows = evaluate(model, shape, caches, sample, threads, progress, verbose)
     title = f"{model.name}: {chunks} x {ctx} tokens of {text.name if text else 'encyclopedia text'}"
-    if png:
-        from kvtuner_gguf.report.chart import save_chart
-
-        save_chart(rows, png, title)
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=1))
     else:
         from kvtuner_gguf.report.table import print_rows
 
         print_rows(rows, title)
+    if png:
+        from kvtuner_gguf.report.chart import save_chart
+
+        save_chart(rows, png, title)
 
 
-def _caches(
-    headers: list, shape: ModelShape, configs: Sequence[Path], uniform: Sequence[str], auto: bool
-) -> dict[str, Pair | Plan]:
+def _caches(headers: list, configs: Sequence[Path], uniform: Sequence[str], auto: bool) -> dict[str, Pair | Plan]:
     """What to judge, by its name in the table: the model's own plan, plans by file name, pairs by their types."""
     from kvtuner_gguf.cachetypes import Pair
+    from kvtuner_gguf.errors import KvtunerError
     from kvtuner_gguf.gguffile.annotate import fitted
     from kvtuner_gguf.gguffile.shape import plan_of
     from kvtuner_gguf.plan import Plan
@@ -91,7 +91,11 @@ def _caches(
     stems = [path.stem for path in configs]
     for path in configs:
         name = path.stem if stems.count(path.stem) == 1 and path.stem != OWN_PLAN else str(path)
-        caches[name] = fitted(Plan.load(path), headers)
+        plan = Plan.load(path)
+        try:
+            caches[name] = fitted(plan, headers)
+        except KvtunerError as err:
+            raise KvtunerError(f"{path}: {err}") from err
     return caches | {str(pair): pair for pair in map(Pair.parse, uniform)}
 
 

@@ -3,7 +3,8 @@
 Chunks, BOS and scored tokens are those of ``llama-perplexity --kl-divergence`` (upstream
 ``tools/perplexity/perplexity.cpp``): every chunk starts with an empty cache and, if the model wants one, with BOS in
 place of its first token; the tokens after the middle of the chunk are scored. That tool stores the log-probabilities
-of the base in 16 bits, this one keeps them whole, so the two agree to about 1e-5.
+of the base in 16 bits and cuts them 16 nats below the largest, this one keeps them whole, so KLDs and the perplexity of
+the base agree to about 0.3 %, the other numbers to all digits shown.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,7 +30,15 @@ BASELINE = Pair("f16", "f16")
 N_BATCH = 256
 
 Progress = Callable[[int, int], None]
-"""Called with the chunks done and the chunks in all."""
+"""Called with the batches done and the batches in all."""
+
+
+class Span(NamedTuple):
+    """A batch: the tokens of a chunk from ``start`` to before ``stop``, and whether what they predict is scored."""
+
+    start: int
+    stop: int
+    scored: bool
 
 
 @dataclass(frozen=True)
@@ -59,14 +70,14 @@ class Sample:
             raise KvtunerError(f"{self.n_chunks} chunks of {self.n_ctx} tokens: give at least 1 chunk of 4 tokens")
 
     def chunks(self, model: Model) -> list[np.ndarray]:
-        """Token arrays of the length ``n_ctx``; fewer than ``n_chunks`` where the text is short."""
+        """Arrays of ``n_ctx`` tokens; raises `KvtunerError` where the text is too short for all of them."""
         tokens = model.tokenize(self.text)
-        n_chunks = min(self.n_chunks, len(tokens) // self.n_ctx)
-        if not n_chunks:
+        if len(tokens) < self.n_chunks * self.n_ctx:
             raise KvtunerError(
-                f"the text has {len(tokens)} tokens, less than one chunk of {self.n_ctx}: use less --ctx"
+                f"the text has {len(tokens)} tokens, less than {self.n_chunks} chunks of {self.n_ctx}: "
+                f"give at most --chunks {len(tokens) // self.n_ctx}, a smaller --ctx, or a longer text"
             )
-        chunks = [tokens[i * self.n_ctx : (i + 1) * self.n_ctx].copy() for i in range(n_chunks)]
+        chunks = [tokens[i * self.n_ctx : (i + 1) * self.n_ctx].copy() for i in range(self.n_chunks)]
         if model.bos is not None:
             for chunk in chunks:
                 chunk[0] = model.bos
@@ -107,28 +118,30 @@ def evaluate(
 
 def _run(contexts: Sequence[Context], chunks: Sequence[np.ndarray], progress: Progress | None) -> list[Divergence]:
     tallies = [Tally() for _ in contexts]
-    for done, chunk in enumerate(chunks):
+    steps = list(product(chunks, _spans(len(chunks[0]), contexts[0].n_batch)))
+    for done, (chunk, span) in enumerate(steps):
         if progress is not None:
-            progress(done, len(chunks))
-        _run_chunk(contexts, chunk, tallies)
+            progress(done, len(steps))
+        _run_span(contexts, chunk, span, tallies)
     return [tally.result() for tally in tallies]
 
 
-def _run_chunk(contexts: Sequence[Context], chunk: np.ndarray, tallies: Sequence[Tally]) -> None:
-    for context in contexts:
-        context.clear()
-    for start, stop, scored in _spans(len(chunk), contexts[0].n_batch):
-        logits = [context.decode(chunk[start:stop], start, want_logits=scored) for context in contexts]
-        if scored:
-            score(logits[0], logits[1:], chunk[start + 1 : stop + 1], tallies)
+def _run_span(contexts: Sequence[Context], chunk: np.ndarray, span: Span, tallies: Sequence[Tally]) -> None:
+    if span.start == 0:
+        for context in contexts:
+            context.clear()
+    tokens = chunk[span.start : span.stop]
+    logits = [context.decode(tokens, span.start, want_logits=span.scored) for context in contexts]
+    if span.scored:
+        score(logits[0], logits[1:], chunk[span.start + 1 : span.stop + 1], tallies)
 
 
-def _spans(n_ctx: int, n_batch: int) -> Iterator[tuple[int, int, bool]]:
-    """Start, stop and whether its tokens are scored, of every batch of a chunk. Its last token predicts nothing."""
+def _spans(n_ctx: int, n_batch: int) -> Iterator[Span]:
+    """The batches of a chunk. Its last token is left out: nothing is known of what follows it."""
     middle = n_ctx // 2
     for first, last, scored in ((0, middle, False), (middle, n_ctx - 1, True)):
         for start in range(first, last, n_batch):
-            yield start, min(start + n_batch, last), scored
+            yield Span(start, min(start + n_batch, last), scored)
 
 
 def _check_allocated(plan: Plan, context: Context) -> None:
