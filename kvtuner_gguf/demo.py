@@ -107,7 +107,7 @@ class Demo:
             out = self._command("eval", self._model, *uniform, *sample, "--png", self._chart, "--json", capture=True)
             atomicfile.write_text(self._rows, out)
         rows = [Row(**row) for row in json.loads(self._rows.read_text())]
-        print_rows(rows, f"{self._settings.chunks} x {N_CTX} tokens of encyclopedia text, FlashAttention on")
+        print_rows(rows, f"{self._settings.chunks} x {N_CTX} tokens of encyclopedia text; 'auto' is the plan")
         return rows
 
     def _inspect(self) -> Pairs:
