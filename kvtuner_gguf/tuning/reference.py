@@ -1,0 +1,120 @@
+"""The reference model: torch, float32, loaded from the GGUF itself, run layer by layer with any cache types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import logging as transformers_logging
+
+from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.tuning.cachemodel import CacheModel
+
+ATTENTION = "kvtuner"
+EXACT = Pair("f32", "f32")
+
+# architectures whose layers run as `Reference.run` runs them, and whether the runtime interleaves their RoPE
+INTERLEAVED_ROPE = {"llama": True, "qwen2": False, "qwen3": False}
+
+Capture = Callable[[int, Tensor, Tensor, Tensor], None]
+"""Called with the layer and its queries, keys and values [batch, heads, tokens, head size], after RoPE."""
+
+
+class Reference:
+    """A causal language model whose every layer can be run with the K and V types of a pair."""
+
+    def __init__(self, path: Path, architecture: str) -> None:
+        if architecture not in INTERLEAVED_ROPE:
+            raise KvtunerError(
+                f"{path}: the torch reference knows {', '.join(INTERLEAVED_ROPE)}, not {architecture}: "
+                "write the plan by hand, see configs/plan.schema.json"
+            )
+        self.cache = CacheModel(INTERLEAVED_ROPE[architecture])
+        self._model, self._tokenizer = _load(path)
+        self._model.config._attn_implementation = ATTENTION
+        self._layers = self._model.model.layers
+        self._pair = EXACT
+        self._capture: Capture | None = None
+        ALL_ATTENTION_FUNCTIONS.register(ATTENTION, self._attention)
+
+    @property
+    def n_layer(self) -> int:
+        return len(self._layers)
+
+    def tokenize(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    @torch.inference_mode()
+    def embed(self, tokens: Tensor) -> Tensor:
+        """The input of layer 0 for ``tokens`` [batch, tokens]: [batch, tokens, channels]."""
+        return self._model.model.embed_tokens(tokens)
+
+    @torch.inference_mode()
+    def run(
+        self,
+        hidden: Tensor,
+        pairs: Sequence[Pair] | None = None,
+        first: int = 0,
+        keep: list[Tensor] | None = None,
+        capture: Capture | None = None,
+    ) -> Tensor:
+        """Run the layers from ``first`` on, whose input is ``hidden``; the output of the last one.
+
+        ``pairs`` has an entry per layer of the model, None is exact; ``keep`` gets the input of every layer that is
+        run; ``capture`` is called once per layer.
+        """
+        positions = torch.arange(hidden.shape[1])[None]
+        rope = self._model.model.rotary_emb(hidden, positions)
+        self._capture = capture
+        for il in range(first, self.n_layer):
+            if keep is not None:
+                keep.append(hidden)
+            self._pair = EXACT if pairs is None else pairs[il]
+            hidden = self._layer(il, hidden, positions, rope)
+        self._capture = None
+        return hidden
+
+    def _layer(self, il: int, hidden: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        out = self._layers[il](
+            hidden, attention_mask=None, position_ids=positions, position_embeddings=rope, use_cache=False
+        )
+        return out[0] if isinstance(out, tuple) else out
+
+    @torch.inference_mode()
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """Log-probabilities [rows, vocabulary] of the next token for ``hidden`` [rows, channels]."""
+        return self._model.lm_head(self._model.model.norm(hidden)).log_softmax(-1)
+
+    def _attention(
+        self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object
+    ) -> tuple[Tensor, None]:
+        """Causal attention over what the cache gives back; the newest token, too, is read from the cache."""
+        if self._capture is not None:
+            self._capture(module.layer_idx, query, key, value)
+        key, value = self.cache.keys(key, self._pair.k), self.cache.values(value, self._pair.v)
+        return attend(query, key, value).transpose(1, 2), None
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention [batch, heads, tokens, head size]; KV heads are shared by groups of query heads."""
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+
+
+def _load(path: Path) -> tuple[torch.nn.Module, object]:
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    folder, name = str(path.parent), path.name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=name, dtype=torch.float32, local_files_only=True, attn_implementation="sdpa"
+        )
+    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as err:
+        reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+        raise KvtunerError(f"{path}: torch cannot load this model ({reason}): use another GGUF of it") from err
+    return model.eval(), tokenizer
