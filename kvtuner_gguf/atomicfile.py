@@ -36,7 +36,9 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, target)
         _sync_folder(target.parent)
     except OSError as err:
-        raise KvtunerError(f"cannot write {target}: {err.strerror or err}; free some room or choose another disk") from err
+        raise KvtunerError(
+            f"cannot write {target}: {err.strerror or err}; free some room or choose another disk"
+        ) from err
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -1,9 +1,9 @@
 """Quantize and dequantize as the KV cache does, bit for bit.
 
-A cache write goes through ``from_float`` of ggml's CPU traits, a read through ``to_float`` of the common ones. On x86
-with AVX, q8_0 is written with the scale ``127 / max`` and rounds halves to even, where the portable reference takes
-the reciprocal of the scale and rounds halves away from zero; that is followed here. All other types are written by the
-reference code on every machine.
+Equal to the bit, but for the sign of zeros. A cache write goes through ``from_float`` of ggml's CPU traits, a read
+through ``to_float`` of the common ones. On x86 with AVX, q8_0 is written with the scale ``127 / max`` and rounds halves
+to even, where the portable reference takes the reciprocal of the scale and rounds halves away from zero; that is
+followed here. All other types are written by the reference code on every machine.
 Source: ``ggml/src/ggml-quants.c`` and ``ggml/src/ggml-cpu/arch/x86/quants.c`` at the pinned base.
 """
 
@@ -46,7 +46,8 @@ def _codes(x: Tensor, largest: int) -> Tensor:
 
 def _q8_0(x: Tensor) -> Tensor:
     largest = x.abs().amax(-1, keepdim=True)
-    inverse = torch.where(largest == 0, torch.zeros_like(largest), 127.0 / largest)
+    steps = torch.full_like(largest, 127.0)  # torch rounds a number over a tensor twice, by way of the reciprocal
+    inverse = torch.where(largest == 0, torch.zeros_like(largest), steps / largest)
     codes = (x * inverse).nan_to_num(0.0).round()
     return codes * _half(largest / 127.0)
 

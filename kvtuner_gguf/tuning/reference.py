@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
@@ -107,13 +109,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def _load(path: Path) -> tuple[torch.nn.Module, object]:
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     folder, name = str(path.parent), path.name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=name, dtype=torch.float32, local_files_only=True, attn_implementation="sdpa"
-        )
+        with redirect_stderr(io.StringIO()):  # transformers shows bars of its own
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, local_files_only=True)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, gguf_file=name, dtype=torch.float32, local_files_only=True, attn_implementation="sdpa"
+            )
     except (ValueError, KeyError, OSError, RuntimeError, ImportError) as err:
         reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
         raise KvtunerError(f"{path}: torch cannot load this model ({reason}): use another GGUF of it") from err

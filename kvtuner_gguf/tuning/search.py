@@ -1,0 +1,133 @@
+"""Stage 4, the search: the best plan for a budget on the priced model, then refined by the KLD of whole plans."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvtuner_gguf.cachetypes import Pair, cache_type
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan import ModelShape
+from kvtuner_gguf.tuning.divergence import Judge
+from kvtuner_gguf.tuning.pricing import Prices
+
+Candidates = Sequence[Sequence[Pair]]
+"""The pairs that each layer may have."""
+
+# a move must win this share of the plan's KLD, else it fits the noise of the calibration text
+WORTH = 0.002
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes per token of each pair in each layer, and the values that a token has in all caches."""
+
+    shape: ModelShape
+
+    def pair(self, il: int, pair: Pair) -> int:
+        heads = self.shape.n_head_kv[il]
+        k, v = cache_type(pair.k), cache_type(pair.v)
+        return k.row_bytes(heads * self.shape.head_dim_k) + v.row_bytes(heads * self.shape.head_dim_v)
+
+    def plan(self, pairs: Sequence[Pair]) -> int:
+        return sum(self.pair(il, pair) for il, pair in enumerate(pairs))
+
+    def budget(self, bits: float) -> int:
+        """Bytes per token of ``bits`` true bits per value."""
+        n_values = sum(heads * (self.shape.head_dim_k + self.shape.head_dim_v) for heads in self.shape.n_head_kv)
+        return math.floor(bits * n_values / 8 + 1e-6)
+
+
+def solve(prices: Prices, candidates: Candidates, sizes: Sizes, budget: int) -> tuple[Pair, ...]:
+    """The cheapest plan of at most ``budget`` bytes per token: exact, by dynamic programming over the layers.
+
+    Raises `KvtunerError` where even the smallest candidates do not fit.
+    """
+    options = [[(sizes.pair(il, pair), pair) for pair in layer] for il, layer in enumerate(candidates)]
+    smallest = sum(min(n_bytes for n_bytes, _ in layer) for layer in options)
+    if smallest > budget:
+        bits = 8 * smallest / max(1, sizes.budget(8))
+        raise KvtunerError(
+            f"no plan of these candidates fits: the smallest has {bits:.2f} bits per value: raise --bits"
+        )
+    unit = math.gcd(*(n_bytes for layer in options for n_bytes, _ in layer)) or 1
+    best = np.full(budget // unit + 1, np.inf)
+    best[0] = 0.0
+    choices = []
+    for il, layer in enumerate(options):
+        best, choice = _add_layer(best, [(n_bytes // unit, prices.pair(il, pair)) for n_bytes, pair in layer])
+        choices.append(choice)
+    at, pairs = int(best.argmin()), []
+    for layer, choice in zip(reversed(options), reversed(choices), strict=True):
+        n_bytes, pair = layer[choice[at]]
+        pairs.append(pair)
+        at -= n_bytes // unit
+    return tuple(reversed(pairs))
+
+
+def _add_layer(best: np.ndarray, options: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """For each size the least price with one more layer, and which option gives it."""
+    table = np.full((len(options), len(best)), np.inf)
+    for i, (size, price) in enumerate(options):
+        if size < len(best):
+            table[i, size:] = best[: len(best) - size] + price
+    return table.min(0), table.argmin(0)
+
+
+def refine(
+    judge: Judge,
+    start: Sequence[Pair],
+    prices: Prices,
+    candidates: Candidates,
+    sizes: Sizes,
+    budget: int,
+    trials: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[tuple[Pair, ...], float]:
+    """Trade bytes between two layers as long as the KLD of the whole plan falls; the plan and its mean KLD.
+
+    At most ``trials`` trades are judged, the most promising by price first.
+    """
+    pairs, kld = tuple(start), judge.settle(start)
+    tried: set[tuple[Pair, ...]] = {pairs}
+    for done in range(trials):
+        if progress:
+            progress(done, trials)
+        trial = next((plan for plan in _trades(pairs, prices, candidates, sizes, budget) if plan not in tried), None)
+        if trial is None:
+            break
+        tried.add(trial)
+        if judge.kld(trial).mean().item() < kld * (1 - WORTH):
+            pairs, kld = trial, judge.settle(trial)
+    if progress:
+        progress(trials, trials)
+    return pairs, kld
+
+
+def _trades(
+    pairs: Sequence[Pair], prices: Prices, candidates: Candidates, sizes: Sizes, budget: int
+) -> Iterator[tuple[Pair, ...]]:
+    """Plans that differ in two layers and still fit the budget, least price first."""
+    room = budget - sizes.plan(pairs)
+    moves = [
+        (prices.pair(il, pair) - prices.pair(il, pairs[il]), sizes.pair(il, pair) - sizes.pair(il, pairs[il]), il, pair)
+        for il, layer in enumerate(candidates)
+        for pair in layer
+        if pair != pairs[il]
+    ]
+    ups = sorted(move for move in moves if move[0] < 0)
+    downs = sorted(move for move in moves if move[1] < 0)
+    trades = sorted(
+        (up[0] + down[0], up[2:], down[2:])
+        for up in ups
+        for down in downs
+        if up[2] != down[2] and up[1] + down[1] <= room
+    )
+    for _, up, down in trades:
+        plan = list(pairs)
+        for il, pair in (up, down):
+            plan[il] = pair
+        yield tuple(plan)
