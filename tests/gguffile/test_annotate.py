@@ -113,7 +113,7 @@ def test_a_split_model_elsewhere_is_whole(tmp_path: Path) -> None:
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     shards = split_model(tmp_path)
     shards[1].unlink()
-    with pytest.raises(KvtunerError, match="m-00002-of-00003.*missing"):
+    with pytest.raises(KvtunerError, match=r"m-00002-of-00003\.gguf: this shard .* missing"):
         annotate(shards[0], Plan(PAIRS), shards[0])
 
 

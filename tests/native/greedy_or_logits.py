@@ -12,7 +12,6 @@ import sys
 import llama_cpp
 import numpy as np
 
-
 SILENT = llama_cpp.llama_log_callback(lambda level, text, data: None)
 
 

@@ -1,0 +1,78 @@
+"""The whole offline stage on the small real model, at a fraction of its usual effort."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kvtuner_gguf.assets import fetch_model, fetch_text
+from kvtuner_gguf.cli import main
+from kvtuner_gguf.plan import Plan
+
+pytestmark = pytest.mark.model
+SMALL = ("--tokens", "128", "--ctx", "64", "--trials", "3", "--candidates", "q8_0,q5_0,q4_0", "--bits", "6")
+
+
+@pytest.fixture(scope="module")
+def reference():
+    pytest.importorskip("torch")
+    from kvtuner_gguf.tuning.reference import Reference
+
+    return Reference(fetch_model("smollm2-135m"), "llama")
+
+
+def test_the_reference_predicts_the_text(reference) -> None:
+    import torch
+
+    text = fetch_text("encyclopedia").read_text()[:4000]
+    tokens = torch.tensor([reference.tokenize(text)[:256]])
+    log_probs = reference.log_probs(reference.run(reference.embed(tokens))[0, 128:-1])
+    perplexity = -log_probs.gather(-1, tokens[0, 129:, None]).mean()
+    assert perplexity.exp() < 40, "the float32 model must be a language model: weights or RoPE are wrong otherwise"
+
+
+def test_a_restarted_forward_is_the_whole_forward(reference) -> None:
+    import torch
+
+    from kvtuner_gguf.cachetypes import Pair
+    from kvtuner_gguf.tuning.divergence import Judge
+
+    tokens = torch.arange(1000, 1096)[None]
+    judge = Judge(reference, tokens)
+    plan = [Pair("f32", "f32")] * 20 + [Pair("q4_0", "q8_0")] * 10
+    restarted = judge.kld(plan)
+    whole = Judge(reference, tokens)
+    whole._first_change = lambda pairs: 0
+    assert restarted.mean() > 0
+    assert torch.equal(restarted, whole.kld(plan))
+    assert judge.settle(plan) == pytest.approx(restarted.mean().item())
+    assert judge.kld([Pair("f32", "f32")] * 30).mean() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_same_seed_gives_the_same_plan(tmp_path: Path) -> None:
+    model = fetch_model("smollm2-135m")
+    outs = [tmp_path / "a.json", tmp_path / "b.json"]
+    for out in outs:
+        result = CliRunner().invoke(main, ["tune", str(model), "-o", str(out), "--json", *SMALL])
+        assert result.exit_code == 0, result.output
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+    plan = Plan.load(outs[0])
+    assert plan.bits_per_value() <= 6
+    assert plan.n_layer == 30
+    assert plan.provenance["kld_mean"] > 0
+    assert json.loads(result.output)["n_layer"] == 30
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [(("--bits", "2"), "outside"), (("--candidates", "q9_9"), "q9_9"), (("--text", "/nowhere"), "cannot read")],
+)
+def test_bad_input_is_one_line(args: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    model = fetch_model("smollm2-135m")
+    result = CliRunner().invoke(main, ["tune", str(model), "-o", str(tmp_path / "x.json"), *args])
+    assert result.exit_code == 1
+    (line,) = result.output.strip().splitlines()
+    assert words in line
