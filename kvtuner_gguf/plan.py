@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,11 +210,3 @@ def _count(data: Mapping[str, Any], key: str) -> int:
     if not _is_count(value):
         raise KvtunerError(f"'model.{key}' is {value!r}, not a count: tune the model again")
     return value
-
-
-def distinct_pairs(pairs: Iterable[Pair]) -> dict[Pair, list[int]]:
-    """Each distinct pair with its layers, in the order of first use."""
-    found: dict[Pair, list[int]] = {}
-    for il, pair in enumerate(pairs):
-        found.setdefault(pair, []).append(il)
-    return found

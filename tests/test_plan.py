@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kvtuner_gguf.cachetypes import CACHE_TYPES, Pair, cache_type
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import SCHEMA, ModelShape, Plan, distinct_pairs
+from kvtuner_gguf.plan import SCHEMA, ModelShape, Plan
 
 SHAPE = ModelShape("llama", (3, 3, 0, 3), 64, 64)
 LAYERS = [{"layer": il, "k": "q8_0", "v": "q4_0"} for il in range(4)]
@@ -75,11 +75,6 @@ def test_the_fingerprint_knows_types_and_order() -> None:
     prints = {Plan(pairs).fingerprint for pairs in ((a, b), (b, a), (a, a), (a, b, b))}
     assert len(prints) == 4
     assert Plan((a, b), provenance={"x": 1}).fingerprint == Plan((a, b)).fingerprint
-
-
-def test_distinct_pairs_keep_the_order_of_first_use() -> None:
-    a, b = Pair.parse("f16"), Pair.parse("q8_0")
-    assert distinct_pairs([b, a, b]) == {b: [0, 2], a: [1]}
 
 
 @pytest.mark.parametrize(

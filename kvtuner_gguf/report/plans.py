@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.plan import Plan, distinct_pairs
-
-
-def layer_ranges(layers: Sequence[int]) -> str:
-    """``[0, 1, 2, 5]`` is ``"0-2,5"``; the layers ascend."""
-    runs: list[list[int]] = []
-    for il in layers:
-        if runs and il == runs[-1][1] + 1:
-            runs[-1][1] = il
-        else:
-            runs.append([il, il])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.report.layers import pair_lines
 
 
 def plan_summary(plan: Plan) -> str:
     """One line per distinct pair with its layers, then the size."""
-    lines = [f"{pair!s:<14} layers {layer_ranges(layers)}" for pair, layers in distinct_pairs(plan.pairs).items()]
+    lines = pair_lines(dict(enumerate(plan.pairs)))
     size = f"{plan.bits_per_value():.4f} bits per value"
     if plan.model is not None:
         per_token, f16 = plan.bytes_per_token(plan.model), f16_bytes_per_token(plan)
