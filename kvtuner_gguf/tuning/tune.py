@@ -96,7 +96,7 @@ def tune(model: Path, shape: ModelShape, text: Path, settings: Settings, stage: 
         "kld_mean": held_out.mean().item(),
         "kld_median": held_out.median().item(),
         "kld_priced": prices.plan(found),
-        "kld_before_refining": prices.plan(start),
+        "kld_priced_before_refining": prices.plan(start),
     }
     return Tuned(Plan(found, shape, provenance), profiled, prices, kld, provenance["kld_mean"])
 
