@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import logging as transformers_logging
 
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.tuning.cachemodel import CacheModel
+from kvtuner_gguf.tuning.loading import load
 
 ATTENTION = "kvtuner"
 EXACT = Pair("f32", "f32")
@@ -37,7 +34,7 @@ class Reference:
                 "write the plan by hand, see configs/plan.schema.json"
             )
         self.cache = CacheModel(INTERLEAVED_ROPE[architecture])
-        self._model, self._tokenizer = _load(path)
+        self._model, self._tokenizer = load(path, architecture)
         self._model.config._attn_implementation = ATTENTION
         self._layers = self._model.model.layers
         self._pair = EXACT
@@ -105,18 +102,3 @@ class Reference:
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Causal attention [batch, heads, tokens, head size]; KV heads are shared by groups of query heads."""
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
-
-
-def _load(path: Path) -> tuple[torch.nn.Module, object]:
-    transformers_logging.set_verbosity_error()
-    folder, name = str(path.parent), path.name
-    try:
-        with redirect_stderr(io.StringIO()):  # transformers shows bars of its own
-            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, local_files_only=True)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, gguf_file=name, dtype=torch.float32, local_files_only=True, attn_implementation="sdpa"
-            )
-    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as err:
-        reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
-        raise KvtunerError(f"{path}: torch cannot load this model ({reason}): use another GGUF of it") from err
-    return model.eval(), tokenizer
