@@ -1,0 +1,85 @@
+"""The profile's errors against their definitions, written out one value at a time."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from kvtuner_gguf.cachetypes import Pair  # noqa: E402
+from kvtuner_gguf.plan import ModelShape  # noqa: E402
+from kvtuner_gguf.tuning.divergence import Judge  # noqa: E402
+from kvtuner_gguf.tuning.pricing import one_sided, price  # noqa: E402
+from kvtuner_gguf.tuning.reference import Reference  # noqa: E402
+from kvtuner_gguf.tuning.sensitivity import profile  # noqa: E402
+
+SHAPE = ModelShape("llama", (2, 2), 64, 64)
+NAMES = ("q8_0", "q5_0", "q4_0")
+
+
+@pytest.fixture(scope="module")
+def reference(tiny, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    return Reference(tiny(tmp_path_factory.mktemp("tiny") / "m.gguf", "llama"), "llama")
+
+
+@pytest.fixture(scope="module")
+def tokens(reference: Reference, text: str):
+    return torch.tensor(reference.tokenize(text)[:48]).view(2, 24)
+
+
+@pytest.fixture(scope="module")
+def profiled(reference: Reference, tokens):
+    pairs = [Pair(k, v) for k in NAMES for v in NAMES]
+    return profile(reference, tokens, [*pairs, *one_sided(NAMES), Pair("f32", "f32")], SHAPE, {})
+
+
+def relative(exact: torch.Tensor, changed: torch.Tensor) -> float:
+    return (torch.sub(exact, changed).abs() / exact.abs()).mean().item()
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights over the visible tokens, and outputs, query by query; q heads 2g and 2g+1 share KV head g."""
+    weights, outputs = [], []
+    for chunk in range(q.shape[0]):
+        for head in range(q.shape[1]):
+            for i in range(q.shape[2]):
+                keys, values = k[chunk, head // 2, : i + 1], v[chunk, head // 2, : i + 1]
+                weights.append((keys @ q[chunk, head, i] / math.sqrt(q.shape[-1])).softmax(0))
+                outputs.append(weights[-1] @ values)
+    return torch.cat(weights), torch.stack(outputs)
+
+
+@pytest.mark.parametrize("pair", [Pair("q4_0", "q8_0"), Pair("q8_0", "q4_0"), Pair("f32", "q5_0")])
+def test_errors_are_those_of_their_definitions(pair: Pair, reference: Reference, tokens, profiled) -> None:
+    seen: list[tuple] = []
+    reference.run(reference.embed(tokens), capture=lambda il, *qkv: seen.append(qkv))
+    for (q, k, v), errors in zip(seen, profiled.layers, strict=True):
+        read_k, read_v = reference.cache.keys(k, pair.k), reference.cache.values(v, pair.v)
+        weights, output = attention(q, k, v)
+        read_weights, read_output = attention(q, read_k, read_v)
+        found = errors[pair]
+        assert found.e_k == pytest.approx(relative(k, read_k), rel=1e-3)
+        assert found.e_v == pytest.approx(relative(v, read_v), rel=1e-3)
+        assert found.e_a == pytest.approx((weights - read_weights).abs().mean().item(), rel=1e-3, abs=1e-7)
+        assert found.e_o == pytest.approx(relative(output, read_output), rel=1e-2)
+        assert found.error == pytest.approx(((output - read_output).norm() / output.norm()).item() ** 2, rel=1e-3)
+
+
+def test_an_exact_cache_has_no_error_and_coarser_types_have_more(profiled) -> None:
+    for errors in profiled.layers:
+        assert errors[Pair("f32", "f32")].error == 0
+        ladder = [errors[Pair(name, name)].error for name in NAMES]
+        assert ladder == sorted(ladder)
+        assert ladder[0] > 0
+
+
+def test_prices_at_the_lowest_type_are_the_judged_loss(reference: Reference, tokens, profiled, tmp_path: Path) -> None:
+    judge = Judge(reference, tokens)
+    prices = price(judge, profiled, NAMES)
+    plan = [Pair("f32", "f32"), Pair("f32", "q4_0")]
+    assert prices.v[1]["q4_0"] == pytest.approx(judge.kld(plan).mean().item())
+    ratio = profiled.layers[0][Pair("q8_0", "f32")].error / profiled.layers[0][Pair("q4_0", "f32")].error
+    assert prices.k[0]["q8_0"] == pytest.approx(prices.k[0]["q4_0"] * ratio)
