@@ -57,12 +57,12 @@ test-large: build stock ## the tests on the 1.5B model, about 1.1 GB to fetch
 lint: build ## check the style of Python and C++
 	$(BIN)/ruff check kvtuner_gguf tools tests
 	$(BIN)/ruff format --check kvtuner_gguf tools tests
-	$(BIN)/clang-format --dry-run --Werror cpp/*.h cpp/*.cpp
+	$(BIN)/clang-format --dry-run --Werror cpp/*.h cpp/*.cpp cpp/test/*.cpp
 
 format: build ## put Python and C++ into their style
 	$(BIN)/ruff check --fix kvtuner_gguf tools tests
 	$(BIN)/ruff format kvtuner_gguf tools tests
-	$(BIN)/clang-format -i cpp/*.h cpp/*.cpp
+	$(BIN)/clang-format -i cpp/*.h cpp/*.cpp cpp/test/*.cpp
 
 clean: ## remove the environment and everything built
 	rm -rf .venv build out

@@ -108,6 +108,9 @@ int32_t type_of(const llama_context * ctx, int32_t il, const ggml_tensor * layer
 }  // namespace
 
 void kvtuner_log_context(const llama_context & ctx) {
+    if (ctx.get_model().kvtuner.active && !ctx.get_memory()) {
+        LLAMA_LOG_INFO("kvtuner: this model keeps no KV cache, its plan is ignored\n");
+    }
     if (!kvtuner_has_plan(&ctx)) {
         return;
     }

@@ -1,4 +1,4 @@
-"""Run by tests in a process of its own, under either library: logits of a text, or a greedy completion.
+"""Run by tests in a process of its own, under either library: logits, a greedy completion, or a saved state.
 
 The bindings and the library are chosen by PYTHONPATH and LLAMA_CPP_LIB_PATH. Uses the low-level calls only, which the
 patched and the unpatched bindings share.
@@ -7,7 +7,9 @@ patched and the unpatched bindings share.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import sys
+from pathlib import Path
 
 import llama_cpp
 import numpy as np
@@ -40,6 +42,11 @@ def logits(context: object, rows: int, n_vocab: int) -> np.ndarray:
     return np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), shape=(rows, n_vocab)).copy()
 
 
+def state(context: object) -> bytes:
+    raw = (ctypes.c_uint8 * llama_cpp.llama_state_get_size(context))()
+    return bytes(raw[: llama_cpp.llama_state_get_data(context, raw, len(raw))])
+
+
 def tokenize(vocab: object, text: str) -> list[int]:
     raw = text.encode()
     tokens = (llama_cpp.llama_token * (len(raw) + 8))()
@@ -50,7 +57,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("out")
-    parser.add_argument("--text", required=True)
+    parser.add_argument("--text", default="")
+    parser.add_argument("--state", help="FIRST:END, token numbers to decode; write the state that follows")
     parser.add_argument("--type-k", type=int, default=1)
     parser.add_argument("--type-v", type=int, default=1)
     parser.add_argument("--kv-config", help="only with the patched bindings")
@@ -67,6 +75,10 @@ def main() -> None:
     context = make_context(args, model)
     vocab = llama_cpp.llama_model_get_vocab(model)
     n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
+    if args.state:
+        decode(context, list(range(*map(int, args.state.split(":")))), 0, all_logits=False)
+        Path(args.out).write_bytes(state(context))
+        return
     tokens = tokenize(vocab, args.text)[:256]
     if not args.greedy:
         # a long first part and single tokens after it, so that both kinds of kernel are used

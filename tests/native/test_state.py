@@ -1,0 +1,153 @@
+"""Saved state: it loads into a cache with the same plan, exactly, and into no other."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kvtuner_gguf.assets import fetch_model
+from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.runtime.native import Context, Model, open_model
+from tests.native.test_identity import STOCK_BINDINGS, STOCK_LIBRARY
+
+pytestmark = [pytest.mark.native, pytest.mark.model]
+
+N_LAYER = 30
+TOKENS = np.arange(1000, 1096, dtype=np.int32)
+NEXT = np.array([42, 43, 44], np.int32)
+
+
+def mixed(*names: str) -> Plan:
+    return Plan(tuple(Pair.parse(names[il % len(names)]) for il in range(N_LAYER)))
+
+
+CACHES: dict[str, Pair | Plan] = {
+    "uniform f16": Pair.parse("f16"),
+    "uniform q8_0": Pair.parse("q8_0"),
+    "mixed": mixed("f16", "q8_0/q4_0", "q5_1"),
+    "mixed otherwise": mixed("q8_0/q4_0", "f16", "q5_1"),
+}
+MATRIX = [(written, read) for written in CACHES for read in CACHES]
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    with open_model(fetch_model("smollm2-135m"), n_threads=2) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def contexts(model: Model) -> Iterator[dict[str, Context]]:
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(model.context(cache, 512, 128)) for name, cache in CACHES.items()}
+
+
+@pytest.fixture(scope="module")
+def states(contexts: dict[str, Context]) -> dict[str, tuple[bytes, bytes, np.ndarray]]:
+    """Of each cache: the whole state, the state of its sequence, and the logits that follow."""
+    return {name: make_state(context) for name, context in contexts.items()}
+
+
+def make_state(context: Context) -> tuple[bytes, bytes, np.ndarray]:
+    context.clear()
+    context.decode(TOKENS, 0, want_logits=False)
+    return save(context), save_sequence(context), follow(context)
+
+
+def follow(context: Context) -> np.ndarray:
+    return context.decode(NEXT, len(TOKENS), want_logits=True).copy()
+
+
+def save(context: Context) -> bytes:
+    import llama_cpp
+
+    raw = (ctypes.c_uint8 * llama_cpp.llama_state_get_size(context._pointer))()
+    return bytes(raw[: llama_cpp.llama_state_get_data(context._pointer, raw, len(raw))])
+
+
+def save_sequence(context: Context) -> bytes:
+    import llama_cpp
+
+    raw = (ctypes.c_uint8 * llama_cpp.llama_state_seq_get_size(context._pointer, 0))()
+    return bytes(raw[: llama_cpp.llama_state_seq_get_data(context._pointer, raw, len(raw), 0)])
+
+
+def load(context: Context, state: bytes) -> int:
+    import llama_cpp
+
+    raw = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+    return llama_cpp.llama_state_set_data(context._pointer, raw, len(raw))
+
+
+def load_sequence(context: Context, state: bytes) -> int:
+    import llama_cpp
+
+    raw = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+    return llama_cpp.llama_state_seq_set_data(context._pointer, raw, len(raw), 0)
+
+
+@pytest.mark.parametrize(("written", "read"), MATRIX)
+@pytest.mark.parametrize("part", ["whole", "sequence"])
+def test_the_diagonal_loads_exactly_and_the_rest_not_at_all(
+    written: str, read: str, part: str, model: Model, contexts: dict[str, Context], states: dict
+) -> None:
+    whole, sequence, expected = states[written]
+    context = contexts[read]
+    context.clear()
+    model._log.reason()  # errors of earlier cases
+    loaded = load(context, whole) if part == "whole" else load_sequence(context, sequence)
+    if written == read:
+        assert loaded == len(whole if part == "whole" else sequence)
+        assert np.array_equal(follow(context), expected)
+    else:
+        assert loaded == 0
+        if "mixed" in written + read:
+            assert "plan" in model._log.reason()
+
+
+def test_a_refusal_names_both_plans(model: Model, contexts: dict[str, Context], states: dict) -> None:
+    assert load(contexts["mixed"], states["mixed otherwise"][0]) == 0
+    reason = model._log.reason()
+    assert "0:q8_0+rot/q4_0+rot 1:f16/f16" in reason
+    assert "0:f16/f16 1:q8_0+rot/q4_0+rot" in reason
+    assert load(contexts["mixed"], states["uniform f16"][0]) == 0
+    assert "plan [none]" in model._log.reason()
+
+
+def test_a_refused_state_leaves_the_cache_as_it_was(contexts: dict[str, Context], states: dict) -> None:
+    context = contexts["mixed"]
+    context.clear()
+    context.decode(TOKENS, 0, want_logits=False)
+    assert load(context, states["mixed otherwise"][0]) == 0
+    assert np.array_equal(follow(context), states["mixed"][2])
+
+
+@pytest.mark.parametrize("cut", [8, 40, 200, 5000])
+def test_a_damaged_state_is_refused(cut: int, contexts: dict[str, Context], states: dict) -> None:
+    context = contexts["mixed"]
+    assert load(context, states["mixed"][0][:-cut]) == 0
+    damaged = bytearray(states["mixed"][0])
+    damaged[cut] ^= 0xFF
+    context.clear()
+    loaded = load(context, bytes(damaged))
+    assert loaded in (0, len(damaged))
+
+
+def test_without_a_plan_states_are_those_of_the_unpatched_build(states: dict, tmp_path: Path) -> None:
+    """Byte for byte, so either build loads the other's files."""
+    out = tmp_path / "state"
+    env = {**os.environ, "PYTHONPATH": str(STOCK_BINDINGS), "LLAMA_CPP_LIB_PATH": str(STOCK_LIBRARY)}
+    script = Path(__file__).with_name("greedy_or_logits.py")
+    types = ["--type-k", "8", "--type-v", "8"]
+    command = [sys.executable, script, fetch_model("smollm2-135m"), out, "--state", "1000:1096", *types]
+    subprocess.run(command, env=env, check=True, timeout=120)
+    assert out.read_bytes() == states["uniform q8_0"][0]
