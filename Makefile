@@ -6,7 +6,7 @@ SDIST   ?=
 JOBS    ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN     := .venv/bin
 
-.PHONY: help setup build stock demo test test-quick test-large lint format clean
+.PHONY: help setup build stock demo test test-quick test-large fuzz lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -53,6 +53,15 @@ test-quick: build ## the tests that need no model
 
 test-large: build stock ## the tests on the 1.5B model, about 1.1 GB to fetch
 	$(BIN)/python -m pytest -m large
+
+FUZZ_SECONDS ?= 600
+
+fuzz: build ## hostile plans under AddressSanitizer and UBSan (FUZZ_SECONDS=600)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -Wno-dev --log-level=WARNING \
+		-DKVTUNER_SANITIZE=ON -DKVTUNER_TOOLS=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize --target kvtuner-fuzz --parallel $(JOBS)
+	$(BIN)/python tests/native/corpus.py build/sanitize/corpus
+	build/sanitize/kvtuner-fuzz $(FUZZ_SECONDS) $$(date +%s) build/sanitize/corpus
 
 lint: build ## check the style of Python and C++
 	$(BIN)/ruff check kvtuner_gguf tools tests

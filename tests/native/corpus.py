@@ -1,0 +1,70 @@
+"""The seeds of the fuzz harness: good plans and hostile ones, as JSON and as GGUF metadata.
+
+``python tests/native/corpus.py FOLDER`` writes them as files.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from pathlib import Path
+
+NAMES = (("q8_0", "q4_0"), ("f16", "f16"), ("q5_1", "iq4_nl"), ("bf16", "q5_0"))
+LAYERS = [{"layer": il, "k": k, "v": v} for il, (k, v) in enumerate(NAMES)]
+TYPE_K, TYPE_V = (f"llama.attention.kv_cache.type_{side}" for side in "kv")
+STRING, ARRAY, UINT32 = 8, 9, 4
+
+
+def plan(layers: object) -> bytes:
+    return json.dumps({"schema": "kvtuner.plan/1", "layers": layers}).encode()
+
+
+def string(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def name(key: str, value: str) -> bytes:
+    return string(key) + struct.pack("<I", STRING) + string(value)
+
+
+def names(key: str, values: list[str]) -> bytes:
+    return string(key) + struct.pack("<IIQ", ARRAY, STRING, len(values)) + b"".join(map(string, values))
+
+
+def gguf(*fields: bytes) -> bytes:
+    fields = (name("general.architecture", "llama"), *fields)
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(fields)) + b"".join(fields)
+
+
+SEEDS: dict[str, bytes] = {
+    "good.json": plan(LAYERS),
+    "twice.json": plan([LAYERS[0]] * 2),
+    "gap.json": plan([LAYERS[0], LAYERS[2]]),
+    "float-layer.json": plan([{"layer": 0.5, "k": "f16", "v": "f16"}]),
+    "huge-layer.json": plan([{"layer": (1 << 64) - 1, "k": "f16", "v": "f16"}]),
+    "negative-layer.json": plan([{"layer": -1, "k": "f16", "v": "f16"}]),
+    "control-name.json": plan([{"layer": 0, "k": "\n\0q8", "v": "f16"}]),
+    "no-layers.json": plan([]),
+    "deep.json": b"[" * 200 + b"]" * 200,
+    "bad-utf8.json": plan(LAYERS).replace(b"q8_0", b"\xff\xfe"),
+    "cut.json": plan(LAYERS)[:-7],
+    "good.gguf": gguf(names(TYPE_K, [k for k, _ in NAMES]), names(TYPE_V, [v for _, v in NAMES])),
+    "one-name.gguf": gguf(name(TYPE_K, "q8_0"), name(TYPE_V, "q4_0")),
+    "one-side.gguf": gguf(names(TYPE_K, ["q8_0"] * 4)),
+    "wrong-count.gguf": gguf(names(TYPE_K, ["q8_0"] * 3), names(TYPE_V, ["q8_0"] * 4)),
+    "empty-list.gguf": gguf(names(TYPE_K, []), names(TYPE_V, [])),
+    "unknown.gguf": gguf(name(TYPE_K, "q9_9"), name(TYPE_V, "\n\x01")),
+    "numbers.gguf": gguf(string(TYPE_K) + struct.pack("<IIQ4I", ARRAY, UINT32, 4, 8, 8, 8, 8), name(TYPE_V, "f16")),
+}
+
+
+def write_corpus(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, raw in SEEDS.items():
+        (folder / file).write_bytes(raw)
+    return folder
+
+
+if __name__ == "__main__":
+    write_corpus(Path(sys.argv[1]))

@@ -1,0 +1,23 @@
+"""The plan readers of the library on hostile input; `make fuzz` does the same under sanitizers, for longer."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.native.corpus import write_corpus
+
+pytestmark = pytest.mark.native
+
+FUZZ = Path(__file__).resolve().parents[2] / "build" / "cpu" / "kvtuner-fuzz"
+
+
+def test_hostile_plans_give_a_plan_or_one_line(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    done = subprocess.run([FUZZ, "3", "1", corpus], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    runs, words = done.stdout.split(maxsplit=1)
+    assert words == "runs, no finding\n"
+    assert int(runs) > 1000
