@@ -26,6 +26,12 @@ def test_the_index_gives_each_patch_a_purpose_in_order() -> None:
     assert all(len(purpose) > 20 and len(end) > 10 for _, purpose, end in rows)
 
 
+def test_the_index_counts_the_lines() -> None:
+    text = "".join((PATCHES / name).read_text() for name in SERIES)
+    added, removed = (len(re.findall(rf"^\{sign}(?!\{sign * 2} )", text, re.MULTILINE)) for sign in "+-")
+    assert f"adds {added} lines to upstream's files and removes {removed}." in (PATCHES / "README.md").read_text()
+
+
 @pytest.mark.parametrize("name", SERIES)
 def test_a_patch_says_why_and_until_when(name: str) -> None:
     text = (PATCHES / name).read_text()
