@@ -36,7 +36,7 @@ static std::string describe(const llama_kv_cache & cache) {
 static std::string read_plan(llama_io_read_i & io) {
     uint32_t n_bytes;
     io.read(&n_bytes, sizeof(n_bytes));
-    if (n_bytes == 0 || n_bytes > MAX_BYTES) {
+    if (n_bytes > MAX_BYTES) {
         throw std::runtime_error("the state holds a KV cache plan of " + std::to_string(n_bytes) +
                                  " bytes: the file is damaged");
     }

@@ -83,6 +83,14 @@ def test_a_shift_of_a_cache_without_rotation(model: Model, monkeypatch: pytest.M
         assert np.isfinite(logits).all()
 
 
+def test_a_shift_of_a_bf16_cache(model: Model) -> None:
+    with model.context(Pair.parse("bf16"), 512, 256) as context:
+        context.decode(np.arange(1000, 1256, dtype=np.int32), 0, want_logits=False)
+        shift(context)
+        logits = context.decode(np.array([7], np.int32), N_PAST - N_DISCARD, want_logits=True)
+        assert np.isfinite(logits).all()
+
+
 def test_a_shift_by_nothing_changes_nothing(model: Model, texts: list[np.ndarray]) -> None:
     import llama_cpp
 
