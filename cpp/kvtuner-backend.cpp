@@ -1,0 +1,115 @@
+#include "kvtuner-backend.h"
+
+#include "kvtuner-layers.h"
+
+#include "ggml-cpp.h"
+#include "llama-context.h"
+#include "llama-impl.h"
+#include "llama-model.h"
+
+#include <map>
+
+namespace {
+
+using layers_by_pair = std::map<std::string, std::vector<uint32_t>>;
+
+// tokens in the probed cache: back ends have their fast kernels for multiples of it
+constexpr int64_t N_KV = 256;
+
+// whether the device runs the attention of one new token over a cache of these types
+bool runs_attention(ggml_backend_dev_t device, const kvtuner_attention_layer & layer, ggml_type type_k,
+                    ggml_type type_v) {
+    ggml_context_ptr ctx(ggml_init({ 8 * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
+    ggml_tensor * q = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F32, layer.head_size_k, 1, layer.n_head, 1);
+    ggml_tensor * k = ggml_new_tensor_4d(ctx.get(), type_k, layer.head_size_k, N_KV, layer.n_head_kv, 1);
+    ggml_tensor * v = ggml_new_tensor_4d(ctx.get(), type_v, layer.head_size_v, N_KV, layer.n_head_kv, 1);
+    ggml_tensor * mask = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F16, N_KV, 1, 1, 1);
+    return ggml_backend_dev_supports_op(device, ggml_flash_attn_ext(ctx.get(), q, k, v, mask, 1.0f, 0.0f, 0.0f));
+}
+
+// the pairs whose kernels were compiled into a CUDA build: "all", or "q8_0-q8_0,f16-f16,..."; empty for other back ends
+std::string compiled_pairs(ggml_backend_dev_t device) {
+    ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(device);
+    auto * get = (ggml_backend_get_features_t)ggml_backend_reg_get_proc_address(reg, "ggml_backend_get_features");
+    for (ggml_backend_feature * feature = get ? get(reg) : nullptr; feature && feature->name; ++feature) {
+        if (std::string(feature->name) == "FA_QUANTS") {
+            return feature->value;
+        }
+    }
+    return "";
+}
+
+std::string option_name(ggml_type type_k, ggml_type type_v) {
+    return std::string(ggml_type_name(type_k)) + "-" + ggml_type_name(type_v);
+}
+
+bool is_compiled(const std::string & pairs, ggml_type type_k, ggml_type type_v) {
+    const bool is_plain = !ggml_is_quantized(type_k) && !ggml_is_quantized(type_v);
+    return pairs.empty() || pairs == "all" || is_plain ||
+           ("," + pairs + ",").find("," + option_name(type_k, type_v) + ",") != std::string::npos;
+}
+
+std::string describe(const layers_by_pair & found) {
+    std::string text;
+    for (const auto & [pair, layers] : found) {
+        text += (text.empty() ? "" : "; ") + pair + " in layers " + kvtuner_ranges(layers);
+    }
+    return text;
+}
+
+}  // namespace
+
+std::string kvtuner_slow_layers(ggml_backend_dev_t device, const std::vector<kvtuner_attention_layer> & layers) {
+    const std::string pairs = compiled_pairs(device);
+    layers_by_pair unsupported;
+    layers_by_pair converted;
+    std::string wanted;
+    for (const kvtuner_attention_layer & layer : layers) {
+        const std::string pair = std::string(ggml_type_name(layer.type_k)) + "/" + ggml_type_name(layer.type_v);
+        if (!runs_attention(device, layer, GGML_TYPE_F16, GGML_TYPE_F16)) {
+            continue;  // no matter of the plan
+        }
+        if (!runs_attention(device, layer, layer.type_k, layer.type_v)) {
+            unsupported[pair].push_back(layer.il);
+        } else if (!is_compiled(pairs, layer.type_k, layer.type_v)) {
+            wanted += converted.count(pair) ? "" : ";" + option_name(layer.type_k, layer.type_v);
+            converted[pair].push_back(layer.il);
+        }
+    }
+    std::string text;
+    if (!unsupported.empty()) {
+        text = "has no attention kernel for " + describe(unsupported) +
+               ", which the CPU attends instead: use other types there";
+    }
+    if (!converted.empty()) {
+        std::string compiled = pairs;
+        for (char & c : compiled) {
+            c = c == ',' ? ';' : c;
+        }
+        text += (text.empty() ? "" : "; and ") + ("converts K and V to f16 on every call for " + describe(converted)) +
+                ": build with -D \"GGML_CUDA_FA_QUANTS=" + compiled + wanted + "\"";
+    }
+    return text.empty() ? "" : std::string(ggml_backend_dev_name(device)) + " is slow with this plan: it " + text;
+}
+
+void kvtuner_warn_slow_layers(const llama_context & ctx) {
+    const llama_model & model = ctx.get_model();
+    const llama_hparams & hparams = model.hparams;
+    if (hparams.is_mla()) {
+        return;  // equal types there, as upstream runs them
+    }
+    std::map<ggml_backend_dev_t, std::vector<kvtuner_attention_layer>> by_device;
+    for (const auto & [il, tensors] : kvtuner_layers_of(ctx)) {
+        ggml_backend_dev_t device = ctx.get_cparams().offload_kqv ? model.dev_layer(il) : nullptr;
+        if (device && tensors.v) {
+            by_device[device].push_back({ il, hparams.n_embd_head_k(il), hparams.n_embd_head_v(il), hparams.n_head(il),
+                                          hparams.n_head_kv(il), tensors.k->type, tensors.v->type });
+        }
+    }
+    for (const auto & [device, layers] : by_device) {
+        const std::string text = kvtuner_slow_layers(device, layers);
+        if (!text.empty()) {
+            LLAMA_LOG_WARN("kvtuner: %s\n", text.c_str());
+        }
+    }
+}

@@ -1,0 +1,28 @@
+// Which layers of a plan a back end attends slowly, and what would help.
+#pragma once
+
+#include "ggml-backend.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+struct llama_context;
+
+struct kvtuner_attention_layer {
+    uint32_t il;
+    uint32_t head_size_k;
+    uint32_t head_size_v;
+    uint32_t n_head;
+    uint32_t n_head_kv;
+    ggml_type type_k;
+    ggml_type type_v;
+};
+
+// One line that names the layers, the pairs and the remedy, for layers that live on one device and that it would attend
+// faster with an f16 cache; empty where there are none. A plan runs right all the same: the work falls back to
+// converted copies or to the CPU.
+std::string kvtuner_slow_layers(ggml_backend_dev_t device, const std::vector<kvtuner_attention_layer> & layers);
+
+// Warn once per device of a context whose cache follows a plan.
+void kvtuner_warn_slow_layers(const llama_context & ctx);

@@ -1,0 +1,72 @@
+// What the patches add to llama.cpp's KV cache: the rotation and the centers of each layer.
+
+#include "kvtuner-center.h"
+
+#include "llama-kv-cache.h"
+#include "llama-model.h"
+
+#include <algorithm>
+
+ggml_tensor * llama_kv_cache::get_v_storage(int32_t il) const {
+    return layers[map_layer_ids.at(il)].v;
+}
+
+bool llama_kv_cache::is_rotated_k(int32_t il) const {
+    return attn_rot_k && (!follows_plan || ggml_is_quantized(get_k_storage(il)->type));
+}
+
+bool llama_kv_cache::is_rotated_v(int32_t il) const {
+    return attn_rot_v && (!follows_plan || ggml_is_quantized(get_v_storage(il)->type));
+}
+
+ggml_tensor * llama_kv_cache::layer_rot_k(ggml_tensor * rot, int32_t il) const {
+    return is_rotated_k(il) ? rot : nullptr;
+}
+
+ggml_tensor * llama_kv_cache::layer_rot_v(ggml_tensor * rot, int32_t il) const {
+    return is_rotated_v(il) ? rot : nullptr;
+}
+
+ggml_tensor * llama_kv_cache_context::layer_rot_k(ggml_tensor * rot, int32_t il) const {
+    return kv->layer_rot_k(rot, il);
+}
+
+ggml_tensor * llama_kv_cache_context::layer_rot_v(ggml_tensor * rot, int32_t il) const {
+    return kv->layer_rot_v(rot, il);
+}
+
+bool llama_kv_cache::any_quantized_k() const {
+    return std::any_of(layers.begin(), layers.end(), [](const kv_layer & l) { return ggml_is_quantized(l.k->type); });
+}
+
+bool llama_kv_cache::any_quantized_v() const {
+    return std::any_of(layers.begin(), layers.end(),
+                       [](const kv_layer & l) { return l.v && ggml_is_quantized(l.v->type); });
+}
+
+void llama_kv_cache::init_centers() {
+    if (!follows_plan || other) {
+        return;
+    }
+    std::vector<kvtuner_centers::layer> stored;
+    for (const kv_layer & layer : layers) {
+        stored.push_back({ layer.il, layer.k });
+    }
+    centers.init(*model.kvtuner.active, hparams, stored, hparams.no_alloc);
+}
+
+ggml_tensor * llama_kv_cache::layer_center_k(int32_t il) const {
+    return (other ? other->centers : centers).k(get_k_storage(il));
+}
+
+ggml_tensor * llama_kv_cache::layer_center_v(int32_t il) const {
+    return (other ? other->centers : centers).v(get_k_storage(il));
+}
+
+ggml_tensor * llama_kv_cache_context::layer_center_k(int32_t il) const {
+    return kv->layer_center_k(il);
+}
+
+ggml_tensor * llama_kv_cache_context::layer_center_v(int32_t il) const {
+    return kv->layer_center_v(il);
+}

@@ -1,0 +1,80 @@
+// The warning about layers that a back end attends slowly, on devices made up for it.
+
+#include "kvtuner-backend.h"
+
+#include "ggml-backend-impl.h"
+
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+static const char * compiled;  // FA_QUANTS of the made-up device; null: a back end without that feature
+
+static ggml_backend_feature * features(ggml_backend_reg_t) {
+    static ggml_backend_feature list[3];
+    list[0] = { "ARCHS", "900" };
+    list[1] = { compiled ? "FA_QUANTS" : nullptr, compiled };
+    list[2] = { nullptr, nullptr };
+    return list;
+}
+
+static void * proc_address(ggml_backend_reg_t, const char * name) {
+    return strcmp(name, "ggml_backend_get_features") == 0 ? (void *)features : nullptr;
+}
+
+// equal types only, and none of iq4_nl
+static bool supports(ggml_backend_dev_t, const ggml_tensor * op) {
+    const ggml_type type_k = op->src[1]->type;
+    const ggml_type type_v = op->src[2]->type;
+    return op->op == GGML_OP_FLASH_ATTN_EXT && type_k != GGML_TYPE_IQ4_NL && (compiled || type_k == type_v);
+}
+
+static const char * device_name(ggml_backend_dev_t) {
+    return "GPU0";
+}
+
+static int failures = 0;
+
+static void expect(const char * what, const std::string & found, const std::string & wanted) {
+    if (found != wanted) {
+        printf("%s:\n  found  '%s'\n  wanted '%s'\n", what, found.c_str(), wanted.c_str());
+        ++failures;
+    }
+}
+
+static kvtuner_attention_layer layer(uint32_t il, ggml_type type_k, ggml_type type_v) {
+    return { il, 64, 64, 9, 3, type_k, type_v };
+}
+
+int main() {
+    ggml_backend_reg reg = {};
+    reg.iface.get_proc_address = proc_address;
+    ggml_backend_device device = {};
+    device.iface.get_name = device_name;
+    device.iface.supports_op = supports;
+    device.reg = &reg;
+
+    const std::vector<kvtuner_attention_layer> layers = {
+        layer(0, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0),   layer(1, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0),
+        layer(2, GGML_TYPE_F16, GGML_TYPE_F16),     layer(3, GGML_TYPE_Q4_0, GGML_TYPE_Q4_0),
+        layer(5, GGML_TYPE_IQ4_NL, GGML_TYPE_Q8_0),
+    };
+
+    compiled = "q4_0-q4_0,q8_0-q8_0";
+    expect("a CUDA build with few pairs", kvtuner_slow_layers(&device, layers),
+           "GPU0 is slow with this plan: it has no attention kernel for iq4_nl/q8_0 in layers 5, which the CPU attends "
+           "instead: use other types there; and converts K and V to f16 on every call for q8_0/q4_0 in layers 0-1: "
+           "build with -D \"GGML_CUDA_FA_QUANTS=q4_0-q4_0;q8_0-q8_0;q8_0-q4_0\"");
+
+    compiled = "all";
+    expect("a CUDA build with all pairs", kvtuner_slow_layers(&device, { layers[0], layers[2], layers[3] }), "");
+
+    compiled = nullptr;
+    expect("a back end of equal types", kvtuner_slow_layers(&device, layers),
+           "GPU0 is slow with this plan: it has no attention kernel for iq4_nl/q8_0 in layers 5; q8_0/q4_0 in layers "
+           "0-1, which the CPU attends instead: use other types there");
+    expect("a plan that it runs", kvtuner_slow_layers(&device, { layers[2], layers[3] }), "");
+
+    printf("%d failures\n", failures);
+    return failures != 0;
+}

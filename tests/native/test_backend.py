@@ -1,0 +1,17 @@
+"""The warning about pairs for which a back end has no fast kernel, on made-up devices."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.native
+
+PROGRAM = Path(__file__).resolve().parents[2] / "build" / "cpu" / "kvtuner-test-backend"
+
+
+def test_slow_layers_are_named_with_the_remedy() -> None:
+    done = subprocess.run([PROGRAM], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "0 failures\n")
