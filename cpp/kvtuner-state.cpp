@@ -1,30 +1,63 @@
 #include "kvtuner-state.h"
 
+#include "ggml-backend.h"
 #include "llama-impl.h"
 #include "llama-io.h"
 #include "llama-kv-cache.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 // stands where upstream has the number of streams, which is never as large
 static constexpr uint32_t MAGIC = 0x6b767431;  // "kvt1"
 static constexpr uint32_t MAX_BYTES = 1u << 20;
 
-static std::string side_name(const ggml_tensor * tensor, bool is_rotated) {
-    return tensor ? std::string(ggml_type_name(tensor->type)) + (is_rotated ? "+rot" : "") : "-";
+// eight hex digits over the values, FNV-1a
+static std::string digest(const ggml_tensor * tensor) {
+    std::vector<uint8_t> bytes(ggml_nbytes(tensor));
+    ggml_backend_tensor_get(tensor, bytes.data(), 0, bytes.size());
+    uint32_t hash = 2166136261u;
+    for (uint8_t byte : bytes) {
+        hash = (hash ^ byte) * 16777619u;
+    }
+    char text[9];
+    snprintf(text, sizeof(text), "%08x", hash);
+    return text;
 }
 
-// "0:q8_0+rot/q4_0+rot 1:f16/f16 ...": the type and the rotation of every layer
+static std::string side_name(const ggml_tensor * tensor, bool is_rotated, const ggml_tensor * center) {
+    if (!tensor) {
+        return "-";
+    }
+    return ggml_type_name(tensor->type) + std::string(is_rotated ? "+rot" : "") +
+           (center ? "+center:" + digest(center) : "");
+}
+
+// "q8_0+rot+center:5b1c07e2/q4_0+rot": the types, the rotation and the centers of one layer
+static std::string describe_layer(const llama_kv_cache & cache, uint32_t il) {
+    return side_name(cache.get_k_storage(il), cache.is_rotated_k(il), cache.layer_center_k(il)) + "/" +
+           side_name(cache.get_v_storage(il), cache.is_rotated_v(il), cache.layer_center_v(il));
+}
+
+// "0:q8_0+rot/q4_0+rot 1:f16/f16 ..."
 static std::string describe(const llama_kv_cache & cache) {
     std::string text;
     for (uint32_t il : cache.get_layer_ids()) {
-        text += (text.empty() ? "" : " ") + std::to_string(il) + ":" +
-                side_name(cache.get_k_storage(il), cache.is_rotated_k(il)) + "/" +
-                side_name(cache.get_v_storage(il), cache.is_rotated_v(il));
+        text += (text.empty() ? "" : " ") + std::to_string(il) + ":" + describe_layer(cache, il);
     }
     return text;
+}
+
+// such a cache holds what upstream's would, whether by a plan or not
+static bool is_uniform(const llama_kv_cache & cache) {
+    const std::vector<uint32_t> layers = cache.get_layer_ids();
+    return std::all_of(layers.begin(), layers.end(), [&](uint32_t il) {
+        return !cache.layer_center_k(il) && !cache.layer_center_v(il) &&
+               describe_layer(cache, il) == describe_layer(cache, layers.front());
+    });
 }
 
 [[noreturn]] static void refuse(const std::string & saved, const std::string & mine) {
@@ -61,13 +94,13 @@ uint32_t kvtuner_state_read(const llama_kv_cache & cache, llama_io_read_i & io) 
     uint32_t n_stream;
     io.read(&n_stream, sizeof(n_stream));
     if (n_stream != MAGIC) {
-        if (cache.follows_plan) {
+        if (!is_uniform(cache)) {
             refuse("none", describe(cache));
         }
         return n_stream;
     }
     const std::string saved = read_plan(io);
-    const std::string mine = cache.follows_plan ? describe(cache) : "none";
+    const std::string mine = describe(cache);
     if (saved != mine) {
         refuse(saved, mine);
     }

@@ -131,6 +131,20 @@ def test_a_refused_state_leaves_the_cache_as_it_was(contexts: dict[str, Context]
     assert np.array_equal(follow(context), states["mixed"][2])
 
 
+@pytest.mark.parametrize("names", [("uniform q8_0", "q8_0"), ("uniform f16", "f16")])
+def test_a_uniform_plan_and_uniform_types_read_each_others_states(
+    names: tuple[str, str], model: Model, contexts: dict[str, Context], states: dict
+) -> None:
+    by_types, plan = contexts[names[0]], Plan.uniform(Pair.parse(names[1]), N_LAYER)
+    with model.context(plan, 512, 128) as by_plan:
+        whole, sequence, expected = make_state(by_plan)
+        for context, (other_whole, other_sequence) in ((by_types, (whole, sequence)), (by_plan, states[names[0]][:2])):
+            for part, reader in ((other_whole, load), (other_sequence, load_sequence)):
+                context.clear()
+                assert reader(context, part) == len(part)
+                assert np.array_equal(follow(context), expected)
+
+
 @pytest.mark.parametrize("cut", [8, 40, 200, 5000])
 def test_a_damaged_state_is_refused(cut: int, contexts: dict[str, Context], states: dict) -> None:
     context = contexts["mixed"]
