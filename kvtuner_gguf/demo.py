@@ -14,11 +14,11 @@ from kvtuner_gguf import __version__, atomicfile
 from kvtuner_gguf.assets import fetch_model
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.evaluation import Row
 from kvtuner_gguf.report.layers import pair_lines
 from kvtuner_gguf.report.progress import byte_progress
 from kvtuner_gguf.report.table import print_rows
 from kvtuner_gguf.runtime.cachereport import CacheReport, layer_pairs
-from kvtuner_gguf.runtime.evaluate import Row
 from kvtuner_gguf.runtime.native import patched_llama_cpp
 from kvtuner_gguf.runtime.server import running_server
 

@@ -11,7 +11,8 @@ import click
 
 if TYPE_CHECKING:
     from kvtuner_gguf.cachetypes import Pair
-    from kvtuner_gguf.plan import Plan
+    from kvtuner_gguf.evaluation import Row, Sample
+    from kvtuner_gguf.plan import ModelShape, Plan
 
 OWN_PLAN = "auto"
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -21,13 +22,23 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("model", type=_FILE)
 @click.option("--config", "configs", type=_FILE, multiple=True, help="Judge this plan. Repeatable.")
 @click.option("--uniform", "uniform", metavar="K/V", multiple=True, help="Judge this pair in all layers. Repeatable.")
+@click.option(
+    "--centers", type=_FILE, help="Judge every uniform pair a second time, centered as in this plan or annotated model."
+)
 @click.option("--auto/--no-auto", default=True, help="Judge the plan that MODEL itself carries, if any, as 'auto'.")
 @click.option("--text", type=_FILE, help="UTF-8 text to judge on.  [default: a pinned encyclopedia text]")
 @click.option("--ctx", type=click.IntRange(min=4), default=512, show_default=True, help="Tokens in a chunk.")
 @click.option(
     "--chunks", type=click.IntRange(min=1), default=8, show_default=True, help="Chunks, from the text's start."
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of llama.cpp.  [default: all processors]")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the evaluator.  [default: all processors]")
+@click.option(
+    "--evaluator",
+    type=click.Choice(["native", "torch"]),
+    default="native",
+    show_default=True,
+    help="The built llama.cpp, or the float32 reference model in torch.",
+)
 @click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Also draw KLD against bits to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON and nothing else.")
 @click.option("--verbose", is_flag=True, help="Show what llama.cpp logs.")
@@ -35,11 +46,13 @@ def eval_command(
     model: Path,
     configs: Sequence[Path],
     uniform: Sequence[str],
+    centers: Path | None,
     auto: bool,
     text: Path | None,
     ctx: int,
     chunks: int,
     threads: int | None,
+    evaluator: str,
     png: Path | None,
     as_json: bool,
     verbose: bool,
@@ -53,16 +66,19 @@ def eval_command(
     """
     from dataclasses import asdict
 
+    from kvtuner_gguf.evaluation import Sample
     from kvtuner_gguf.gguffile.shape import model_shape, read_model
-    from kvtuner_gguf.report.progress import step_progress
-    from kvtuner_gguf.runtime.evaluate import Sample, evaluate
 
     headers = read_model(model)
     shape = model_shape(headers)
     caches = _caches(headers, configs, uniform, auto)
+    if centers is not None:
+        caches |= _centered(headers, centers, uniform)
     sample = Sample(_read_text(text), ctx, chunks)
-    with step_progress(f"eval {model.name}") as progress:
-        rows = evaluate(model, shape, caches, sample, threads, progress, verbose)
+    if evaluator == "torch":
+        rows = _by_torch(model, shape, caches, sample, threads)
+    else:
+        rows = _by_llama_cpp(model, shape, caches, sample, threads, verbose)
     title = f"{model.name}: {chunks} x {ctx} tokens of {text.name if text else 'encyclopedia text'}"
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=1))
@@ -97,6 +113,49 @@ def _caches(headers: list, configs: Sequence[Path], uniform: Sequence[str], auto
         except KvtunerError as err:
             raise KvtunerError(f"{path}: {err}") from err
     return caches | {str(pair): pair for pair in map(Pair.parse, uniform)}
+
+
+def _centered(headers: list, source: Path, uniform: Sequence[str]) -> dict[str, Plan]:
+    """Each uniform pair with the centers of the plan in ``source``."""
+    from kvtuner_gguf.cachetypes import Pair
+    from kvtuner_gguf.commands.inspect import load_plan
+    from kvtuner_gguf.errors import KvtunerError
+    from kvtuner_gguf.gguffile.annotate import fitted
+    from kvtuner_gguf.plan import Plan
+
+    plan, _ = load_plan(source)
+    if plan is None or plan.centers is None:
+        raise KvtunerError(f"{source}: there are no centers in it: tune the model, or give another --centers")
+    plan = fitted(plan, headers)
+    pairs = list(map(Pair.parse, uniform))
+    return {f"{pair} centered": Plan.uniform(pair, plan.n_layer, plan.centers) for pair in pairs}
+
+
+def _by_llama_cpp(
+    model: Path, shape: ModelShape, caches: dict, sample: Sample, threads: int | None, verbose: bool
+) -> list[Row]:
+    from kvtuner_gguf.report.progress import step_progress
+    from kvtuner_gguf.runtime.evaluate import evaluate
+
+    with step_progress(f"eval {model.name}") as progress:
+        return evaluate(model, shape, caches, sample, threads, progress, verbose)
+
+
+def _by_torch(model: Path, shape: ModelShape, caches: dict, sample: Sample, threads: int | None) -> list[Row]:
+    from kvtuner_gguf.errors import KvtunerError
+    from kvtuner_gguf.report.progress import step_progress
+    from kvtuner_gguf.runtime.evaluate import sample_chunks
+
+    try:
+        import torch
+
+        from kvtuner_gguf.tuning.evaluate import evaluate
+    except ImportError as err:
+        raise KvtunerError(f"--evaluator torch needs {err.name}: pip install 'kvtuner-gguf[tune]'") from err
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with step_progress(f"eval {model.name}") as progress:
+        return evaluate(model, shape, caches, sample_chunks(model, sample), progress)
 
 
 def _read_text(path: Path | None) -> str:

@@ -23,7 +23,7 @@ def _is_gguf(path: Path) -> bool:
         raise KvtunerError(f"cannot read {path}: {err.strerror or err}; check the path") from err
 
 
-def _load(path: Path) -> tuple[Plan | None, str]:
+def load_plan(path: Path) -> tuple[Plan | None, str]:
     """The plan in a GGUF file or a JSON file, and where it comes from: ``gguf`` or ``config``."""
     if not _is_gguf(path):
         return Plan.load(path), "config"
@@ -50,7 +50,7 @@ def inspect_command(model_or_cfg: Path, as_json: bool) -> None:
     """
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
 
-    plan, source = _load(model_or_cfg)
+    plan, source = load_plan(model_or_cfg)
     if plan is None:
         plan, source = _default_plan(model_or_cfg), "default"
     if as_json:
@@ -90,7 +90,7 @@ def _verified(model_or_cfg: Path, model: Path | None) -> Plan:
     from kvtuner_gguf.gguffile.keys import Keys
     from kvtuner_gguf.gguffile.shape import read_model
 
-    plan, source = _load(model_or_cfg)
+    plan, source = load_plan(model_or_cfg)
     if plan is None:
         raise KvtunerError(f"{model_or_cfg}: no plan in it: annotate it, or give a plan file")
     if source == "gguf":

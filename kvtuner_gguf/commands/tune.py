@@ -21,6 +21,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--ctx", type=int, default=512, show_default=True, help="Context length of a chunk of them.")
 @click.option("--candidates", metavar="A,B,...", help="Cache types to choose from. Default: q8_0 down to q4_0.")
 @click.option("--trials", type=int, default=40, show_default=True, help="Trades between layers that are judged.")
+@click.option(
+    "--center/--no-center",
+    default=True,
+    show_default=True,
+    help="Take off what keys and values have in common; left out where the architecture forbids it.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same plan.")
 @click.option("--threads", type=int, help="Threads of the reference model. Default: all processors.")
 @click.option("--profile-out", type=FILE, help="Also write the errors of every pair in every layer here.")
@@ -34,6 +40,7 @@ def tune_command(
     ctx: int,
     candidates: str | None,
     trials: int,
+    center: bool,
     seed: int,
     threads: int | None,
     profile_out: Path | None,
@@ -45,12 +52,16 @@ def tune_command(
     types makes in each layer's attention prunes the candidates; the KL divergence of the model's predictions prices
     them; an exact solver finds the plan, trades between layers refine it, and text that was held out judges it.
     """
-    from kvtuner_gguf.gguffile.shape import model_shape, read_model
+    from kvtuner_gguf.gguffile.shape import centering_obstacle, model_shape, read_model
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
     from kvtuner_gguf.report.progress import step_progress
 
-    shape = model_shape(read_model(model))
-    settings, tune = _prepare(bits, tokens, ctx, candidates, trials, seed, threads)
+    headers = read_model(model)
+    shape = model_shape(headers)
+    if center and (obstacle := centering_obstacle(headers)):
+        click.echo(f"keys and values are not centered, since this model {obstacle}", err=True)
+        center = False
+    settings, tune = _prepare(bits, tokens, ctx, candidates, trials, seed, threads, center)
     tuned = tune(model, shape, text or _default_text(), settings, step_progress)
     tuned.plan.save(out)
     if profile_out is not None:
@@ -65,7 +76,14 @@ def tune_command(
 
 
 def _prepare(
-    bits: float, tokens: int, ctx: int, candidates: str | None, trials: int, seed: int, threads: int | None
+    bits: float,
+    tokens: int,
+    ctx: int,
+    candidates: str | None,
+    trials: int,
+    seed: int,
+    threads: int | None,
+    center: bool,
 ) -> tuple:
     try:
         import torch
@@ -76,7 +94,7 @@ def _prepare(
     if threads is not None:
         torch.set_num_threads(max(1, threads))
     names = tuple(candidates.split(",")) if candidates else DEFAULT_CANDIDATES
-    return Settings(bits, tokens, ctx, names, seed, trials), tune
+    return Settings(bits, tokens, ctx, names, seed, trials, center), tune
 
 
 def _default_text() -> Path:

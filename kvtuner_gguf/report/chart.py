@@ -14,7 +14,7 @@ from kvtuner_gguf.errors import KvtunerError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from kvtuner_gguf.runtime.evaluate import Row
+    from kvtuner_gguf.evaluation import Row
 
 _UNIFORM = re.compile(r"\w+/\w+")
 _STYLES = {True: ("o", "tab:gray", "uniform pairs"), False: ("D", "tab:red", "plans")}

@@ -1,6 +1,6 @@
 """Judge caches by the built llama.cpp: the f16 context and the others side by side over the same tokens.
 
-Chunks, BOS and scored tokens are those of ``llama-perplexity --kl-divergence`` (upstream
+Chunks, BOS and scored tokens (`kvtuner_gguf.evaluation`) are those of ``llama-perplexity --kl-divergence`` (upstream
 ``tools/perplexity/perplexity.cpp``): every chunk starts with an empty cache and, if the model wants one, with BOS in
 place of its first token; the tokens after the middle of the chunk are scored. That tool stores the log-probabilities
 of the base in 16 bits and cuts them 16 nats below the largest, this one keeps them whole, so KLDs and the perplexity of
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +18,11 @@ from typing import NamedTuple
 import numpy as np
 
 from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.divergence import Divergence, Tally, score
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.evaluation import BASELINE, Row, Sample, as_plans, make_row
 from kvtuner_gguf.plan import ModelShape, Plan
-from kvtuner_gguf.runtime.divergence import Divergence, Tally, score
-from kvtuner_gguf.runtime.native import Context, Model, open_model
-
-BASELINE = Pair("f16", "f16")
+from kvtuner_gguf.runtime.native import Context, open_model
 
 # Every context holds the logits of one batch twice, with a vocabulary of 152k that is 0.6 MB a token.
 N_BATCH = 256
@@ -41,49 +39,6 @@ class Span(NamedTuple):
     scored: bool
 
 
-@dataclass(frozen=True)
-class Row:
-    """One cache against the f16 cache. KLDs in nats, `same_top` in percent, `kv_mib` as allocated for the context."""
-
-    name: str
-    bits_per_value: float
-    kv_bytes_per_token: int
-    kld_mean: float
-    kld_median: float
-    kld_p999: float
-    same_top: float
-    ppl: float
-    ppl_ratio: float
-    kv_mib: float
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What is evaluated: ``n_chunks`` chunks of ``n_ctx`` tokens from the start of ``text``."""
-
-    text: str
-    n_ctx: int = 512
-    n_chunks: int = 8
-
-    def __post_init__(self) -> None:
-        if self.n_ctx < 4 or self.n_chunks < 1:
-            raise KvtunerError(f"{self.n_chunks} chunks of {self.n_ctx} tokens: give at least 1 chunk of 4 tokens")
-
-    def chunks(self, model: Model) -> list[np.ndarray]:
-        """Arrays of ``n_ctx`` tokens; raises `KvtunerError` where the text is too short for all of them."""
-        tokens = model.tokenize(self.text)
-        if len(tokens) < self.n_chunks * self.n_ctx:
-            raise KvtunerError(
-                f"the text has {len(tokens)} tokens, less than {self.n_chunks} chunks of {self.n_ctx}: "
-                f"give at most --chunks {len(tokens) // self.n_ctx}, a smaller --ctx, or a longer text"
-            )
-        chunks = [tokens[i * self.n_ctx : (i + 1) * self.n_ctx].copy() for i in range(self.n_chunks)]
-        if model.bos is not None:
-            for chunk in chunks:
-                chunk[0] = model.bos
-        return chunks
-
-
 def evaluate(
     model_path: Path,
     shape: ModelShape,
@@ -97,23 +52,27 @@ def evaluate(
 
     Raises `KvtunerError` where the model cannot be loaded, a cache does not fit it, or the text is too short.
     """
-    plans = {str(BASELINE): BASELINE, **caches}
-    as_plans = [p if isinstance(p, Plan) else Plan.uniform(p, shape.n_layer) for p in plans.values()]
-    for plan in as_plans:
-        plan.check(shape)
+    caches = {str(BASELINE): BASELINE, **caches}
+    plans = as_plans(caches, shape)
     with ExitStack() as stack:
         model = stack.enter_context(open_model(model_path, n_threads, verbose))
         chunks = sample.chunks(model)
         n_batch = min(N_BATCH, sample.n_ctx)
-        contexts = [stack.enter_context(model.context(c, sample.n_ctx, n_batch)) for c in plans.values()]
-        for plan, context in zip(as_plans, contexts, strict=True):
+        contexts = [stack.enter_context(model.context(c, sample.n_ctx, n_batch)) for c in caches.values()]
+        for plan, context in zip(plans.values(), contexts, strict=True):
             _check_allocated(plan, context)
         results = _run(contexts, chunks, progress)
         mib = [context.cache_bytes / 2**20 for context in contexts]
     return [
-        _row(name, plan, shape, result, results[0], size)
-        for name, plan, result, size in zip(plans, as_plans, results, mib, strict=True)
+        make_row(name, plan, shape, result, results[0], size)
+        for (name, plan), result, size in zip(plans.items(), results, mib, strict=True)
     ]
+
+
+def sample_chunks(model_path: Path, sample: Sample) -> list[np.ndarray]:
+    """The tokens of `evaluate`, for another evaluator."""
+    with open_model(model_path, vocab_only=True) as model:
+        return sample.chunks(model)
 
 
 def _run(contexts: Sequence[Context], chunks: Sequence[np.ndarray], progress: Progress | None) -> list[Divergence]:
@@ -150,18 +109,3 @@ def _check_allocated(plan: Plan, context: Context) -> None:
             raise KvtunerError(
                 f"layer {il}: the cache has {got}, not {asked}: install the patched build of this version"
             )
-
-
-def _row(name: str, plan: Plan, shape: ModelShape, result: Divergence, base: Divergence, kv_mib: float) -> Row:
-    return Row(
-        name=name,
-        bits_per_value=plan.bits_per_value(shape),
-        kv_bytes_per_token=plan.bytes_per_token(shape),
-        kld_mean=result.kld_mean,
-        kld_median=result.kld_median,
-        kld_p999=result.kld_p999,
-        same_top=result.same_top,
-        ppl=result.ppl,
-        ppl_ratio=result.ppl / base.ppl,
-        kv_mib=kv_mib,
-    )

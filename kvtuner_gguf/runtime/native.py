@@ -151,15 +151,19 @@ class Model:
 
 
 @contextmanager
-def open_model(path: Path, n_threads: int | None = None, verbose: bool = False) -> Iterator[Model]:
-    """Load the GGUF model at ``path``; its native log goes to stderr only if ``verbose``.
+def open_model(
+    path: Path, n_threads: int | None = None, verbose: bool = False, vocab_only: bool = False
+) -> Iterator[Model]:
+    """Load the GGUF model at ``path``, or its vocabulary alone; its native log goes to stderr only if ``verbose``.
 
     Raises `KvtunerError` with the native reason where the file cannot be loaded.
     """
     llama_cpp = patched_llama_cpp()
     llama_cpp.llama_backend_init()
     with captured_log(llama_cpp, verbose) as log:
-        pointer = llama_cpp.llama_model_load_from_file(os.fsencode(path), llama_cpp.llama_model_default_params())
+        params = llama_cpp.llama_model_default_params()
+        params.vocab_only = vocab_only
+        pointer = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:
             raise KvtunerError(f"cannot load {path}: {log.reason()}; check that it is a whole GGUF model")
         try:

@@ -85,9 +85,14 @@ class Reference:
         return out[0] if isinstance(out, tuple) else out
 
     @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [rows, vocabulary] of the next token for ``hidden`` [rows, channels]."""
+        return self._model.lm_head(self._model.model.norm(hidden))
+
+    @torch.inference_mode()
     def log_probs(self, hidden: Tensor) -> Tensor:
         """Log-probabilities [rows, vocabulary] of the next token for ``hidden`` [rows, channels]."""
-        return self._model.lm_head(self._model.model.norm(hidden)).log_softmax(-1)
+        return self.logits(hidden).log_softmax(-1)
 
     def _attention(
         self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object
@@ -95,7 +100,9 @@ class Reference:
         """Causal attention over what the cache gives back; the newest token, too, is read from the cache."""
         if self._capture is not None:
             self._capture(module.layer_idx, query, key, value)
-        key, value = self.cache.keys(key, self._pair.k), self.cache.values(value, self._pair.v)
+        il = module.layer_idx
+        query = self.cache.queries(query, self._pair.k)
+        key, value = self.cache.keys(key, self._pair.k, il), self.cache.values(value, self._pair.v, il)
         return attend(query, key, value).transpose(1, 2), None
 
 
