@@ -16,6 +16,7 @@ namespace {
 struct path_config {
     std::string kv_config;
     bool types_given;
+    bool use_centers;
 };
 
 // what the command line asked for, by model path; read once per load
@@ -25,7 +26,7 @@ std::map<std::string, path_config> path_configs;
 path_config config_for_path(const std::string & path_model) {
     std::lock_guard<std::mutex> lock(path_configs_mutex);
     const auto it = path_configs.find(path_model);
-    return it == path_configs.end() ? path_config{ "auto", false } : it->second;
+    return it == path_configs.end() ? path_config{ "auto", false, true } : it->second;
 }
 
 bool is_quantized(ggml_type type) {
@@ -37,10 +38,44 @@ bool plan_quantizes_v(const llama_model & model) {
     return plan && std::any_of(plan->type_v.begin(), plan->type_v.end(), is_quantized);
 }
 
-void select(llama_model & model, const std::string & kv_config) {
+kvtuner_row_sizes row_sizes(const llama_hparams & hparams) {
+    kvtuner_row_sizes sizes;
+    for (uint32_t il = 0; il < hparams.n_layer_all; ++il) {
+        sizes.k.push_back(hparams.n_embd_k_gqa(il));
+        sizes.v.push_back(hparams.n_embd_v_gqa(il));
+    }
+    return sizes;
+}
+
+void check_vectors(const std::vector<std::vector<float>> & vectors, const std::vector<uint32_t> & sizes,
+                   const char * side) {
+    for (size_t il = 0; il < vectors.size(); ++il) {
+        if (!vectors[il].empty() && vectors[il].size() != sizes[il]) {
+            throw std::runtime_error("layer " + std::to_string(il) + ": the " + side + " center has " +
+                                     std::to_string(vectors[il].size()) + " values, the layer " +
+                                     std::to_string(sizes[il]) + ": use a plan that was tuned for this model");
+        }
+    }
+}
+
+void check_sizes(const kvtuner_plan & plan, const llama_hparams & hparams) {
+    const kvtuner_row_sizes sizes = row_sizes(hparams);
+    if (plan.type_k.size() != sizes.k.size()) {
+        throw std::runtime_error("the plan has " + std::to_string(plan.type_k.size()) + " layers, the model " +
+                                 std::to_string(sizes.k.size()) + ": use a plan that was tuned for this model");
+    }
+    check_vectors(plan.center_k, sizes.k, "K");
+    check_vectors(plan.center_v, sizes.v, "V");
+}
+
+kvtuner_plan_ptr without_centers(const kvtuner_plan_ptr & plan) {
+    return plan ? std::make_shared<const kvtuner_plan>(kvtuner_plan{ plan->type_k, plan->type_v, {}, {} }) : plan;
+}
+
+void select(llama_model & model, const std::string & kv_config, bool use_centers) {
     kvtuner_model_plans & plans = model.kvtuner;
     if (kv_config == "auto") {
-        plans.active = plans.metadata;
+        plans.active = use_centers ? plans.metadata : without_centers(plans.metadata);
         plans.active_error = plans.metadata_error;
         return;
     }
@@ -49,12 +84,10 @@ void select(llama_model & model, const std::string & kv_config) {
         const bool is_text = !kv_config.empty() && kv_config[0] == '{';
         plan = is_text ? kvtuner_plan_from_json(kv_config) : kvtuner_plan_from_file(kv_config);
     }
-    const uint32_t n_layer = model.hparams.n_layer_all;
-    if (plan && plan->type_k.size() != n_layer) {
-        throw std::runtime_error("the plan has " + std::to_string(plan->type_k.size()) + " layers, the model " +
-                                 std::to_string(n_layer) + ": use a plan that was tuned for this model");
+    if (plan) {
+        check_sizes(*plan, model.hparams);
     }
-    plans.active = plan;
+    plans.active = use_centers ? plan : without_centers(plan);
     plans.active_error.clear();
 }
 
@@ -89,6 +122,32 @@ std::string layer_problem(const llama_model & model, uint32_t il, ggml_type type
     return "";
 }
 
+// why keys and values of layer il cannot be centered; empty where they can
+std::string centering_obstacle(const llama_model & model, uint32_t il) {
+    if (model.hparams.is_mla()) {
+        return "keeps K and V in one tensor";
+    }
+    if (model.hparams.attn_soft_cap || model.arch == LLM_ARCH_GROK) {
+        return "caps the attention logits";
+    }
+    if (model.layers.at(il).attn_sinks) {
+        return "adds attention sinks to the softmax";
+    }
+    // their graphs write to the cache in ways of their own
+    if (model.arch == LLM_ARCH_DFLASH || model.arch == LLM_ARCH_MINIMAX_M3 || model.arch == LLM_ARCH_QWEN4EXP) {
+        return "has an attention of its own";
+    }
+    return "";
+}
+
+std::string centering_problem(const llama_model & model, const kvtuner_plan & plan, uint32_t il) {
+    const char * side = plan.has_center_k(il) ? "keys" : plan.has_center_v(il) ? "values" : nullptr;
+    const std::string obstacle = side ? centering_obstacle(model, il) : "";
+    return obstacle.empty() ? ""
+                            : "layer " + std::to_string(il) + ": " + side + " cannot be centered, since this model " +
+                                      obstacle + ": use --no-kv-center";
+}
+
 std::string plan_problem(const llama_model & model, bool has_fa) {
     if (!model.kvtuner.active_error.empty()) {
         return "the plan in the model's metadata is unusable: " + model.kvtuner.active_error +
@@ -103,11 +162,16 @@ std::string plan_problem(const llama_model & model, bool has_fa) {
                " keeps compressed keys, to which no plan applies: use --kv-config none";
     }
     for (uint32_t il = 0; il < plan->type_k.size(); ++il) {
-        const std::string found = !model.hparams.has_kv(il) || model.hparams.is_recr(il)
-                                          ? ""
-                                          : layer_problem(model, il, plan->type_k[il], plan->type_v[il], has_fa);
+        if (!model.hparams.has_kv(il) || model.hparams.is_recr(il)) {
+            continue;
+        }
+        const std::string found = layer_problem(model, il, plan->type_k[il], plan->type_v[il], has_fa);
         if (!found.empty()) {
             return found;
+        }
+        const std::string obstacle = centering_problem(model, *plan, il);
+        if (!obstacle.empty()) {
+            return obstacle;
         }
     }
     return "";
@@ -129,7 +193,7 @@ std::string context_problem(const llama_model & model, const llama_context_param
 void kvtuner_model_init(llama_model & model, const gguf_context * metadata, const std::string & path_model) {
     kvtuner_model_plans & plans = model.kvtuner;
     try {
-        plans.metadata = kvtuner_plan_from_gguf(metadata, llm_arch_name(model.arch), model.hparams.n_layer_all);
+        plans.metadata = kvtuner_plan_from_gguf(metadata, llm_arch_name(model.arch), row_sizes(model.hparams));
     } catch (const std::runtime_error & err) {
         plans.metadata_error = err.what();
     }
@@ -139,7 +203,7 @@ void kvtuner_model_init(llama_model & model, const gguf_context * metadata, cons
         throw std::runtime_error("--kv-config " + config.kv_config +
                                  " and -ctk/-ctv ask for different caches: keep one");
     }
-    select(model, config.types_given ? "none" : config.kv_config);
+    select(model, config.types_given ? "none" : config.kv_config, config.use_centers);
 }
 
 bool kvtuner_prepare_context(const llama_model & model, llama_context_params & params) {
@@ -182,9 +246,10 @@ static bool report(const std::string & problem, char * err, size_t err_size) {
     return problem.empty();
 }
 
-bool kvtuner_model_set_kv_config(llama_model * model, const char * kv_config, char * err, size_t err_size) {
+bool kvtuner_model_set_kv_config(llama_model * model, const char * kv_config, bool use_centers, char * err,
+                                 size_t err_size) {
     try {
-        select(*model, kv_config ? kv_config : "auto");
+        select(*model, kv_config ? kv_config : "auto", use_centers);
         return report(model->kvtuner.active_error, err, err_size);
     } catch (const std::exception & e) {
         return report(e.what(), err, err_size);
@@ -196,9 +261,9 @@ bool kvtuner_check_context(const llama_model * model, const llama_context_params
     return report(context_problem(*model, *params), err, err_size);
 }
 
-void kvtuner_path_set_kv_config(const char * path_model, const char * kv_config, bool types_given) {
+void kvtuner_path_set_kv_config(const char * path_model, const char * kv_config, bool types_given, bool use_centers) {
     std::lock_guard<std::mutex> lock(path_configs_mutex);
-    path_configs[path_model] = { kv_config, types_given };
+    path_configs[path_model] = { kv_config, types_given, use_centers };
 }
 
 bool kvtuner_model_needs_flash_attn(const llama_model * model) {

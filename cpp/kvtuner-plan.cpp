@@ -1,5 +1,7 @@
 #include "kvtuner-plan.h"
 
+#include "kvtuner-vectors.h"
+
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
@@ -71,6 +73,17 @@ static ggml_type layer_type(const json & entry, const char * key, size_t il, con
     return type_from_name(name.get<std::string>(), il, side);
 }
 
+static std::vector<float> layer_center(const json & entry, const char * key, size_t il, const char * side) {
+    const json & text = member(entry, key);
+    if (text.is_null()) {
+        return {};
+    }
+    if (!text.is_string()) {
+        fail("layer " + std::to_string(il) + ": the " + side + " center is no text: tune the model again");
+    }
+    return kvtuner_vector_from_base64(text.get<std::string>(), il, side);
+}
+
 // a parser that gives up on deep nesting, so that hostile text cannot exhaust the stack
 static json parse_json(const std::string & text) {
     if (text.size() > MAX_JSON_BYTES) {
@@ -100,8 +113,11 @@ kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text) {
     }
     const size_t n_layer = layers.size();
 
-    kvtuner_plan plan = { std::vector<ggml_type>(n_layer, GGML_TYPE_COUNT),
-                          std::vector<ggml_type>(n_layer, GGML_TYPE_COUNT) };
+    kvtuner_plan plan;
+    plan.type_k.assign(n_layer, GGML_TYPE_COUNT);
+    plan.type_v.assign(n_layer, GGML_TYPE_COUNT);
+    plan.center_k.resize(n_layer);
+    plan.center_v.resize(n_layer);
     for (const json & entry : layers) {
         const size_t il = layer_number(entry, n_layer);
         if (plan.type_k[il] != GGML_TYPE_COUNT) {
@@ -109,6 +125,8 @@ kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text) {
         }
         plan.type_k[il] = layer_type(entry, "k", il, "K");
         plan.type_v[il] = layer_type(entry, "v", il, "V");
+        plan.center_k[il] = layer_center(entry, "center_k", il, "K");
+        plan.center_v[il] = layer_center(entry, "center_v", il, "V");
     }
     return std::make_shared<const kvtuner_plan>(std::move(plan));
 }
@@ -152,14 +170,20 @@ static std::vector<ggml_type> types_from_key(const gguf_context * metadata, cons
     return types;
 }
 
-kvtuner_plan_ptr kvtuner_plan_from_gguf(const gguf_context * metadata, const std::string & arch, uint32_t n_layer) {
-    const std::string key_k = arch + ".attention.kv_cache.type_k";
-    const std::string key_v = arch + ".attention.kv_cache.type_v";
-    if (gguf_find_key(metadata, key_k.c_str()) < 0 && gguf_find_key(metadata, key_v.c_str()) < 0) {
+kvtuner_plan_ptr kvtuner_plan_from_gguf(const gguf_context * metadata, const std::string & arch,
+                                        const kvtuner_row_sizes & sizes) {
+    const std::string prefix = arch + ".attention.kv_cache.";
+    if (gguf_find_key(metadata, (prefix + "type_k").c_str()) < 0 &&
+        gguf_find_key(metadata, (prefix + "type_v").c_str()) < 0) {
         return nullptr;
     }
-    return std::make_shared<const kvtuner_plan>(kvtuner_plan{ types_from_key(metadata, key_k, n_layer, "K"),
-                                                              types_from_key(metadata, key_v, n_layer, "V") });
+    const uint32_t n_layer = (uint32_t)sizes.k.size();
+    return std::make_shared<const kvtuner_plan>(kvtuner_plan{
+            types_from_key(metadata, prefix + "type_k", n_layer, "K"),
+            types_from_key(metadata, prefix + "type_v", n_layer, "V"),
+            kvtuner_vectors_from_gguf(metadata, prefix + "center_k", sizes.k),
+            kvtuner_vectors_from_gguf(metadata, prefix + "center_v", sizes.v),
+    });
 }
 
 bool kvtuner_gguf_has_plan(const gguf_context * metadata) {

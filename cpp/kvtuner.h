@@ -4,6 +4,9 @@
 // model afterwards allocate their cache by it, if both type_k and type_v of their parameters are left at f16, the
 // default. Any other type_k or type_v gives the uniform cache asked for.
 //
+// A plan may also hold centers: vectors that are taken off the keys or values of a layer before they are written, which
+// changes nothing in exact arithmetic and lets them lose less in few bits. With use_centers false they are left out.
+//
 // A kv_config says where the plan comes from:
 //   "auto"   the model's own metadata, if it has a plan (the default)
 //   "none"   no plan
@@ -17,12 +20,13 @@ extern "C" {
 #endif
 
 // Select the plan of a loaded model. On false nothing has changed and err holds one line that says why.
-LLAMA_API bool kvtuner_model_set_kv_config(struct llama_model * model, const char * kv_config, char * err,
-                                           size_t err_size);
+LLAMA_API bool kvtuner_model_set_kv_config(struct llama_model * model, const char * kv_config, bool use_centers,
+                                           char * err, size_t err_size);
 
 // Select the kv_config that models loaded from path_model afterwards start with. types_given says that the user named
 // uniform cache types: then "auto" means no plan, and a plan file is a conflict that the load refuses.
-LLAMA_API void kvtuner_path_set_kv_config(const char * path_model, const char * kv_config, bool types_given);
+LLAMA_API void kvtuner_path_set_kv_config(const char * path_model, const char * kv_config, bool types_given,
+                                          bool use_centers);
 
 // True if the selected plan quantizes V in some layer, so that contexts need FlashAttention.
 LLAMA_API bool kvtuner_model_needs_flash_attn(const struct llama_model * model);
@@ -38,6 +42,8 @@ LLAMA_API bool kvtuner_file_has_plan(const char * path_model);
 LLAMA_API int32_t kvtuner_n_layer(const struct llama_context * ctx);
 LLAMA_API int32_t kvtuner_type_k(const struct llama_context * ctx, int32_t il);
 LLAMA_API int32_t kvtuner_type_v(const struct llama_context * ctx, int32_t il);
+LLAMA_API bool kvtuner_is_centered_k(const struct llama_context * ctx, int32_t il);
+LLAMA_API bool kvtuner_is_centered_v(const struct llama_context * ctx, int32_t il);
 LLAMA_API uint64_t kvtuner_kv_bytes(const struct llama_context * ctx);
 
 // True bits per cached value, block scales included; 0 without a cache.

@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kvtuner_gguf import atomicfile
+from kvtuner_gguf import centers as centers_module
 from kvtuner_gguf.cachetypes import Pair, cache_type
+from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.errors import KvtunerError
 
 SCHEMA = "kvtuner.plan/1"
@@ -34,6 +36,16 @@ class ModelShape:
     @property
     def n_layer(self) -> int:
         return len(self.n_head_kv)
+
+    @property
+    def sizes_k(self) -> list[int]:
+        """Values of K that a token has in each layer."""
+        return [heads * self.head_dim_k for heads in self.n_head_kv]
+
+    @property
+    def sizes_v(self) -> list[int]:
+        """Values of V that a token has in each layer."""
+        return [heads * self.head_dim_v for heads in self.n_head_kv]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -72,16 +84,24 @@ class Plan:
     pairs: tuple[Pair, ...]
     model: ModelShape | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    centers: Centers | None = None
 
     def __post_init__(self) -> None:
         if not 0 < len(self.pairs) <= MAX_LAYERS:
             raise KvtunerError(f"a plan has 1 to {MAX_LAYERS} layers, not {len(self.pairs)}: tune the model again")
+        if self.centers is not None and self.centers.n_layer != len(self.pairs):
+            raise KvtunerError(
+                f"the plan has {len(self.pairs)} layers and centers of {self.centers.n_layer}: tune the model again"
+            )
         if self.model is not None:
             self.check(self.model)
 
     @classmethod
-    def uniform(cls, pair: Pair, n_layer: int) -> Plan:
-        return cls((pair,) * n_layer)
+    def uniform(cls, pair: Pair, n_layer: int, centers: Centers | None = None) -> Plan:
+        return cls((pair,) * n_layer, centers=centers)
+
+    def without_centers(self) -> Plan:
+        return replace(self, centers=None)
 
     @property
     def n_layer(self) -> int:
@@ -107,6 +127,8 @@ class Plan:
                         f"layer {il}: {side} type {name} has blocks of {cache_type(name).block_size} values, "
                         f"which do not divide the head size {size}: use f16 there"
                     )
+        if self.centers is not None:
+            self.centers.check(shape.sizes_k, shape.sizes_v)
 
     def bytes_per_token(self, shape: ModelShape) -> int:
         """Bytes that one token takes in the caches of all layers."""
@@ -131,10 +153,17 @@ class Plan:
         data: dict[str, Any] = {"schema": SCHEMA}
         if self.model is not None:
             data["model"] = self.model.to_json()
-        data["layers"] = [{"layer": il, "k": pair.k, "v": pair.v} for il, pair in enumerate(self.pairs)]
+        data["layers"] = [self._layer_to_json(il) for il in range(self.n_layer)]
         if self.provenance:
             data["provenance"] = dict(self.provenance)
         return data
+
+    def _layer_to_json(self, il: int) -> dict[str, Any]:
+        entry: dict[str, Any] = {"layer": il, "k": self.pairs[il].k, "v": self.pairs[il].v}
+        if self.centers is not None:
+            vectors = {"center_k": self.centers.k[il], "center_v": self.centers.v[il]}
+            entry |= {name: centers_module.encode(raw) for name, raw in vectors.items() if raw}
+        return entry
 
     @classmethod
     def from_json(cls, data: object) -> Plan:
@@ -147,10 +176,12 @@ class Plan:
         if not isinstance(provenance, Mapping):
             raise KvtunerError("'provenance' must be an object: remove it or tune again")
         model = data.get("model")
+        layers = _ordered_layers(data.get("layers"))
         return cls(
-            pairs=_parse_layers(data.get("layers")),
+            pairs=tuple(_parse_pair(il, entry) for il, entry in enumerate(layers)),
             model=None if model is None else ModelShape.from_json(model),
             provenance=provenance,
+            centers=_parse_centers(layers),
         )
 
     @classmethod
@@ -175,23 +206,23 @@ class Plan:
         atomicfile.write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
 
 
-def _parse_layers(layers: object) -> tuple[Pair, ...]:
+def _ordered_layers(layers: object) -> list[Mapping[str, Any]]:
     if not isinstance(layers, list) or not layers:
         raise KvtunerError("'layers' must be a list of {layer, k, v}: see configs/plan.schema.json")
     if len(layers) > MAX_LAYERS:
         raise KvtunerError(f"'layers' has {len(layers)} entries, more than {MAX_LAYERS}: tune the model again")
-    pairs: dict[int, Pair] = {}
+    entries: dict[int, Mapping[str, Any]] = {}
     for entry in layers:
         il = entry.get("layer") if isinstance(entry, Mapping) else None
         if not _is_count(il):
             raise KvtunerError(f"a layer entry has the number {il!r}: give a whole number from 0")
-        if il in pairs:
+        if il in entries:
             raise KvtunerError(f"layer {il} is given twice: keep one entry")
-        pairs[il] = _parse_pair(il, entry)
-    missing = next((il for il in range(len(layers)) if il not in pairs), None)
+        entries[il] = entry
+    missing = next((il for il in range(len(layers)) if il not in entries), None)
     if missing is not None:
         raise KvtunerError(f"layer {missing} is missing of {len(layers)}: number the layers from 0 without a gap")
-    return tuple(pairs[il] for il in range(len(layers)))
+    return [entries[il] for il in range(len(layers))]
 
 
 def _parse_pair(il: int, entry: Mapping[str, Any]) -> Pair:
@@ -199,6 +230,16 @@ def _parse_pair(il: int, entry: Mapping[str, Any]) -> Pair:
         return Pair(entry.get("k"), entry.get("v"))
     except KvtunerError as err:
         raise KvtunerError(f"layer {il}: {err}") from err
+
+
+def _parse_centers(layers: Sequence[Mapping[str, Any]]) -> Centers | None:
+    sides = {
+        side: tuple(
+            centers_module.decode(entry.get(f"center_{side.lower()}"), il, side) for il, entry in enumerate(layers)
+        )
+        for side in "KV"
+    }
+    return Centers(sides["K"], sides["V"]) if any(sides["K"]) or any(sides["V"]) else None
 
 
 def _is_count(value: object) -> bool:

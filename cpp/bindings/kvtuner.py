@@ -28,7 +28,13 @@ def _declare(name: str, result: Any, *arguments: Any) -> Any:
 
 
 _set_kv_config = _declare(
-    "kvtuner_model_set_kv_config", ctypes.c_bool, _model, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t
+    "kvtuner_model_set_kv_config",
+    ctypes.c_bool,
+    _model,
+    ctypes.c_char_p,
+    ctypes.c_bool,
+    ctypes.c_char_p,
+    ctypes.c_size_t,
 )
 _needs_flash_attn = _declare("kvtuner_model_needs_flash_attn", ctypes.c_bool, _model)
 _check_context = _declare(
@@ -64,9 +70,12 @@ def _raise_on_failure(function: Any, *arguments: Any) -> None:
         raise ValueError(message.value.decode("utf-8", errors="replace"))
 
 
-def set_kv_config(model: Any, kv_config: KvConfig) -> None:
-    """Select the plan for contexts created from `model` afterwards; raises ValueError where it is of no use."""
-    _raise_on_failure(_set_kv_config, model, _text(kv_config).encode("utf-8"))
+def set_kv_config(model: Any, kv_config: KvConfig, kv_center: bool = True) -> None:
+    """Select the plan for contexts created from `model` afterwards, with its centers or without.
+
+    Raises ValueError where it is of no use.
+    """
+    _raise_on_failure(_set_kv_config, model, _text(kv_config).encode("utf-8"), kv_center)
 
 
 def configure(

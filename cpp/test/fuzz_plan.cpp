@@ -55,7 +55,7 @@ static void try_gguf(const uint8_t * data, size_t size) {
     }
     kvtuner_gguf_has_plan(metadata);
     try {
-        check_plan(kvtuner_plan_from_gguf(metadata, "llama", 4));
+        check_plan(kvtuner_plan_from_gguf(metadata, "llama", { { 2, 2, 0, 2 }, { 1, 2, 0, 2 } }));
     } catch (const std::runtime_error & err) {
         check_message(err.what());
     }

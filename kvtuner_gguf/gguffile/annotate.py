@@ -10,15 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from gguf import GGUFValueType
 
 import kvtuner_gguf
 from kvtuner_gguf import atomicfile
 from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.centers import flat_float32
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.keys import SCHEMA_VERSION, Keys
 from kvtuner_gguf.gguffile.reader import MAGIC, GgufHeader
-from kvtuner_gguf.gguffile.shape import SHARD_NAME, is_mla, model_shape, read_model, shard_paths
+from kvtuner_gguf.gguffile.shape import SHARD_NAME, centering_obstacle, is_mla, model_shape, read_model, shard_paths
 from kvtuner_gguf.plan import ModelShape, Plan
 
 CHUNK_BYTES = 8 << 20
@@ -54,6 +56,8 @@ def fitted(plan: Plan, headers: list[GgufHeader]) -> Plan:
     plan.check(shape)
     if is_mla(headers[0]):
         _check_shared_tensor(plan)
+    if plan.centers is not None and (obstacle := centering_obstacle(headers)):
+        raise KvtunerError(f"keys and values cannot be centered, since this model {obstacle}: tune with --no-center")
     pairs = (pair if heads else Pair("f16", "f16") for pair, heads in zip(plan.pairs, shape.n_head_kv, strict=True))
     return replace(plan, pairs=tuple(pairs), model=shape)
 
@@ -131,9 +135,22 @@ def _plan_fields(plan: Plan) -> bytes:
         _string_field(Keys.VERSION, str(plan.provenance.get("version", kvtuner_gguf.__version__))),
         _string_field(Keys.PLAN_FINGERPRINT, plan.fingerprint),
         _scalar(Keys.BITS_PER_VALUE, GGUFValueType.FLOAT32, "<f", plan.bits_per_value()),
+        *_center_fields(plan),
         *_known_provenance(plan),
     ]
     return struct.pack("<Q", len(fields)) + b"".join(fields)
+
+
+def _center_fields(plan: Plan) -> Iterable[bytes]:
+    if plan.centers is None:
+        return
+    sides = (
+        (Keys.CENTER_K, plan.centers.k, plan.model.sizes_k),
+        (Keys.CENTER_V, plan.centers.v, plan.model.sizes_v),
+    )
+    for key, vectors, sizes in sides:
+        if any(vectors):
+            yield _float_list(key.format(arch=plan.model.architecture), flat_float32(vectors, sizes))
 
 
 def _known_provenance(plan: Plan) -> Iterable[bytes]:
@@ -166,6 +183,11 @@ def _string_field(key: str, value: str) -> bytes:
 def _string_list(key: str, values: list[str]) -> bytes:
     kind = struct.pack("<IIQ", GGUFValueType.ARRAY, GGUFValueType.STRING, len(values))
     return _string(key) + kind + b"".join(map(_string, values))
+
+
+def _float_list(key: str, values: np.ndarray) -> bytes:
+    kind = struct.pack("<IIQ", GGUFValueType.ARRAY, GGUFValueType.FLOAT32, len(values))
+    return _string(key) + kind + values.astype("<f4").tobytes()
 
 
 def _first_shard(headers: list[GgufHeader], target: Path) -> Path:

@@ -17,11 +17,14 @@ class Keys:
     KEY_LENGTH = "{arch}.attention.key_length"
     VALUE_LENGTH = "{arch}.attention.value_length"
     KV_LORA_RANK = "{arch}.attention.kv_lora_rank"
+    LOGIT_SOFTCAPPING = "{arch}.attn_logit_softcapping"
     SPLIT_NO = "split.no"
     SPLIT_COUNT = "split.count"
 
     TYPE_K = "{arch}.attention.kv_cache.type_k"
     TYPE_V = "{arch}.attention.kv_cache.type_v"
+    CENTER_K = "{arch}.attention.kv_cache.center_k"
+    CENTER_V = "{arch}.attention.kv_cache.center_v"
 
     SCHEMA = "kvtuner.schema"
     VERSION = "kvtuner.version"

@@ -6,13 +6,21 @@ import hashlib
 import re
 from pathlib import Path
 
+import numpy as np
+
 from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.centers import Centers, from_flat
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.reader import GgufHeader, read_gguf
 from kvtuner_gguf.plan import MAX_LAYERS, ModelShape, Plan
 
 SHARD_NAME = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+# architectures whose attention logits go through a tanh, with the cap in the metadata or without
+CAPPED_LOGITS = frozenset({"gemma2", "grok"})
+# architectures whose graphs write to the cache in ways of their own
+OWN_ATTENTION = frozenset({"dflash", "minimax-m3", "qwen4exp"})
+SINKS_SUFFIX = ".attn_sinks.weight"
 PROVENANCE = {
     Keys.VERSION: "version",
     Keys.TEXT_SHA256: "text_sha256",
@@ -63,6 +71,20 @@ def is_mla(header: GgufHeader) -> bool:
     return header.get(Keys.KV_LORA_RANK) is not None
 
 
+def centering_obstacle(headers: list[GgufHeader]) -> str | None:
+    """Why centering would not be exact in this model, or None where it is. The runtime refuses the same models."""
+    first = headers[0]
+    if is_mla(first):
+        return "keeps K and V in one tensor"
+    if first.architecture in CAPPED_LOGITS or first.get(Keys.LOGIT_SOFTCAPPING):
+        return "caps the attention logits"
+    if any(tensor.name.endswith(SINKS_SUFFIX) for header in headers for tensor in header.tensors):
+        return "adds attention sinks to the softmax"
+    if first.architecture in OWN_ATTENTION:
+        return "has an attention of its own"
+    return None
+
+
 def plan_of(headers: list[GgufHeader]) -> Plan | None:
     """The plan in the metadata, or None; raises `KvtunerError` where it is unusable."""
     header, shape = headers[0], model_shape(headers)
@@ -74,9 +96,27 @@ def plan_of(headers: list[GgufHeader]) -> Plan | None:
     pairs = tuple(_pair(header, il, k, v) for il, (k, v) in enumerate(zip(names_k, names_v, strict=True)))
     provenance = {name: header.get(key) for key, name in PROVENANCE.items() if header.get(key) is not None}
     try:
-        return Plan(pairs, shape, provenance)
+        return Plan(pairs, shape, provenance, _centers(header, shape))
     except KvtunerError as err:
         raise KvtunerError(f"{header.path}: {err}") from err
+
+
+def _centers(header: GgufHeader, shape: ModelShape) -> Centers | None:
+    sides = (("K", Keys.CENTER_K, shape.sizes_k), ("V", Keys.CENTER_V, shape.sizes_v))
+    if all(header.get(key) is None for _, key, _ in sides):
+        return None
+    return Centers.from_arrays(*(_vectors(header, side, key, sizes) for side, key, sizes in sides))
+
+
+def _vectors(header: GgufHeader, side: str, key: str, sizes: list[int]) -> list[np.ndarray | None]:
+    value = header.get(key)
+    if value is None:
+        return [None] * len(sizes)
+    if isinstance(value, list) and all(isinstance(number, float) for number in value):
+        value = np.array(value, np.float32)
+    if not isinstance(value, np.ndarray):
+        raise KvtunerError(f"{header.name(key)} is no list of float32 values: annotate it again")
+    return from_flat(value, sizes, side)
 
 
 def _pair(header: GgufHeader, il: int, k: object, v: object) -> Pair:

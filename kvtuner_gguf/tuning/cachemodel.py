@@ -1,40 +1,66 @@
-"""What attention reads back from a cache: channel order, rotation and quantization of one head's keys and values."""
+"""What attention reads back from a cache: channel order, centers, rotation and quantization of keys and values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kvtuner_gguf.cachetypes import cache_type
+from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.tuning.fakequant import fake_quantize
 from kvtuner_gguf.tuning.rotation import rotate, rotation_size
+
+# the type that loses nothing, so that a center does not even round
+UNQUANTIZED = "f32"
+QUERY_TYPE = "q8_0"
 
 
 @dataclass(frozen=True)
 class CacheModel:
     """``interleaved_rope``: the runtime pairs channels 2i and 2i+1 in RoPE, where the torch model pairs i and i+n/2.
 
-    Blocks and rotation work on the runtime's order, so keys of such a model are put into it first.
+    Blocks, rotation and ``centers`` work on the runtime's order, so keys of such a model are put into it first.
+    ``quantized_queries``: queries are rounded to q8_0 before they meet quantized keys, as the CPU does.
     """
 
     interleaved_rope: bool
+    centers: Centers | None = None
+    quantized_queries: bool = False
 
-    def keys(self, k: Tensor, type_name: str) -> Tensor:
-        """``k`` [batch, KV heads, tokens, head size] after RoPE, as read from a K cache of ``type_name``."""
-        ordered = _interleave(k) if self.interleaved_rope else k
-        read = _through(ordered, type_name, is_key=True)
-        return _deinterleave(read) if self.interleaved_rope else read
+    def queries(self, q: Tensor, key_type: str) -> Tensor:
+        """``q`` [batch, heads, tokens, head size] as it meets keys of ``key_type``."""
+        if not self.quantized_queries or not cache_type(key_type).is_quantized:
+            return q
+        return self.model_order(_through(self.runtime_order(q), QUERY_TYPE, None, is_key=True))
 
-    def values(self, v: Tensor, type_name: str) -> Tensor:
-        """``v`` [batch, KV heads, tokens, head size], as read from a V cache of ``type_name``."""
-        return _through(v, type_name, is_key=False)
+    def keys(self, k: Tensor, type_name: str, il: int) -> Tensor:
+        """``k`` [batch, KV heads, tokens, head size] after RoPE, as read from layer ``il``'s K cache of ``type_name``."""
+        center = None if self.centers is None else self.centers.array_k(il)
+        return self.model_order(_through(self.runtime_order(k), type_name, center, is_key=True))
+
+    def values(self, v: Tensor, type_name: str, il: int) -> Tensor:
+        """``v`` [batch, KV heads, tokens, head size], as read from layer ``il``'s V cache of ``type_name``."""
+        center = None if self.centers is None else self.centers.array_v(il)
+        return _through(v, type_name, center, is_key=False)
+
+    def runtime_order(self, k: Tensor) -> Tensor:
+        """The channels of keys or queries, last dimension, in the order of the runtime's cache."""
+        return _interleave(k) if self.interleaved_rope else k
+
+    def model_order(self, k: Tensor) -> Tensor:
+        """`runtime_order` undone."""
+        return _deinterleave(k) if self.interleaved_rope else k
 
 
-def _through(x: Tensor, type_name: str, is_key: bool) -> Tensor:
+def _through(x: Tensor, type_name: str, center: np.ndarray | None, is_key: bool) -> Tensor:
+    if type_name == UNQUANTIZED:
+        return x
     size = rotation_size(x.shape[-1], is_key) if cache_type(type_name).is_quantized else None
-    return rotate(fake_quantize(rotate(x, size), type_name), size)
+    shift = 0.0 if center is None else torch.from_numpy(center).reshape(-1, 1, x.shape[-1]).to(x)
+    return rotate(fake_quantize(rotate(x - shift, size), type_name), size) + shift
 
 
 def _interleave(x: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def profile(
     pairs, layers = tuple(pairs), []
 
     def measure(il: int, query: Tensor, key: Tensor, value: Tensor) -> None:
-        layers.append(_measure_layer(reference, query, key, value, pairs))
+        layers.append(_measure_layer(reference, il, query, key, value, pairs))
         if progress:
             progress(il + 1, reference.n_layer)
 
@@ -113,11 +113,11 @@ def profile(
 
 
 def _measure_layer(
-    reference: Reference, query: Tensor, key: Tensor, value: Tensor, pairs: Sequence[Pair]
+    reference: Reference, il: int, query: Tensor, key: Tensor, value: Tensor, pairs: Sequence[Pair]
 ) -> dict[Pair, PairError]:
     """Each K and each V type is quantized once, each K type makes its attention weights once."""
-    keys = {name: reference.cache.keys(key, name) for name in {pair.k for pair in pairs}}
-    values = {name: reference.cache.values(value, name) for name in {pair.v for pair in pairs}}
+    keys = {name: reference.cache.keys(key, name, il) for name in {pair.k for pair in pairs}}
+    values = {name: reference.cache.values(value, name, il) for name in {pair.v for pair in pairs}}
     output = attend(query, key, value)
     e_v = {name: _relative(value, read) for name, read in values.items()}
     errors = {}

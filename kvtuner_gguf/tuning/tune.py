@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from kvtuner_gguf.cachetypes import Pair, cache_type
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan import ModelShape, Plan
 from kvtuner_gguf.tuning.calibration import Calibration, calibrate
+from kvtuner_gguf.tuning.centering import measure_centers
 from kvtuner_gguf.tuning.divergence import Judge
 from kvtuner_gguf.tuning.pricing import Prices, one_sided, price
 from kvtuner_gguf.tuning.pruning import prune
@@ -39,6 +40,7 @@ class Settings:
     candidates: tuple[str, ...] = DEFAULT_CANDIDATES
     seed: int = 0
     trials: int = 40
+    center: bool = True
 
     def __post_init__(self) -> None:
         kinds = [cache_type(name) for name in self.candidates]
@@ -76,6 +78,11 @@ def tune(model: Path, shape: ModelShape, text: Path, settings: Settings, stage: 
         reference = Reference(model, shape.architecture)
         texts = calibrate(text, reference.tokenize, settings.n_tokens, settings.n_ctx, settings.seed)
     provenance = _provenance(settings, texts)
+    centers = None
+    if settings.center:
+        with stage("center keys and values") as progress:
+            centers = measure_centers(reference, texts.tuning, progress)
+        reference.cache = replace(reference.cache, centers=centers)
     pairs = [Pair(k, v) for k in settings.candidates for v in settings.candidates]
     with stage("profile") as progress:
         errors = [*pairs, *one_sided(settings.candidates)]
@@ -98,7 +105,7 @@ def tune(model: Path, shape: ModelShape, text: Path, settings: Settings, stage: 
         "kld_priced": prices.plan(found),
         "kld_priced_before_refining": prices.plan(start),
     }
-    return Tuned(Plan(found, shape, provenance), profiled, prices, kld, provenance["kld_mean"])
+    return Tuned(Plan(found, shape, provenance, centers), profiled, prices, kld, provenance["kld_mean"])
 
 
 def _candidates(profiled: Profile, pairs: Sequence[Pair]) -> list[list[Pair]]:

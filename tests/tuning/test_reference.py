@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ torch = pytest.importorskip("torch")
 
 from kvtuner_gguf.cachetypes import Pair  # noqa: E402
 from kvtuner_gguf.errors import KvtunerError  # noqa: E402
-from kvtuner_gguf.tuning import reference as reference_module  # noqa: E402
 from kvtuner_gguf.tuning.reference import Reference  # noqa: E402
 
 ARCHITECTURES = ("llama", "qwen2")
@@ -60,8 +60,7 @@ def test_keys_are_read_as_the_library_reads_them(name: str, case, monkeypatch: p
     """The CPU also quantizes the query, to q8_0, before it meets quantized keys: with that, nothing is left."""
     path, reference, tokens = case
     exact, native = log_probs(reference, tokens, Pair("f32", "f32")), native_log_probs(path, tokens, Pair(name, name))
-    attend = reference_module.attend
-    monkeypatch.setattr(reference_module, "attend", lambda q, k, v: attend(reference.cache.keys(q, "q8_0"), k, v))
+    monkeypatch.setattr(reference, "cache", replace(reference.cache, quantized_queries=True))
     ours = log_probs(reference, tokens, Pair(name, name))
     assert divergence(ours, native) < 5e-6
     assert divergence(exact, native) > 1e-5, "the quantization must be seen at all"

@@ -57,7 +57,7 @@ def test_errors_are_those_of_their_definitions(pair: Pair, reference: Reference,
     seen: list[tuple] = []
     reference.run(reference.embed(tokens), capture=lambda il, *qkv: seen.append(qkv))
     for (q, k, v), errors in zip(seen, profiled.layers, strict=True):
-        read_k, read_v = reference.cache.keys(k, pair.k), reference.cache.values(v, pair.v)
+        read_k, read_v = reference.cache.keys(k, pair.k, 0), reference.cache.values(v, pair.v, 0)
         weights, output = attention(q, k, v)
         read_weights, read_output = attention(q, read_k, read_v)
         found = errors[pair]

@@ -47,15 +47,15 @@ def test_rotation_sizes_are_those_of_the_runtime(head_dim: int, key: int | None,
 def test_unquantized_caches_give_back_what_was_written() -> None:
     k = torch.randn(1, 2, 3, 64)
     for interleaved in (True, False):
-        assert torch.equal(CacheModel(interleaved).keys(k, "f32"), k)
-        assert torch.equal(CacheModel(interleaved).keys(k, "f16"), k.half().float())
+        assert torch.equal(CacheModel(interleaved).keys(k, "f32", 0), k)
+        assert torch.equal(CacheModel(interleaved).keys(k, "f16", 0), k.half().float())
 
 
 def test_keys_are_quantized_in_the_order_of_the_runtime() -> None:
     k = torch.zeros(1, 1, 1, 64)
     k[..., :32] = 1000.0  # one half of the pairs: in the runtime's order every block of 32 sees both halves
     k[..., 32:] = torch.linspace(-1, 1, 32)
-    plain, ordered = (CacheModel(interleaved).keys(k, "q4_1") for interleaved in (False, True))
+    plain, ordered = (CacheModel(interleaved).keys(k, "q4_1", 0) for interleaved in (False, True))
     assert not torch.allclose(plain, ordered)
 
 

@@ -1,0 +1,76 @@
+#include "kvtuner-vectors.h"
+
+#include "ggml.h"
+
+#include <base64.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <stdexcept>
+
+static bool is_finite(float value) {
+    return std::isfinite(value);
+}
+
+static std::string decode(const std::string & text, const std::string & where) {
+    try {
+        return base64::decode(text);
+    } catch (const std::exception &) {
+        throw std::runtime_error(where + "is no base64: tune the model again");
+    }
+}
+
+std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t il, const char * side) {
+    const std::string where = "layer " + std::to_string(il) + ": the " + side + " center ";
+    const std::string raw = decode(text, where);
+    if (raw.size() % sizeof(ggml_fp16_t) != 0) {
+        throw std::runtime_error(where + "has " + std::to_string(raw.size()) +
+                                 " bytes, which are no float16 values: tune the model again");
+    }
+    std::vector<float> values(raw.size() / sizeof(ggml_fp16_t));
+    for (size_t i = 0; i < values.size(); ++i) {
+        ggml_fp16_t half;
+        memcpy(&half, raw.data() + i * sizeof(half), sizeof(half));
+        values[i] = ggml_fp16_to_fp32(half);
+    }
+    if (!std::all_of(values.begin(), values.end(), is_finite)) {
+        throw std::runtime_error(where + "holds a value that is no number: tune the model again");
+    }
+    return values;
+}
+
+static std::vector<float> slice(const float * values, size_t n, size_t il, const std::string & key) {
+    std::vector<float> out(values, values + n);
+    if (!std::all_of(out.begin(), out.end(), is_finite)) {
+        throw std::runtime_error("layer " + std::to_string(il) + ": " + key +
+                                 " holds a value that is no number: annotate the model again");
+    }
+    const bool is_zero = std::all_of(out.begin(), out.end(), [](float value) { return value == 0.0f; });
+    return is_zero ? std::vector<float>() : out;
+}
+
+std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * metadata, const std::string & key,
+                                                          const std::vector<uint32_t> & sizes) {
+    const int64_t id = gguf_find_key(metadata, key.c_str());
+    if (id < 0) {
+        return {};
+    }
+    if (gguf_get_kv_type(metadata, id) != GGUF_TYPE_ARRAY || gguf_get_arr_type(metadata, id) != GGUF_TYPE_FLOAT32) {
+        throw std::runtime_error(key + " is no list of float32 values: annotate the model again");
+    }
+    const uint64_t wanted = std::accumulate(sizes.begin(), sizes.end(), uint64_t(0));
+    const uint64_t found = gguf_get_arr_n(metadata, id);
+    if (found != wanted) {
+        throw std::runtime_error(key + " has " + std::to_string(found) + " values, the model's layers " +
+                                 std::to_string(wanted) + ": annotate the model again");
+    }
+    const float * values = (const float *)gguf_get_arr_data(metadata, id);
+    std::vector<std::vector<float>> vectors;
+    for (size_t il = 0; il < sizes.size(); ++il) {
+        vectors.push_back(slice(values, sizes[il], il, key));
+        values += sizes[il];
+    }
+    return vectors;
+}

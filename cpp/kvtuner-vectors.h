@@ -1,0 +1,16 @@
+// The vectors of a plan, one per layer, in its two forms: base64 in JSON, one flat array in GGUF metadata.
+#pragma once
+
+#include "gguf.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+// One layer's vector from the base64 of its float16 values, little-endian. Throws std::runtime_error naming the layer.
+std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t il, const char * side);
+
+// The vectors of all layers, whose sizes are given, from the float32 array `key`; none at all where the key is absent.
+// A vector of zeros is left empty. Throws std::runtime_error where the array does not fit or holds what is no number.
+std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * metadata, const std::string & key,
+                                                          const std::vector<uint32_t> & sizes);
