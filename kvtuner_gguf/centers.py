@@ -61,7 +61,7 @@ class Centers:
         return _array(self.v[il])
 
     def check(self, sizes_k: Sequence[int], sizes_v: Sequence[int]) -> None:
-        """Raise `KvtunerError` unless every center has as many values as its layer's row in ``sizes_k``, ``sizes_v``."""
+        """Raise `KvtunerError` unless every center has as many values as its layer's row has."""
         for side, vectors, sizes in (("K", self.k, sizes_k), ("V", self.v, sizes_v)):
             for il, (raw, size) in enumerate(zip(vectors, sizes, strict=True)):
                 if raw and len(raw) != FLOAT16.itemsize * size:
