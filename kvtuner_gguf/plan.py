@@ -233,13 +233,11 @@ def _parse_pair(il: int, entry: Mapping[str, Any]) -> Pair:
 
 
 def _parse_centers(layers: Sequence[Mapping[str, Any]]) -> Centers | None:
-    sides = {
-        side: tuple(
-            centers_module.decode(entry.get(f"center_{side.lower()}"), il, side) for il, entry in enumerate(layers)
-        )
-        for side in "KV"
-    }
-    return Centers(sides["K"], sides["V"]) if any(sides["K"]) or any(sides["V"]) else None
+    k, v = (
+        tuple(centers_module.decode(entry.get(key), il, side) for il, entry in enumerate(layers))
+        for side, key in (("K", "center_k"), ("V", "center_v"))
+    )
+    return Centers(k, v) if any(k) or any(v) else None
 
 
 def _is_count(value: object) -> bool:

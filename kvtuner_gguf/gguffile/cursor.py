@@ -16,7 +16,8 @@ MAX_NAME_BYTES = 4096
 MAX_STRINGS = 1 << 23
 # longer values, such as vocabularies, are stepped over; a plan has one value per layer, and centers
 MAX_KEPT_VALUES = 4096
-MAX_KEPT_FLOATS = 1 << 20
+MAX_KEPT_FLOAT_BYTES = 1 << 22
+FLOAT32_BYTES = 4
 MAX_KEPT_BYTES = 1 << 20
 MAX_KEPT_BYTES_IN_ALL = 1 << 24
 
@@ -104,7 +105,7 @@ class Cursor:
     def _string(self) -> str | Skipped:
         n_bytes = self.u64()
         start = self.take(n_bytes)
-        return self._text(start, n_bytes) if self._keeps(n_bytes) else SKIPPED
+        return self._text(start, n_bytes) if self._keeps(n_bytes, MAX_KEPT_BYTES) else SKIPPED
 
     def _list(self, kind: int, count: int, key: str) -> list | np.ndarray | Skipped:
         if kind == GGUFValueType.STRING:
@@ -115,14 +116,9 @@ class Cursor:
             raise self.fail(f"damaged GGUF, {key[:80]!r} is a list of the unknown type {kind}")
         code = SCALARS[kind]
         start = self.take(code.size * count)
-        if (
-            kind == GGUFValueType.FLOAT32
-            and MAX_KEPT_VALUES < count <= MAX_KEPT_FLOATS
-            and code.size * count <= self._keep_left
-        ):
-            self._keep_left -= code.size * count
-            return np.frombuffer(self._data[start : self.position], "<f4")
-        if count > MAX_KEPT_VALUES or not self._keeps(code.size * count):
+        if kind == GGUFValueType.FLOAT32 and count > MAX_KEPT_VALUES:
+            return self._floats(start, count)
+        if count > MAX_KEPT_VALUES or not self._keeps(code.size * count, MAX_KEPT_BYTES):
             return SKIPPED
         return [value for (value,) in code.iter_unpack(self._data[start : self.position])]
 
@@ -147,8 +143,13 @@ class Cursor:
             position += LENGTH.size + unpack(data, position)[0]
         self.take(position - self.position)
 
-    def _keeps(self, n_bytes: int) -> bool:
-        if n_bytes > min(MAX_KEPT_BYTES, self._keep_left):
+    def _floats(self, start: int, count: int) -> np.ndarray | Skipped:
+        if not self._keeps(FLOAT32_BYTES * count, MAX_KEPT_FLOAT_BYTES):
+            return SKIPPED
+        return np.frombuffer(self._data[start : self.position], "<f4")
+
+    def _keeps(self, n_bytes: int, limit: int) -> bool:
+        if n_bytes > min(limit, self._keep_left):
             return False
         self._keep_left -= n_bytes
         return True

@@ -37,12 +37,12 @@ class CacheModel:
         return self.model_order(_through(self.runtime_order(q), QUERY_TYPE, None, is_key=True))
 
     def keys(self, k: Tensor, type_name: str, il: int) -> Tensor:
-        """``k`` [batch, KV heads, tokens, head size] after RoPE, as read from layer ``il``'s K cache of ``type_name``."""
+        """``k`` [batch, KV heads, tokens, head size] after RoPE, as read from the K cache of layer ``il``."""
         center = None if self.centers is None else self.centers.array_k(il)
         return self.model_order(_through(self.runtime_order(k), type_name, center, is_key=True))
 
     def values(self, v: Tensor, type_name: str, il: int) -> Tensor:
-        """``v`` [batch, KV heads, tokens, head size], as read from layer ``il``'s V cache of ``type_name``."""
+        """``v`` [batch, KV heads, tokens, head size], as read from the V cache of layer ``il``."""
         center = None if self.centers is None else self.centers.array_v(il)
         return _through(v, type_name, center, is_key=False)
 
