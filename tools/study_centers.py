@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How to choose the centers: how many tokens, which text, mean or median, which positions, and whether values gain.
+"""How to choose centers: how many tokens, which text, which mean, which positions, and whether values gain.
 
   study_centers.py MODEL.gguf --out centers.json
 
@@ -24,47 +24,41 @@ from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.gguffile.shape import model_shape, read_model
 from kvtuner_gguf.tuning.calibration import calibrate
+from kvtuner_gguf.tuning.centering import weighted_means
 from kvtuner_gguf.tuning.divergence import Judge
 from kvtuner_gguf.tuning.reference import Reference
 
 TEXTS = ("web", "encyclopedia", "code", "multilingual")
-PAIRS = ("q8_0/f32", "q4_0/f32", "f32/q4_0", "q4_0/q4_0")
 
-Statistic = Callable[[Tensor], Tensor]
-"""[batch, KV heads, tokens, head size] -> [KV heads, head size]."""
-
-
-def mean(x: Tensor) -> Tensor:
-    return x.double().mean((0, 2))
+Statistic = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Queries, keys and values [batch, heads, tokens, head size] -> centers of keys and of values [KV heads, head size]."""
 
 
-def median(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(0, 1).median(0).values
+def mean(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return k.double().mean((0, 2)), v.double().mean((0, 2))
 
 
-def midrange(x: Tensor) -> Tensor:
+def median(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    rows = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))
+    return tuple(x.median(0).values for x in rows)
+
+
+def midrange(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Between the 1 % and the 99 % quantile."""
-    rows = x.transpose(1, 2).flatten(0, 1).flatten(1).float()
-    low, high = torch.quantile(rows, torch.tensor([0.01, 0.99]), dim=0)
-    return ((low + high) / 2).reshape(x.shape[1], x.shape[3])
+    rows = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))
+    ends = (torch.quantile(x.flatten(1), torch.tensor([0.01, 0.99]), dim=0).reshape(2, *x.shape[1:]) for x in rows)
+    return tuple(x.mean(0) for x in ends)
 
 
 def centers_of(reference: Reference, tokens: Tensor, statistic: Statistic) -> Centers:
-    keys, values = [], []
+    found: list[tuple[Tensor, Tensor]] = []
 
     def measure(il: int, query: Tensor, key: Tensor, value: Tensor) -> None:
-        keys.append(statistic(reference.cache.runtime_order(key)).numpy())
-        values.append(statistic(value).numpy())
+        order = reference.cache.runtime_order
+        found.append(statistic(order(query), order(key), value))
 
-    for chunk in tokens.split(1):  # one chunk at a time would average medians: only for means
-        if statistic is not mean:
-            chunk = tokens
-        reference.run(reference.embed(chunk), capture=measure)
-        if statistic is not mean:
-            break
-    n = reference.n_layer
-    average = lambda parts: [sum(parts[il::n]) / len(parts[il::n]) for il in range(n)]  # noqa: E731
-    return Centers.from_arrays(average(keys), average(values))
+    reference.run(reference.embed(tokens), capture=measure)
+    return Centers.from_arrays(*([side.numpy() for side in sides] for sides in zip(*found, strict=True)))
 
 
 def only_keys(centers: Centers) -> Centers:
@@ -102,15 +96,35 @@ class Study:
         print(f"{judged_on:14} {pair:10} {what:40} {row['kld']:.5f}  ({time.monotonic() - start:.0f} s)", flush=True)
 
 
-def choices(study: Study, quick: bool) -> Iterator[tuple[str, Centers | None]]:
-    yield "none", None
-    for n_tokens in (512, 2048) if quick else (512, 1024, 2048, 8192):
+def only_values(centers: Centers) -> Centers:
+    return Centers((b"",) * centers.n_layer, centers.v)
+
+
+def sides(study: Study, judge: Judge, text: str) -> None:
+    """Whether keys and values gain, by type and by how the mean is weighted."""
+    plain = study.centers("web", 2048, 512)
+    by_output = study.centers("web", 2048, 512, weighted_means)
+    for pair in ("q8_0/f32", "q4_0/f32"):
+        study.row(judge, text, pair, "none", None)
+        study.row(judge, text, pair, "keys, mean", only_keys(plain))
+        study.row(judge, text, pair, "keys, weighted", only_keys(by_output))
+    for pair in ("f32/q8_0", "f32/q4_0"):
+        study.row(judge, text, pair, "none", None)
+        study.row(judge, text, pair, "values, mean", only_values(plain))
+        study.row(judge, text, pair, "values, weighted", only_values(by_output))
+    study.row(judge, text, "q4_0/q4_0", "keys, mean", only_keys(plain))
+    study.row(judge, text, "q4_0/q4_0", "keys and values, weighted", by_output)
+
+
+def choices(study: Study) -> Iterator[tuple[str, Centers]]:
+    """Centers of keys by text, number of tokens and statistic."""
+    for n_tokens in (512, 2048, 8192):
         yield f"web, {n_tokens} tokens in chunks of 512", study.centers("web", n_tokens, 512)
     yield "web, 2048 tokens in one chunk", study.centers("web", 2048, 2048)
-    yield "web, 2048 tokens, median", study.centers("web", 2048, 2048, median)
-    yield "web, 2048 tokens, middle of 1 and 99 %", study.centers("web", 2048, 2048, midrange)
+    yield "web, 2048 tokens, median", study.centers("web", 2048, 512, median)
+    yield "web, 2048 tokens, middle of 1 and 99 %", study.centers("web", 2048, 512, midrange)
     for text in TEXTS[1:]:
-        yield f"{text}, 2048 tokens in one chunk", study.centers(text, 2048, 2048)
+        yield f"{text}, 2048 tokens in chunks of 512", study.centers(text, 2048, 512)
 
 
 def main() -> None:
@@ -118,17 +132,16 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     parser.add_argument("--ctx", type=int, default=1024, help="tokens of the text that judges")
-    parser.add_argument("--quick", action="store_true", help="fewer rows")
+    parser.add_argument("--part", choices=("sides", "choices"), action="append", help="default: both")
     args = parser.parse_args()
     study = Study(args.model)
     judge = study.judge("encyclopedia", args.ctx)
-    web = study.centers("web", 2048, 2048)
-    for pair in PAIRS:
-        study.row(judge, "encyclopedia", pair, "none", None)
-        study.row(judge, "encyclopedia", pair, "keys: web, 2048", only_keys(web))
-        study.row(judge, "encyclopedia", pair, "keys and values: web, 2048", web)
-    for what, centers in choices(study, args.quick):
-        study.row(judge, "encyclopedia", "q4_0/f32", what, centers and only_keys(centers))
+    parts = args.part or ["sides", "choices"]
+    if "sides" in parts:
+        sides(study, judge, "encyclopedia")
+    if "choices" in parts:
+        for what, centers in choices(study):
+            study.row(judge, "encyclopedia", "q4_0/f32", what, only_keys(centers))
     if args.out:
         args.out.write_text(json.dumps(study.rows, indent=1) + "\n")
 
