@@ -25,6 +25,8 @@ TOOLS = (
     "llama-bench",
     "llama-batched-bench",
     "llama-quantize",
+    "llama-fit-params",
+    "ggml-rpc-server",
     "test-backend-ops",
 )
 BINDINGS_FILES = ("pyproject.toml", "README.md", "LICENSE.md")

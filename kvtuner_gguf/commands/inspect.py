@@ -9,6 +9,7 @@ import click
 
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.keyspread import KeySpread
 from kvtuner_gguf.plan import Plan
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -42,17 +43,23 @@ def _default_plan(model: Path) -> Plan:
 
 @click.command("inspect")
 @click.argument("model_or_cfg", type=FILE)
+@click.option("--png", type=FILE, help="Also draw the keys of each layer, before and after centering, to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect_command(model_or_cfg: Path, as_json: bool) -> None:
+def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None:
     """Show the plan of a GGUF file or of a plan file: the types of each layer, true bits per value, bytes per token.
 
-    For a model without a plan, show what llama.cpp then allocates: f16 in every layer.
+    Where keys are centered, a table shows the largest and the root mean square key of each layer before and after. For
+    a model without a plan, show what llama.cpp then allocates: f16 in every layer.
     """
+    from kvtuner_gguf.report.keys import key_table
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
 
     plan, source = load_plan(model_or_cfg)
     if plan is None:
         plan, source = _default_plan(model_or_cfg), "default"
+    spread = KeySpread.from_json(plan.provenance["keys"]) if "keys" in plan.provenance else None
+    if png is not None:
+        _draw_keys(spread, png, model_or_cfg)
     if as_json:
         click.echo(json.dumps({"source": source, **plan_to_json(plan)}, indent=1))
         return
@@ -60,7 +67,18 @@ def inspect_command(model_or_cfg: Path, as_json: bool) -> None:
         click.echo(f"{model_or_cfg}: no plan; llama.cpp allocates")
     click.echo(plan_summary(plan))
     for name, value in plan.provenance.items():
-        click.echo(f"{name}: {value}")
+        if name != "keys":
+            click.echo(f"{name}: {value}")
+    if spread is not None:
+        click.echo(key_table(spread))
+
+
+def _draw_keys(spread: KeySpread | None, png: Path, source: Path) -> None:
+    from kvtuner_gguf.report.keys import save_key_chart
+
+    if spread is None:
+        raise KvtunerError(f"{source}: it does not say how far keys reach: tune the model with centering")
+    save_key_chart(spread, png, source.name)
 
 
 @click.command("verify")

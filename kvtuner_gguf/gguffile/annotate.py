@@ -21,6 +21,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.keys import SCHEMA_VERSION, Keys
 from kvtuner_gguf.gguffile.reader import MAGIC, GgufHeader
 from kvtuner_gguf.gguffile.shape import SHARD_NAME, centering_obstacle, is_mla, model_shape, read_model, shard_paths
+from kvtuner_gguf.keyspread import KeySpread
 from kvtuner_gguf.plan import ModelShape, Plan
 
 CHUNK_BYTES = 8 << 20
@@ -161,6 +162,9 @@ def _known_provenance(plan: Plan) -> Iterable[bytes]:
         yield _scalar(Keys.TEXT_TOKENS, GGUFValueType.UINT32, "<I", tokens)
     if isinstance(kld, float):
         yield _scalar(Keys.KLD_MEAN, GGUFValueType.FLOAT32, "<f", kld)
+    if "keys" in plan.provenance:
+        for name, values in KeySpread.from_json(plan.provenance["keys"]).to_json().items():
+            yield _float_list(Keys.KEY_SPREAD.format(field=name), np.array(values, np.float32))
 
 
 def _count_fields(added: bytes) -> int:

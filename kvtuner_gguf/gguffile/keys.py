@@ -33,6 +33,8 @@ class Keys:
     TEXT_SHA256 = "kvtuner.text_sha256"
     TEXT_TOKENS = "kvtuner.text_tokens"
     KLD_MEAN = "kvtuner.kld_mean"
+    # one float32 per layer and key: the fields of `KeySpread`
+    KEY_SPREAD = "kvtuner.key_spread.{field}"
 
     @staticmethod
     def is_ours(key: str) -> bool:

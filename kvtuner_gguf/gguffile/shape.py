@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from kvtuner_gguf.centers import Centers, from_flat
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.reader import GgufHeader, read_gguf
+from kvtuner_gguf.keyspread import KeySpread
 from kvtuner_gguf.plan import MAX_LAYERS, ModelShape, Plan
 
 SHARD_NAME = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
@@ -95,6 +97,9 @@ def plan_of(headers: list[GgufHeader]) -> Plan | None:
         raise KvtunerError(f"{header.path}: one of {Keys.TYPE_K} and {Keys.TYPE_V} is missing: annotate it again")
     pairs = tuple(_pair(header, il, k, v) for il, (k, v) in enumerate(zip(names_k, names_v, strict=True)))
     provenance = {name: header.get(key) for key, name in PROVENANCE.items() if header.get(key) is not None}
+    spread = {field.name: header.get(Keys.KEY_SPREAD.format(field=field.name)) for field in fields(KeySpread)}
+    if any(values is not None for values in spread.values()):
+        provenance["keys"] = spread
     try:
         return Plan(pairs, shape, provenance, _centers(header, shape))
     except KvtunerError as err:

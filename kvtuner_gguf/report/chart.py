@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvtuner_gguf import atomicfile
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.report.figure import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,16 +24,12 @@ def save_chart(rows: Sequence[Row], path: Path, title: str) -> None:
 
     Raises `KvtunerError` where no row is left.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     from kvtuner_gguf.report.labels import place_labels
 
     shown = [row for row in rows if row.kld_mean > 0]
     if not shown:
         raise KvtunerError("no row differs from the f16 cache, so there is nothing to draw: add --uniform or --config")
-    figure = Figure(figsize=(8, 5), dpi=144, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure()
     axes = figure.add_subplot()
     for is_uniform in (True, False):
         _draw(axes, [row for row in shown if bool(_UNIFORM.fullmatch(row.name)) is is_uniform], is_uniform)
@@ -44,10 +39,7 @@ def save_chart(rows: Sequence[Row], path: Path, title: str) -> None:
     axes.grid(which="both", alpha=0.25)
     axes.legend()
     place_labels(axes, [(row.bits_per_value, row.kld_mean) for row in shown], [row.name for row in shown])
-    data = io.BytesIO()
-    figure.savefig(data, format="png")
-    with atomicfile.replacing(path) as file:
-        file.write(data.getvalue())
+    save_figure(figure, path)
 
 
 def _draw(axes: Axes, rows: Sequence[Row], is_uniform: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.plan import Plan
-from kvtuner_gguf.report.layers import pair_lines
+from kvtuner_gguf.report.layers import pair_lines, ranges
 
 
 def plan_summary(plan: Plan) -> str:
@@ -16,7 +16,20 @@ def plan_summary(plan: Plan) -> str:
     if plan.model is not None:
         per_token, f16 = plan.bytes_per_token(plan.model), f16_bytes_per_token(plan)
         size += f", {per_token} bytes per token (f16 {f16})"
-    return "\n".join([*lines, f"{size}, fingerprint {plan.fingerprint}"])
+    return "\n".join([*lines, *_center_lines(plan), f"{size}, fingerprint {plan.fingerprint}"])
+
+
+def _is_centered(plan: Plan, il: int) -> dict[str, bool]:
+    k, v = ((), ()) if plan.centers is None else (plan.centers.k[il], plan.centers.v[il])
+    return {"center_k": bool(k), "center_v": bool(v)}
+
+
+def _center_lines(plan: Plan) -> list[str]:
+    if plan.centers is None:
+        return []
+    sides = (("keys", plan.centers.k), ("values", plan.centers.v))
+    layers = ((what, [il for il, raw in enumerate(vectors) if raw]) for what, vectors in sides)
+    return [f"{what} centered in layers {ranges(ils)}" for what, ils in layers if ils]
 
 
 def f16_bytes_per_token(plan: Plan) -> int:
@@ -25,7 +38,7 @@ def f16_bytes_per_token(plan: Plan) -> int:
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """``n_layer, bits_per_value, layers: [{layer, k, v}]`` and what else is known."""
+    """``n_layer, bits_per_value, layers: [{layer, k, v, center_k, center_v}]`` and what else is known."""
     data: dict[str, Any] = {
         "n_layer": plan.n_layer,
         "bits_per_value": plan.bits_per_value(),
@@ -38,6 +51,8 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         data["architecture"] = plan.model.architecture
         data["kv_bytes_per_token"] = plan.bytes_per_token(plan.model)
         data["f16_bytes_per_token"] = f16_bytes_per_token(plan)
-    data["layers"] = [{"layer": il, "k": pair.k, "v": pair.v} for il, pair in enumerate(plan.pairs)]
+    data["layers"] = [
+        {"layer": il, "k": pair.k, "v": pair.v, **_is_centered(plan, il)} for il, pair in enumerate(plan.pairs)
+    ]
     data["provenance"] = dict(plan.provenance)
     return data

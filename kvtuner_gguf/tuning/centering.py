@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kvtuner_gguf.centers import Centers
+from kvtuner_gguf.keyspread import KeySpread
 from kvtuner_gguf.tuning.reference import Reference
 
 # query rows at a time, so that long chunks need no square of their length
@@ -25,21 +26,31 @@ ROWS = 512
 
 def measure_centers(
     reference: Reference, tokens: Tensor, progress: Callable[[int, int], None] | None = None
-) -> Centers:
+) -> tuple[Centers, KeySpread]:
     """The weighted mean key and value of every layer, KV head and channel over ``tokens`` [chunks, context].
 
     Sums run in float64. Later queries weigh what they attend like earlier ones, so long chunks speak for long contexts.
     """
     found: list[tuple[Tensor, Tensor]] = []
+    spread: list[tuple[float, ...]] = []
 
     def measure(il: int, query: Tensor, key: Tensor, value: Tensor) -> None:
         order = reference.cache.runtime_order
         found.append(weighted_means(order(query), order(key), value))
+        spread.append(_spread(order(key), found[-1][0]))
         if progress:
             progress(il + 1, reference.n_layer)
 
     reference.run(reference.embed(tokens), capture=measure)
-    return Centers.from_arrays((k.numpy() for k, _ in found), (v.numpy() for _, v in found))
+    centers = Centers.from_arrays((k.numpy() for k, _ in found), (v.numpy() for _, v in found))
+    return centers, KeySpread(*zip(*spread, strict=True))
+
+
+def _spread(key: Tensor, center: Tensor) -> tuple[float, ...]:
+    """The fields of `KeySpread` for one layer."""
+    centered = key - center[:, None].to(key)
+    sizes = [(x.abs().max().item(), x.double().square().mean().sqrt().item()) for x in (key, centered)]
+    return tuple(value for pair in zip(*sizes, strict=True) for value in pair)
 
 
 def weighted_means(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

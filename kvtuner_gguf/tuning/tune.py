@@ -81,7 +81,8 @@ def tune(model: Path, shape: ModelShape, text: Path, settings: Settings, stage: 
     centers = None
     if settings.center:
         with stage("center keys and values") as progress:
-            centers = measure_centers(reference, texts.tuning, progress)
+            centers, spread = measure_centers(reference, texts.tuning, progress)
+        provenance["keys"] = spread.to_json()
         reference.cache = replace(reference.cache, centers=centers)
     pairs = [Pair(k, v) for k in settings.candidates for v in settings.candidates]
     with stage("profile") as progress:
