@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cinttypes>
+#include <cstdio>
 #include <fstream>
 #include <stdexcept>
 
@@ -102,7 +104,40 @@ static json parse_json(const std::string & text) {
     }
 }
 
-kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text) {
+static uint64_t fnv1a_64(const std::string & text) {
+    uint64_t hash = 0xcbf29ce484222325;
+    for (unsigned char byte : text) {
+        hash = (hash ^ byte) * 0x100000001b3;
+    }
+    return hash;
+}
+
+static std::string hex(uint64_t number) {
+    char text[17];
+    snprintf(text, sizeof(text), "%016" PRIx64, number);
+    return text;
+}
+
+// what a layer's entry in the fingerprint says of its center
+static std::string center_digest(const std::vector<std::vector<float>> & vectors, size_t il, const char * name) {
+    if (il >= vectors.size() || vectors[il].empty()) {
+        return "";
+    }
+    const char * bytes = (const char *)vectors[il].data();
+    return std::string(";") + name + "=" + hex(fnv1a_64({ bytes, vectors[il].size() * sizeof(float) }));
+}
+
+std::string kvtuner_plan_fingerprint(const kvtuner_plan & plan) {
+    std::string text = SCHEMA;
+    for (size_t il = 0; il < plan.type_k.size(); ++il) {
+        text += ";" + std::to_string(il) + ":" + ggml_type_name(plan.type_k[il]) + "/" +
+                ggml_type_name(plan.type_v[il]) + center_digest(plan.center_k, il, "center_k") +
+                center_digest(plan.center_v, il, "center_v");
+    }
+    return hex(fnv1a_64(text));
+}
+
+kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text, const std::string & source) {
     const json data = parse_json(text);
     if (!data.is_object() || member(data, "schema") != SCHEMA) {
         fail(std::string("the schema is not ") + SCHEMA + ": tune the model with a matching version of kvtuner-gguf");
@@ -118,6 +153,7 @@ kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text) {
     plan.type_v.assign(n_layer, GGML_TYPE_COUNT);
     plan.center_k.resize(n_layer);
     plan.center_v.resize(n_layer);
+    plan.source = source;
     for (const json & entry : layers) {
         const size_t il = layer_number(entry, n_layer);
         if (plan.type_k[il] != GGML_TYPE_COUNT) {
@@ -140,7 +176,7 @@ kvtuner_plan_ptr kvtuner_plan_from_file(const std::string & path) {
         std::string text(MAX_JSON_BYTES + 1, '\0');
         file.read(&text[0], (std::streamsize)text.size());
         text.resize((size_t)file.gcount());
-        return kvtuner_plan_from_json(text);
+        return kvtuner_plan_from_json(text, path);
     } catch (const std::runtime_error & err) {
         fail("KV config " + path + ": " + err.what());
     }
@@ -183,6 +219,7 @@ kvtuner_plan_ptr kvtuner_plan_from_gguf(const gguf_context * metadata, const std
             types_from_key(metadata, prefix + "type_v", n_layer, "V"),
             kvtuner_vectors_from_gguf(metadata, prefix + "center_k", sizes.k),
             kvtuner_vectors_from_gguf(metadata, prefix + "center_v", sizes.v),
+            "metadata",
     });
 }
 

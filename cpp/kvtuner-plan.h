@@ -17,6 +17,8 @@ struct kvtuner_plan {
     std::vector<std::vector<float>> center_k;
     std::vector<std::vector<float>> center_v;
 
+    std::string source;  // "metadata", "JSON", or the path of the file
+
     bool has_center_k(uint32_t il) const {
         return il < center_k.size() && !center_k[il].empty();
     }
@@ -42,8 +44,12 @@ struct kvtuner_model_plans {
     std::string active_error;  // set while "auto" is selected and the metadata is unusable
 };
 
+// 16 hex digits, the same as `Plan.fingerprint` in Python: 64-bit FNV-1a over "kvtuner.plan/1;0:q8_0/q4_0;1:f16/f16"
+// and so on. A layer's centers follow its types as ";center_k=" and the same hash over their float32 values.
+std::string kvtuner_plan_fingerprint(const kvtuner_plan & plan);
+
 // Read a plan from JSON text; throws std::runtime_error with one line that names layer, value and remedy.
-kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text);
+kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text, const std::string & source = "JSON");
 
 // The same from a file; the message names the file.
 kvtuner_plan_ptr kvtuner_plan_from_file(const std::string & path);

@@ -14,6 +14,12 @@ static bool is_finite(float value) {
     return std::isfinite(value);
 }
 
+// a vector of zeros is none
+static std::vector<float> unless_zero(std::vector<float> values) {
+    const bool is_zero = std::all_of(values.begin(), values.end(), [](float value) { return value == 0.0f; });
+    return is_zero ? std::vector<float>() : values;
+}
+
 static std::string decode(const std::string & text, const std::string & where) {
     try {
         return base64::decode(text);
@@ -38,7 +44,7 @@ std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t i
     if (!std::all_of(values.begin(), values.end(), is_finite)) {
         throw std::runtime_error(where + "holds a value that is no number: tune the model again");
     }
-    return values;
+    return unless_zero(std::move(values));
 }
 
 static std::vector<float> slice(const float * values, size_t n, size_t il, const std::string & key) {
@@ -47,8 +53,7 @@ static std::vector<float> slice(const float * values, size_t n, size_t il, const
         throw std::runtime_error("layer " + std::to_string(il) + ": " + key +
                                  " holds a value that is no number: annotate the model again");
     }
-    const bool is_zero = std::all_of(out.begin(), out.end(), [](float value) { return value == 0.0f; });
-    return is_zero ? std::vector<float>() : out;
+    return unless_zero(std::move(out));
 }
 
 std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * metadata, const std::string & key,

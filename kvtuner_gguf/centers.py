@@ -80,7 +80,7 @@ def decode(text: object, il: int, side: str) -> bytes:
     if text is None:
         return b""
     try:
-        return base64.b64decode(text, validate=True)
+        return unless_zero(base64.b64decode(text, validate=True))
     except (TypeError, ValueError, binascii.Error) as err:
         raise KvtunerError(f"layer {il}: the {side} center is no base64: tune the model again") from err
 
@@ -91,21 +91,25 @@ def flat_float32(vectors: Sequence[bytes], sizes: Sequence[int]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def from_flat(values: np.ndarray, sizes: Sequence[int], side: str) -> list[np.ndarray | None]:
-    """The layers out of ``values`` [all layers in one piece]; None for a layer of zeros."""
+def from_flat(values: np.ndarray, sizes: Sequence[int], side: str) -> list[np.ndarray]:
+    """The layers out of ``values`` [all layers in one piece]."""
     if len(values) != sum(sizes):
         raise KvtunerError(
             f"the {side} centers have {len(values)} values, the model's layers {sum(sizes)}: annotate it again"
         )
-    parts = np.split(values, np.cumsum(sizes)[:-1])
-    return [part if part.any() else None for part in parts]
+    return np.split(values, np.cumsum(sizes)[:-1])
+
+
+def unless_zero(raw: bytes) -> bytes:
+    """``raw``, or nothing for a center of zeros, which is none."""
+    return raw if len(raw) % FLOAT16.itemsize or np.frombuffer(raw, FLOAT16).any() else b""
 
 
 def _raw(values: np.ndarray | None) -> bytes:
     if values is None:
         return b""
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
-        return np.asarray(values).ravel().astype(FLOAT16).tobytes()
+        return unless_zero(np.asarray(values).ravel().astype(FLOAT16).tobytes())
 
 
 def _array(raw: bytes) -> np.ndarray | None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -109,9 +108,23 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest over the types of all layers: equal plans, equal fingerprints."""
-        text = ";".join(f"{il}:{pair}" for il, pair in enumerate(self.pairs))
-        return hashlib.sha256(f"{SCHEMA};{text}".encode()).hexdigest()[:16]
+        """16 hex digits over the types and centers of all layers: equal plans, equal fingerprints.
+
+        `kvtuner_plan_fingerprint` in ``cpp/kvtuner-plan.cpp`` is the same. Whatever else a plan comes to hold of a
+        layer is appended to the layer's entry, so that plans without it keep theirs.
+        """
+        entries = (f"{il}:{pair}{self._center_digests(il)}" for il, pair in enumerate(self.pairs))
+        return f"{fnv1a_64(';'.join((SCHEMA, *entries)).encode()):016x}"
+
+    def _center_digests(self, il: int) -> str:
+        if self.centers is None:
+            return ""
+        arrays = {"center_k": self.centers.array_k(il), "center_v": self.centers.array_v(il)}
+        return "".join(
+            f";{name}={fnv1a_64(values.astype('<f4').tobytes()):016x}"
+            for name, values in arrays.items()
+            if values is not None
+        )
 
     def check(self, shape: ModelShape) -> None:
         """Raise `KvtunerError` unless every layer's types can be allocated in a model of this shape."""
@@ -204,6 +217,14 @@ class Plan:
 
     def save(self, path: Path) -> None:
         atomicfile.write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
+
+
+def fnv1a_64(data: bytes) -> int:
+    """The 64-bit FNV-1a hash (Fowler, Noll, Vo)."""
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = (value ^ byte) * 0x100000001B3 % (1 << 64)
+    return value
 
 
 def _ordered_layers(layers: object) -> list[Mapping[str, Any]]:

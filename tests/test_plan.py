@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from kvtuner_gguf.cachetypes import CACHE_TYPES, Pair, cache_type
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import SCHEMA, ModelShape, Plan
+from kvtuner_gguf.plan import SCHEMA, ModelShape, Plan, fnv1a_64
 
 SHAPE = ModelShape("llama", (3, 3, 0, 3), 64, 64)
 LAYERS = [{"layer": il, "k": "q8_0", "v": "q4_0"} for il in range(4)]
@@ -74,7 +75,15 @@ def test_the_fingerprint_knows_types_and_order() -> None:
     a, b = Pair("q8_0", "q4_0"), Pair("q4_0", "q8_0")
     prints = {Plan(pairs).fingerprint for pairs in ((a, b), (b, a), (a, a), (a, b, b))}
     assert len(prints) == 4
+    assert all(re.fullmatch("[0-9a-f]{16}", text) for text in prints)
     assert Plan((a, b), provenance={"x": 1}).fingerprint == Plan((a, b)).fingerprint
+
+
+def test_the_hash_is_fnv_1a() -> None:
+    """The values that its authors publish."""
+    assert fnv1a_64(b"") == 0xCBF29CE484222325
+    assert fnv1a_64(b"a") == 0xAF63DC4C8601EC8C
+    assert fnv1a_64(b"foobar") == 0x85944171F73967E8
 
 
 @pytest.mark.parametrize(
