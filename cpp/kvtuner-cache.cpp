@@ -12,11 +12,11 @@ ggml_tensor * llama_kv_cache::get_v_storage(int32_t il) const {
 }
 
 bool llama_kv_cache::is_rotated_k(int32_t il) const {
-    return attn_rot_k && (!follows_plan || ggml_is_quantized(get_k_storage(il)->type));
+    return attn_rot_k && (!plan || ggml_is_quantized(get_k_storage(il)->type));
 }
 
 bool llama_kv_cache::is_rotated_v(int32_t il) const {
-    return attn_rot_v && (!follows_plan || ggml_is_quantized(get_v_storage(il)->type));
+    return attn_rot_v && (!plan || ggml_is_quantized(get_v_storage(il)->type));
 }
 
 ggml_tensor * llama_kv_cache::layer_rot_k(ggml_tensor * rot, int32_t il) const {
@@ -45,14 +45,14 @@ bool llama_kv_cache::any_quantized_v() const {
 }
 
 void llama_kv_cache::init_centers() {
-    if (!follows_plan || other) {
+    if (!plan || other) {
         return;
     }
     std::vector<kvtuner_centers::layer> stored;
     for (const kv_layer & layer : layers) {
         stored.push_back({ layer.il, layer.k });
     }
-    centers.init(*model.kvtuner.active, hparams, stored, hparams.no_alloc);
+    centers.init(*plan, hparams, stored, hparams.no_alloc);
 }
 
 ggml_tensor * llama_kv_cache::layer_center_k(int32_t il) const {

@@ -24,18 +24,32 @@ struct cache_size {
     uint64_t values = 0;
 };
 
+// layers that share a cache count once
+std::set<const ggml_tensor *> tensors_of(const kvtuner_layer_map & layers) {
+    std::set<const ggml_tensor *> tensors;
+    for (const auto & [il, layer] : layers) {
+        tensors.insert({ layer.k, layer.v });
+    }
+    tensors.erase(nullptr);
+    return tensors;
+}
+
 cache_size size_of(const kvtuner_layer_map & layers) {
     cache_size size;
-    std::set<const ggml_tensor *> seen;  // layers that share a cache count once
-    for (const auto & [il, layer] : layers) {
-        for (const ggml_tensor * tensor : { layer.k, layer.v }) {
-            if (tensor && seen.insert(tensor).second) {
-                size.bytes += ggml_nbytes(tensor);
-                size.values += ggml_nelements(tensor);
-            }
-        }
+    for (const ggml_tensor * tensor : tensors_of(layers)) {
+        size.bytes += ggml_nbytes(tensor);
+        size.values += ggml_nelements(tensor);
     }
     return size;
+}
+
+const kvtuner_plan * plan_of(const llama_context & ctx) {
+    for (const llama_kv_cache * cache : kvtuner_caches_of(ctx.get_memory())) {
+        if (cache->plan) {
+            return cache->plan.get();
+        }
+    }
+    return nullptr;
 }
 
 int32_t type_of(const llama_context * ctx, int32_t il, const ggml_tensor * kvtuner_layer_tensors::*side) {
@@ -116,9 +130,26 @@ uint64_t kvtuner_kv_bytes(const llama_context * ctx) {
     return size_of(kvtuner_layers_of(*ctx)).bytes;
 }
 
+uint64_t kvtuner_kv_bytes_used(const llama_context * ctx, uint64_t n_tokens) {
+    uint64_t bytes = 0;
+    for (const ggml_tensor * tensor : tensors_of(kvtuner_layers_of(*ctx))) {
+        bytes += tensor->nb[1] * std::min(n_tokens, (uint64_t)tensor->ne[1]);  // a sliding window keeps no more
+    }
+    return bytes;
+}
+
 bool kvtuner_has_plan(const llama_context * ctx) {
-    const kvtuner_cache_list caches = kvtuner_caches_of(ctx->get_memory());
-    return std::any_of(caches.begin(), caches.end(), [](const llama_kv_cache * cache) { return cache->follows_plan; });
+    return plan_of(*ctx) != nullptr;
+}
+
+size_t kvtuner_fingerprint(const llama_context * ctx, char * text, size_t text_size) {
+    const kvtuner_plan * plan = plan_of(*ctx);
+    return (size_t)snprintf(text, text_size, "%s", plan ? kvtuner_plan_fingerprint(*plan).c_str() : "");
+}
+
+const char * kvtuner_source(const llama_context * ctx) {
+    const kvtuner_plan * plan = plan_of(*ctx);
+    return plan ? plan->source.c_str() : "none";
 }
 
 double kvtuner_bits_per_value(const llama_context * ctx) {

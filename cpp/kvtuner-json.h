@@ -3,7 +3,8 @@
 
 #include "kvtuner.h"
 
-// {"has_plan", "bits_per_value", "bytes", "layers": [{"layer", "k", "v"}, ...]}; layers without a cache are left out
+// {"has_plan", "fingerprint", "source", "bits_per_value", "bytes", "mib", "layers": [{"layer", "k", "v"}, ...]}; the
+// fingerprint is null without a plan, layers without a cache are left out
 template <typename json>
 json kvtuner_cache_to_json(const llama_context * ctx) {
     json layers = json::array();
@@ -15,8 +16,13 @@ json kvtuner_cache_to_json(const llama_context * ctx) {
                            { "k", ggml_type_name((ggml_type)kvtuner_type_k(ctx, il)) },
                            { "v", ggml_type_name((ggml_type)kvtuner_type_v(ctx, il)) } });
     }
-    return { { "has_plan", kvtuner_has_plan(ctx) },
+    char fingerprint[17];
+    const bool has_plan = kvtuner_fingerprint(ctx, fingerprint, sizeof(fingerprint)) > 0;
+    return { { "has_plan", has_plan },
+             { "fingerprint", has_plan ? json(fingerprint) : json() },
+             { "source", kvtuner_source(ctx) },
              { "bits_per_value", kvtuner_bits_per_value(ctx) },
-             { "bytes", (int64_t)kvtuner_kv_bytes(ctx) },
+             { "bytes", kvtuner_kv_bytes(ctx) },
+             { "mib", kvtuner_kv_bytes(ctx) / 1048576.0 },
              { "layers", layers } };
 }

@@ -38,6 +38,15 @@ bool plan_quantizes_v(const llama_model & model) {
     return plan && std::any_of(plan->type_v.begin(), plan->type_v.end(), is_quantized);
 }
 
+// null for "auto" and "none"
+kvtuner_plan_ptr plan_from_config(const std::string & kv_config) {
+    if (kv_config == "auto" || kv_config == "none") {
+        return nullptr;
+    }
+    const bool is_text = !kv_config.empty() && kv_config[0] == '{';
+    return is_text ? kvtuner_plan_from_json(kv_config) : kvtuner_plan_from_file(kv_config);
+}
+
 kvtuner_row_sizes row_sizes(const llama_hparams & hparams) {
     kvtuner_row_sizes sizes;
     for (uint32_t il = 0; il < hparams.n_layer_all; ++il) {
@@ -81,11 +90,7 @@ void select(llama_model & model, const std::string & kv_config, bool use_centers
         plans.active_error = plans.metadata_error;
         return;
     }
-    kvtuner_plan_ptr plan;
-    if (kv_config != "none") {
-        const bool is_text = !kv_config.empty() && kv_config[0] == '{';
-        plan = is_text ? kvtuner_plan_from_json(kv_config) : kvtuner_plan_from_file(kv_config);
-    }
+    const kvtuner_plan_ptr plan = plan_from_config(kv_config);
     if (plan) {
         check_sizes(*plan, model.hparams);
     }
@@ -222,19 +227,21 @@ bool kvtuner_prepare_context(const llama_model & model, llama_context_params & p
     return true;
 }
 
-bool kvtuner_plan_applies(const llama_model & model, const llama_hparams & hparams, ggml_type type_k,
-                          ggml_type type_v) {
-    return model.kvtuner.active && &hparams == &model.hparams && uses_plan(model, type_k, type_v);
+kvtuner_plan_ptr kvtuner_plan_for(const llama_model & model, const llama_hparams & hparams, ggml_type type_k,
+                                  ggml_type type_v) {
+    return &hparams == &model.hparams && uses_plan(model, type_k, type_v) ? model.kvtuner.active : nullptr;
 }
 
 ggml_type kvtuner_layer_type_k(const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k,
                                ggml_type type_v) {
-    return kvtuner_plan_applies(model, hparams, type_k, type_v) ? model.kvtuner.active->type_k.at(il) : type_k;
+    const kvtuner_plan_ptr plan = kvtuner_plan_for(model, hparams, type_k, type_v);
+    return plan ? plan->type_k.at(il) : type_k;
 }
 
 ggml_type kvtuner_layer_type_v(const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k,
                                ggml_type type_v) {
-    return kvtuner_plan_applies(model, hparams, type_k, type_v) ? model.kvtuner.active->type_v.at(il) : type_v;
+    const kvtuner_plan_ptr plan = kvtuner_plan_for(model, hparams, type_k, type_v);
+    return plan ? plan->type_v.at(il) : type_v;
 }
 
 bool kvtuner_quantized_v(const llama_model & model, const llama_context_params & params) {
@@ -246,6 +253,15 @@ static bool report(const std::string & problem, char * err, size_t err_size) {
         snprintf(err, err_size, "%s", problem.c_str());
     }
     return problem.empty();
+}
+
+bool kvtuner_check_kv_config(const char * kv_config, char * err, size_t err_size) {
+    try {
+        plan_from_config(kv_config);
+        return true;
+    } catch (const std::exception & e) {
+        return report(e.what(), err, err_size);
+    }
 }
 
 bool kvtuner_model_set_kv_config(llama_model * model, const char * kv_config, bool use_centers, char * err,

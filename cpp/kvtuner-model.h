@@ -22,9 +22,10 @@ bool kvtuner_prepare_context(const llama_model & model, llama_context_params & p
 // After a context is created: log the distinct pairs with their layers, the true bits per value and the size.
 void kvtuner_log_context(const llama_context & ctx);
 
-// True if a cache made for these hyperparameters with these types follows the model's plan. Caches of compressed or
-// index keys have hyperparameters of their own and do not.
-bool kvtuner_plan_applies(const llama_model & model, const llama_hparams & hparams, ggml_type type_k, ggml_type type_v);
+// The plan that a cache made for these hyperparameters with these types follows, or null. Caches of compressed or
+// index keys have hyperparameters of their own and follow none.
+kvtuner_plan_ptr kvtuner_plan_for(const llama_model & model, const llama_hparams & hparams, ggml_type type_k,
+                                  ggml_type type_v);
 
 // The types of one layer: the plan's where it applies, else the ones given.
 ggml_type kvtuner_layer_type_k(const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k,

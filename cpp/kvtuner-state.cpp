@@ -1,5 +1,7 @@
 #include "kvtuner-state.h"
 
+#include "kvtuner.h"
+
 #include "ggml-backend.h"
 #include "llama-impl.h"
 #include "llama-io.h"
@@ -9,6 +11,7 @@
 #include <cstdio>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 // stands where upstream has the number of streams, which is never as large
@@ -60,10 +63,20 @@ static bool is_uniform(const llama_kv_cache & cache) {
     });
 }
 
+// Callers of the state functions learn only that a load failed.
+static thread_local std::string refusal;
+
 [[noreturn]] static void refuse(const std::string & saved, const std::string & mine) {
-    throw std::runtime_error("the state was saved with the KV cache plan [" + saved +
-                             "], but this context has the plan [" + mine +
-                             "]: use the kv-config that it was saved with");
+    refusal = "the state was saved with the KV cache plan [" + saved + "], but this context has the plan [" + mine +
+              "]: use the kv-config that it was saved with";
+    throw std::runtime_error(refusal);
+}
+
+const char * kvtuner_take_state_refusal() {
+    static thread_local std::string taken;
+    taken = std::move(refusal);
+    refusal.clear();
+    return taken.c_str();
 }
 
 static std::string read_plan(llama_io_read_i & io) {
@@ -80,7 +93,7 @@ static std::string read_plan(llama_io_read_i & io) {
 }
 
 void kvtuner_state_write(const llama_kv_cache & cache, llama_io_write_i & io) {
-    if (!cache.follows_plan) {
+    if (!cache.plan) {
         return;
     }
     const std::string plan = describe(cache);
@@ -91,10 +104,11 @@ void kvtuner_state_write(const llama_kv_cache & cache, llama_io_write_i & io) {
 }
 
 uint32_t kvtuner_state_read(const llama_kv_cache & cache, llama_io_read_i & io) {
+    refusal.clear();
     uint32_t n_stream;
     io.read(&n_stream, sizeof(n_stream));
     if (n_stream != MAGIC) {
-        if (!is_uniform(cache)) {
+        if (cache.plan && !is_uniform(cache)) {
             refuse("none", describe(cache));
         }
         return n_stream;

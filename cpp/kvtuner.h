@@ -19,6 +19,9 @@
 extern "C" {
 #endif
 
+// True if the kv_config is "auto", "none" or a plan that can be read, whatever model it is for; else err says why not.
+LLAMA_API bool kvtuner_check_kv_config(const char * kv_config, char * err, size_t err_size);
+
 // Select the plan of a loaded model. On false nothing has changed and err holds one line that says why.
 LLAMA_API bool kvtuner_model_set_kv_config(struct llama_model * model, const char * kv_config, bool use_centers,
                                            char * err, size_t err_size);
@@ -46,11 +49,24 @@ LLAMA_API bool kvtuner_is_centered_k(const struct llama_context * ctx, int32_t i
 LLAMA_API bool kvtuner_is_centered_v(const struct llama_context * ctx, int32_t il);
 LLAMA_API uint64_t kvtuner_kv_bytes(const struct llama_context * ctx);
 
+// Bytes of them that n_tokens tokens of one sequence take.
+LLAMA_API uint64_t kvtuner_kv_bytes_used(const struct llama_context * ctx, uint64_t n_tokens);
+
 // True bits per cached value, block scales included; 0 without a cache.
 LLAMA_API double kvtuner_bits_per_value(const struct llama_context * ctx);
 
 // True if the context's cache follows a plan.
 LLAMA_API bool kvtuner_has_plan(const struct llama_context * ctx);
+
+// The plan's fingerprint, 16 hex digits as `kvtuner-gguf inspect` shows them; empty without a plan.
+LLAMA_API size_t kvtuner_fingerprint(const struct llama_context * ctx, char * text, size_t text_size);
+
+// Where the plan was read from: "metadata", "JSON", the path of a file, or "none". Valid as long as the context.
+LLAMA_API const char * kvtuner_source(const struct llama_context * ctx);
+
+// Why this thread's last load of a state was refused for its plan, in one line; empty if it was not. The call forgets
+// it; the text is valid until the thread's next call.
+LLAMA_API const char * kvtuner_take_state_refusal(void);
 
 #ifdef __cplusplus
 }

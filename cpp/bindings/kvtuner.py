@@ -14,6 +14,7 @@ from llama_cpp._ggml import libggml
 KvConfig = Union[None, str, "os.PathLike[str]", Mapping[str, Any]]
 
 _MESSAGE_SIZE = 1024
+_FINGERPRINT_SIZE = 17
 
 _lib = llama_cpp._lib
 _context = llama_cpp.llama_context_p_ctypes
@@ -50,6 +51,9 @@ _type_k = _declare("kvtuner_type_k", ctypes.c_int32, _context, ctypes.c_int32)
 _type_v = _declare("kvtuner_type_v", ctypes.c_int32, _context, ctypes.c_int32)
 _kv_bytes = _declare("kvtuner_kv_bytes", ctypes.c_uint64, _context)
 _has_plan = _declare("kvtuner_has_plan", ctypes.c_bool, _context)
+_fingerprint = _declare("kvtuner_fingerprint", ctypes.c_size_t, _context, ctypes.c_char_p, ctypes.c_size_t)
+_source = _declare("kvtuner_source", ctypes.c_char_p, _context)
+_take_state_refusal = _declare("kvtuner_take_state_refusal", ctypes.c_char_p)
 _type_name = libggml.ggml_type_name
 _type_name.restype = ctypes.c_char_p
 _type_name.argtypes = [ctypes.c_int]
@@ -115,3 +119,21 @@ def kv_cache_bytes(context: Any) -> int:
 def has_plan(context: Any) -> bool:
     """Whether the context's cache follows a plan."""
     return bool(_has_plan(context))
+
+
+def plan_fingerprint(context: Any) -> Optional[str]:
+    """The fingerprint of the plan that the context's cache follows, 16 hex digits; None without a plan."""
+    text = ctypes.create_string_buffer(_FINGERPRINT_SIZE)
+    _fingerprint(context, text, len(text))
+    return text.value.decode() or None
+
+
+def plan_source(context: Any) -> str:
+    """Where that plan was read from: "metadata", "JSON", the path of a file, or "none"."""
+    return os.fsdecode(_source(context))
+
+
+def state_failure(message: str) -> str:
+    """`message`, with the reason where this thread's last state was refused for its plan."""
+    refusal = _take_state_refusal().decode()
+    return f"{message}: {refusal}" if refusal else message
