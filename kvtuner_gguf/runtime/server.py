@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.runtime.cachereport import CacheReport
 from kvtuner_gguf.runtime.native import default_threads
 
-_ERROR_PREFIX = re.compile(r"^([\d.]+ E |error: )")
+_ERROR_PREFIX = re.compile(r"^([\d.]+ E |error: |error while handling [^:]*: )")
 _LISTENING = re.compile(r"listening on (http://\S+)")
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 10
@@ -36,36 +38,69 @@ class Server:
 
     url: str
     log_path: Path
+    process: subprocess.Popen[bytes]
 
     @property
     def log(self) -> str:
         """What the server has logged so far."""
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
-    def complete(self, prompt: str, n_predict: int) -> str:
-        """The greedy completion of ``prompt``, at most ``n_predict`` tokens."""
-        request = {"prompt": prompt, "n_predict": n_predict, "temperature": 0.0}
-        return self._call("/completion", request)["content"]
+    @property
+    def errors(self) -> list[str]:
+        """The errors that the server has logged so far."""
+        return _errors(self.log.splitlines())
+
+    def complete(self, prompt: str, n_predict: int, **options: object) -> str:
+        """The greedy completion of ``prompt``, at most ``n_predict`` tokens; ``options`` go into the request."""
+        request = {"prompt": prompt, "n_predict": n_predict, "temperature": 0.0, **options}
+        return self.call("/completion", request)["content"]
 
     def cache_report(self) -> CacheReport:
         """The caches that the server reports over HTTP."""
-        return CacheReport.from_props(self._call("/props"))
+        return CacheReport.from_props(self.call("/props"))
+
+    def metrics(self) -> dict[str, float]:
+        """The values of ``/metrics`` by name; the server needs ``--metrics``."""
+        lines = self._get("/metrics", None).decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
 
     def is_healthy(self) -> bool:
         """True once the model is loaded."""
         try:
-            return self._call("/health").get("status") == "ok"
+            return self.call("/health").get("status") == "ok"
         except KvtunerError:
             return False
 
-    def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def interrupt(self) -> int:
+        """End the server as Ctrl-C does; its exit status."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(_STOP_SECONDS)
+
+    def call(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON that ``path`` answers to ``body``, or to GET. Raises `KvtunerError` with the server's own reason."""
+        try:
+            return json.loads(self._get(path, body))
+        except json.JSONDecodeError as err:
+            raise KvtunerError(f"llama-server answers {path} with no JSON: see its log, {self.log_path}") from err
+
+    def _get(self, path: str, body: dict[str, Any] | None) -> bytes:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
         try:
             with _OPENER.open(request, timeout=_REQUEST_SECONDS) as answer:
-                return json.load(answer)
-        except (OSError, json.JSONDecodeError) as err:
+                return answer.read()
+        except urllib.error.HTTPError as err:
+            raise KvtunerError(f"llama-server refuses {path} ({err.code}): {_refusal(err)}") from err
+        except OSError as err:
             raise KvtunerError(f"llama-server does not answer {path} ({err}): see its log, {self.log_path}") from err
+
+
+def _refusal(err: urllib.error.HTTPError) -> str:
+    """The message in the JSON of the answer."""
+    try:
+        return json.load(err)["error"]["message"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return str(err.reason)
 
 
 def find_tool(name: str) -> Path:
@@ -79,7 +114,7 @@ def find_tool(name: str) -> Path:
 
 @contextmanager
 def running_server(
-    model: Path,
+    model: Path | None,
     log_path: Path | None = None,
     n_ctx: int = 2048,
     n_threads: int | None = None,
@@ -88,13 +123,14 @@ def running_server(
 ) -> Iterator[Server]:
     """Start ``llama-server`` on ``model``, wait until it is ready, stop it when the block ends.
 
-    ``options`` are more of its command line. The log goes to ``log_path``, else to a file that is removed.
+    Without a model it is a router of the models that ``options`` name. ``options`` are more of its command line. The
+    log goes to ``log_path``, else to a file that is removed.
     Raises `KvtunerError` with the server's own reason where it does not start.
     """
     program = find_tool("llama-server")
     with tempfile.TemporaryDirectory(prefix="kvtuner-server-") as folder:
         log_path = log_path or Path(folder) / "server.log"
-        command = [str(program), "--model", str(model), "--host", "127.0.0.1", "--port", "0"]
+        command = [str(program), *(("--model", str(model)) if model else ()), "--host", "127.0.0.1", "--port", "0"]
         command += ["--ctx-size", str(n_ctx), "--parallel", "1", "--threads", str(n_threads or default_threads())]
         with log_path.open("wb") as log:
             process = subprocess.Popen([*command, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -110,7 +146,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log_path: Path, seconds:
         if process.poll() is not None:
             raise KvtunerError(f"llama-server ended with status {process.returncode}: {_reason(log_path)}")
         listening = _LISTENING.search(log_path.read_text(encoding="utf-8", errors="replace"))
-        if listening and (server := Server(listening[1], log_path)).is_healthy():
+        if listening and (server := Server(listening[1], log_path, process)).is_healthy():
             return server
         time.sleep(_POLL_SECONDS)
     raise KvtunerError(f"llama-server is not ready after {seconds:g} s: {_reason(log_path)}")
@@ -119,8 +155,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log_path: Path, seconds:
 def _reason(log_path: Path) -> str:
     """The first error in the log, else its last line."""
     lines = [line for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if _ERROR_PREFIX.match(line)]
-    return _ERROR_PREFIX.sub("", (errors or lines[-1:] or ["its log is empty"])[0]).strip()
+    return (_errors(lines) or lines[-1:] or ["its log is empty"])[0].strip()
+
+
+def _errors(lines: Sequence[str]) -> list[str]:
+    return [_ERROR_PREFIX.sub("", line) for line in lines if _ERROR_PREFIX.match(line)]
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
