@@ -17,6 +17,7 @@ from kvtuner_gguf.assets import fetch_model
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.plan import Plan
 from kvtuner_gguf.runtime.native import Context, Model, open_model
+from kvtuner_gguf.runtime.server import find_tool
 from tests.native.test_identity import STOCK_BINDINGS, STOCK_LIBRARY
 
 pytestmark = [pytest.mark.native, pytest.mark.model]
@@ -165,3 +166,23 @@ def test_without_a_plan_states_are_those_of_the_unpatched_build(states: dict, tm
     command = [sys.executable, script, fetch_model("smollm2-135m"), out, "--state", "1000:1096", *types]
     subprocess.run(command, env=env, check=True, timeout=120)
     assert out.read_bytes() == states["uniform q8_0"][0]
+
+
+def test_a_prompt_cache_file_is_used_under_its_plan_and_refused_under_another(tmp_path: Path) -> None:
+    """``llama-completion --prompt-cache`` writes and reads whole states."""
+    for name in ("mixed", "mixed otherwise"):
+        CACHES[name].save(tmp_path / f"{name}.json")
+
+    def complete(plan: str) -> subprocess.CompletedProcess[str]:
+        asked = ("-p", "The capital of France is Paris.", "-n", "8", "--temp", "0", "-c", "512", "-no-cnv")
+        cache = ("--prompt-cache", tmp_path / "cache", "--kv-config", tmp_path / f"{plan}.json", "--no-warmup")
+        command = [find_tool("llama-completion"), "-m", fetch_model("smollm2-135m"), *asked, *cache]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+
+    first, again, refused = complete("mixed"), complete("mixed"), complete("mixed otherwise")
+    assert "session file does not exist" in first.stderr
+    assert "session file has exact match for prompt" in again.stderr
+    assert again.stdout == first.stdout != ""
+    assert refused.returncode != 0
+    assert refused.stdout == ""
+    assert "the state was saved with the KV cache plan [0:f16/f16 1:q8_0+rot/q4_0+rot" in refused.stderr

@@ -1,0 +1,60 @@
+"""The fingerprint has one definition: Python and the library give the same for the same plan."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from kvtuner_gguf.assets import fetch_model
+from kvtuner_gguf.cachetypes import CACHE_TYPES, Pair
+from kvtuner_gguf.gguffile.annotate import annotate
+from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.runtime.native import open_model, patched_llama_cpp
+
+pytestmark = [pytest.mark.native, pytest.mark.model]
+
+N_LAYER = 30
+
+
+def random_plan(seed: int) -> Plan:
+    rng = random.Random(seed)
+    return Plan(tuple(Pair(*rng.choices(tuple(CACHE_TYPES), k=2)) for _ in range(N_LAYER)))
+
+
+def test_python_and_the_library_agree() -> None:
+    kvtuner = patched_llama_cpp().kvtuner
+    with open_model(fetch_model("smollm2-135m"), n_threads=2) as model:
+        for seed in range(20):
+            plan = random_plan(seed)
+            with model.context(plan, 256, 32) as context:
+                assert kvtuner.plan_fingerprint(context._pointer) == plan.fingerprint
+                assert kvtuner.plan_source(context._pointer) == "JSON"
+        with model.context(Pair.parse("q8_0"), 256, 32) as context:
+            assert kvtuner.plan_fingerprint(context._pointer) is None
+            assert kvtuner.plan_source(context._pointer) == "none"
+
+
+def test_a_context_keeps_its_own_plan() -> None:
+    """Though another is selected afterwards for the same model."""
+    kvtuner = patched_llama_cpp().kvtuner
+    first, second = random_plan(0), random_plan(1)
+    with (
+        open_model(fetch_model("smollm2-135m"), n_threads=2) as model,
+        model.context(first, 256, 32) as a,
+        model.context(second, 256, 32) as b,
+        model.context(Pair.parse("f16"), 256, 32),
+    ):
+        assert [kvtuner.plan_fingerprint(c._pointer) for c in (a, b)] == [first.fingerprint, second.fingerprint]
+
+
+def test_the_file_stores_what_the_library_reports(tmp_path: Path) -> None:
+    from kvtuner_gguf.gguffile.keys import Keys
+    from kvtuner_gguf.gguffile.reader import read_gguf
+
+    path = tmp_path / "model.gguf"
+    annotate(fetch_model("smollm2-135m"), random_plan(2), path)
+    llama = patched_llama_cpp().Llama(str(path), n_ctx=256, verbose=False)
+    stored = read_gguf(path).get(Keys.PLAN_FINGERPRINT)
+    assert patched_llama_cpp().kvtuner.plan_fingerprint(llama._ctx.ctx) == stored == random_plan(2).fingerprint
