@@ -6,7 +6,7 @@ SDIST   ?=
 JOBS    ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN     := .venv/bin
 
-.PHONY: help setup build stock demo test test-quick test-large fuzz lint format clean
+.PHONY: help setup build stock demo test test-quick test-large fuzz soak lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -62,6 +62,9 @@ fuzz: build ## hostile plans under AddressSanitizer and UBSan (FUZZ_SECONDS=600)
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize --target kvtuner-fuzz --parallel $(JOBS)
 	$(BIN)/python tests/native/corpus.py build/sanitize/corpus
 	build/sanitize/kvtuner-fuzz $(FUZZ_SECONDS) $$(date +%s) build/sanitize/corpus
+
+soak: build ## load a server with a mixed plan, compare its answers with those of each request alone
+	$(BIN)/python tools/soak_server.py
 
 lint: build ## check the style of Python and C++
 	$(BIN)/ruff check kvtuner_gguf tools tests
