@@ -1,5 +1,7 @@
 // What the patches add to llama.cpp's KV cache: the rotation and the centers of each layer.
 
+#include "kvtuner-cache.h"
+
 #include "kvtuner-center.h"
 
 #include "llama-kv-cache.h"
@@ -7,12 +9,19 @@
 
 #include <algorithm>
 
+bool kvtuner_shifts_whole_heads(const llama_kv_cache & cache, uint32_t il) {
+    const ggml_type type = cache.get_k_storage(il)->type;
+    return ggml_is_quantized(type) || type == GGML_TYPE_BF16 || cache.layer_center_k(il);
+}
+
 ggml_tensor * llama_kv_cache::get_v_storage(int32_t il) const {
     return layers[map_layer_ids.at(il)].v;
 }
 
 bool llama_kv_cache::is_rotated_k(int32_t il) const {
-    return attn_rot_k && (!plan || ggml_is_quantized(get_k_storage(il)->type));
+    // attention over compressed keys stores them as they are; index keys have hyperparameters of their own
+    const bool is_compressed = hparams.is_mla() && &hparams == &model.hparams;
+    return attn_rot_k && !is_compressed && (!plan || ggml_is_quantized(get_k_storage(il)->type));
 }
 
 bool llama_kv_cache::is_rotated_v(int32_t il) const {

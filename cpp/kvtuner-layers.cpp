@@ -1,6 +1,7 @@
 #include "kvtuner-layers.h"
 
 #include "llama-context.h"
+#include "llama-kv-cache-dsa-iswa.h"
 #include "llama-kv-cache-dsa.h"
 #include "llama-kv-cache-iswa.h"
 #include "llama-kv-cache-msa.h"
@@ -23,6 +24,9 @@ kvtuner_cache_list kvtuner_caches_of(llama_memory_i * memory) {
     }
     if (const auto * dsa = dynamic_cast<llama_kv_cache_dsa *>(memory)) {
         return { dsa->get_mla() };
+    }
+    if (const auto * dsa_iswa = dynamic_cast<llama_kv_cache_dsa_iswa *>(memory)) {
+        return { dsa_iswa->get_dsa()->get_mla(), dsa_iswa->get_swa() };
     }
     if (const auto * msa = dynamic_cast<llama_kv_cache_msa *>(memory)) {
         return { msa->get_base() };

@@ -78,8 +78,7 @@ void check_sizes(const kvtuner_plan & plan, const llama_hparams & hparams) {
 }
 
 kvtuner_plan_ptr without_centers(const kvtuner_plan_ptr & plan) {
-    return plan ? std::make_shared<const kvtuner_plan>(
-                          kvtuner_plan{ plan->type_k, plan->type_v, {}, {}, plan->source })
+    return plan ? std::make_shared<const kvtuner_plan>(kvtuner_plan{ plan->type_k, plan->type_v, {}, {}, plan->source })
                 : plan;
 }
 

@@ -11,6 +11,7 @@ from kvtuner_gguf.errors import KvtunerError
 
 COMMANDS = {
     "annotate": "annotate",
+    "center": "center",
     "demo": "demo",
     "eval": "evaluate",
     "fetch-model": "fetch",

@@ -142,18 +142,13 @@ def _by_llama_cpp(
 
 
 def _by_torch(model: Path, shape: ModelShape, caches: dict, sample: Sample, threads: int | None) -> list[Row]:
-    from kvtuner_gguf.errors import KvtunerError
+    from kvtuner_gguf.commands.tune import import_torch
     from kvtuner_gguf.report.progress import step_progress
     from kvtuner_gguf.runtime.evaluate import sample_chunks
 
-    try:
-        import torch
+    import_torch(threads)
+    from kvtuner_gguf.tuning.evaluate import evaluate
 
-        from kvtuner_gguf.tuning.evaluate import evaluate
-    except ImportError as err:
-        raise KvtunerError(f"--evaluator torch needs {err.name}: pip install 'kvtuner-gguf[tune]'") from err
-    if threads is not None:
-        torch.set_num_threads(threads)
     with step_progress(f"eval {model.name}") as progress:
         return evaluate(model, shape, caches, sample_chunks(model, sample), progress)
 

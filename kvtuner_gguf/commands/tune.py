@@ -62,7 +62,7 @@ def tune_command(
         click.echo(f"keys and values are not centered, since this model {obstacle}", err=True)
         center = False
     settings, tune = _prepare(bits, tokens, ctx, candidates, trials, seed, threads, center)
-    tuned = tune(model, shape, text or _default_text(), settings, step_progress)
+    tuned = tune(model, shape, text or default_text(), settings, step_progress)
     tuned.plan.save(out)
     if profile_out is not None:
         tuned.profile.save(profile_out)
@@ -85,19 +85,27 @@ def _prepare(
     threads: int | None,
     center: bool,
 ) -> tuple:
-    try:
-        import torch
+    import_torch(threads)
+    from kvtuner_gguf.tuning.tune import DEFAULT_CANDIDATES, Settings, tune
 
-        from kvtuner_gguf.tuning.tune import DEFAULT_CANDIDATES, Settings, tune
-    except ImportError as err:
-        raise KvtunerError(f"tuning needs {err.name}: pip install 'kvtuner-gguf[tune]'") from err
-    if threads is not None:
-        torch.set_num_threads(max(1, threads))
     names = tuple(candidates.split(",")) if candidates else DEFAULT_CANDIDATES
     return Settings(bits, tokens, ctx, names, seed, trials, center), tune
 
 
-def _default_text() -> Path:
+def import_torch(threads: int | None) -> None:
+    """Raise `KvtunerError` where what `kvtuner_gguf.tuning` needs is not installed; set torch's threads."""
+    try:
+        import accelerate  # noqa: F401
+        import torch
+        import transformers  # noqa: F401
+    except ImportError as err:
+        raise KvtunerError(f"tuning needs {err.name}: pip install 'kvtuner-gguf[tune]'") from err
+    if threads is not None:
+        torch.set_num_threads(max(1, threads))
+
+
+def default_text() -> Path:
+    """The pinned calibration text, fetched once."""
     from kvtuner_gguf import assets
     from kvtuner_gguf.report.progress import byte_progress
 

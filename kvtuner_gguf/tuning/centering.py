@@ -12,12 +12,16 @@ least. The first token, which attention returns to all the time, counts for what
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.keyspread import KeySpread
+from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.tuning.calibration import calibrate
 from kvtuner_gguf.tuning.reference import Reference
 
 # query rows at a time, so that long chunks need no square of their length
@@ -44,6 +48,27 @@ def measure_centers(
     reference.run(reference.embed(tokens), capture=measure)
     centers = Centers.from_arrays((k.numpy() for k, _ in found), (v.numpy() for _, v in found))
     return centers, KeySpread(*zip(*spread, strict=True))
+
+
+def center_plan(
+    model: Path,
+    plan: Plan,
+    text: Path,
+    n_tokens: int,
+    n_ctx: int,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Plan, KeySpread]:
+    """``plan``, whose model shape is known, with the centers of ``model`` on ``text``.
+
+    Raises `KvtunerError` where torch cannot load the model or the text is too short.
+    """
+    reference = Reference(model, plan.model.architecture)
+    texts = calibrate(text, reference.tokenize, n_tokens, n_ctx, seed)
+    centers, spread = measure_centers(reference, texts.tuning, progress)
+    facts = {"text": texts.name, "text_sha256": texts.sha256, "text_tokens": texts.n_tokens, "n_ctx": n_ctx}
+    provenance = {**plan.provenance, **facts, "seed": seed, "keys": spread.to_json()}
+    return replace(plan, centers=centers, provenance=provenance), spread
 
 
 def _spread(key: Tensor, center: Tensor) -> tuple[float, ...]:
