@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,15 +28,24 @@ def run(*command: str | Path) -> None:
     subprocess.run([str(part) for part in command], check=True)
 
 
+def check_out() -> None:
+    """Make `SOURCE` the source as it came."""
+    if not SOURCE.exists():
+        run("git", "-C", ROOT / "build" / "src", "worktree", "prune")
+        run("git", "-C", ROOT / "build" / "src", "worktree", "add", "--force", "--detach", SOURCE, "upstream")
+
+
+def configure(folder: Path, options: Iterable[str]) -> None:
+    llama = SOURCE / "vendor" / "llama.cpp"
+    run("cmake", "-S", llama, "-B", folder, "-G", "Ninja", "-Wno-dev", "--log-level=WARNING", *options)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parallel compile jobs")
     args = parser.parse_args()
-    if not SOURCE.exists():
-        run("git", "-C", ROOT / "build" / "src", "worktree", "prune")
-        run("git", "-C", ROOT / "build" / "src", "worktree", "add", "--force", "--detach", SOURCE, "upstream")
-    llama = SOURCE / "vendor" / "llama.cpp"
-    run("cmake", "-S", llama, "-B", BUILD, "-G", "Ninja", "-Wno-dev", "--log-level=WARNING", *OPTIONS)
+    check_out()
+    configure(BUILD, OPTIONS)
     run("cmake", "--build", BUILD, "--target", "llama", "--parallel", str(args.jobs))
 
 
