@@ -6,7 +6,7 @@ SDIST   ?=
 JOBS    ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN     := .venv/bin
 
-.PHONY: help setup build stock demo test test-quick test-large fuzz soak lint format clean
+.PHONY: help setup build stock demo test test-quick test-large test-upstream fuzz soak lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -53,6 +53,13 @@ test-quick: build ## the tests that need no model
 
 test-large: build stock ## the tests on the 1.5B model, about 1.1 GB to fetch
 	$(BIN)/python -m pytest -m large
+
+.venv/.upstream-tests: .venv/.package
+	$(BIN)/python -m pip install --quiet --editable '.[upstream-tests]'
+	touch $@
+
+test-upstream: build .venv/.upstream-tests ## upstream's own tests on the unpatched and the patched build, about an hour
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/upstream_tests.py --backend $(BACKEND) --jobs $(JOBS)
 
 FUZZ_SECONDS ?= 600
 

@@ -1,0 +1,106 @@
+"""What runs upstream's tests: hanging programs, the options of both builds, the model that stands in."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import build_stock
+import pytest
+import upstream_tests
+from both_builds import Build, both_builds, options
+from side_by_side import FAILED, PASSED, SKIPPED, TIMEOUT, Outcome
+from upstream_tests import FETCHED_MODEL, RANDOM_MODELS, REPOSITORY, Run, fill_hub, of_one_test, watch
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-u", "-c", code]
+
+
+def test_a_program_passes_or_fails_by_its_exit_status(tmp_path: Path) -> None:
+    log = tmp_path / "out.log"
+    assert watch(python("print('seen')"), log, 60) == Outcome(PASSED)
+    assert log.read_text() == "seen\n"
+    assert watch(python("raise SystemExit(3)"), log, 60) == Outcome(FAILED, "exit status 3")
+    assert watch(python("import os; os.abort()"), log, 60) == Outcome(FAILED, "exit status -6")
+
+
+def test_a_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    child = f"import time, pathlib; time.sleep(3); pathlib.Path({str(mark)!r}).touch()"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    begin = time.monotonic()
+    assert watch(python(code), tmp_path / "out.log", 0.5).status == TIMEOUT
+    assert time.monotonic() - begin < 2.5
+    time.sleep(3)
+    assert not mark.exists()
+
+
+def test_a_program_that_goes_on_writing_is_left_alone(tmp_path: Path) -> None:
+    code = "import time\nfor i in range(8):\n print(i)\n time.sleep(0.25)"
+    assert watch(python(code), tmp_path / "out.log", 1) == Outcome(PASSED)
+
+
+def test_the_unpatched_build_takes_the_choices_of_the_patched_one() -> None:
+    cache = (
+        "CMAKE_BUILD_TYPE:STRING=Release\nGGML_NATIVE:BOOL=ON\nLLAMA_BUILD_APP:BOOL=OFF\nGGML_CCACHE:BOOL=OFF\n"
+        "LLAMA_LIB_INSTALL_DIR:PATH=lib\nGGML_X-ADVANCED:INTERNAL=1\nCMAKE_CXX_FLAGS:STRING=\n"
+    )
+    assert options(cache) == ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_BUILD_APP=OFF"]
+
+
+def test_the_unpatched_build_leaves_the_one_of_make_stock_alone() -> None:
+    unpatched, patched = both_builds("cpu")
+    assert len({unpatched.folder, patched.folder, build_stock.BUILD}) == 3
+    assert unpatched.bindings["LLAMA_CPP_LIB_PATH"] == str(unpatched.programs)
+    assert not patched.bindings
+
+
+def test_the_hub_of_the_bindings_holds_a_model_for_each(tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="installed by make test-upstream")
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"at hand")
+    generator = tmp_path / "generator"
+    generator.write_text("#!/bin/sh\necho $2 $4 > $6/$(echo $2 | tr -d ^$)-dense.gguf\n")
+    generator.chmod(0o755)
+    run = Run("cpu", model, tmp_path / "home", 1)
+    for _ in range(2):
+        fill_hub(run, generator)
+    files = [*RANDOM_MODELS.values(), (REPOSITORY, FETCHED_MODEL)]
+    found = [hub.try_to_load_from_cache(*file, cache_dir=tmp_path / "home" / "hub") for file in files]
+    assert [Path(path).read_text() for path in found] == ["^mamba$ 1\n", "^falcon-h1$ 1\n", "at hand"]
+
+
+def test_bindings_of_the_other_build_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "llama_cpp.py").write_text("__version__ = '0.3.36'\n")
+    env = {"PYTHONPATH": str(tmp_path)}
+    upstream_tests.check_bindings(Build("unpatched", tmp_path, tmp_path), env)
+    with pytest.raises(SystemExit, match=r"patched build are '0.3.36', .*: run make build"):
+        upstream_tests.check_bindings(Build("patched", tmp_path, tmp_path), env)
+
+
+def test_only_a_model_at_hand_is_named_to_the_tests(tmp_path: Path) -> None:
+    with_model = Run("cpu", tmp_path / "m.gguf", tmp_path, 1).environment()
+    assert with_model["LLAMACPP_TEST_MODELFILE"] == str(tmp_path / "m.gguf")
+    assert "LLAMACPP_TEST_MODELFILE" not in Run("cpu", None, tmp_path, 1).environment()
+
+
+@pytest.mark.parametrize(
+    ("child", "ended", "expected"),
+    [
+        ("", Outcome(PASSED), Outcome(PASSED)),
+        ("<failure message='no'/>", Outcome(FAILED, "exit status 1"), Outcome(FAILED, "no")),
+        ("<skipped message='later'/>", Outcome(PASSED), Outcome(SKIPPED, "later")),
+        ("", Outcome(FAILED, "exit status -11"), Outcome(FAILED, "exit status -11")),
+        (None, Outcome(FAILED, "exit status -6"), Outcome(FAILED, "exit status -6")),
+        (None, Outcome(TIMEOUT, "silent"), Outcome(TIMEOUT, "silent")),
+    ],
+)
+def test_a_crash_after_a_test_passed_is_seen(
+    child: str | None, ended: Outcome, expected: Outcome, tmp_path: Path
+) -> None:
+    junit = tmp_path / "out.xml"
+    if child is not None:
+        junit.write_text(f"<testsuite><testcase name='a'>{child}</testcase></testsuite>")
+    assert of_one_test(junit, ended) == expected
