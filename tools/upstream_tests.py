@@ -87,8 +87,7 @@ def run_ctest(build: Build, run: Run) -> Results:
     junit.unlink(missing_ok=True)
     command = ["ctest", "--test-dir", build.llama, "--timeout", f"{run.seconds:g}", "--output-junit", junit]
     if run.model:
-        # a copy: a test that fetches would write through a link into the model
-        copy_file(run.model, build.folder / FETCHED_MODEL)
+        put(run.model, build.folder / FETCHED_MODEL)
         command += ["--exclude-regex", f"^{FETCHING_TEST}$", "--fixture-exclude-setup", FETCHING_TEST]
     ended = watch(command, build.scratch / "ctest.log", 2 * run.seconds, env=run.environment())
     return read_junit(junit.read_text()) if junit.exists() else {"ctest": ended}
@@ -136,7 +135,13 @@ def fill_hub(run: Run, generator: Path) -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         (run.hub / f"{arch}-dense.gguf").replace(in_hub(run.hub, repository, name))
     if run.model:
-        copy_file(run.model, in_hub(run.hub, REPOSITORY, FETCHED_MODEL))
+        put(run.model, in_hub(run.hub, REPOSITORY, FETCHED_MODEL))
+
+
+def put(model: Path, target: Path) -> None:
+    """A copy, since a test that fetches would write through a link into the model."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    copy_file(model, target)
 
 
 def in_hub(home: Path, repository: str, name: str) -> Path:

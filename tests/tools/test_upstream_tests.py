@@ -11,7 +11,7 @@ import pytest
 import upstream_tests
 from both_builds import Build, both_builds, options
 from side_by_side import FAILED, PASSED, SKIPPED, TIMEOUT, Outcome
-from upstream_tests import FETCHED_MODEL, RANDOM_MODELS, REPOSITORY, Run, fill_hub, of_one_test, watch
+from upstream_tests import FETCHED_MODEL, RANDOM_MODELS, REPOSITORY, Run, fill_hub, of_one_test, run_ctest, watch
 
 
 def python(code: str) -> list[str]:
@@ -70,6 +70,33 @@ def test_the_hub_of_the_bindings_holds_a_model_for_each(tmp_path: Path) -> None:
     files = [*RANDOM_MODELS.values(), (REPOSITORY, FETCHED_MODEL)]
     found = [hub.try_to_load_from_cache(*file, cache_dir=tmp_path / "home" / "hub") for file in files]
     assert [Path(path).read_text() for path in found] == ["^mamba$ 1\n", "^falcon-h1$ 1\n", "at hand"]
+
+
+CTEST = """
+add_test(test-download-model "/bin/false")
+set_tests_properties(test-download-model PROPERTIES FIXTURES_SETUP test-download-model)
+add_test(needs-model "/bin/grep" "at hand" "{folder}/tinyllamas/stories15M-q4_0.gguf")
+set_tests_properties(needs-model PROPERTIES FIXTURES_REQUIRED test-download-model)
+add_test(hangs "/bin/sleep" "30")
+add_test(fails "/bin/false")
+"""
+
+
+def test_ctest_runs_with_the_model_at_hand_and_ends_what_hangs(tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"at hand")
+    build = Build("patched", tmp_path / "build", tmp_path / "build" / "llama.cpp")
+    for folder in (build.llama, build.scratch):
+        folder.mkdir(parents=True)
+    (build.llama / "CTestTestfile.cmake").write_text(CTEST.format(folder=build.folder))
+    found = run_ctest(build, Run("cpu", model, tmp_path, 1))
+    assert {name: outcome.status for name, outcome in found.items()} == {
+        "needs-model": PASSED,
+        "hangs": TIMEOUT,
+        "fails": FAILED,
+    }
+    found = run_ctest(build, Run("cpu", None, tmp_path, 1))
+    assert (found["test-download-model"].status, found["needs-model"].status) == (FAILED, SKIPPED)
 
 
 def test_bindings_of_the_other_build_are_refused(tmp_path: Path) -> None:
