@@ -6,7 +6,7 @@ SDIST   ?=
 JOBS    ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN     := .venv/bin
 
-.PHONY: help setup build stock demo test test-quick test-large test-upstream fuzz soak lint format clean
+.PHONY: help setup build stock demo test test-quick test-large test-upstream test-sanitize fuzz soak lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -62,13 +62,25 @@ test-upstream: build .venv/.upstream-tests ## upstream's own tests on the unpatc
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/upstream_tests.py --backend $(BACKEND) --jobs $(JOBS)
 
 FUZZ_SECONDS ?= 600
+SANITIZE     := build/sanitize
+UBSAN        := halt_on_error=1:print_stacktrace=1:suppressions=$(CURDIR)/cpp/test/ubsan.supp
 
-fuzz: build ## hostile plans under AddressSanitizer and UBSan (FUZZ_SECONDS=600)
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja -Wno-dev --log-level=WARNING \
+$(SANITIZE)/build.ninja: build/src/.git/kvtuner-stamp CMakeLists.txt
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(SANITIZE) -G Ninja -Wno-dev --log-level=WARNING \
 		-DKVTUNER_SANITIZE=ON -DKVTUNER_TOOLS=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/sanitize --target kvtuner-fuzz --parallel $(JOBS)
-	$(BIN)/python tests/native/corpus.py build/sanitize/corpus
-	build/sanitize/kvtuner-fuzz $(FUZZ_SECONDS) $$(date +%s) build/sanitize/corpus
+
+fuzz: build $(SANITIZE)/build.ninja ## hostile plans under AddressSanitizer and UBSan (FUZZ_SECONDS=600)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(SANITIZE) --target kvtuner-fuzz --parallel $(JOBS)
+	$(BIN)/python tests/native/corpus.py $(SANITIZE)/corpus
+	$(SANITIZE)/kvtuner-fuzz $(FUZZ_SECONDS) $$(date +%s) $(SANITIZE)/corpus
+
+test-sanitize: build $(SANITIZE)/build.ninja ## all architectures, quantizers and a minute of fuzz under the sanitizers
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(SANITIZE) --parallel $(JOBS) \
+		--target kvtuner-test-archs kvtuner-test-quantize-fns
+	$(BIN)/python tests/native/archs.py $(SANITIZE)/archs
+	UBSAN_OPTIONS=$(UBSAN) $(SANITIZE)/kvtuner-test-quantize-fns
+	UBSAN_OPTIONS=$(UBSAN) $(SANITIZE)/kvtuner-test-archs $(SANITIZE)/archs/*.gguf
+	$(MAKE) fuzz FUZZ_SECONDS=60
 
 soak: build ## load a server with a mixed plan, compare its answers with those of each request alone
 	$(BIN)/python tools/soak_server.py
@@ -76,12 +88,12 @@ soak: build ## load a server with a mixed plan, compare its answers with those o
 lint: build ## check the style of Python and C++
 	$(BIN)/ruff check kvtuner_gguf tools tests
 	$(BIN)/ruff format --check kvtuner_gguf tools tests
-	$(BIN)/clang-format --dry-run --Werror cpp/*.h cpp/*.cpp cpp/test/*.cpp
+	$(BIN)/clang-format --dry-run --Werror cpp/*.h cpp/*.cpp cpp/test/*.h cpp/test/*.cpp
 
 format: build ## put Python and C++ into their style
 	$(BIN)/ruff check --fix kvtuner_gguf tools tests
 	$(BIN)/ruff format kvtuner_gguf tools tests
-	$(BIN)/clang-format -i cpp/*.h cpp/*.cpp cpp/test/*.cpp
+	$(BIN)/clang-format -i cpp/*.h cpp/*.cpp cpp/test/*.h cpp/test/*.cpp
 
 clean: ## remove the environment and everything built
 	rm -rf .venv build out

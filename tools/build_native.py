@@ -28,6 +28,7 @@ TOOLS = (
     "llama-fit-params",
     "ggml-rpc-server",
     "test-backend-ops",
+    "test-llama-archs",
 )
 BINDINGS_FILES = ("pyproject.toml", "README.md", "LICENSE.md")
 

@@ -1,0 +1,140 @@
+#include "arch_plans.h"
+
+#include "llama-arch.h"
+#include "llama-model.h"
+
+#include <algorithm>
+#include <cstring>
+#include <sstream>
+#include <stdexcept>
+
+// fine and coarse by turns, so that every layer has a side whose rounding shows
+static constexpr ggml_type MIXED_TYPES[] = { GGML_TYPE_F16,  GGML_TYPE_Q4_0, GGML_TYPE_Q8_0,
+                                             GGML_TYPE_Q5_1, GGML_TYPE_BF16, GGML_TYPE_IQ4_NL };
+static constexpr size_t N_MIXED_TYPES = sizeof(MIXED_TYPES) / sizeof(MIXED_TYPES[0]);
+static constexpr size_t N_MIXED_PLANS = 3;
+static constexpr size_t K_TO_V = 3;  // so that K and V of a layer differ
+static constexpr size_t N_NAMED_LAYERS = 4;
+
+static bool has_cache(const llama_model & model, uint32_t il) {
+    return model.hparams.has_kv(il) && !model.hparams.is_recr(il);
+}
+
+static bool fits(ggml_type type, uint32_t head_size) {
+    return head_size % ggml_blck_size(type) == 0;
+}
+
+static bool has_flash_attn(const llama_model & model) {
+    return model.arch != LLM_ARCH_GROK && model.arch != LLM_ARCH_T5;
+}
+
+static ggml_type fitting_k(const llama_model & model, uint32_t il, ggml_type type) {
+    return !has_cache(model, il) || fits(type, model.hparams.n_embd_head_k(il)) ? type : GGML_TYPE_F16;
+}
+
+static ggml_type fitting_v(const llama_model & model, uint32_t il, ggml_type type) {
+    const bool is_possible =
+            fits(type, model.hparams.n_embd_head_v(il)) && (has_flash_attn(model) || !ggml_is_quantized(type));
+    return !has_cache(model, il) || is_possible ? type : GGML_TYPE_F16;
+}
+
+static void add_layer(kvtuner_plan & plan, const llama_model & model, ggml_type type_k, ggml_type type_v) {
+    const uint32_t il = (uint32_t)plan.type_k.size();
+    plan.type_k.push_back(fitting_k(model, il, type_k));
+    plan.type_v.push_back(model.hparams.is_mla() ? plan.type_k.back() : fitting_v(model, il, type_v));
+}
+
+static std::string name_of(const kvtuner_plan & plan) {
+    std::string name;
+    for (size_t il = 0; il < std::min(plan.type_k.size(), N_NAMED_LAYERS); ++il) {
+        name += (il ? "," : "") + std::string(ggml_type_name(plan.type_k[il])) + "/" + ggml_type_name(plan.type_v[il]);
+    }
+    return name;
+}
+
+static ggml_type type_of(const std::string & name) {
+    for (ggml_type type : MIXED_TYPES) {
+        if (name == ggml_type_name(type)) {
+            return type;
+        }
+    }
+    throw std::runtime_error("no cache type of the mixed plans is named '" + name + "': use f16, bf16, q8_0, ...");
+}
+
+named_plan plan_from_pairs(const llama_model & model, const std::string & pairs) {
+    std::vector<std::pair<ggml_type, ggml_type>> types;
+    std::istringstream stream(pairs);
+    for (std::string pair; std::getline(stream, pair, ',');) {
+        const size_t slash = pair.find('/');
+        types.emplace_back(type_of(pair.substr(0, slash)), type_of(pair.substr(slash + 1)));
+    }
+    named_plan named;
+    for (uint32_t il = 0; il < model.hparams.n_layer_all; ++il) {
+        add_layer(named.plan, model, types[il % types.size()].first, types[il % types.size()].second);
+    }
+    named.name = name_of(named.plan);
+    return named;
+}
+
+std::vector<named_plan> mixed_plans(const llama_model & model) {
+    std::vector<named_plan> plans(N_MIXED_PLANS);
+    for (size_t i = 0; i < N_MIXED_PLANS; ++i) {
+        for (uint32_t il = 0; il < model.hparams.n_layer_all; ++il) {
+            const size_t k = 2 * i + (i % 2 ? il ^ 1 : il);  // so that the coarse side of a layer changes
+            add_layer(plans[i].plan, model, MIXED_TYPES[k % N_MIXED_TYPES], MIXED_TYPES[(k + K_TO_V) % N_MIXED_TYPES]);
+        }
+        plans[i].name = name_of(plans[i].plan);
+    }
+    return plans;
+}
+
+static kvtuner_plan f16_plan(const llama_model & model) {
+    const std::vector<ggml_type> types(model.hparams.n_layer_all, GGML_TYPE_F16);
+    return { types, types };
+}
+
+static void add_block_refusals(std::vector<refused_plan> & refused, const llama_model & model, uint32_t il) {
+    const auto add = [&](const char * side, std::vector<ggml_type> kvtuner_plan::*types, uint32_t head_size) {
+        if (!fits(GGML_TYPE_Q8_0, head_size)) {
+            refused.push_back({ std::string(side) + " block", f16_plan(model), true,
+                                "layer " + std::to_string(il) + ": " + side + " type q8_0 has blocks of 32 values, " +
+                                        "which do not divide the head size " + std::to_string(head_size) });
+            (refused.back().plan.*types)[il] = GGML_TYPE_Q8_0;
+        }
+    };
+    add("K", &kvtuner_plan::type_k, model.hparams.n_embd_head_k(il));
+    add("V", &kvtuner_plan::type_v, model.hparams.n_embd_head_v(il));
+}
+
+std::vector<refused_plan> refused_plans(const llama_model & model) {
+    std::vector<refused_plan> refused;
+    uint32_t il = 0;
+    while (il < model.hparams.n_layer_all && !has_cache(model, il)) {
+        ++il;
+    }
+    if (il == model.hparams.n_layer_all) {
+        return refused;
+    }
+    const std::string layer = "layer " + std::to_string(il);
+    if (model.hparams.is_mla()) {
+        refused.push_back({ "two types", f16_plan(model), true, layer + ": V type q8_0 differs from K type f16" });
+        refused.back().plan.type_v[il] = GGML_TYPE_Q8_0;
+        return refused;
+    }
+    add_block_refusals(refused, model, il);
+    if (fits(GGML_TYPE_Q8_0, model.hparams.n_embd_head_v(il))) {
+        refused.push_back({ "no FlashAttention", f16_plan(model), has_flash_attn(model) ? false : true,
+                            layer + ": V type q8_0 needs FlashAttention" });
+        refused.back().plan.type_v[il] = GGML_TYPE_Q8_0;
+    }
+    return refused;
+}
+
+std::string plan_json(const kvtuner_plan & plan) {
+    std::string text;
+    for (size_t il = 0; il < plan.type_k.size(); ++il) {
+        text += (il ? "," : "") + std::string("{\"layer\":") + std::to_string(il) + ",\"k\":\"" +
+                ggml_type_name(plan.type_k[il]) + "\",\"v\":\"" + ggml_type_name(plan.type_v[il]) + "\"}";
+    }
+    return "{\"schema\":\"kvtuner.plan/1\",\"layers\":[" + text + "]}";
+}

@@ -1,0 +1,81 @@
+"""Every architecture with mixed plans against a slow reference: see cpp/test/test_archs.cpp."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.native.archs import write_models
+
+pytestmark = pytest.mark.native
+
+PROGRAM = Path(__file__).resolve().parents[2] / "build" / "cpu" / "kvtuner-test-archs"
+GROUPS = {
+    "sliding window": "afmoe cohere2 cohere2moe exaone4 exaone-moe gemma2 gemma3 gpt-oss granite_swa laguna llama4 "
+    "maple mellum mimo2 muse-glimmer olmo2 phi3 plamo3 smallthinker spark2_5",
+    "hybrid": "bailingmoe3 falcon-h1 glm5-next granitehybrid jamba kimi-k3 kimi-linear lfm2 lfm2moe minimax-01 "
+    "nemotron_h nemotron_h_moe plamo2 qwen35 qwen35moe qwen3next qwen4exp",
+    "recurrent": "mamba mamba2",
+    "repeated layers": "hrm_text",
+    "latent attention": "deepseek2 minicpm3 mistral4",
+    "sparse attention": "deepseek32 dots3note glm-dsa hy_v4 minimax-m3",
+    "compressed keys": "deepseek4",
+    "no cache": "dream llada llada-moe rnd1",
+    "several positions": "cogvlm hunyuan_vl paddleocr qwen2vl qwen3vl qwen3vlmoe",
+    "no FlashAttention": "grok",
+}
+LISTED = {arch: group for group, archs in GROUPS.items() for arch in archs.split()}
+REST = ("experts", "plain")
+WITHOUT_CACHE = ("recurrent", "no cache")
+
+
+def group_of(path: Path) -> str:
+    arch, _, kind = path.stem.rpartition("-")
+    return LISTED.get(arch) or REST[kind == "dense"]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[Path]]]:
+    folder = write_models(tmp_path_factory.mktemp("archs"))
+    groups: dict[str, list[Path]] = {group: [] for group in (*GROUPS, *REST)}
+    for path in sorted(folder.glob("*.gguf")):
+        groups[group_of(path)].append(path)
+    yield groups
+    shutil.rmtree(folder)
+
+
+def run(*args: str | Path) -> tuple[int, str]:
+    done = subprocess.run([PROGRAM, *args], capture_output=True, text=True, timeout=600)
+    return done.returncode, done.stdout + done.stderr[-1000:]
+
+
+def test_every_listed_architecture_has_a_model(models: dict[str, list[Path]]) -> None:
+    written = {path.stem.rpartition("-")[0] for paths in models.values() for path in paths}
+    assert set(LISTED) <= written
+    assert all(models.values())
+
+
+@pytest.mark.parametrize("group", [*GROUPS, *REST])
+def test_plans_agree_with_the_reference(group: str, models: dict[str, list[Path]]) -> None:
+    code, report = run(*models[group])
+    assert code == 0, "\n" + report
+    n_models = len(models[group])
+    is_refused, is_ignored = group == "compressed keys", group in WITHOUT_CACHE
+    assert len(re.findall("  refused: architecture deepseek4 keeps compressed keys", report)) == is_refused * n_models
+    assert len(re.findall("  ignored: the model keeps no KV cache", report)) == is_ignored * n_models
+    plans = 3 * (not is_refused and not is_ignored)
+    assert len(re.findall(r", limit .* \((?:one sequence|unified streams|own streams), ", report)) == plans * n_models
+
+
+@pytest.mark.parametrize("mistake", ["rotation", "layer"])
+def test_a_mistake_in_one_layer_is_found(mistake: str, models: dict[str, list[Path]]) -> None:
+    """In the reference, which shows the same difference as one in the library would."""
+    model = next(path for path in models["plain"] if path.name == "llama-dense.gguf")
+    code, report = run("--wrong", mistake, model)
+    assert code == 1
+    assert report.count("FAILED: above the limit") == 3, report
