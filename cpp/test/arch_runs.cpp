@@ -1,10 +1,11 @@
 #include "arch_runs.h"
 
+#include "llama-context.h"
 #include "llama-model.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <stdexcept>
 
@@ -21,14 +22,22 @@ static constexpr double MAX_ORDER_NMSE = 1e-4;
 
 namespace {
 
+struct batch_deleter {
+    void operator()(llama_batch_ext * batch) const {
+        llama_batch_ext_free(batch);
+    }
+};
+
 // a context with the tokens that it is fed and the logits that it gave
 class session {
 public:
     explicit session(llama_context & ctx)
-        : ctx(ctx), vocab(llama_model_get_vocab(llama_get_model(&ctx))), batch(llama_batch_init(N_CTX, 0, 1)) {
-    }
-    ~session() {
-        llama_batch_free(batch);
+        : ctx(ctx),
+          n_vocab(llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(&ctx)))),
+          batch(llama_batch_ext_init(&ctx)) {
+        if (ctx.get_cparams().ctx_type == LLAMA_CONTEXT_TYPE_MTP) {
+            hidden.resize(ctx.get_model().hparams.n_embd_out());
+        }
     }
 
     llama_memory_t memory() {
@@ -39,30 +48,34 @@ public:
         stages.push_back({ name, {} });
     }
 
+    // a draft layer also takes the hidden state that the model would hand it
     void add(llama_seq_id seq, llama_pos pos) {
-        const int32_t i = batch.n_tokens++;
-        batch.token[i] = (llama_token)(random() % (uint32_t)std::min(llama_vocab_n_tokens(vocab), MAX_TOKEN));
-        batch.pos[i] = pos;
-        batch.n_seq_id[i] = 1;
-        batch.seq_id[i][0] = seq;
-        batch.logits[i] = true;
+        const llama_token token = (llama_token)(random() % (uint32_t)std::min(n_vocab, MAX_TOKEN));
+        const int32_t i = llama_batch_ext_add_token(batch.get(), seq, token);
+        if (!hidden.empty()) {
+            std::generate(hidden.begin(), hidden.end(), [&] { return std::normal_distribution<float>()(random); });
+            llama_batch_ext_set_embd_token(batch.get(), i, { hidden.data(), 1, hidden.size() });
+        }
+        llama_batch_ext_set_pos(batch.get(), i, &pos);
+        llama_batch_ext_set_output_logits(batch.get(), i, true);
+        n_tokens = i + 1;
     }
 
     void evaluate() {
         const bool encodes = llama_model_has_encoder(llama_get_model(&ctx)) && !is_encoded;
-        if (encodes && llama_encode(&ctx, batch) != 0) {
+        if (encodes && llama_process(&ctx, LLAMA_PROCESS_TYPE_ENCODE, batch.get()) != 0) {
             throw std::runtime_error("encoding failed in " + stages.back().name);
         }
         is_encoded = true;
-        if (llama_decode(&ctx, batch) != 0) {
+        if (llama_process(&ctx, LLAMA_PROCESS_TYPE_DECODE, batch.get()) != 0) {
             throw std::runtime_error("decoding failed in " + stages.back().name);
         }
-        for (int32_t i = 0; i < batch.n_tokens; ++i) {
+        for (int32_t i = 0; i < n_tokens; ++i) {
             const float * row = llama_get_logits_ith(&ctx, i);
             std::vector<float> & logits = stages.back().logits;
-            logits.insert(logits.end(), row, row + llama_vocab_n_tokens(vocab));
+            logits.insert(logits.end(), row, row + n_vocab);
         }
-        batch.n_tokens = 0;
+        llama_batch_ext_clear(batch.get());
     }
 
     void prefill(int32_t n_tokens) {
@@ -88,8 +101,10 @@ public:
 
 private:
     llama_context & ctx;
-    const llama_vocab * vocab;
-    llama_batch batch;
+    const int32_t n_vocab;
+    std::unique_ptr<llama_batch_ext, batch_deleter> batch;
+    int32_t n_tokens = 0;
+    std::vector<float> hidden;  // of one token
     std::mt19937 random{ SEED };
     bool is_encoded = false;
 };
@@ -115,6 +130,8 @@ const char * script_name(run_script script) {
             return "unified streams";
         case run_script::own_streams:
             return "own streams";
+        case run_script::draft:
+            return "draft";
         case run_script::no_memory:
             return "no memory";
     }
@@ -129,6 +146,7 @@ llama_context_params script_params(run_script script) {
     params.n_ubatch = script == run_script::no_memory ? N_CTX : N_UBATCH;
     params.n_seq_max = has_two ? 2 : 1;
     params.kv_unified = script != run_script::own_streams;
+    params.ctx_type = script == run_script::draft ? LLAMA_CONTEXT_TYPE_MTP : LLAMA_CONTEXT_TYPE_DEFAULT;
     params.n_threads = 1;
     params.n_threads_batch = 1;
     params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
@@ -164,6 +182,7 @@ run_stages run(llama_context & ctx, run_script script) {
     session s(ctx);
     switch (script) {
         case run_script::one_sequence:
+        case run_script::draft:
             run_one_sequence(s);
             break;
         case run_script::no_memory:

@@ -18,6 +18,7 @@ enum class run_script {
     one_sequence,     // prefill, decode, context shift, self-extend
     unified_streams,  // two sequences in one stream: copy, decode together, keep
     own_streams,      // two sequences in a stream each: copy, decode together, remove
+    draft,            // one sequence through the model's own draft layers
     no_memory,        // one batch
 };
 

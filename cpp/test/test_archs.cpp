@@ -189,10 +189,19 @@ static run_stages run_planned(llama_model & model, const kvtuner_plan & plan, ru
     return run(*ctx, script);
 }
 
+static std::vector<run_script> scripts_of(const llama_model & model) {
+    std::vector<run_script> scripts = { run_script::one_sequence, run_script::unified_streams,
+                                        run_script::own_streams };
+    if (llama_model_n_layer_nextn(&model) > 0) {
+        scripts.push_back(run_script::draft);
+    }
+    return scripts;
+}
+
 static difference compare(llama_model & model, const kvtuner_plan & plan, double floor, mistake wrong) {
     const size_t n_vocab = (size_t)llama_vocab_n_tokens(llama_model_get_vocab(&model));
     difference result;
-    for (run_script script : { run_script::one_sequence, run_script::unified_streams, run_script::own_streams }) {
+    for (run_script script : scripts_of(model)) {
         const difference found = worst(run_reference(model, plan, script, wrong), run_exact(model, script),
                                        run_planned(model, plan, script), n_vocab, floor, script_name(script));
         if (found.is_worse_than(result)) {
@@ -202,6 +211,17 @@ static difference compare(llama_model & model, const kvtuner_plan & plan, double
     return result;
 }
 
+static double largest_error(llama_model & model, const kvtuner_plan & plan, run_script script) {
+    const run_stages reference = run_reference(model, plan, script, mistake::none);
+    const run_stages found = run_planned(model, plan, script);
+    double largest = 0.0;
+    for (size_t i = 0; i < reference.size(); ++i) {
+        const double error = nmse(reference[i].logits, logits_of(found, reference[i], i));
+        largest = std::isnan(error) ? error : std::max(largest, error);
+    }
+    return largest;
+}
+
 // the largest error of uniform caches, which are the base's own
 static double floor_of(llama_model & model) {
     double floor = 0.0;
@@ -209,10 +229,9 @@ static double floor_of(llama_model & model) {
         const std::string name = ggml_type_name(type);
         const named_plan named = plan_from_pairs(model, name + "/" + name);
         select_plan(model, plan_json(named.plan));
-        const run_stages reference = run_reference(model, named.plan, run_script::one_sequence, mistake::none);
-        const run_stages found = run_planned(model, named.plan, run_script::one_sequence);
-        for (size_t i = 0; i < reference.size(); ++i) {
-            floor = std::max(floor, nmse(reference[i].logits, logits_of(found, reference[i], i)));
+        for (run_script script : scripts_of(model)) {
+            const double error = largest_error(model, named.plan, script);
+            floor = std::isnan(error) ? error : std::max(floor, error);
         }
     }
     if (!(floor <= MAX_FLOOR)) {
@@ -250,6 +269,7 @@ static bool test_plan(llama_model & model, const named_plan & named, double floo
 static bool test_model(const options & opts, const std::string & path) {
     llama_model_params params = llama_model_default_params();
     params.progress_callback = is_silent_progress;
+    params.load_mtp = true;
     const llama_model_ptr model(llama_model_load_from_file(path.c_str(), params));
     if (!model) {
         fail("the model does not load");

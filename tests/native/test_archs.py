@@ -20,6 +20,7 @@ GROUPS = {
     "maple mellum mimo2 muse-glimmer olmo2 phi3 plamo3 smallthinker spark2_5",
     "hybrid": "bailingmoe3 falcon-h1 glm5-next granitehybrid jamba kimi-k3 kimi-linear lfm2 lfm2moe minimax-01 "
     "nemotron_h nemotron_h_moe plamo2 qwen35 qwen35moe qwen3next qwen4exp",
+    "draft layer": "qwen35_with_draft",
     "recurrent": "mamba mamba2",
     "repeated layers": "hrm_text",
     "latent attention": "deepseek2 minicpm3 mistral4",
@@ -69,7 +70,8 @@ def test_plans_agree_with_the_reference(group: str, models: dict[str, list[Path]
     assert len(re.findall("  refused: architecture deepseek4 keeps compressed keys", report)) == is_refused * n_models
     assert len(re.findall("  ignored: the model keeps no KV cache", report)) == is_ignored * n_models
     plans = 3 * (not is_refused and not is_ignored)
-    assert len(re.findall(r", limit .* \((?:one sequence|unified streams|own streams), ", report)) == plans * n_models
+    ran = re.findall(r", limit .* \((?:one sequence|unified streams|own streams|draft), ", report)
+    assert len(ran) == plans * n_models
 
 
 @pytest.mark.parametrize("mistake", ["rotation", "layer"])
