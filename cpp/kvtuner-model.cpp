@@ -128,27 +128,9 @@ std::string layer_problem(const llama_model & model, uint32_t il, ggml_type type
     return "";
 }
 
-// why keys and values of layer il cannot be centered; empty where they can
-std::string centering_obstacle(const llama_model & model, uint32_t il) {
-    if (model.hparams.is_mla()) {
-        return "keeps K and V in one tensor";
-    }
-    if (model.hparams.attn_soft_cap || model.arch == LLM_ARCH_GROK) {
-        return "caps the attention logits";
-    }
-    if (model.layers.at(il).attn_sinks) {
-        return "adds attention sinks to the softmax";
-    }
-    // their graphs write to the cache in ways of their own
-    if (model.arch == LLM_ARCH_DFLASH || model.arch == LLM_ARCH_MINIMAX_M3 || model.arch == LLM_ARCH_QWEN4EXP) {
-        return "has an attention of its own";
-    }
-    return "";
-}
-
 std::string centering_problem(const llama_model & model, const kvtuner_plan & plan, uint32_t il) {
     const char * side = plan.has_center_k(il) ? "keys" : plan.has_center_v(il) ? "values" : nullptr;
-    const std::string obstacle = side ? centering_obstacle(model, il) : "";
+    const std::string obstacle = side ? kvtuner_centering_obstacle(model, il) : "";
     return obstacle.empty() ? ""
                             : "layer " + std::to_string(il) + ": " + side + " cannot be centered, since this model " +
                                       obstacle + ": use --no-kv-center";
@@ -195,6 +177,23 @@ std::string context_problem(const llama_model & model, const llama_context_param
 }
 
 }  // namespace
+
+std::string kvtuner_centering_obstacle(const llama_model & model, uint32_t il) {
+    if (model.hparams.is_mla()) {
+        return "keeps K and V in one tensor";
+    }
+    if (model.hparams.attn_soft_cap || model.arch == LLM_ARCH_GROK) {
+        return "caps the attention logits";
+    }
+    if (model.layers.at(il).attn_sinks) {
+        return "adds attention sinks to the softmax";
+    }
+    // their graphs write to the cache in ways of their own
+    if (model.arch == LLM_ARCH_DFLASH || model.arch == LLM_ARCH_MINIMAX_M3 || model.arch == LLM_ARCH_QWEN4EXP) {
+        return "has an attention of its own";
+    }
+    return "";
+}
 
 void kvtuner_model_init(llama_model & model, const gguf_context * metadata, const std::string & path_model) {
     kvtuner_model_plans & plans = model.kvtuner;

@@ -1,7 +1,11 @@
 #include "arch_plans.h"
 
+#include "kvtuner-model.h"
+
 #include "llama-arch.h"
 #include "llama-model.h"
+
+#include <base64.hpp>
 
 #include <algorithm>
 #include <cstring>
@@ -13,6 +17,7 @@ static constexpr ggml_type MIXED_TYPES[] = { GGML_TYPE_F16,  GGML_TYPE_Q4_0, GGM
                                              GGML_TYPE_Q5_1, GGML_TYPE_BF16, GGML_TYPE_IQ4_NL };
 static constexpr size_t N_MIXED_TYPES = sizeof(MIXED_TYPES) / sizeof(MIXED_TYPES[0]);
 static constexpr size_t N_MIXED_PLANS = 3;
+static constexpr size_t CENTERED_PLAN = 2;
 static constexpr size_t K_TO_V = 3;  // so that K and V of a layer differ
 static constexpr size_t N_NAMED_LAYERS = 4;
 
@@ -44,12 +49,35 @@ static void add_layer(kvtuner_plan & plan, const llama_model & model, ggml_type 
     plan.type_v.push_back(model.hparams.is_mla() ? plan.type_k.back() : fitting_v(model, il, type_v));
 }
 
+// any vector is exact; these numbers are float16, in the size of keys
+static std::vector<float> some_center(uint32_t n_values, uint32_t seed) {
+    std::vector<float> values(n_values);
+    for (float & value : values) {
+        seed = seed * 1664525u + 1013904223u;
+        value = ((int)(seed >> 24) % 33 - 16) * 0.125f;
+    }
+    return values;
+}
+
+static void add_centers(kvtuner_plan & plan, const llama_model & model) {
+    for (uint32_t il = 0; il < model.hparams.n_layer_all; ++il) {
+        const bool can_center = has_cache(model, il) && kvtuner_centering_obstacle(model, il).empty();
+        plan.center_k.push_back(some_center(can_center ? model.hparams.n_embd_k_gqa(il) : 0, 2 * il));
+        plan.center_v.push_back(some_center(can_center ? model.hparams.n_embd_v_gqa(il) : 0, 2 * il + 1));
+    }
+}
+
+static bool has_centers(const kvtuner_plan & plan) {
+    const auto is_there = [](const std::vector<float> & center) { return !center.empty(); };
+    return std::any_of(plan.center_k.begin(), plan.center_k.end(), is_there);
+}
+
 static std::string name_of(const kvtuner_plan & plan) {
     std::string name;
     for (size_t il = 0; il < std::min(plan.type_k.size(), N_NAMED_LAYERS); ++il) {
         name += (il ? "," : "") + std::string(ggml_type_name(plan.type_k[il])) + "/" + ggml_type_name(plan.type_v[il]);
     }
-    return name;
+    return name + (has_centers(plan) ? " centered" : "");
 }
 
 static ggml_type type_of(const std::string & name) {
@@ -83,6 +111,9 @@ std::vector<named_plan> mixed_plans(const llama_model & model) {
             const size_t k = 2 * i + (i % 2 ? il ^ 1 : il);  // so that the coarse side of a layer changes
             add_layer(plans[i].plan, model, MIXED_TYPES[k % N_MIXED_TYPES], MIXED_TYPES[(k + K_TO_V) % N_MIXED_TYPES]);
         }
+        if (i == CENTERED_PLAN) {
+            add_centers(plans[i].plan, model);
+        }
         plans[i].name = name_of(plans[i].plan);
     }
     return plans;
@@ -90,7 +121,7 @@ std::vector<named_plan> mixed_plans(const llama_model & model) {
 
 static kvtuner_plan f16_plan(const llama_model & model) {
     const std::vector<ggml_type> types(model.hparams.n_layer_all, GGML_TYPE_F16);
-    return { types, types };
+    return { types, types, {}, {}, "" };
 }
 
 static void add_block_refusals(std::vector<refused_plan> & refused, const llama_model & model, uint32_t il) {
@@ -116,6 +147,13 @@ std::vector<refused_plan> refused_plans(const llama_model & model) {
         return refused;
     }
     const std::string layer = "layer " + std::to_string(il);
+    const std::string obstacle = kvtuner_centering_obstacle(model, il);
+    if (!obstacle.empty()) {
+        refused.push_back({ "centers", f16_plan(model), true,
+                            layer + ": keys cannot be centered, since this model " + obstacle });
+        refused.back().plan.center_k.resize(model.hparams.n_layer_all);
+        refused.back().plan.center_k[il] = some_center(model.hparams.n_embd_k_gqa(il), 1);
+    }
     if (model.hparams.is_mla()) {
         refused.push_back({ "two types", f16_plan(model), true, layer + ": V type q8_0 differs from K type f16" });
         refused.back().plan.type_v[il] = GGML_TYPE_Q8_0;
@@ -130,11 +168,22 @@ std::vector<refused_plan> refused_plans(const llama_model & model) {
     return refused;
 }
 
+static std::string center_json(const char * key, const std::vector<std::vector<float>> & centers, size_t il) {
+    if (il >= centers.size() || centers[il].empty()) {
+        return "";
+    }
+    std::vector<ggml_fp16_t> halves(centers[il].size());
+    ggml_fp32_to_fp16_row(centers[il].data(), halves.data(), (int64_t)halves.size());
+    const char * bytes = (const char *)halves.data();
+    return std::string(",\"") + key + "\":\"" + base64::encode(bytes, halves.size() * sizeof(ggml_fp16_t)) + "\"";
+}
+
 std::string plan_json(const kvtuner_plan & plan) {
     std::string text;
     for (size_t il = 0; il < plan.type_k.size(); ++il) {
         text += (il ? "," : "") + std::string("{\"layer\":") + std::to_string(il) + ",\"k\":\"" +
-                ggml_type_name(plan.type_k[il]) + "\",\"v\":\"" + ggml_type_name(plan.type_v[il]) + "\"}";
+                ggml_type_name(plan.type_k[il]) + "\",\"v\":\"" + ggml_type_name(plan.type_v[il]) + "\"" +
+                center_json("center_k", plan.center_k, il) + center_json("center_v", plan.center_v, il) + "}";
     }
     return "{\"schema\":\"kvtuner.plan/1\",\"layers\":[" + text + "]}";
 }

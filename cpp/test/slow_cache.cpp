@@ -1,6 +1,6 @@
 #include "slow_cache.h"
 
-#include "kvtuner-cache.h"
+#include "kvtuner-layers.h"
 
 #include "llama-context.h"
 #include "llama-kv-cache.h"
@@ -32,6 +32,9 @@ void slow_rotate(float * values, int64_t n_values, int64_t n) {
 void slow_round(const slow_rounding & rounding, float * values, int64_t n_values) {
     const ggml_type_traits * traits = ggml_get_type_traits(rounding.type);
     std::vector<uint8_t> packed(ggml_row_size(rounding.type, n_values));
+    for (size_t i = 0; i < rounding.center.size(); ++i) {
+        values[i] -= rounding.center[i];
+    }
     if (rounding.rotation) {
         slow_rotate(values, n_values, rounding.rotation);
     }
@@ -39,6 +42,9 @@ void slow_round(const slow_rounding & rounding, float * values, int64_t n_values
     traits->to_float(packed.data(), values, n_values);
     if (rounding.rotation) {
         slow_rotate(values, n_values, rounding.rotation);
+    }
+    for (size_t i = 0; i < rounding.center.size(); ++i) {
+        values[i] += rounding.center[i];
     }
 }
 
@@ -97,14 +103,15 @@ void slow_cache::follow(const llama_context & ctx, const kvtuner_plan & plan) {
 
 void slow_cache::follow_layer(const llama_kv_cache & cache, uint32_t il, const kvtuner_plan & plan, int64_t rotation_k,
                               int64_t rotation_v) {
-    const auto add = [&](const ggml_tensor * tensor, ggml_type type, int64_t rotation) {
+    const auto add = [&](const ggml_tensor * tensor, ggml_type type, int64_t rotation, const auto & centers) {
         if (tensor) {  // with compressed keys V is a part of K
             order.push_back(tensor);
-            tensors[tensor] = { type, ggml_is_quantized(type) ? rotation : 0 };
+            tensors[tensor] = { type, ggml_is_quantized(type) ? rotation : 0,
+                                centers.empty() ? std::vector<float>() : centers[il] };
         }
     };
-    add(cache.get_k_storage(il), plan.type_k[il], rotation_k);
-    add(cache.get_v_storage(il), plan.type_v[il], rotation_v);
+    add(cache.get_k_storage(il), plan.type_k[il], rotation_k, plan.center_k);
+    add(cache.get_v_storage(il), plan.type_v[il], rotation_v, plan.center_v);
 }
 
 void slow_cache::forget_a_rotation() {
@@ -112,6 +119,16 @@ void slow_cache::forget_a_rotation() {
         slow_rounding & rounding = tensors.at(tensor);
         if (rounding.rotation) {
             rounding.rotation = 0;
+            return;
+        }
+    }
+}
+
+void slow_cache::forget_a_center() {
+    for (const ggml_tensor * tensor : order) {
+        slow_rounding & rounding = tensors.at(tensor);
+        if (!rounding.center.empty() && ggml_is_quantized(rounding.type)) {
+            rounding.center.clear();
             return;
         }
     }

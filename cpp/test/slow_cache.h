@@ -18,7 +18,8 @@ class llama_kv_cache;
 // What happens to the rows of one tensor of the cache.
 struct slow_rounding {
     ggml_type type;
-    int64_t rotation;  // block of the Walsh-Hadamard transform, which divides the head size; 0 for none
+    int64_t rotation;           // block of the Walsh-Hadamard transform, which divides the head size; 0 for none
+    std::vector<float> center;  // what a row is less of before all that; empty for none
 };
 
 // Transform blocks of n values, a power of two, orthonormally and in place: its own inverse.
@@ -35,8 +36,9 @@ public:
     // Once the context exists: round its layers by the plan.
     void follow(const llama_context & ctx, const kvtuner_plan & plan);
 
-    // Deliberate mistakes, which a comparison must find: no rotation in the first layer that has one.
+    // Deliberate mistakes, which a comparison must find: no rotation, or no center, in the first layer that has one.
     void forget_a_rotation();
+    void forget_a_center();
 
 private:
     void follow_layer(const llama_kv_cache & cache, uint32_t il, const kvtuner_plan & plan, int64_t rotation_k,

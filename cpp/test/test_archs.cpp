@@ -8,13 +8,14 @@
 #include "arch_runs.h"
 #include "slow_cache.h"
 
-#include "kvtuner-cache.h"
+#include "kvtuner-layers.h"
 #include "kvtuner.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <stdexcept>
 #include <string>
 
@@ -29,7 +30,13 @@ static constexpr ggml_type FLOOR_TYPES[] = { GGML_TYPE_F16, GGML_TYPE_BF16, GGML
 
 static constexpr const char * IGNORED = "this model keeps no KV cache, its plan is ignored";
 
-enum class mistake { none, rotation, layer };
+enum class mistake { none, rotation, center, layer };
+
+static const std::map<std::string, mistake> MISTAKES = {
+    { "rotation", mistake::rotation },
+    { "center", mistake::center },
+    { "layer", mistake::layer },
+};
 
 struct options {
     std::string pairs;
@@ -116,7 +123,7 @@ static difference worst(const run_stages & reference, const run_stages & exact, 
 
 static void select_plan(llama_model & model, const std::string & kv_config) {
     char err[512];
-    if (!kvtuner_model_set_kv_config(&model, kv_config.c_str(), err, sizeof(err))) {
+    if (!kvtuner_model_set_kv_config(&model, kv_config.c_str(), true, err, sizeof(err))) {
         fail(err);
     }
 }
@@ -152,6 +159,7 @@ static void check_refusals(llama_model & model) {
         if (ctx || log_text.find(refused.reason) == std::string::npos) {
             fail("a plan (" + refused.name + ") was not refused with '" + refused.reason + "'");
         }
+        printf("  refuses %s: %s\n", refused.name.c_str(), refused.reason.c_str());
     }
 }
 
@@ -179,6 +187,8 @@ static run_stages run_reference(llama_model & model, const kvtuner_plan & plan, 
     cache.follow(*ctx, mistaken(plan, wrong));
     if (wrong == mistake::rotation) {
         cache.forget_a_rotation();
+    } else if (wrong == mistake::center) {
+        cache.forget_a_center();
     }
     return run(*ctx, script);
 }
@@ -306,8 +316,8 @@ static bool parse(int argc, char ** argv, options & opts) {
         if (word == "--plan") {
             opts.pairs = value;
             ++i;
-        } else if (word == "--wrong" && (value == "rotation" || value == "layer")) {
-            opts.wrong = value == "layer" ? mistake::layer : mistake::rotation;
+        } else if (word == "--wrong" && MISTAKES.count(value)) {
+            opts.wrong = MISTAKES.at(value);
             ++i;
         } else if (word[0] == '-') {
             return false;
@@ -321,7 +331,7 @@ static bool parse(int argc, char ** argv, options & opts) {
 int main(int argc, char ** argv) {
     options opts;
     if (!parse(argc, argv, opts)) {
-        fprintf(stderr, "usage: %s [--plan K/V,K/V,...] [--wrong rotation|layer] MODEL.gguf...\n", argv[0]);
+        fprintf(stderr, "usage: %s [--plan K/V,K/V,...] [--wrong rotation|center|layer] MODEL.gguf...\n", argv[0]);
         return 2;
     }
     setvbuf(stdout, nullptr, _IOLBF, 0);  // so that the model that aborts is the last one named

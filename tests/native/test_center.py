@@ -63,7 +63,7 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
 def test_centers_change_nothing_in_an_unquantized_cache(
     arch: str, name: str, flash_attn: bool, limit: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights in float32, so that nothing else rounds; these centers are larger than the keys, which costs f16 digits."""
+    """Weights in float32, so that nothing else rounds; centers larger than the keys cost f16 digits."""
     plain = Plan.uniform(Pair.parse(name), 2)
     centered = replace(plain, centers=Centers.from_arrays(*([3 * RNG.standard_normal(128)] * 2 for _ in range(2))))
     tokens = RNG.integers(0, 250, 128).astype(np.int32)
