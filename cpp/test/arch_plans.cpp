@@ -49,12 +49,12 @@ static void add_layer(kvtuner_plan & plan, const llama_model & model, ggml_type 
     plan.type_v.push_back(model.hparams.is_mla() ? plan.type_k.back() : fitting_v(model, il, type_v));
 }
 
-// any vector is exact; these numbers are float16, in the size of keys
+// any vector is exact; these numbers are float16 and not so large that attention in f16 would lose digits to them
 static std::vector<float> some_center(uint32_t n_values, uint32_t seed) {
     std::vector<float> values(n_values);
     for (float & value : values) {
         seed = seed * 1664525u + 1013904223u;
-        value = ((int)(seed >> 24) % 33 - 16) * 0.125f;
+        value = ((int)(seed >> 24) % 33 - 16) * 0.03125f;
     }
     return values;
 }

@@ -172,8 +172,16 @@ static kvtuner_plan mistaken(kvtuner_plan plan, mistake wrong) {
     return plan;
 }
 
+// The model under test, on whatever devices the build has, and the same on the CPU, whose caches can be rounded in
+// place.
+struct model_pair {
+    llama_model & planned;
+    llama_model & on_cpu;
+};
+
 static run_stages run_exact(llama_model & model, run_script script) {
     llama_context_params params = script_params(script);
+    params.op_offload = false;
     slow_cache exact;
     exact.attach(params);
     return run(*make_context(model, params), script);
@@ -181,6 +189,7 @@ static run_stages run_exact(llama_model & model, run_script script) {
 
 static run_stages run_reference(llama_model & model, const kvtuner_plan & plan, run_script script, mistake wrong) {
     llama_context_params params = script_params(script);
+    params.op_offload = false;
     slow_cache cache;
     cache.attach(params);
     const llama_context_ptr ctx = make_context(model, params);
@@ -208,12 +217,13 @@ static std::vector<run_script> scripts_of(const llama_model & model) {
     return scripts;
 }
 
-static difference compare(llama_model & model, const kvtuner_plan & plan, double floor, mistake wrong) {
-    const size_t n_vocab = (size_t)llama_vocab_n_tokens(llama_model_get_vocab(&model));
+static difference compare(const model_pair & models, const kvtuner_plan & plan, double floor, mistake wrong) {
+    const size_t n_vocab = (size_t)llama_vocab_n_tokens(llama_model_get_vocab(&models.planned));
     difference result;
-    for (run_script script : scripts_of(model)) {
-        const difference found = worst(run_reference(model, plan, script, wrong), run_exact(model, script),
-                                       run_planned(model, plan, script), n_vocab, floor, script_name(script));
+    for (run_script script : scripts_of(models.planned)) {
+        const difference found =
+                worst(run_reference(models.on_cpu, plan, script, wrong), run_exact(models.on_cpu, script),
+                      run_planned(models.planned, plan, script), n_vocab, floor, script_name(script));
         if (found.is_worse_than(result)) {
             result = found;
         }
@@ -221,9 +231,9 @@ static difference compare(llama_model & model, const kvtuner_plan & plan, double
     return result;
 }
 
-static double largest_error(llama_model & model, const kvtuner_plan & plan, run_script script) {
-    const run_stages reference = run_reference(model, plan, script, mistake::none);
-    const run_stages found = run_planned(model, plan, script);
+static double largest_error(const model_pair & models, const kvtuner_plan & plan, run_script script) {
+    const run_stages reference = run_reference(models.on_cpu, plan, script, mistake::none);
+    const run_stages found = run_planned(models.planned, plan, script);
     double largest = 0.0;
     for (size_t i = 0; i < reference.size(); ++i) {
         const double error = nmse(reference[i].logits, logits_of(found, reference[i], i));
@@ -233,14 +243,14 @@ static double largest_error(llama_model & model, const kvtuner_plan & plan, run_
 }
 
 // the largest error of uniform caches, which are the base's own
-static double floor_of(llama_model & model) {
+static double floor_of(const model_pair & models) {
     double floor = 0.0;
     for (ggml_type type : FLOOR_TYPES) {
         const std::string name = ggml_type_name(type);
-        const named_plan named = plan_from_pairs(model, name + "/" + name);
-        select_plan(model, plan_json(named.plan));
-        for (run_script script : scripts_of(model)) {
-            const double error = largest_error(model, named.plan, script);
+        const named_plan named = plan_from_pairs(models.planned, name + "/" + name);
+        select_plan(models.planned, plan_json(named.plan));
+        for (run_script script : scripts_of(models.planned)) {
+            const double error = largest_error(models, named.plan, script);
             floor = std::isnan(error) ? error : std::max(floor, error);
         }
     }
@@ -267,23 +277,31 @@ static void test_ignored(llama_model & model) {
     printf("  ignored: the model keeps no KV cache\n");
 }
 
-static bool test_plan(llama_model & model, const named_plan & named, double floor, mistake wrong) {
-    select_plan(model, plan_json(named.plan));
-    const difference found = compare(model, named.plan, floor, wrong);
+static bool test_plan(const model_pair & models, const named_plan & named, double floor, mistake wrong) {
+    select_plan(models.planned, plan_json(named.plan));
+    const difference found = compare(models, named.plan, floor, wrong);
     printf("  %s: NMSE %.1e, limit %.1e, effect %.1e, KLD %.1e (%s)%s\n", named.name.c_str(), found.error, found.limit,
            found.effect, found.kld, found.where.c_str(), found.is_good() ? "" : " FAILED: above the limit");
-    check_restore(model, script_params(run_script::one_sequence));
+    check_restore(models.planned, script_params(run_script::one_sequence));
     return found.is_good();
 }
 
-static bool test_model(const options & opts, const std::string & path) {
+static llama_model_ptr load(const std::string & path, bool on_cpu) {
     llama_model_params params = llama_model_default_params();
     params.progress_callback = is_silent_progress;
     params.load_mtp = true;
-    const llama_model_ptr model(llama_model_load_from_file(path.c_str(), params));
+    params.n_gpu_layers = on_cpu ? 0 : params.n_gpu_layers;
+    llama_model_ptr model(llama_model_load_from_file(path.c_str(), params));
     if (!model) {
         fail("the model does not load");
     }
+    return model;
+}
+
+static bool test_model(const options & opts, const std::string & path) {
+    const llama_model_ptr model = load(path, false);
+    const llama_model_ptr reference = load(path, true);
+    const model_pair models = { *model, *reference };
     std::vector<named_plan> plans = mixed_plans(*model);
     if (!opts.pairs.empty()) {
         plans = { plan_from_pairs(*model, opts.pairs) };
@@ -300,11 +318,11 @@ static bool test_model(const options & opts, const std::string & path) {
         return true;
     }
     check_refusals(*model);
-    const double floor = floor_of(*model);
+    const double floor = floor_of(models);
     printf("  floor: NMSE %.1e\n", floor);
     bool is_good = true;
     for (const named_plan & named : plans) {
-        is_good = test_plan(*model, named, floor, opts.wrong) && is_good;
+        is_good = test_plan(models, named, floor, opts.wrong) && is_good;
     }
     return is_good;
 }
