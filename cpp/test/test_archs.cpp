@@ -208,19 +208,25 @@ static run_stages run_planned(llama_model & model, const kvtuner_plan & plan, ru
     return run(*ctx, script);
 }
 
-static std::vector<run_script> scripts_of(const llama_model & model) {
-    std::vector<run_script> scripts = { run_script::one_sequence, run_script::unified_streams,
-                                        run_script::own_streams };
+static std::vector<run_script> single_scripts(const llama_model & model) {
+    std::vector<run_script> scripts = { run_script::one_sequence };
     if (llama_model_n_layer_nextn(&model) > 0) {
         scripts.push_back(run_script::draft);
     }
     return scripts;
 }
 
+static std::vector<run_script> all_scripts(const llama_model & model) {
+    std::vector<run_script> scripts = single_scripts(model);
+    scripts.push_back(run_script::unified_streams);
+    scripts.push_back(run_script::own_streams);
+    return scripts;
+}
+
 static difference compare(const model_pair & models, const kvtuner_plan & plan, double floor, mistake wrong) {
     const size_t n_vocab = (size_t)llama_vocab_n_tokens(llama_model_get_vocab(&models.planned));
     difference result;
-    for (run_script script : scripts_of(models.planned)) {
+    for (run_script script : all_scripts(models.planned)) {
         const difference found =
                 worst(run_reference(models.on_cpu, plan, script, wrong), run_exact(models.on_cpu, script),
                       run_planned(models.planned, plan, script), n_vocab, floor, script_name(script));
@@ -249,7 +255,7 @@ static double floor_of(const model_pair & models) {
         const std::string name = ggml_type_name(type);
         const named_plan named = plan_from_pairs(models.planned, name + "/" + name);
         select_plan(models.planned, plan_json(named.plan));
-        for (run_script script : scripts_of(models.planned)) {
+        for (run_script script : single_scripts(models.planned)) {
             const double error = largest_error(models, named.plan, script);
             floor = std::isnan(error) ? error : std::max(floor, error);
         }
