@@ -10,6 +10,7 @@ centers. Calibration texts and the text that judges are different, except where 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.gguffile.shape import model_shape, read_model
 from kvtuner_gguf.tuning.calibration import calibrate
-from kvtuner_gguf.tuning.centering import weighted_means
+from kvtuner_gguf.tuning.centering import weighted_mean
 from kvtuner_gguf.tuning.divergence import Judge
 from kvtuner_gguf.tuning.reference import Reference
 
@@ -48,6 +49,32 @@ def midrange(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     rows = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))
     ends = (torch.quantile(x.flatten(1), torch.tensor([0.01, 0.99]), dim=0).reshape(2, *x.shape[1:]) for x in rows)
     return tuple(x.mean(0) for x in ends)
+
+
+def weighted_keys(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The mean weighted by what an error of the key does to the attention output o: (a |v - o| |q|) squared."""
+    n_group = q.shape[1] // k.shape[1]
+    total, weight = torch.zeros(k.shape[1], k.shape[3]).double(), torch.zeros(k.shape[1], 1).double()
+    for chunk, head in itertools.product(range(q.shape[0]), range(q.shape[1])):
+        kv = head // n_group
+        w = _key_weights(q[chunk, head], k[chunk, kv], v[chunk, kv]).double()
+        total[kv] += w @ k[chunk, kv].double()
+        weight[kv] += w.sum()
+    return total / weight
+
+
+def _key_weights(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """One head, all [tokens, channels]."""
+    later = torch.ones(len(q), len(k), dtype=torch.bool).triu(1)
+    a = (q @ k.T / k.shape[1] ** 0.5).masked_fill(later, -torch.inf).softmax(-1)
+    o = a @ v
+    distance = (v.square().sum(-1)[None] - 2 * o @ v.T + o.square().sum(-1)[:, None]).clamp_min(0)
+    return (a.square() * distance * q.square().sum(-1)[:, None]).sum(0)
+
+
+def weighted(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides weighted by what their errors do to the output."""
+    return weighted_keys(q, k, v), weighted_mean(q, k, v)
 
 
 def centers_of(reference: Reference, tokens: Tensor, statistic: Statistic) -> Centers:
@@ -103,7 +130,7 @@ def only_values(centers: Centers) -> Centers:
 def sides(study: Study, judge: Judge, text: str) -> None:
     """Whether keys and values gain, by type and by how the mean is weighted."""
     plain = study.centers("web", 2048, 512)
-    by_output = study.centers("web", 2048, 512, weighted_means)
+    by_output = study.centers("web", 2048, 512, weighted)
     for pair in ("q8_0/f32", "q4_0/f32"):
         study.row(judge, text, pair, "none", None)
         study.row(judge, text, pair, "keys, mean", only_keys(plain))

@@ -25,7 +25,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "--center/--no-center",
     default=True,
     show_default=True,
-    help="Take off what keys and values have in common; left out where the architecture forbids it.",
+    help="Take off what the keys have in common; left out where the architecture forbids it.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same plan.")
 @click.option("--threads", type=int, help="Threads of the reference model. Default: all processors.")
@@ -59,7 +59,7 @@ def tune_command(
     headers = read_model(model)
     shape = model_shape(headers)
     if center and (obstacle := centering_obstacle(headers)):
-        click.echo(f"keys and values are not centered, since this model {obstacle}", err=True)
+        click.echo(f"keys are not centered, since this model {obstacle}", err=True)
         center = False
     settings, tune = _prepare(bits, tokens, ctx, candidates, trials, seed, threads, center)
     tuned = tune(model, shape, text or default_text(), settings, step_progress)

@@ -80,8 +80,8 @@ def tune(model: Path, shape: ModelShape, text: Path, settings: Settings, stage: 
     provenance = _provenance(settings, texts)
     centers = None
     if settings.center:
-        with stage("center keys and values") as progress:
-            centers, spread = measure_centers(reference, texts.tuning, progress)
+        with stage("center keys") as progress:
+            centers, spread = measure_centers(reference, texts.tuning, progress=progress)
         provenance["keys"] = spread.to_json()
         reference.cache = replace(reference.cache, centers=centers)
     pairs = [Pair(k, v) for k in settings.candidates for v in settings.candidates]

@@ -3,52 +3,53 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from kvtuner_gguf.tuning import centering  # noqa: E402
-from kvtuner_gguf.tuning.centering import weighted_means  # noqa: E402
+from kvtuner_gguf.tuning.centering import measure_centers, weighted_mean  # noqa: E402
+from kvtuner_gguf.tuning.reference import Reference  # noqa: E402
 
 
 def by_definition(query, key, value):
     """One token at a time, one query at a time, in float64."""
     query, key, value = query.double(), key.double(), value.double()
     n_group = query.shape[1] // key.shape[1]
-    sums = [torch.zeros(x.shape[1], x.shape[3], dtype=torch.float64) for x in (key, value)]
-    totals = [torch.zeros(x.shape[1], 1, dtype=torch.float64) for x in (key, value)]
+    total, weight = torch.zeros(value.shape[1], value.shape[3]).double(), torch.zeros(value.shape[1], 1).double()
     for chunk, head, t in torch.cartesian_prod(*(torch.arange(n) for n in query.shape[:3])).tolist():
         kv, q = head // n_group, query[chunk, head, t]
-        keys, values = key[chunk, kv, : t + 1], value[chunk, kv, : t + 1]
-        a = (keys @ q / math.sqrt(len(q))).softmax(0)
-        weights = (a * (values - a @ values).norm(dim=1) * q.norm()) ** 2, a**2
-        for side, (w, rows) in enumerate(zip(weights, (keys, values), strict=True)):
-            sums[side][kv] += w @ rows
-            totals[side][kv] += w.sum()
-    return tuple(s / t for s, t in zip(sums, totals, strict=True))
+        squares = (key[chunk, kv, : t + 1] @ q / math.sqrt(len(q))).softmax(0) ** 2
+        total[kv] += squares @ value[chunk, kv, : t + 1]
+        weight[kv] += squares.sum()
+    return total / weight
 
 
 @pytest.mark.parametrize("rows", [3, 512])
-def test_the_means_are_weighted_by_what_errors_do_to_the_output(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_are_weighted_by_squared_attention(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(centering, "ROWS", rows)
     torch.manual_seed(3)
-    query, key, value = torch.randn(2, 4, 7, 8), 2 + torch.randn(2, 2, 7, 8), torch.randn(2, 2, 7, 6)
-    for found, wanted in zip(weighted_means(query, key, value), by_definition(query, key, value), strict=True):
-        assert found.shape == wanted.shape
-        assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    query, key, value = torch.randn(2, 4, 7, 8), torch.randn(2, 2, 7, 8), torch.randn(2, 2, 7, 6)
+    found = weighted_mean(query, key, value)
+    assert found.shape == (2, 6)
+    assert torch.allclose(found, by_definition(query, key, value), rtol=1e-4, atol=1e-5)
 
 
-def test_a_constant_is_found_whatever_the_weights() -> None:
-    constant = torch.tensor([5.0, -3.0, 0.25, 100.0])
-    key = constant.expand(1, 1, 9, 4)
-    found, _ = weighted_means(torch.randn(1, 2, 9, 4), key, torch.randn(1, 1, 9, 4))
-    assert torch.allclose(found[0], constant.double(), rtol=1e-6)
-
-
-def test_a_single_token_has_a_mean() -> None:
-    """No error of its key can change an attention over one token: any center will do, but no NaN."""
-    key, value = torch.randn(1, 1, 1, 4), torch.randn(1, 1, 1, 4)
-    found_k, found_v = weighted_means(torch.randn(1, 1, 1, 4), key, value)
-    assert torch.isfinite(found_k).all()
-    assert torch.allclose(found_v, value[0, :, 0].double())
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_keys_are_centered_by_their_mean(architecture: str, tiny, text: str, tmp_path: Path) -> None:
+    reference = Reference(tiny(tmp_path / "m.gguf", architecture), architecture)
+    tokens = torch.tensor([reference.tokenize(text)[i : i + 20] for i in (0, 20)])
+    keys = []
+    reference.run(reference.embed(tokens), capture=lambda il, q, k, v: keys.append(reference.cache.runtime_order(k)))
+    centers, spread = measure_centers(reference, tokens)
+    assert centers.v == (b"",) * reference.n_layer
+    for il, key in enumerate(keys):
+        mean = key.mean((0, 2)).flatten()
+        assert torch.allclose(torch.from_numpy(centers.array_k(il)), mean, rtol=2e-3, atol=2e-3)
+        centered = key - mean.reshape(-1, 1, key.shape[3])
+        assert spread.largest[il] == pytest.approx(key.abs().max().item())
+        assert spread.largest_centered[il] == pytest.approx(centered.abs().max().item(), rel=1e-4)
+        assert spread.rms_centered[il] == pytest.approx(centered.square().mean().sqrt().item(), rel=1e-4)
+    assert all(measure_centers(reference, tokens, with_values=True)[0].v)
