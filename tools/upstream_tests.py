@@ -56,6 +56,8 @@ class Run:
     model: Path | None
     hub: Path
     seconds: float
+    jobs: int = 1
+    ops: str | None = None
 
     def environment(self) -> dict[str, str]:
         """Our tools come first, git asks nothing, and Hugging Face's client keeps off the network."""
@@ -64,7 +66,7 @@ class Run:
         return env | ({"LLAMACPP_TEST_MODELFILE": str(self.model)} if self.model else {})
 
 
-def watch(command: list[str | Path], log: Path, seconds: float, **settings: object) -> Outcome:
+def watch(command: list[object], log: Path, seconds: float, **settings: object) -> Outcome:
     """Run ``command`` with its output in ``log``; it is ended once it has written nothing for ``seconds``."""
     with log.open("wb") as out, log.with_suffix(".err").open("wb") as err:
         streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err, "start_new_session": True}
@@ -95,9 +97,10 @@ def run_ctest(build: Build, run: Run) -> Results:
 
 def run_backend_ops(build: Build, run: Run) -> Results:
     log = build.scratch / "backend-ops.sql"
-    command = [build.programs / "test-backend-ops", "test", "--output", "sql"]
+    command = [build.programs / "test-backend-ops", "test", "--output", "sql", "-j", run.jobs]
     if run.backend == "cpu":  # the only back end is skipped unless it is named
         command += ["-b", "CPU"]
+    command += ["-o", run.ops] if run.ops else []
     ended = watch(command, log, run.seconds, env=run.environment())
     return {**read_backend_ops(log.read_text()), "the program as a whole": ended}
 
@@ -169,8 +172,9 @@ SUITES = {"ctest": run_ctest, "backend-ops": run_backend_ops, "bindings": run_bi
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=("cpu", "cuda", "metal", "vulkan"), default="cpu")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parallel compile jobs")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parallel jobs")
     parser.add_argument("--suite", choices=SUITES, action="append", help="run only this one; may be repeated")
+    parser.add_argument("--ops", help="run only these operators of backend-ops: ADD,MUL_MAT.*")
     model = MODELS["smollm2-135m"].path
     parser.add_argument("--model", type=Path, default=model if model.exists() else None, help=f"default: {model}")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for a test (default: %(default)s)")
@@ -182,7 +186,7 @@ def main() -> None:
     args = arguments()
     unpatched, _ = builds = both_builds(args.backend)
     compile_both(*builds, args.jobs)
-    run = Run(args.backend, args.model, unpatched.scratch / "hub", args.timeout)
+    run = Run(args.backend, args.model, unpatched.scratch / "hub", args.timeout, args.jobs, args.ops)
     if run.model is None:
         print("no model: tests that need one do not run; `kvtuner-gguf fetch-model smollm2-135m` fetches one")
     for build in builds:
