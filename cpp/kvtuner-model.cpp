@@ -136,6 +136,11 @@ std::string centering_problem(const llama_model & model, const kvtuner_plan & pl
                                       obstacle + ": use --no-kv-center";
 }
 
+// attention with a bias per position goes without FlashAttention whatever the parameters say
+bool can_flash_attn(const llama_model & model) {
+    return model.arch != LLM_ARCH_T5;
+}
+
 std::string plan_problem(const llama_model & model, bool has_fa) {
     if (!model.kvtuner.active_error.empty()) {
         return "the plan in the model's metadata is unusable: " + model.kvtuner.active_error +
@@ -172,7 +177,7 @@ bool uses_plan(const llama_model & model, ggml_type type_k, ggml_type type_v) {
 
 // why a context with these parameters cannot have the cache of the plan; empty where it can, or where it has none
 std::string context_problem(const llama_model & model, const llama_context_params & params) {
-    const bool has_fa = params.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    const bool has_fa = params.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED && can_flash_attn(model);
     return uses_plan(model, params.type_k, params.type_v) ? plan_problem(model, has_fa) : "";
 }
 

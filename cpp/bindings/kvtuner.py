@@ -86,6 +86,7 @@ def configure(
     model: Any,
     params: llama_cpp.llama_context_params,
     kv_config: KvConfig,
+    kv_center: bool,
     types_given: bool,
     flash_attn: Optional[bool],
 ) -> None:
@@ -95,7 +96,7 @@ def configure(
     """
     if types_given and kv_config not in (None, "auto", "none"):
         raise ValueError("kv_config and type_k/type_v ask for different caches: keep one")
-    set_kv_config(model, None if types_given else kv_config)
+    set_kv_config(model, None if types_given else kv_config, kv_center)
     if flash_attn is None and _needs_flash_attn(model):
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
     _raise_on_failure(_check_context, model, ctypes.byref(params))

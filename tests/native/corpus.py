@@ -13,7 +13,8 @@ from pathlib import Path
 NAMES = (("q8_0", "q4_0"), ("f16", "f16"), ("q5_1", "iq4_nl"), ("bf16", "q5_0"))
 LAYERS = [{"layer": il, "k": k, "v": v} for il, (k, v) in enumerate(NAMES)]
 TYPE_K, TYPE_V = (f"llama.attention.kv_cache.type_{side}" for side in "kv")
-STRING, ARRAY, UINT32 = 8, 9, 4
+CENTER_K, CENTER_V = (f"llama.attention.kv_cache.center_{side}" for side in "kv")
+STRING, ARRAY, UINT32, FLOAT32 = 8, 9, 4, 6
 
 
 def plan(layers: object) -> bytes:
@@ -32,6 +33,10 @@ def names(key: str, values: list[str]) -> bytes:
     return string(key) + struct.pack("<IIQ", ARRAY, STRING, len(values)) + b"".join(map(string, values))
 
 
+def floats(key: str, n_values: int, value: float = 0.5) -> bytes:
+    return string(key) + struct.pack(f"<IIQ{n_values}f", ARRAY, FLOAT32, n_values, *[value] * n_values)
+
+
 def gguf(*fields: bytes) -> bytes:
     fields = (name("general.architecture", "llama"), *fields)
     return b"GGUF" + struct.pack("<IQQ", 3, 0, len(fields)) + b"".join(fields)
@@ -48,8 +53,14 @@ SEEDS: dict[str, bytes] = {
     "no-layers.json": plan([]),
     "deep.json": b"[" * 200 + b"]" * 200,
     "bad-utf8.json": plan(LAYERS).replace(b"q8_0", b"\xff\xfe"),
+    "center.json": plan([{**LAYERS[0], "center_k": "ADwAQA==", "center_v": "AL4="}]),
+    "center-nan.json": plan([{**LAYERS[0], "center_k": "AH4AfA=="}]),
+    "center-odd.json": plan([{**LAYERS[0], "center_k": "ADwA", "center_v": 7}]),
     "cut.json": plan(LAYERS)[:-7],
     "good.gguf": gguf(names(TYPE_K, [k for k, _ in NAMES]), names(TYPE_V, [v for _, v in NAMES])),
+    "center.gguf": gguf(name(TYPE_K, "q8_0"), name(TYPE_V, "q4_0"), floats(CENTER_K, 6), floats(CENTER_V, 5)),
+    "center-short.gguf": gguf(name(TYPE_K, "q8_0"), name(TYPE_V, "q4_0"), floats(CENTER_K, 5)),
+    "center-nan.gguf": gguf(name(TYPE_K, "q8_0"), name(TYPE_V, "q4_0"), floats(CENTER_K, 6, float("nan"))),
     "one-name.gguf": gguf(name(TYPE_K, "q8_0"), name(TYPE_V, "q4_0")),
     "one-side.gguf": gguf(names(TYPE_K, ["q8_0"] * 4)),
     "wrong-count.gguf": gguf(names(TYPE_K, ["q8_0"] * 3), names(TYPE_V, ["q8_0"] * 4)),
