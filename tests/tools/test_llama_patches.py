@@ -44,7 +44,7 @@ def test_a_patch_says_why_and_until_when(name: str) -> None:
 @pytest.mark.parametrize("name", SERIES)
 def test_a_patch_stays_in_its_part(name: str) -> None:
     paths = re.findall(r"^diff --git a/(\S+) ", (PATCHES / name).read_text(), re.MULTILINE)
-    prefix = {"llama.cpp": "vendor/llama.cpp/", "bindings": "llama_cpp/"}[name.split("/")[0]]
+    prefix = {"llama.cpp": "vendor/llama.cpp/", "bindings": ("llama_cpp/", "docs/")}[name.split("/")[0]]
     assert paths
     assert all(path.startswith(prefix) for path in paths)
 
