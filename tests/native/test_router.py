@@ -12,6 +12,7 @@ from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.report.plans import plan_to_json
 from kvtuner_gguf.runtime.server import Server, running_server
 from tests.native.test_server_plan import OTHER, PLAN
 
@@ -62,7 +63,7 @@ def test_each_model_has_its_own_plan(model: str, plan: Plan, router: Server, fol
     sources = {"annotated": "metadata", "preset": str(folder / "other.json"), "overruled": "none"}
     assert report["source"] == sources[model]
     assert report["fingerprint"] == (None if model == "overruled" else plan.fingerprint)
-    assert report["layers"] == [{"layer": il, "k": pair.k, "v": pair.v} for il, pair in enumerate(plan.pairs)]
+    assert report["layers"] == plan_to_json(plan)["layers"]
 
 
 def test_a_request_cannot_change_the_plan(router: Server) -> None:

@@ -12,6 +12,7 @@ from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.report.plans import plan_to_json
 from kvtuner_gguf.runtime.server import Server, running_server
 
 pytestmark = [pytest.mark.native, pytest.mark.model]
@@ -69,7 +70,7 @@ def test_props_tell_the_plan_and_its_size(name: str, plan: Plan, folder: Path, r
     assert report["source"] == ("metadata" if name == "annotated" else str(folder / "other.json"))
     assert report["bits_per_value"] == pytest.approx(plan.bits_per_value())
     assert (report["bytes"], report["mib"]) == (n_bytes, n_bytes / 2**20)
-    assert report["layers"] == [{"layer": il, "k": pair.k, "v": pair.v} for il, pair in enumerate(plan.pairs)]
+    assert report["layers"] == plan_to_json(plan)["layers"]
 
 
 def test_props_without_a_plan(folder: Path) -> None:
