@@ -57,7 +57,9 @@ def router(folder: Path) -> Iterator[Server]:
     ("model", "plan"), [("annotated", PLAN), ("preset", OTHER), ("overruled", Plan.uniform(Pair.parse("f16"), 30))]
 )
 def test_each_model_has_its_own_plan(model: str, plan: Plan, router: Server, folder: Path) -> None:
-    answer = router.call("/completion", {"model": model, "prompt": "The capital of France is", "n_predict": 4})
+    answer = router.call(
+        "/completion", {"model": model, "prompt": "The capital of France is", "n_predict": 4, "temperature": 0.0}
+    )
     assert answer["tokens_predicted"] == 4
     report = router.call(f"/props?model={model}")["kv_cache"]
     sources = {"annotated": "metadata", "preset": str(folder / "other.json"), "overruled": "none"}
