@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kvtuner_gguf.assets import fetch_model
 from kvtuner_gguf.cachetypes import CACHE_TYPES, Pair
+from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.plan import Plan
 from kvtuner_gguf.runtime.native import open_model, patched_llama_cpp
@@ -19,14 +21,19 @@ N_LAYER = 30
 
 
 def random_plan(seed: int) -> Plan:
+    """Every other one has centers, but for some layers."""
     rng = random.Random(seed)
-    return Plan(tuple(Pair(*rng.choices(tuple(CACHE_TYPES), k=2)) for _ in range(N_LAYER)))
+    pairs = tuple(Pair(*rng.choices(tuple(CACHE_TYPES), k=2)) for _ in range(N_LAYER))
+    k, v = (
+        [np.array([rng.gauss(0, 1) for _ in range(192)]) if il % 4 else None for il in range(N_LAYER)] for _ in "kv"
+    )
+    return Plan(pairs, centers=Centers.from_arrays(k, v) if seed % 2 else None)
 
 
 def test_python_and_the_library_agree() -> None:
     kvtuner = patched_llama_cpp().kvtuner
     with open_model(fetch_model("smollm2-135m"), n_threads=2) as model:
-        for seed in range(20):
+        for seed in range(10):
             plan = random_plan(seed)
             with model.context(plan, 256, 32) as context:
                 assert kvtuner.plan_fingerprint(context._pointer) == plan.fingerprint
@@ -54,7 +61,7 @@ def test_the_file_stores_what_the_library_reports(tmp_path: Path) -> None:
     from kvtuner_gguf.gguffile.reader import read_gguf
 
     path = tmp_path / "model.gguf"
-    annotate(fetch_model("smollm2-135m"), random_plan(2), path)
+    annotate(fetch_model("smollm2-135m"), random_plan(3), path)
     llama = patched_llama_cpp().Llama(str(path), n_ctx=256, verbose=False)
     stored = read_gguf(path).get(Keys.PLAN_FINGERPRINT)
-    assert patched_llama_cpp().kvtuner.plan_fingerprint(llama._ctx.ctx) == stored == random_plan(2).fingerprint
+    assert patched_llama_cpp().kvtuner.plan_fingerprint(llama._ctx.ctx) == stored == random_plan(3).fingerprint

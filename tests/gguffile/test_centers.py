@@ -1,0 +1,97 @@
+"""Centers in a GGUF file: written, read back, taken out, and refused where they are of no use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.centers import Centers
+from kvtuner_gguf.cli import main
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.gguffile.annotate import annotate, strip
+from kvtuner_gguf.gguffile.keys import Keys
+from kvtuner_gguf.gguffile.reader import read_gguf
+from kvtuner_gguf.gguffile.shape import plan_of, read_model
+from kvtuner_gguf.keyspread import KeySpread
+from kvtuner_gguf.plan import Plan
+from tests.conftest import HEAD_DIM, N_HEAD_KV, N_LAYER, write_model
+
+N_VALUES = N_HEAD_KV * HEAD_DIM
+RNG = np.random.default_rng(2)
+K = [RNG.standard_normal(N_VALUES) for _ in range(N_LAYER - 1)] + [None]
+SPREAD = KeySpread(*((float(i),) * N_LAYER for i in range(1, 5)))
+PLAN = Plan(
+    (Pair.parse("q8_0/q4_0"),) * N_LAYER,
+    provenance={"keys": SPREAD.to_json()},
+    centers=Centers.from_arrays(K, [None] * N_LAYER),
+)
+
+
+def test_a_file_carries_centers_and_gives_them_back(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    written = annotate(model, PLAN, path)
+    read = plan_of(read_model(path))
+    assert read.centers == PLAN.centers
+    assert read.fingerprint == written.fingerprint == PLAN.fingerprint
+    assert KeySpread.from_json(read.provenance["keys"]) == SPREAD
+    assert read_gguf(path).get(Keys.CENTER_V) is None
+    strip(path, path)
+    assert path.read_bytes() == model.read_bytes()
+
+
+def test_inspect_shows_and_draws_the_keys(model: Path, tmp_path: Path) -> None:
+    path, png = tmp_path / "a.gguf", tmp_path / "keys.png"
+    annotate(model, PLAN, path)
+    result = CliRunner().invoke(main, ["inspect", str(path), "--png", str(png)])
+    assert result.exit_code == 0, result.output
+    assert f"keys centered in layers 0-{N_LAYER - 2}" in result.output
+    assert "largest key" in result.output
+    assert png.read_bytes().startswith(b"\x89PNG")
+    data = json.loads(CliRunner().invoke(main, ["inspect", str(path), "--json"]).output)
+    assert [entry["center_k"] for entry in data["layers"]] == [True] * (N_LAYER - 1) + [False]
+    plain = CliRunner().invoke(main, ["inspect", str(model), "--png", str(png)])
+    assert plain.exit_code == 1
+    assert "tune the model with centering" in plain.output
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ({"llama__attn_logit_softcapping": 30}, "caps the attention logits"),
+        ({"llama__attention__kv_lora_rank": 8}, "keeps K and V in one tensor"),
+    ],
+)
+def test_a_model_where_centering_is_not_exact_refuses_it(extra: dict, reason: str, tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.gguf", **extra)
+    before = path.read_bytes()
+    equal = Plan((Pair.parse("q8_0"),) * N_LAYER, centers=PLAN.centers)
+    with pytest.raises(KvtunerError, match=reason):
+        annotate(path, equal, path)
+    assert path.read_bytes() == before
+    annotate(path, equal.without_centers(), path)
+
+
+def damaged(path: Path, target: Path, find: bytes, put: bytes) -> Path:
+    raw = path.read_bytes()
+    assert raw.count(find) == 1
+    target.write_bytes(raw.replace(find, put))
+    return target
+
+
+def test_hostile_centers_in_a_file_give_one_line(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    annotate(model, PLAN, path)
+    first = np.frombuffer(PLAN.centers.k[0], "<f2").astype("<f4").tobytes()[:16]
+    bad = damaged(path, tmp_path / "nan.gguf", first, np.full(4, np.nan, "<f4").tobytes())
+    with pytest.raises(KvtunerError, match="layer 0: the K center holds a value that is no number"):
+        plan_of(read_model(bad))
+    key = b"llama.attention.kv_cache.center_k"
+    elements = (9).to_bytes(4, "little") + (6).to_bytes(4, "little")
+    as_integers = damaged(path, tmp_path / "int.gguf", key + elements, key + elements[:4] + (5).to_bytes(4, "little"))
+    with pytest.raises(KvtunerError, match="no list of float32 values"):
+        plan_of(read_model(as_integers))
