@@ -24,10 +24,12 @@ def random_plan(seed: int) -> Plan:
     """Every other one has centers, but for some layers."""
     rng = random.Random(seed)
     pairs = tuple(Pair(*rng.choices(tuple(CACHE_TYPES), k=2)) for _ in range(N_LAYER))
-    k, v = (
-        [np.array([rng.gauss(0, 1) for _ in range(192)]) if il % 4 else None for il in range(N_LAYER)] for _ in "kv"
-    )
-    return Plan(pairs, centers=Centers.from_arrays(k, v) if seed % 2 else None)
+    sides = [[_gaussian(rng) if il % 4 else None for il in range(N_LAYER)] for _ in "kv"]
+    return Plan(pairs, centers=Centers.from_arrays(*sides) if seed % 2 else None)
+
+
+def _gaussian(rng: random.Random) -> np.ndarray:
+    return np.array([rng.gauss(0, 1) for _ in range(192)])
 
 
 def test_python_and_the_library_agree() -> None:
