@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tools.soak_server import ENDINGS, Outcome, make_requests, problems
+from tools.soak_server import ENDINGS, EQUAL, Outcome, make_requests, problems
 
 GOOD = Outcome("plan", 0.9, tuple([50.0] * 50 + [100.0] * 50), 0, ())
 
@@ -19,7 +19,8 @@ def test_nothing_is_missed_within_the_tolerances() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"equal_share": 0.7}, "plan: 70.0% of the answers are equal, f16 has 90.0%"),
+        ({"equal_share": 0.7}, "plan: 70.0% of the answers are equal, the bar is 82.0%"),
+        ({"name": EQUAL, "equal_share": 0.995}, "quantized: 99.5% of the answers are equal, the bar is 100.0%"),
         ({"rss_mib": tuple(50.0 + i for i in range(100))}, "grows by 49.0 MiB"),
         ({"exit_status": 1}, "exit status after SIGINT is 1"),
         ({"errors": ("srv: lost a slot",)}, "srv: lost a slot"),
