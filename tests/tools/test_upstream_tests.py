@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -97,6 +98,26 @@ def test_ctest_runs_with_the_model_at_hand_and_ends_what_hangs(tmp_path: Path) -
     }
     found = run_ctest(build, Run("cpu", None, tmp_path, 1))
     assert (found["test-download-model"].status, found["needs-model"].status) == (FAILED, SKIPPED)
+
+
+@pytest.mark.parametrize(("patched", "status"), [(PASSED, 0), (FAILED, 1)])
+def test_the_exit_status_says_whether_the_patched_build_is_worse(
+    patched: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builds = [Build(name, tmp_path / name, tmp_path / name) for name in ("unpatched", "patched")]
+    for build in builds:
+        build.folder.mkdir()
+    results = {"unpatched": {"a": Outcome(PASSED)}, "patched": {"a": Outcome(patched)}}
+    monkeypatch.setattr(upstream_tests, "both_builds", lambda backend: builds)
+    monkeypatch.setattr(upstream_tests, "compile_both", lambda *args: None)
+    monkeypatch.setattr(upstream_tests, "fill_hub", lambda *args: None)
+    monkeypatch.setattr(upstream_tests, "SUITES", {"made-up": lambda build, run: results[build.name]})
+    monkeypatch.setattr(sys, "argv", ["upstream_tests.py", "--json", str(tmp_path / "out.json")])
+    with pytest.raises(SystemExit) as ended:
+        upstream_tests.main()
+    assert ended.value.code == status
+    assert f"{status} of 1 tests pass on the unpatched build" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "out.json").read_text())["regressions"]) == status
 
 
 def test_bindings_of_the_other_build_are_refused(tmp_path: Path) -> None:
