@@ -71,16 +71,23 @@ def watch(command: list[object], log: Path, seconds: float, **settings: object) 
     with log.open("wb") as out, log.with_suffix(".err").open("wb") as err:
         streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err, "start_new_session": True}
         process = subprocess.Popen([str(part) for part in command], **streams, **settings)
-        size = -1
-        while size != log.stat().st_size:
-            size = log.stat().st_size
-            try:
-                status = process.wait(seconds)
-                return Outcome(FAILED, f"exit status {status}") if status else Outcome(PASSED)
-            except subprocess.TimeoutExpired:
-                continue
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        try:
+            return wait(process, log, seconds)
+        finally:  # also where we are interrupted
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def wait(process: subprocess.Popen[bytes], log: Path, seconds: float) -> Outcome:
+    size = -1
+    while size != log.stat().st_size:
+        size = log.stat().st_size
+        try:
+            status = process.wait(seconds)
+            return Outcome(FAILED, f"exit status {status}") if status else Outcome(PASSED)
+        except subprocess.TimeoutExpired:
+            continue
     return Outcome(TIMEOUT, f"wrote nothing for {seconds:g} s")
 
 
@@ -184,6 +191,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that what runs is ended, too
     unpatched, _ = builds = both_builds(args.backend)
     compile_both(*builds, args.jobs)
     run = Run(args.backend, args.model, unpatched.scratch / "hub", args.timeout, args.jobs, args.ops)

@@ -38,9 +38,25 @@ def test_a_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None
     assert not mark.exists()
 
 
+def test_a_program_ends_with_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = tmp_path / "mark"
+    code = f"import time, pathlib; print('up'); time.sleep(3); pathlib.Path({str(mark)!r}).touch()"
+
+    def interrupted(process: object, log: Path, seconds: float) -> None:
+        while not log.stat().st_size:
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(upstream_tests, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        watch(python(code), tmp_path / "out.log", 60)
+    time.sleep(3)
+    assert not mark.exists()
+
+
 def test_a_program_that_goes_on_writing_is_left_alone(tmp_path: Path) -> None:
-    code = "import time\nfor i in range(8):\n print(i)\n time.sleep(0.25)"
-    assert watch(python(code), tmp_path / "out.log", 1) == Outcome(PASSED)
+    code = "import time\nfor i in range(8):\n print(i)\n time.sleep(0.5)"
+    assert watch(python(code), tmp_path / "out.log", 3) == Outcome(PASSED)
 
 
 def test_the_unpatched_build_takes_the_choices_of_the_patched_one() -> None:
