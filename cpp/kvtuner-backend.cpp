@@ -65,7 +65,7 @@ std::string kvtuner_slow_layers(ggml_backend_dev_t device, const std::vector<kvt
     layers_by_pair converted;
     std::string wanted;
     for (const kvtuner_attention_layer & layer : layers) {
-        const std::string pair = std::string(ggml_type_name(layer.type_k)) + "/" + ggml_type_name(layer.type_v);
+        const std::string pair = kvtuner_pair_name(layer.type_k, layer.type_v);
         if (!runs_attention(device, layer, GGML_TYPE_F16, GGML_TYPE_F16)) {
             continue;  // no matter of the plan
         }

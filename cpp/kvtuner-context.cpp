@@ -91,7 +91,7 @@ void kvtuner_log_context(const llama_context & ctx) {
             groups;  // by first layer, so the order is the model's
     std::map<std::string, uint32_t> first;
     for (const auto & [il, layer] : layers) {
-        const std::string pair = kvtuner_pair_name(layer);
+        const std::string pair = kvtuner_pair_name(layer.k->type, layer.v ? layer.v->type : layer.k->type);
         groups[{ first.emplace(pair, il).first->second, pair }].push_back(il);
     }
     for (const auto & [key, ils] : groups) {

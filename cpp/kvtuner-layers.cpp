@@ -45,8 +45,8 @@ kvtuner_layer_map kvtuner_layers_of(const llama_context & ctx) {
     return layers;
 }
 
-std::string kvtuner_pair_name(const kvtuner_layer_tensors & layer) {
-    return std::string(ggml_type_name(layer.k->type)) + "/" + ggml_type_name(layer.v ? layer.v->type : layer.k->type);
+std::string kvtuner_pair_name(ggml_type type_k, ggml_type type_v) {
+    return std::string(ggml_type_name(type_k)) + "/" + ggml_type_name(type_v);
 }
 
 std::string kvtuner_ranges(const std::vector<uint32_t> & layers) {

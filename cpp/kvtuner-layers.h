@@ -28,7 +28,7 @@ kvtuner_cache_list kvtuner_caches_of(llama_memory_i * memory);
 kvtuner_layer_map kvtuner_layers_of(const llama_context & ctx);
 
 // "q8_0/q4_0"
-std::string kvtuner_pair_name(const kvtuner_layer_tensors & layer);
+std::string kvtuner_pair_name(ggml_type type_k, ggml_type type_v);
 
 // "0-3,7,9-11" of ascending numbers
 std::string kvtuner_ranges(const std::vector<uint32_t> & layers);

@@ -14,8 +14,9 @@ from kvtuner_gguf.errors import KvtunerError
 # far above any model: a file with more is damaged or made to exhaust the reader
 MAX_NAME_BYTES = 4096
 MAX_STRINGS = 1 << 23
-# longer values, such as vocabularies, are stepped over; a plan has one value per layer, and centers
+# longer values, such as vocabularies, are stepped over; a plan has one value per layer
 MAX_KEPT_VALUES = 4096
+# but centers have one float32 per channel
 MAX_KEPT_FLOAT_BYTES = 1 << 22
 FLOAT32_BYTES = 4
 MAX_KEPT_BYTES = 1 << 20
