@@ -5,6 +5,7 @@ BACKEND ?= cpu
 SDIST   ?=
 JOBS    ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN     := .venv/bin
+CPP     := $(foreach end,h cpp cu cuh,$(wildcard cpp/*.$(end) cpp/*/*.$(end) cpp/*/*/*.$(end)))
 
 .PHONY: help setup build stock demo test test-quick test-large test-upstream test-sanitize fuzz soak lint format clean
 
@@ -88,12 +89,12 @@ soak: build ## load a server with a mixed plan, compare its answers with those o
 lint: build ## check the style of Python and C++
 	$(BIN)/ruff check kvtuner_gguf tools tests
 	$(BIN)/ruff format --check kvtuner_gguf tools tests
-	$(BIN)/clang-format --dry-run --Werror cpp/*.h cpp/*.cpp cpp/test/*.h cpp/test/*.cpp
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
 format: build ## put Python and C++ into their style
 	$(BIN)/ruff check --fix kvtuner_gguf tools tests
 	$(BIN)/ruff format kvtuner_gguf tools tests
-	$(BIN)/clang-format -i cpp/*.h cpp/*.cpp cpp/test/*.h cpp/test/*.cpp
+	$(BIN)/clang-format -i $(CPP)
 
 clean: ## remove the environment and everything built
 	rm -rf .venv build out

@@ -1,0 +1,25 @@
+"""Which writes of keys and values one kernel may do, and on a GPU that it stores what the steps store."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.native
+
+BUILD = Path(__file__).resolve().parents[2] / "build"
+
+
+def test_writes_are_found_where_nothing_else_reads_the_steps() -> None:
+    done = subprocess.run([BUILD / "cpu" / "kvtuner-test-writes"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "0 failures\n")
+
+
+@pytest.mark.gpu
+def test_a_write_in_one_launch_stores_what_the_steps_store() -> None:
+    program = BUILD / "cuda" / "kvtuner-test-writes"
+    done = subprocess.run([program, "CUDA0"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout
+    assert "1566 writes equal in every byte" in done.stdout
