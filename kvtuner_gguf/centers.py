@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
 
 FLOAT16 = np.dtype("<f2")
@@ -59,6 +60,12 @@ class Centers:
     def array_v(self, il: int) -> np.ndarray | None:
         """float32 [KV heads * head size], or None for a layer without a center."""
         return _array(self.v[il])
+
+    def of_quantized(self, pairs: Sequence[Pair]) -> Centers | None:
+        """Those of the layers that ``pairs`` quantizes: elsewhere a center gains nothing and costs an operation."""
+        k = tuple(raw if pair.types[0].is_quantized else b"" for raw, pair in zip(self.k, pairs, strict=True))
+        v = tuple(raw if pair.types[1].is_quantized else b"" for raw, pair in zip(self.v, pairs, strict=True))
+        return Centers(k, v) if any(k) or any(v) else None
 
     def check(self, sizes_k: Sequence[int], sizes_v: Sequence[int]) -> None:
         """Raise `KvtunerError` unless every center has as many values as its layer's row has."""

@@ -51,6 +51,13 @@ def test_the_flat_form_has_zeros_for_layers_without_a_center() -> None:
         centers.from_flat(flat[1:], SHAPE.sizes_k, "K")
 
 
+def test_layers_that_are_not_quantized_need_no_center() -> None:
+    k_only, v_only = Pair("q8_0", "f16"), Pair("bf16", "q4_0")
+    kept = Centers((b"aa", b"bb", b""), (b"cc", b"dd", b"ee")).of_quantized((k_only, v_only, v_only))
+    assert kept == Centers((b"aa", b"", b""), (b"", b"dd", b"ee"))
+    assert CENTERS.of_quantized((Pair.parse("f16"),) * 3) is None
+
+
 def entry(**more: object) -> dict:
     return {"schema": "kvtuner.plan/1", "layers": [{"layer": 0, "k": "q8_0", "v": "q8_0", **more}]}
 

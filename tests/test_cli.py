@@ -76,6 +76,17 @@ def test_verify_says_ok_or_why_not(model: Path, tmp_path: Path) -> None:
     assert json.loads(bad.output)["ok"] is False
 
 
+@pytest.mark.parametrize(("types", "options", "word"), [("f16", ["--values"], "K or V"), ("f16/q4_0", [], "K")])
+def test_center_wants_something_quantized(
+    model: Path, tmp_path: Path, types: str, options: list[str], word: str
+) -> None:
+    out = tmp_path / "plan.json"
+    result = CliRunner().invoke(main, ["center", str(model), "--uniform", types, "-o", str(out), *options])
+    assert result.exit_code == 1
+    assert f"no layer of the plan has a quantized {word}: nothing to center" in result.output
+    assert not out.exists()
+
+
 def test_the_schema_knows_every_type() -> None:
     from kvtuner_gguf.cachetypes import CACHE_TYPES
 

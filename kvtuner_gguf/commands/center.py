@@ -43,7 +43,7 @@ def center_command(
     """Measure what the keys of MODEL have in common, and write it into a plan.
 
     The types of the plan are those of CFG, or one pair in all layers. The runtime takes the centers off before it
-    writes to the cache: exact, and with less left to lose in few bits. `tune` does the same on its own.
+    writes to the cache: exact, and with less left to lose in few bits. Layers that quantize nothing stay as they are. `tune` does the same on its own.
     """
     from kvtuner_gguf.gguffile.shape import centering_obstacle, read_model
     from kvtuner_gguf.report.keys import key_table
@@ -54,6 +54,8 @@ def center_command(
     if obstacle := centering_obstacle(headers):
         raise KvtunerError(f"{model}: keys and values cannot be centered, since this model {obstacle}")
     plan = _types(headers, config, uniform)
+    if not any(cache_type.is_quantized for pair in plan.pairs for cache_type in pair.types[: 2 if values else 1]):
+        raise KvtunerError(f"no layer of the plan has a quantized {'K or V' if values else 'K'}: nothing to center")
     import_torch(threads)
     from kvtuner_gguf.tuning.centering import center_plan
 

@@ -67,7 +67,7 @@ def center_plan(
     with_values: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Plan, KeySpread]:
-    """``plan``, whose model shape is known, with the centers of ``model`` on ``text``.
+    """``plan``, whose model shape is known, with the centers of ``model`` on ``text`` where it quantizes.
 
     Raises `KvtunerError` where torch cannot load the model or the text is too short.
     """
@@ -76,7 +76,7 @@ def center_plan(
     centers, spread = measure_centers(reference, texts.tuning, with_values, progress)
     facts = {"text": texts.name, "text_sha256": texts.sha256, "text_tokens": texts.n_tokens, "n_ctx": n_ctx}
     provenance = {**plan.provenance, **facts, "seed": seed, "keys": spread.to_json()}
-    return replace(plan, centers=centers, provenance=provenance), spread
+    return replace(plan, centers=centers.of_quantized(plan.pairs), provenance=provenance), spread
 
 
 def _spread(key: Tensor, center: Tensor) -> tuple[float, ...]:

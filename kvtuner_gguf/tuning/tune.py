@@ -97,6 +97,8 @@ def tune(model: Path, shape: ModelShape, text: Path, settings: Settings, stage: 
     start = solve(prices, candidates, sizes, budget)
     with stage("refine the plan") as progress:
         found, kld = refine(judge, start, prices, candidates, sizes, budget, settings.trials, progress)
+    centers = centers.of_quantized(found) if centers else None
+    reference.cache = replace(reference.cache, centers=centers)
     with stage("verify on held-out text"):
         held_out = Judge(reference, texts.held_out).kld(found)
     provenance |= {
