@@ -43,7 +43,8 @@ def center_command(
     """Measure what the keys of MODEL have in common, and write it into a plan.
 
     The types of the plan are those of CFG, or one pair in all layers. The runtime takes the centers off before it
-    writes to the cache: exact, and with less left to lose in few bits. Layers that quantize nothing stay as they are. `tune` does the same on its own.
+    writes to the cache: exact, and with less left to lose in few bits. Layers that quantize nothing stay as they are.
+    `tune` does the same on its own.
     """
     from kvtuner_gguf.gguffile.shape import centering_obstacle, read_model
     from kvtuner_gguf.report.keys import key_table
