@@ -62,8 +62,8 @@ bool takes_center(const ggml_tensor * sub, int64_t row_length) {
     const ggml_tensor * rows = sub->src[0];
     const ggml_tensor * center = sub->src[1];
     return sub->op == GGML_OP_SUB && is_plain_rows(rows) && rows->ne[0] * rows->ne[1] == row_length &&
-           center->type == GGML_TYPE_F32 && ggml_is_contiguous(center) && center->ne[0] == rows->ne[0] &&
-           center->ne[1] == rows->ne[1] && ggml_nelements(center) == row_length;
+           center->op == GGML_OP_NONE && center->type == GGML_TYPE_F32 && ggml_is_contiguous(center) &&
+           center->ne[0] == rows->ne[0] && center->ne[1] == rows->ne[1] && ggml_nelements(center) == row_length;
 }
 
 bool takes_rotation(const ggml_tensor * mul_mat, int64_t row_length) {

@@ -1,8 +1,8 @@
 #include "kvtuner-write.cuh"
 
-#include "common.cuh"
-#include "convert.cuh"
-#include "cpy-utils.cuh"
+#include "ggml-cuda/common.cuh"
+#include "ggml-cuda/convert.cuh"
+#include "ggml-cuda/cpy-utils.cuh"
 
 #include "ggml-impl.h"
 
@@ -99,13 +99,20 @@ __global__ void __launch_bounds__(WARP * WARPS_PER_BLOCK) write_rows(const write
     const int64_t row = piece / args.pieces_per_row;
     const int at = (int)(piece % args.pieces_per_row) * N;
 
-    ggml_cuda_pdl_sync();
-    const float * source = args.rows + row * args.stride + at;
+    // neither the index nor the center comes from a kernel: they are read while the one before still runs
+    const int64_t cell = args.indices[row];
     float x[N / WARP];
 #pragma unroll
     for (int i = 0; i < N / WARP; ++i) {
-        const int j = i * WARP + lane;
-        x[i] = args.center ? source[j] - args.center[at + j] : source[j];
+        x[i] = args.center ? args.center[at + i * WARP + lane] : 0.0f;
+    }
+
+    ggml_cuda_pdl_sync();
+    const float * source = args.rows + row * args.stride + at;
+#pragma unroll
+    for (int i = 0; i < N / WARP; ++i) {
+        const float value = source[i * WARP + lane];
+        x[i] = args.center ? value - x[i] : value;
         if (rotated) {
             x[i] *= args.scale;
         }
@@ -113,7 +120,7 @@ __global__ void __launch_bounds__(WARP * WARPS_PER_BLOCK) write_rows(const write
     if (rotated) {
         transform<N>(x, lane);
     }
-    format::template store<N>(x, shared[threadIdx.y], lane, args.cache + args.indices[row] * args.cache_stride, at);
+    format::template store<N>(x, shared[threadIdx.y], lane, args.cache + cell * args.cache_stride, at);
 }
 
 template <int N, bool rotated, typename format>
@@ -144,7 +151,7 @@ void launch_for(cudaStream_t stream, int64_t rotation, const write_args & args) 
     }
 }
 
-void launch_as(ggml_type type, cudaStream_t stream, int64_t rotation, const write_args & args) {
+static void launch_as(ggml_type type, cudaStream_t stream, int64_t rotation, const write_args & args) {
     switch (type) {
         case GGML_TYPE_Q4_0:
             return launch_for<q4_0>(stream, rotation, args);
@@ -169,7 +176,7 @@ void launch_as(ggml_type type, cudaStream_t stream, int64_t rotation, const writ
     }
 }
 
-bool can_do(const kvtuner_write & write) {
+static bool can_do(const kvtuner_write & write) {
     const int64_t n = write.rotation;
     const bool is_length = n == 0 ? write.set_rows->ne[0] % PLAIN == 0 : n == 64 || n == 128 || n == 256 || n == 512;
     switch (write.set_rows->type) {
@@ -189,7 +196,7 @@ bool can_do(const kvtuner_write & write) {
     }
 }
 
-void run(cudaStream_t stream, const kvtuner_write & write) {
+static void run(cudaStream_t stream, const kvtuner_write & write) {
     const ggml_tensor * cache = write.set_rows;
     write_args args = {};
     args.rows = (const float *)write.rows->data;
