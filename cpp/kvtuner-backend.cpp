@@ -59,6 +59,14 @@ std::string describe(const layers_by_pair & found) {
 
 }  // namespace
 
+bool kvtuner_writes(ggml_backend_dev_t device, ggml_type type, int64_t row_size) {
+    ggml_context_ptr ctx(ggml_init({ 4 * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
+    ggml_tensor * cache = ggml_new_tensor_2d(ctx.get(), type, row_size, N_KV);
+    ggml_tensor * row = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, row_size, 1);
+    ggml_tensor * index = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I64, 1);
+    return ggml_backend_dev_supports_op(device, ggml_set_rows(ctx.get(), cache, row, index));
+}
+
 std::string kvtuner_slow_layers(ggml_backend_dev_t device, const std::vector<kvtuner_attention_layer> & layers) {
     const std::string pairs = compiled_pairs(device);
     layers_by_pair unsupported;

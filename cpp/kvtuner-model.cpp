@@ -1,5 +1,6 @@
 #include "kvtuner-model.h"
 
+#include "kvtuner-check.h"
 #include "kvtuner.h"
 
 #include "llama-arch.h"
@@ -97,108 +98,18 @@ void select(llama_model & model, const std::string & kv_config, bool use_centers
     plans.active_error.clear();
 }
 
-// why layer il cannot have the types of the plan; empty where it can
-std::string layer_problem(const llama_model & model, uint32_t il, ggml_type type_k, ggml_type type_v, bool has_fa) {
-    const llama_hparams & hparams = model.hparams;
-    const auto problem = [&](const char * side, ggml_type type, const std::string & reason) {
-        return "layer " + std::to_string(il) + ": " + side + " type " + ggml_type_name(type) + " " + reason;
-    };
-    const auto block_problem = [&](const char * side, ggml_type type, uint32_t head_size) {
-        return problem(side, type,
-                       "has blocks of " + std::to_string(ggml_blck_size(type)) +
-                               " values, which do not divide the head size " + std::to_string(head_size) +
-                               ": use f16 there, or --kv-config none");
-    };
-    if (hparams.n_embd_head_k(il) % ggml_blck_size(type_k) != 0) {
-        return block_problem("K", type_k, hparams.n_embd_head_k(il));
-    }
-    if (hparams.is_mla()) {
-        return type_k == type_v
-                       ? ""
-                       : problem("V", type_v,
-                                 "differs from K type " + std::string(ggml_type_name(type_k)) +
-                                         ", but this model keeps K and V in one tensor: give both the same type");
-    }
-    if (hparams.n_embd_head_v(il) % ggml_blck_size(type_v) != 0) {
-        return block_problem("V", type_v, hparams.n_embd_head_v(il));
-    }
-    if (is_quantized(type_v) && !has_fa) {
-        return problem("V", type_v, "needs FlashAttention, which is off: use -fa on or auto, or --kv-config none");
-    }
-    return "";
-}
-
-std::string centering_problem(const llama_model & model, const kvtuner_plan & plan, uint32_t il) {
-    const char * side = plan.has_center_k(il) ? "keys" : plan.has_center_v(il) ? "values" : nullptr;
-    const std::string obstacle = side ? kvtuner_centering_obstacle(model, il) : "";
-    return obstacle.empty() ? ""
-                            : "layer " + std::to_string(il) + ": " + side + " cannot be centered, since this model " +
-                                      obstacle + ": use --no-kv-center";
-}
-
-// attention with a bias per position goes without FlashAttention whatever the parameters say
-bool can_flash_attn(const llama_model & model) {
-    return model.arch != LLM_ARCH_T5;
-}
-
-std::string plan_problem(const llama_model & model, bool has_fa) {
-    if (!model.kvtuner.active_error.empty()) {
-        return "the plan in the model's metadata is unusable: " + model.kvtuner.active_error +
-               "; or use --kv-config none";
-    }
-    const auto & plan = model.kvtuner.active;
-    if (!plan) {
-        return "";
-    }
-    if (model.arch == LLM_ARCH_DEEPSEEK4) {
-        return std::string("architecture ") + llm_arch_name(model.arch) +
-               " keeps compressed keys, to which no plan applies: use --kv-config none";
-    }
-    for (uint32_t il = 0; il < plan->type_k.size(); ++il) {
-        if (!model.hparams.has_kv(il) || model.hparams.is_recr(il)) {
-            continue;
-        }
-        const std::string found = layer_problem(model, il, plan->type_k[il], plan->type_v[il], has_fa);
-        if (!found.empty()) {
-            return found;
-        }
-        const std::string obstacle = centering_problem(model, *plan, il);
-        if (!obstacle.empty()) {
-            return obstacle;
-        }
-    }
-    return "";
-}
-
 bool uses_plan(const llama_model & model, ggml_type type_k, ggml_type type_v) {
     const bool has_plan = model.kvtuner.active || !model.kvtuner.active_error.empty();
     return has_plan && type_k == GGML_TYPE_F16 && type_v == GGML_TYPE_F16;
 }
 
-// why a context with these parameters cannot have the cache of the plan; empty where it can, or where it has none
+// why a context with these parameters cannot have its cache; empty where it can
 std::string context_problem(const llama_model & model, const llama_context_params & params) {
-    const bool has_fa = params.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED && can_flash_attn(model);
-    return uses_plan(model, params.type_k, params.type_v) ? plan_problem(model, has_fa) : "";
+    const std::string found = uses_plan(model, params.type_k, params.type_v) ? kvtuner_plan_problem(model, params) : "";
+    return found.empty() ? kvtuner_device_problem(model, params) : found;
 }
 
 }  // namespace
-
-std::string kvtuner_centering_obstacle(const llama_model & model, uint32_t il) {
-    if (model.hparams.is_mla()) {
-        return "keeps K and V in one tensor";
-    }
-    if (model.hparams.attn_soft_cap || model.arch == LLM_ARCH_GROK) {
-        return "caps the attention logits";
-    }
-    if (model.layers.at(il).attn_sinks) {
-        return "adds attention sinks to the softmax";
-    }
-    // their graphs write to the cache in ways of their own
-    if (model.arch == LLM_ARCH_DFLASH || model.arch == LLM_ARCH_MINIMAX_M3 || model.arch == LLM_ARCH_QWEN4EXP) {
-        return "has an attention of its own";
-    }
-    return "";
-}
 
 void kvtuner_model_init(llama_model & model, const gguf_context * metadata, const std::string & path_model) {
     kvtuner_model_plans & plans = model.kvtuner;

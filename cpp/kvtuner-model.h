@@ -33,8 +33,5 @@ ggml_type kvtuner_layer_type_k(const llama_model & model, const llama_hparams & 
 ggml_type kvtuner_layer_type_v(const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k,
                                ggml_type type_v);
 
-// Why keys and values of layer il cannot be centered in this model, "caps the attention logits"; empty where they can.
-std::string kvtuner_centering_obstacle(const llama_model & model, uint32_t il);
-
 // True if a context with these parameters will have a quantized V in some layer.
 bool kvtuner_quantized_v(const llama_model & model, const llama_context_params & params);

@@ -19,9 +19,9 @@ static constexpr size_t MAX_JSON_BYTES = 16u << 20;
 static constexpr int MAX_JSON_DEPTH = 64;
 
 // the types that every cache operation of the base handles
-static constexpr std::array<ggml_type, 9> CACHE_TYPES = {
-    GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16, GGML_TYPE_Q8_0,   GGML_TYPE_Q5_1,
-    GGML_TYPE_Q5_0, GGML_TYPE_Q4_1, GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL,
+static constexpr std::array<ggml_type, 11> CACHE_TYPES = {
+    GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16,   GGML_TYPE_Q8_0,  GGML_TYPE_Q5_1,  GGML_TYPE_Q5_0,
+    GGML_TYPE_Q4_1, GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL,
 };
 
 [[noreturn]] static void fail(const std::string & message) {

@@ -1,7 +1,8 @@
 """The cache types: the only place that knows their names, ggml numbers, block sizes and bits.
 
 Bits are true bits per value, block scales included.
-Source: the type traits of ggml (``ggml/src/ggml.c``) at the pinned base.
+Source: the type traits of ggml (``ggml/src/ggml.c``) at the pinned base; q3_nl and q2_nl are this project's, for caches
+alone (``cpp/kernels/kvtuner-blocks.h``).
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ CACHE_TYPES: dict[str, CacheType] = {
         CacheType("q4_1", 3, 32, 20),
         CacheType("q4_0", 2, 32, 18),
         CacheType("iq4_nl", 20, 32, 18),
+        CacheType("q3_nl", 121, 64, 26),
+        CacheType("q2_nl", 120, 64, 18),
     )
 }
 

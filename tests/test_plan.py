@@ -27,6 +27,8 @@ BITS = {
     "q4_1": 5,
     "q4_0": 4.5,
     "iq4_nl": 4.5,
+    "q3_nl": 3.25,
+    "q2_nl": 2.25,
 }
 
 
@@ -34,10 +36,14 @@ def test_true_bits() -> None:
     assert {name: kind.bits_per_value for name, kind in CACHE_TYPES.items()} == BITS
 
 
-def test_types_are_those_of_gguf() -> None:
+def test_types_are_those_of_gguf_and_two_of_ours() -> None:
     import gguf
 
-    for name, kind in CACHE_TYPES.items():
+    ours = {name for name in CACHE_TYPES if name.upper() not in gguf.GGMLQuantizationType.__members__}
+    assert ours == {"q3_nl", "q2_nl"}
+    assert min(CACHE_TYPES[name].ggml_type for name in ours) > 2 * max(gguf.GGMLQuantizationType)
+    for name in CACHE_TYPES.keys() - ours:
+        kind = CACHE_TYPES[name]
         number = gguf.GGMLQuantizationType[name.upper()]
         assert kind.ggml_type == number
         assert (kind.block_size, kind.block_bytes) == gguf.GGML_QUANT_SIZES[number]

@@ -1,6 +1,6 @@
 #include "arch_plans.h"
 
-#include "kvtuner-model.h"
+#include "kvtuner-check.h"
 
 #include "llama-arch.h"
 #include "llama-model.h"

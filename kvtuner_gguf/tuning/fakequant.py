@@ -4,12 +4,13 @@ Equal to the bit, but for the sign of zeros. A cache write goes through ``from_f
 through ``to_float`` of the common ones. On x86 with AVX, q8_0 is written with the scale ``127 / max`` and rounds halves
 to even, where the portable reference takes the reciprocal of the scale and rounds halves away from zero; that is
 followed here. All other types are written by the reference code on every machine.
-Source: ``ggml/src/ggml-quants.c`` and ``ggml/src/ggml-cpu/arch/x86/quants.c`` at the pinned base.
+Source: ``ggml/src/ggml-quants.c`` and ``ggml/src/ggml-cpu/arch/x86/quants.c`` at the pinned base; q2_nl and q3_nl are
+this project's (``cpp/kernels/kvtuner-lowbit-block.h``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from kvtuner_gguf.errors import KvtunerError
 # levels of iq4_nl, from the format
 IQ4_NL_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 IQ4_NL_SMALLEST = 1e-15
+# q2_nl and q3_nl: lanes of a sum, rounds of the search for the scale (cpp/kernels/kvtuner-blocks.h)
+NL_LANES = 16
+NL_ROUNDS = 2
 
 
 def fake_quantize(x: Tensor, type_name: str) -> Tensor:
@@ -91,6 +95,34 @@ def _iq4_nl(x: Tensor) -> Tensor:
     return torch.where(magnitude < IQ4_NL_SMALLEST, torch.zeros_like(values), values)
 
 
+def _lane_sum(x: Tensor) -> Tensor:
+    """The sum of 64 values, [blocks, 1], in the order of the library: 16 lanes, then pair by pair."""
+    first, *others = x.split(NL_LANES, -1)
+    for lanes in others:
+        first = first + lanes
+    while first.shape[-1] > 1:
+        low, high = first.chunk(2, -1)
+        first = low + high
+    return first
+
+
+def _non_linear(x: Tensor, magnitudes: Sequence[float], steps: Sequence[float], start: float) -> Tensor:
+    """q2_nl and q3_nl: signs times ``magnitudes``, which begin at ``steps``, times a scale of least squares."""
+    size = x.abs()
+    levels = torch.tensor(magnitudes, dtype=torch.float32, device=x.device)
+
+    def nearest(scale: Tensor) -> Tensor:
+        return levels[sum((size >= step * scale).long() for step in steps)]
+
+    scale = (_lane_sum(x * x) / x.shape[-1]).sqrt() * torch.tensor(start, dtype=torch.float32)
+    for _ in range(NL_ROUNDS):
+        level = nearest(scale)
+        scale = _lane_sum(size * level) / _lane_sum(level * level)
+    scale = _half(scale)
+    level = nearest(scale)
+    return scale * torch.where(x < 0, -level, level)
+
+
 _QUANTIZERS: dict[str, Callable[[Tensor], Tensor]] = {
     "f32": lambda x: x,
     "f16": _half,
@@ -101,4 +133,6 @@ _QUANTIZERS: dict[str, Callable[[Tensor], Tensor]] = {
     "q4_1": lambda x: _asymmetric(x, 15),
     "q4_0": lambda x: _symmetric(x, 8),
     "iq4_nl": _iq4_nl,
+    "q3_nl": lambda x: _non_linear(x, (3, 9, 16, 26), (6.0, 12.5, 21.0), 0.0828),
+    "q2_nl": lambda x: _non_linear(x, (3, 10), (6.5,), 0.151),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -46,7 +47,37 @@ def _wait_until_listening(port: int) -> None:
     pytest.fail("ggml-rpc-server does not listen")
 
 
-def complete(plan: Path, *args: str) -> tuple[str, CacheReport]:
+class OlderServer(threading.Thread):
+    """Passes everything on to ``endpoint``, and greets as a server does that knows no types but upstream's."""
+
+    GREETED = 8 + 3  # where the answer says which cache types are known: after its size and the version
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(daemon=True)
+        host, port = endpoint.split(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def run(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            server = socket.create_connection(self._target)
+            threading.Thread(target=self._pass_on, args=(client, server, None), daemon=True).start()
+            threading.Thread(target=self._pass_on, args=(server, client, self.GREETED), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket, zeroed: int | None) -> None:
+        seen = 0
+        while data := bytearray(source.recv(1 << 16)):
+            if zeroed is not None and seen <= zeroed < seen + len(data):
+                data[zeroed - seen] = 0
+            seen += len(data)
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+def run_completion(plan: Path, *args: str) -> subprocess.CompletedProcess[str]:
     fixed = ["--kv-config", plan, "-p", "The capital of France is", "-n", "12", "--temp", "0", "-no-cnv", "-c", "256"]
     command = [
         find_tool("llama-completion"),
@@ -58,7 +89,11 @@ def complete(plan: Path, *args: str) -> tuple[str, CacheReport]:
         *fixed,
         *args,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def complete(plan: Path, *args: str) -> tuple[str, CacheReport]:
+    done = run_completion(plan, *args)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout, CacheReport.from_log(done.stderr)
 
@@ -80,3 +115,19 @@ def test_the_cache_stays_here_without_offload(endpoint: str, tmp_path: Path) -> 
     far_text, far_report = complete(tmp_path / "plan.json", "--rpc", endpoint, "-ngl", "99", "--no-kv-offload")
     assert report == far_report
     assert far_text == text
+
+
+def test_types_that_a_server_does_not_know_are_refused(endpoint: str, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    Plan((Pair("q8_0", "f16"), *(Pair("q8_0", "q2_nl"),) * (N_LAYER - 1))).save(plan)
+    text, report = complete(plan)
+    far_text, far_report = complete(plan, "--rpc", endpoint, "-ngl", "99")
+    assert (far_text, far_report) == (text, report)
+
+    older = OlderServer(endpoint)
+    older.start()
+    refused = run_completion(plan, "--rpc", older.endpoint, "-ngl", "99")
+    assert refused.returncode != 0
+    assert "layer 1: V type q2_nl is unknown to RPC0" in refused.stderr
+    assert "use --no-kv-offload or another type, or run the ggml-rpc-server of this build there" in refused.stderr
+    assert complete(plan, "--rpc", older.endpoint, "-ngl", "99", "--no-kv-offload") == (text, report)

@@ -1,0 +1,18 @@
+// What keeps a context from having the cache of a plan: checks by layer, before anything is allocated.
+#pragma once
+
+#include "llama.h"
+
+#include <cstdint>
+#include <string>
+
+struct llama_model;
+
+// Why a context with these parameters cannot have the cache of the selected plan; empty where it can.
+std::string kvtuner_plan_problem(const llama_model & model, const llama_context_params & params);
+
+// Why the devices of the layers cannot keep the types that these parameters give, plan or not; empty where they can.
+std::string kvtuner_device_problem(const llama_model & model, const llama_context_params & params);
+
+// Why keys and values of layer il cannot be centered in this model, "caps the attention logits"; empty where they can.
+std::string kvtuner_centering_obstacle(const llama_model & model, uint32_t il);

@@ -1,0 +1,216 @@
+// The cache types q2_nl and q3_nl: the same blocks from every implementation, right dot products, small errors.
+// With --time also how long a row takes to write, beside q4_0.
+
+#include "kernels/kvtuner-lowbit.h"
+
+#include "ggml-cpu.h"
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace {
+
+int failures = 0;
+
+void expect(bool is_right, const std::string & what) {
+    if (!is_right) {
+        printf("%s\n", what.c_str());
+        ++failures;
+    }
+}
+
+using values = std::vector<float>;
+using bytes = std::vector<uint8_t>;
+
+struct row_kind {
+    const char * name;
+    float scale;
+    float outlier;  // what every 61st value is multiplied by
+};
+
+const row_kind KINDS[] = {
+    { "normal", 1, 1 }, { "tiny", 1e-6f, 1 }, { "large", 1e4f, 1 }, { "outliers", 1, 40 }, { "zero", 0, 1 },
+};
+
+values random_row(int64_t n, const row_kind & kind, std::mt19937 & random) {
+    std::normal_distribution<float> normal;
+    values row(n);
+    for (int64_t i = 0; i < n; ++i) {
+        row[i] = normal(random) * kind.scale * (i % 61 == 7 ? kind.outlier : 1);
+    }
+    return row;
+}
+
+bytes quantize(ggml_type type, const values & row, bool by_reference) {
+    bytes blocks(ggml_row_size(type, row.size()), 0xa5);
+    const auto from_float =
+            by_reference ? ggml_get_type_traits(type)->from_float_ref : ggml_get_type_traits_cpu(type)->from_float;
+    from_float(row.data(), blocks.data(), row.size());
+    return blocks;
+}
+
+values dequantize(ggml_type type, const bytes & blocks, int64_t n) {
+    values row(n);
+    ggml_get_type_traits(type)->to_float(blocks.data(), row.data(), n);
+    return row;
+}
+
+double mean_square(const values & x) {
+    double sum = 0;
+    for (const float value : x) {
+        sum += (double)value * value;
+    }
+    return sum / x.size();
+}
+
+double relative_error(ggml_type type, const values & row) {
+    values error = dequantize(type, quantize(type, row, false), row.size());
+    for (size_t i = 0; i < row.size(); ++i) {
+        error[i] -= row[i];
+    }
+    return mean_square(error) / mean_square(row);
+}
+
+// a block written by hand: value j has code j % n_levels
+void test_layout() {
+    const int8_t levels2[] = { KVTUNER_Q2_NL_LEVELS };
+    const int8_t levels3[] = { KVTUNER_Q3_NL_LEVELS };
+    block_q2_nl two = {};
+    block_q3_nl three = {};
+    two.d = three.d = ggml_fp32_to_fp16(0.5f);
+    for (int j = 0; j < QK_NL; ++j) {
+        two.qs[j % 16] |= (j % 4) << 2 * (j / 16);
+        three.qs[j % 16] |= (j * 5 % 8 & 3) << 2 * (j / 16);
+        three.qh[j % 8] |= (j * 5 % 8 >> 2) << j / 8;
+    }
+    float found2[QK_NL];
+    float found3[QK_NL];
+    ggml_get_type_traits(GGML_TYPE_Q2_NL)->to_float(&two, found2, QK_NL);
+    ggml_get_type_traits(GGML_TYPE_Q3_NL)->to_float(&three, found3, QK_NL);
+    for (int j = 0; j < QK_NL; ++j) {
+        expect(found2[j] == 0.5f * levels2[j % 4] && found3[j] == 0.5f * levels3[j * 5 % 8],
+               "the layout of value " + std::to_string(j));
+    }
+}
+
+void test_blocks(ggml_type type, std::mt19937 & random) {
+    for (const row_kind & kind : KINDS) {
+        const values row = random_row(64 * 128, kind, random);
+        expect(quantize(type, row, true) == quantize(type, row, false),
+               std::string(ggml_type_name(type)) + ", " + kind.name + ": the CPU's blocks differ from the reference");
+        for (const float value : dequantize(type, quantize(type, row, false), row.size())) {
+            expect(std::isfinite(value) && (kind.scale != 0 || value == 0), std::string(kind.name) + ": not finite");
+        }
+    }
+}
+
+// nearly normal, and exact on every machine: sums of four integers
+values fixed_row(int64_t n) {
+    uint64_t state = 88172645463325252u;
+    values row(n);
+    for (float & value : row) {
+        int sum = 0;
+        for (int i = 0; i < 4; ++i) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            sum += (int)(state >> 52) - 2048;
+        }
+        value = (float)sum / 4096;
+    }
+    return row;
+}
+
+// FNV-1a over the blocks of the same row: what one machine writes another reads
+void test_same_everywhere(ggml_type type, uint64_t wanted) {
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (const uint8_t byte : quantize(type, fixed_row(64 * 256), false)) {
+        hash = (hash ^ byte) * 0x100000001b3u;
+    }
+    char text[128];
+    snprintf(text, sizeof(text), "%s: blocks hash to %016llx", ggml_type_name(type), (unsigned long long)hash);
+    expect(hash == wanted, text);
+}
+
+// against Lloyd-Max, the best quantizer with one scale for all values of a normal distribution
+void test_error(ggml_type type, double lloyd_max, std::mt19937 & random) {
+    for (const int64_t length : { 64, 128, 256 }) {
+        double sum = 0;
+        for (int i = 0; i < 2000; ++i) {
+            sum += relative_error(type, random_row(length, KINDS[0], random));
+        }
+        const double ratio = sum / 2000 / lloyd_max;
+        printf("%s rows of %3d: %.3f of Lloyd-Max\n", ggml_type_name(type), (int)length, ratio);
+        expect(ratio < 1.0, "more error than Lloyd-Max");
+    }
+}
+
+double dot_by_definition(const values & x, const values & y) {
+    double sum = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+        sum += (double)x[i] * y[i];
+    }
+    return sum;
+}
+
+void test_dot(ggml_type type, std::mt19937 & random) {
+    for (const int64_t n : { 64, 128, 192, 256, 4096 }) {
+        for (const row_kind & kind : KINDS) {
+            const bytes x = quantize(type, random_row(n, kind, random), false);
+            const bytes y = quantize(GGML_TYPE_Q8_0, random_row(n, KINDS[0], random), false);
+            float found = NAN;
+            ggml_get_type_traits_cpu(type)->vec_dot(n, &found, 0, x.data(), 0, y.data(), 0, 1);
+            const values exact_x = dequantize(type, x, n);
+            const values exact_y = dequantize(GGML_TYPE_Q8_0, y, n);
+            const double size = std::sqrt(mean_square(exact_x) * mean_square(exact_y)) * n;
+            expect(std::fabs(found - dot_by_definition(exact_x, exact_y)) <= 1e-6 * size,
+                   std::string(ggml_type_name(type)) + ", " + kind.name + ": a dot product of " + std::to_string(n));
+        }
+    }
+}
+
+void time_writes(std::mt19937 & random) {
+    const int64_t n = 128;
+    const int n_rows = 64;
+    const values rows = random_row(n * n_rows, KINDS[0], random);
+    for (const ggml_type type : { GGML_TYPE_Q4_0, GGML_TYPE_Q8_0, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL }) {
+        bytes blocks(ggml_row_size(type, n) * n_rows);
+        double best = 1e9;
+        for (int repetition = 0; repetition < 200; ++repetition) {
+            const auto start = std::chrono::steady_clock::now();
+            for (int row = 0; row < n_rows; ++row) {
+                ggml_get_type_traits_cpu(type)->from_float(rows.data() + row * n,
+                                                           blocks.data() + row * ggml_row_size(type, n), n);
+            }
+            const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
+            best = std::min(best, time.count() / n_rows);
+        }
+        printf("%-6s %6.1f ns to write a row of %d\n", ggml_type_name(type), best, (int)n);
+    }
+}
+
+}  // namespace
+
+int main(int argc, char ** argv) {
+    ggml_cpu_init();
+    std::mt19937 random(1);
+    test_layout();
+    for (const ggml_type type : { GGML_TYPE_Q2_NL, GGML_TYPE_Q3_NL }) {
+        test_blocks(type, random);
+        test_dot(type, random);
+    }
+    test_same_everywhere(GGML_TYPE_Q2_NL, 0x2e513de1f9761879u);
+    test_same_everywhere(GGML_TYPE_Q3_NL, 0x4e10779319188464u);
+    test_error(GGML_TYPE_Q2_NL, 0.11748, random);
+    test_error(GGML_TYPE_Q3_NL, 0.03454, random);
+    if (argc > 1 && strcmp(argv[1], "--time") == 0) {
+        time_writes(random);
+    }
+    printf("%d failures\n", failures);
+    return failures != 0;
+}
