@@ -5,9 +5,9 @@ BACKEND ?= cpu
 SDIST   ?=
 JOBS    ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN     := .venv/bin
-CPP     := $(foreach end,h cpp cu cuh,$(wildcard cpp/*.$(end) cpp/*/*.$(end) cpp/*/*/*.$(end)))
+CPP     := $(foreach end,h c cpp cu cuh,$(wildcard cpp/*.$(end) cpp/*/*.$(end) cpp/*/*/*.$(end)))
 
-.PHONY: help setup build stock demo test test-quick test-large test-upstream test-sanitize fuzz soak lint format clean
+.PHONY: help setup build stock demo test test-quick test-large test-upstream test-sanitize test-arm fuzz soak lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -82,6 +82,20 @@ test-sanitize: build $(SANITIZE)/build.ninja ## all architectures, quantizers an
 	UBSAN_OPTIONS=$(UBSAN) $(SANITIZE)/kvtuner-test-quantize-fns
 	UBSAN_OPTIONS=$(UBSAN) $(SANITIZE)/kvtuner-test-archs $(SANITIZE)/archs/*.gguf
 	$(MAKE) fuzz FUZZ_SECONDS=60
+
+ARM      := build/arm
+ARM_ROOT ?= /usr/aarch64-linux-gnu
+ARM_ARCH ?= armv8.2-a+dotprod+fp16
+QEMU     ?= qemu-aarch64-static
+
+test-arm: build ## the low-bit types and upstream's quantizers on 64-bit Arm: needs g++-aarch64-linux-gnu, qemu-aarch64
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(ARM) -G Ninja -Wno-dev --log-level=WARNING -DKVTUNER_TOOLS=OFF \
+		-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc \
+		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DGGML_NATIVE=OFF -DGGML_CPU_ARM_ARCH=$(ARM_ARCH)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(ARM) --parallel $(JOBS) \
+		--target kvtuner-test-lowbit kvtuner-test-quantize-fns
+	$(QEMU) -L $(ARM_ROOT) $(ARM)/kvtuner-test-lowbit
+	$(QEMU) -L $(ARM_ROOT) $(ARM)/kvtuner-test-quantize-fns
 
 soak: build ## load a server with a mixed plan, compare its answers with those of each request alone
 	$(BIN)/python tools/soak_server.py

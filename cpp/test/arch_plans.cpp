@@ -17,6 +17,10 @@ static constexpr ggml_type MIXED_TYPES[] = { GGML_TYPE_F16,  GGML_TYPE_Q4_0, GGM
                                              GGML_TYPE_Q5_1, GGML_TYPE_BF16, GGML_TYPE_IQ4_NL };
 static constexpr size_t N_MIXED_TYPES = sizeof(MIXED_TYPES) / sizeof(MIXED_TYPES[0]);
 static constexpr size_t N_MIXED_PLANS = 3;
+static constexpr std::pair<ggml_type, ggml_type> LOW_PAIRS[] = { { GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL },
+                                                                 { GGML_TYPE_Q2_NL, GGML_TYPE_Q8_0 },
+                                                                 { GGML_TYPE_Q4_0, GGML_TYPE_Q3_NL } };
+static constexpr size_t N_LOW_PAIRS = sizeof(LOW_PAIRS) / sizeof(LOW_PAIRS[0]);
 static constexpr size_t CENTERED_PLAN = 2;
 static constexpr size_t K_TO_V = 3;  // so that K and V of a layer differ
 static constexpr size_t N_NAMED_LAYERS = 4;
@@ -81,7 +85,9 @@ static std::string name_of(const kvtuner_plan & plan) {
 }
 
 static ggml_type type_of(const std::string & name) {
-    for (ggml_type type : MIXED_TYPES) {
+    std::vector<ggml_type> known(MIXED_TYPES, MIXED_TYPES + N_MIXED_TYPES);
+    known.insert(known.end(), { GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL });
+    for (ggml_type type : known) {
         if (name == ggml_type_name(type)) {
             return type;
         }
@@ -116,6 +122,11 @@ std::vector<named_plan> mixed_plans(const llama_model & model) {
         }
         plans[i].name = name_of(plans[i].plan);
     }
+    plans.emplace_back();
+    for (uint32_t il = 0; il < model.hparams.n_layer_all; ++il) {
+        add_layer(plans.back().plan, model, LOW_PAIRS[il % N_LOW_PAIRS].first, LOW_PAIRS[il % N_LOW_PAIRS].second);
+    }
+    plans.back().name = name_of(plans.back().plan);
     return plans;
 }
 

@@ -69,7 +69,7 @@ def test_plans_agree_with_the_reference(group: str, models: dict[str, list[Path]
     is_refused, is_ignored = group == "compressed keys", group in WITHOUT_CACHE
     assert len(re.findall("  refused: architecture deepseek4 keeps compressed keys", report)) == is_refused * n_models
     assert len(re.findall("  ignored: the model keeps no KV cache", report)) == is_ignored * n_models
-    plans = 3 * (not is_refused and not is_ignored)
+    plans = 4 * (not is_refused and not is_ignored)
     ran = re.findall(r", limit .* \((?:one sequence|unified streams|own streams|draft), ", report)
     assert len(ran) == plans * n_models
 
@@ -91,9 +91,12 @@ def test_models_where_centering_is_not_exact_refuse_it(models: dict[str, list[Pa
     assert "refuses centers" not in report
 
 
-@pytest.mark.parametrize(("mistake", "n_found"), [("rotation", 3), ("layer", 3), ("center", 1)])
+@pytest.mark.parametrize(("mistake", "n_found"), [("rotation", 3), ("layer", 4), ("center", 1)])
 def test_a_mistake_in_one_layer_is_found(mistake: str, n_found: int, models: dict[str, list[Path]]) -> None:
-    """In the reference, which shows the same difference as one in the library would."""
+    """In the reference, which shows the same difference as one in the library would.
+
+    A rotation that is missing changes less than 2 and 3 bits round, and is not seen in the plan of low bits.
+    """
     model = next(path for path in models["plain"] if path.name == "llama-dense.gguf")
     code, report = run("--wrong", mistake, model)
     assert code == 1

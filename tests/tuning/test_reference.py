@@ -55,7 +55,7 @@ def test_values_are_read_as_the_library_reads_them(name: str, case) -> None:
 
 
 @pytest.mark.native
-@pytest.mark.parametrize("name", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"])
+@pytest.mark.parametrize("name", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "q3_nl", "q2_nl"])
 def test_keys_are_read_as_the_library_reads_them(name: str, case, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU also quantizes the query, to q8_0, before it meets quantized keys: with that, nothing is left."""
     path, reference, tokens = case
