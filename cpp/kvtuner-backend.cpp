@@ -59,7 +59,7 @@ std::string describe(const layers_by_pair & found) {
 
 }  // namespace
 
-bool kvtuner_writes(ggml_backend_dev_t device, ggml_type type, int64_t row_size) {
+bool kvtuner_can_write(ggml_backend_dev_t device, ggml_type type, int64_t row_size) {
     ggml_context_ptr ctx(ggml_init({ 4 * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
     ggml_tensor * cache = ggml_new_tensor_2d(ctx.get(), type, row_size, N_KV);
     ggml_tensor * row = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, row_size, 1);

@@ -25,7 +25,7 @@ struct kvtuner_attention_layer {
 std::string kvtuner_slow_layers(ggml_backend_dev_t device, const std::vector<kvtuner_attention_layer> & layers);
 
 // Whether a device can write rows of row_size values into a cache of this type; where it cannot, no context works.
-bool kvtuner_writes(ggml_backend_dev_t device, ggml_type type, int64_t row_size);
+bool kvtuner_can_write(ggml_backend_dev_t device, ggml_type type, int64_t row_size);
 
 // Warn once per device of a context whose cache follows a plan.
 void kvtuner_warn_slow_layers(const llama_context & ctx);

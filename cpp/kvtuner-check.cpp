@@ -13,17 +13,22 @@ bool is_remote(ggml_backend_dev_t device) {
     return std::string(ggml_backend_reg_name(ggml_backend_dev_backend_reg(device))) == "RPC";
 }
 
+bool has_cache(const llama_model & model, uint32_t il) {
+    return model.hparams.has_kv(il) && !model.hparams.is_recr(il);
+}
+
+std::string type_problem(uint32_t il, const char * side, ggml_type type, const std::string & reason) {
+    return "layer " + std::to_string(il) + ": " + side + " type " + ggml_type_name(type) + " " + reason;
+}
+
 // why layer il cannot have the types of the plan; empty where it can
 std::string layer_problem(const llama_model & model, uint32_t il, ggml_type type_k, ggml_type type_v, bool has_fa) {
     const llama_hparams & hparams = model.hparams;
-    const auto problem = [&](const char * side, ggml_type type, const std::string & reason) {
-        return "layer " + std::to_string(il) + ": " + side + " type " + ggml_type_name(type) + " " + reason;
-    };
     const auto block_problem = [&](const char * side, ggml_type type, uint32_t head_size) {
-        return problem(side, type,
-                       "has blocks of " + std::to_string(ggml_blck_size(type)) +
-                               " values, which do not divide the head size " + std::to_string(head_size) +
-                               ": use f16 there, or --kv-config none");
+        return type_problem(il, side, type,
+                            "has blocks of " + std::to_string(ggml_blck_size(type)) +
+                                    " values, which do not divide the head size " + std::to_string(head_size) +
+                                    ": use f16 there, or --kv-config none");
     };
     if (hparams.n_embd_head_k(il) % ggml_blck_size(type_k) != 0) {
         return block_problem("K", type_k, hparams.n_embd_head_k(il));
@@ -31,15 +36,16 @@ std::string layer_problem(const llama_model & model, uint32_t il, ggml_type type
     if (hparams.is_mla()) {
         return type_k == type_v
                        ? ""
-                       : problem("V", type_v,
-                                 "differs from K type " + std::string(ggml_type_name(type_k)) +
-                                         ", but this model keeps K and V in one tensor: give both the same type");
+                       : type_problem(il, "V", type_v,
+                                      "differs from K type " + std::string(ggml_type_name(type_k)) +
+                                              ", but this model keeps K and V in one tensor: give both the same type");
     }
     if (hparams.n_embd_head_v(il) % ggml_blck_size(type_v) != 0) {
         return block_problem("V", type_v, hparams.n_embd_head_v(il));
     }
     if (ggml_is_quantized(type_v) && !has_fa) {
-        return problem("V", type_v, "needs FlashAttention, which is off: use -fa on or auto, or --kv-config none");
+        return type_problem(il, "V", type_v,
+                            "needs FlashAttention, which is off: use -fa on or auto, or --kv-config none");
     }
     return "";
 }
@@ -48,12 +54,13 @@ std::string layer_problem(const llama_model & model, uint32_t il, ggml_type type
 std::string device_problem(const llama_model & model, uint32_t il, ggml_type type_k, ggml_type type_v) {
     ggml_backend_dev_t device = model.dev_layer(il);
     const auto problem = [&](const char * side, ggml_type type, int64_t row_size) -> std::string {
-        if (!kvtuner_is_cache_only(type) || !device || kvtuner_writes(device, type, row_size)) {
+        if (!kvtuner_is_cache_only(type) || !device || kvtuner_can_write(device, type, row_size)) {
             return "";
         }
-        return "layer " + std::to_string(il) + ": " + side + " type " + ggml_type_name(type) + " is unknown to " +
-               ggml_backend_dev_name(device) + ": use --no-kv-offload or another type" +
-               (is_remote(device) ? ", or run the ggml-rpc-server of this build there" : "");
+        return type_problem(il, side, type,
+                            "is unknown to " + std::string(ggml_backend_dev_name(device)) +
+                                    ": use --no-kv-offload or another type" +
+                                    (is_remote(device) ? ", or run the ggml-rpc-server of this build there" : ""));
     };
     const std::string of_k = problem("K", type_k, model.hparams.n_embd_k_gqa(il));
     return of_k.empty() ? problem("V", type_v, model.hparams.n_embd_v_gqa(il)) : of_k;
@@ -89,7 +96,7 @@ std::string kvtuner_plan_problem(const llama_model & model, const llama_context_
                " keeps compressed keys, to which no plan applies: use --kv-config none";
     }
     for (uint32_t il = 0; il < plan->type_k.size(); ++il) {
-        if (!model.hparams.has_kv(il) || model.hparams.is_recr(il)) {
+        if (!has_cache(model, il)) {
             continue;
         }
         const std::string found = layer_problem(model, il, plan->type_k[il], plan->type_v[il], has_fa);
@@ -109,7 +116,7 @@ std::string kvtuner_device_problem(const llama_model & model, const llama_contex
         return "";
     }
     for (uint32_t il = 0; il < model.hparams.n_layer_all; ++il) {
-        if (!model.hparams.has_kv(il) || model.hparams.is_recr(il)) {
+        if (!has_cache(model, il)) {
             continue;
         }
         const ggml_type type_k = kvtuner_layer_type_k(model, model.hparams, il, params.type_k, params.type_v);

@@ -59,24 +59,24 @@ static inline void kvtuner_q3_nl_magnitudes(const float * x, float scale, float 
     }
 }
 
-static inline float kvtuner_q2_nl_scale(const float * x) {
+typedef void (*kvtuner_magnitudes)(const float * x, float scale, float * m);
+
+static inline float kvtuner_scale(const float * x, float start, kvtuner_magnitudes magnitudes) {
     float m[QK_NL];
-    float scale = kvtuner_start(x, KVTUNER_Q2_NL_START);
+    float scale = kvtuner_start(x, start);
     for (int i = 0; i < KVTUNER_NL_ROUNDS; ++i) {
-        kvtuner_q2_nl_magnitudes(x, scale, m);
+        magnitudes(x, scale, m);
         scale = kvtuner_fit(x, m);
     }
     return scale;
 }
 
+static inline float kvtuner_q2_nl_scale(const float * x) {
+    return kvtuner_scale(x, KVTUNER_Q2_NL_START, kvtuner_q2_nl_magnitudes);
+}
+
 static inline float kvtuner_q3_nl_scale(const float * x) {
-    float m[QK_NL];
-    float scale = kvtuner_start(x, KVTUNER_Q3_NL_START);
-    for (int i = 0; i < KVTUNER_NL_ROUNDS; ++i) {
-        kvtuner_q3_nl_magnitudes(x, scale, m);
-        scale = kvtuner_fit(x, m);
-    }
-    return scale;
+    return kvtuner_scale(x, KVTUNER_Q3_NL_START, kvtuner_q3_nl_magnitudes);
 }
 
 // d as it is stored, stored_d what that is as a float

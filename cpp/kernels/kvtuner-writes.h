@@ -5,7 +5,6 @@
 // all.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <unordered_map>
 #include <unordered_set>
@@ -31,10 +30,6 @@ public:
 
     // whether a write that started before has done what this node does
     bool covers(const ggml_tensor * node) const;
-
-    size_t count() const {
-        return by_first.size();
-    }
 
 private:
     std::unordered_map<const ggml_tensor *, kvtuner_write> by_first;
