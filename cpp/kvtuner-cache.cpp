@@ -3,6 +3,7 @@
 #include "kvtuner-cache.h"
 
 #include "kvtuner-center.h"
+#include "kvtuner-mark.h"
 
 #include "llama-kv-cache.h"
 #include "llama-model.h"
@@ -59,6 +60,7 @@ void llama_kv_cache::init_centers() {
     }
     std::vector<kvtuner_centers::layer> stored;
     for (const kv_layer & layer : layers) {
+        kvtuner_mark(layer.k);
         stored.push_back({ layer.il, layer.k });
     }
     centers.init(*plan, hparams, stored, hparams.no_alloc);

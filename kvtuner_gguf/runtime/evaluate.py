@@ -1,5 +1,7 @@
 """Judge caches by the built llama.cpp: the f16 context and the others side by side over the same tokens.
 
+The f16 cache runs as without a plan, uniform pairs run as plans: with the attention that plans have.
+
 Chunks, BOS and scored tokens (`kvtuner_gguf.evaluation`) are those of ``llama-perplexity --kl-divergence`` (upstream
 ``tools/perplexity/perplexity.cpp``): every chunk starts with an empty cache and, if the model wants one, with BOS in
 place of its first token; the tokens after the middle of the chunk are scored. That tool stores the log-probabilities
@@ -58,7 +60,8 @@ def evaluate(
         model = stack.enter_context(open_model(model_path, n_threads, verbose))
         chunks = sample.chunks(model)
         n_batch = min(N_BATCH, sample.n_ctx)
-        contexts = [stack.enter_context(model.context(c, sample.n_ctx, n_batch)) for c in caches.values()]
+        used = (BASELINE, *list(plans.values())[1:])
+        contexts = [stack.enter_context(model.context(c, sample.n_ctx, n_batch)) for c in used]
         for plan, context in zip(plans.values(), contexts, strict=True):
             _check_allocated(plan, context)
         results = _run(contexts, chunks, progress)

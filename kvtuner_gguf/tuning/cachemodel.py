@@ -15,7 +15,6 @@ from kvtuner_gguf.tuning.rotation import rotate, rotation_size
 
 # the type that loses nothing, so that a center does not even round
 UNQUANTIZED = "f32"
-QUERY_TYPE = "q8_0"
 
 
 @dataclass(frozen=True)
@@ -23,18 +22,10 @@ class CacheModel:
     """``interleaved_rope``: the runtime pairs channels 2i and 2i+1 in RoPE, where the torch model pairs i and i+n/2.
 
     Blocks, rotation and ``centers`` work on the runtime's order, so keys of such a model are put into it first.
-    ``quantized_queries``: queries are rounded to q8_0 before they meet quantized keys, as the CPU does.
     """
 
     interleaved_rope: bool
     centers: Centers | None = None
-    quantized_queries: bool = False
-
-    def queries(self, q: Tensor, key_type: str) -> Tensor:
-        """``q`` [batch, heads, tokens, head size] as it meets keys of ``key_type``."""
-        if not self.quantized_queries or not cache_type(key_type).is_quantized:
-            return q
-        return self.model_order(_through(self.runtime_order(q), QUERY_TYPE, None, is_key=True))
 
     def keys(self, k: Tensor, type_name: str, il: int) -> Tensor:
         """``k`` [batch, KV heads, tokens, head size] after RoPE, as read from the K cache of layer ``il``."""

@@ -1,7 +1,7 @@
 """Judge caches by the torch reference, on the tokens and at the positions by which the built llama.cpp judges them.
 
-Queries are rounded as the CPU of the runtime rounds them. What is left between the two evaluators is the runtime's own
-arithmetic: with quantized weights it also quantizes the activations of every matrix product.
+What is left between the two evaluators is the runtime's own arithmetic: with quantized weights it also quantizes the
+activations of every matrix product.
 """
 
 from __future__ import annotations
@@ -61,6 +61,6 @@ def _score_chunk(reference: Reference, plans: Sequence[Plan], chunk: np.ndarray,
 
 def _hidden(reference: Reference, plan: Plan, chunk: np.ndarray) -> Tensor:
     """The output of the last layer, [tokens, channels]."""
-    reference.cache = replace(reference.cache, centers=plan.centers, quantized_queries=True)
+    reference.cache = replace(reference.cache, centers=plan.centers)
     tokens = torch.from_numpy(chunk.astype(np.int64))[None]
     return reference.run(reference.embed(tokens), plan.pairs)[0]

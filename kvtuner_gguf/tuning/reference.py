@@ -25,16 +25,17 @@ Capture = Callable[[int, Tensor, Tensor, Tensor], None]
 
 
 class Reference:
-    """A causal language model whose every layer can be run with the K and V types of a pair."""
+    """A causal language model whose every layer can be run with the K and V types of a pair, on a torch ``device``."""
 
-    def __init__(self, path: Path, architecture: str) -> None:
+    def __init__(self, path: Path, architecture: str, device: str = "cpu") -> None:
         if architecture not in INTERLEAVED_ROPE:
             raise KvtunerError(
                 f"{path}: the torch reference knows {', '.join(INTERLEAVED_ROPE)}, not {architecture}: "
                 "write the plan by hand, see configs/plan.schema.json"
             )
         self.cache = CacheModel(INTERLEAVED_ROPE[architecture])
-        self._model, self._tokenizer = load(path, architecture)
+        model, self._tokenizer = load(path, architecture)
+        self._model = model.to(device)
         self._model.config._attn_implementation = ATTENTION
         self._layers = self._model.model.layers
         self._pair = EXACT
@@ -50,8 +51,8 @@ class Reference:
 
     @torch.inference_mode()
     def embed(self, tokens: Tensor) -> Tensor:
-        """The input of layer 0 for ``tokens`` [batch, tokens]: [batch, tokens, channels]."""
-        return self._model.model.embed_tokens(tokens)
+        """The input of layer 0 for ``tokens`` [batch, tokens]: [batch, tokens, channels], on the model's device."""
+        return self._model.model.embed_tokens(tokens.to(self._model.device))
 
     @torch.inference_mode()
     def run(
@@ -67,7 +68,7 @@ class Reference:
         ``pairs`` has an entry per layer of the model, None is exact; ``keep`` gets the input of every layer that is
         run; ``capture`` is called once per layer.
         """
-        positions = torch.arange(hidden.shape[1])[None]
+        positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
         rope = self._model.model.rotary_emb(hidden, positions)
         self._capture = capture
         for il in range(first, self.n_layer):
@@ -101,7 +102,6 @@ class Reference:
         if self._capture is not None:
             self._capture(module.layer_idx, query, key, value)
         il = module.layer_idx
-        query = self.cache.queries(query, self._pair.k)
         key, value = self.cache.keys(key, self._pair.k, il), self.cache.values(value, self._pair.v, il)
         return attend(query, key, value).transpose(1, 2), None
 

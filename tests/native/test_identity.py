@@ -40,6 +40,8 @@ def run(library: str, model: Path, text: str, out: Path, *args: str) -> np.ndarr
         if not STOCK_LIBRARY.is_dir():
             pytest.fail("the unpatched library is not built: make stock")
         env |= {"PYTHONPATH": str(STOCK_BINDINGS), "LLAMA_CPP_LIB_PATH": str(STOCK_LIBRARY)}
+    if library == "patched, upstream's attention":
+        env["KVTUNER_ATTENTION"] = "none"
     subprocess.run([sys.executable, SCRIPT, model, out, "--text", text, *args], env=env, check=True, timeout=300)
     return np.load(out)
 
@@ -64,7 +66,7 @@ def test_a_uniform_plan_equals_the_uniform_types(name: str, model: Path, text: s
     plan = tmp_path / "plan.json"
     Plan.uniform(pair, N_LAYER).save(plan)
     by_types = run("patched", model, text, tmp_path / "a.npy", *type_arguments(pair))
-    by_plan = run("patched", model, text, tmp_path / "b.npy", "--kv-config", str(plan))
+    by_plan = run("patched, upstream's attention", model, text, tmp_path / "b.npy", "--kv-config", str(plan))
     f16 = run("patched", model, text, tmp_path / "c.npy")
     assert np.array_equal(by_types.view(np.uint32), by_plan.view(np.uint32))
     assert not np.array_equal(by_types, f16)

@@ -136,14 +136,17 @@ def test_a_refused_state_leaves_the_cache_as_it_was(contexts: dict[str, Context]
 def test_a_uniform_plan_and_uniform_types_read_each_others_states(
     names: tuple[str, str], model: Model, contexts: dict[str, Context], states: dict
 ) -> None:
+    """Attention over the caches of a plan is ours, so what follows a state agrees to rounding only."""
     by_types, plan = contexts[names[0]], Plan.uniform(Pair.parse(names[1]), N_LAYER)
     with model.context(plan, 512, 128) as by_plan:
-        whole, sequence, expected = make_state(by_plan)
-        for context, (other_whole, other_sequence) in ((by_types, (whole, sequence)), (by_plan, states[names[0]][:2])):
-            for part, reader in ((other_whole, load), (other_sequence, load_sequence)):
+        of_plan, of_types = make_state(by_plan), states[names[0]]
+        for context, (whole, sequence, expected) in ((by_types, of_plan), (by_plan, of_types)):
+            for part, reader in ((whole, load), (sequence, load_sequence)):
                 context.clear()
                 assert reader(context, part) == len(part)
-                assert np.array_equal(follow(context), expected)
+                following = follow(context)
+                assert np.abs(following - expected).mean() < 0.05 * expected.std()
+                assert np.array_equal(following.argmax(-1), expected.argmax(-1))
 
 
 @pytest.mark.parametrize("cut", [8, 40, 200, 5000])

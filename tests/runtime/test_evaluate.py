@@ -77,7 +77,8 @@ def test_it_agrees_with_llama_perplexity(sample: Sample, tmp_path: Path) -> None
     common = ["--model", model, "--file", fetch_text("encyclopedia"), "--ctx-size", N_CTX, "--batch-size", N_CTX]
     common += ["--chunks", N_CHUNKS, "--flash-attn", "on", "--kl-divergence-base", tmp_path / "base"]
     base = perplexity(*common)
-    other = perplexity(*common, "--kl-divergence", "--cache-type-k", "q8_0", "--cache-type-v", "q4_0")
+    Plan.uniform(Pair("q8_0", "q4_0"), N_LAYER).save(tmp_path / "plan.json")
+    other = perplexity(*common, "--kl-divergence", "--kv-config", tmp_path / "plan.json")
     assert f16.ppl == pytest.approx(number(r"PPL = +(\S+)", base), rel=2e-5)
     assert row.ppl == pytest.approx(number(r"Mean PPL\(Q\) +: +(\S+)", other), rel=2e-5)
     assert row.same_top == pytest.approx(number(r"Same top p: +(\S+)", other), abs=1e-3)

@@ -1,0 +1,181 @@
+#include "kvtuner-attention-tile.h"
+
+#include "ggml-cpu.h"
+
+namespace kvtuner {
+
+namespace {
+
+constexpr int32_t SLACK = 8;  // weights up to 2^SLACK or so do no harm, and spare most moves of a reference
+
+// the rows of n tokens, of their values those from `first` on
+row_range rows_of(const ggml_tensor * cache, const block & b, int64_t first, int64_t n_value, int64_t token,
+                  int64_t n) {
+    const char * row = at(cache, token, b.head_kv, b.stream) + ggml_row_size(cache->type, first);
+    return { row, (int64_t)cache->nb[1], n, n_value, (int64_t)ggml_row_size(cache->type, n_value) };
+}
+
+}  // namespace
+
+void scorer::begin(const problem & p, const block & of) {
+    b = of;
+    const int64_t n_wide = b.n_wide();
+    queries.assign(p.size_k * n_wide, 0.0f);
+    keys.resize(tile_tokens(p.size_k) * p.size_k);
+    for (int64_t r = 0; r < b.n_row; ++r) {
+        const float * row = (const float *)at(p.q, b.query(r), b.head(p, r), b.stream);
+        for (int64_t i = 0; i < p.size_k; ++i) {
+            queries[i * n_wide + r] = row[i] * p.scale;
+        }
+    }
+    slopes.resize(b.n_row);
+    for (int64_t r = 0; r < b.n_row; ++r) {
+        slopes[r] = r % b.n_query ? slopes[r - 1] : slope_of(p, b.head(p, r)) * LOG2E;
+    }
+}
+
+bool scorer::score(const problem & p, int64_t token, int64_t n, float * scores) {
+    bool has_bias = false;
+    if (p.mask && !read_bias(p, token, n, has_bias)) {
+        return false;
+    }
+    const int64_t n_wide = b.n_wide();
+    p.read_k(rows_of(p.k, b, 0, p.size_k, token, n), keys.data(), p.size_k);
+    product<false>(scores, n_wide, { keys.data(), p.size_k, 1 }, queries.data(), n_wide, n, n_wide, p.size_k);
+    if (p.softcap != 0) {
+        for (int64_t i = 0; i < n * n_wide; ++i) {
+            scores[i] = p.softcap * LOG2E * std::tanh(scores[i]);
+        }
+    }
+    if (has_bias) {
+        add_bias(n, scores);
+    }
+    return true;
+}
+
+// the mask of a tile as floats, [query][token]
+bool scorer::read_bias(const problem & p, int64_t token, int64_t n, bool & has_bias) {
+    constexpr uint16_t UNSEEN = 0xfc00;  // minus infinity
+    const auto row = [&](int64_t i) {
+        return (const uint16_t *)at(p.mask, b.first + i, 0, b.stream % p.mask->ne[3]) + token;
+    };
+    uint16_t any = 0;
+    bool is_seen = false;
+    for (int64_t i = 0; i < b.n_query; ++i) {
+        const uint16_t * mask = row(i);
+        uint16_t unseen = 0;
+        for (int64_t t = 0; t < n; ++t) {
+            any |= mask[t];
+            unseen += mask[t] == UNSEEN;
+        }
+        is_seen = is_seen || unseen < n;
+    }
+    has_bias = any != 0;
+    bias.resize(n * b.n_query);
+    for (int64_t i = 0; is_seen && has_bias && i < b.n_query; ++i) {
+        ggml_cpu_fp16_to_fp32((const ggml_fp16_t *)row(i), &bias[i * n], n);
+    }
+    return is_seen;
+}
+
+void scorer::add_bias(int64_t n, float * scores) const {
+    const int64_t n_wide = b.n_wide();
+    for (int64_t r = 0; r < b.n_row; ++r) {
+        const float * row = &bias[r % b.n_query * n];
+        for (int64_t t = 0; t < n; ++t) {
+            scores[t * n_wide + r] += slopes[r] * row[t];
+        }
+    }
+}
+
+bool raise_references(const float * scores, int64_t n, int64_t n_wide, int32_t * references, float * factors) {
+    row_ivec any = {};
+    for (int64_t r = 0; r < n_wide; r += ROW_LANES) {
+        row_vec most = splat(LOWEST);
+        for (int64_t t = 0; t < n; ++t) {
+            most = vmax(most, load<row_vec>(scores + t * n_wide + r));
+        }
+        const row_ivec before = load<row_ivec>(references + r);
+        const row_ivec top = nearest(most);
+        const row_ivec now = select(top > before + SLACK, top, before);
+        store(references + r, now);
+        store(factors + r, power_of_two(before - now));
+        any |= now != before;
+    }
+    int32_t moved = 0;
+    for (int i = 0; i < ROW_LANES; ++i) {
+        moved |= any[i];
+    }
+    return moved != 0;
+}
+
+void weigh(float * scores, int64_t n, int64_t n_wide, const int32_t * references) {
+    for (int64_t r = 0; r < n_wide; r += ROW_LANES) {
+        const row_ivec reference = load<row_ivec>(references + r);
+        for (int64_t t = 0; t < n; ++t) {
+            float * score = scores + t * n_wide + r;
+            store(score, exp2_of(load<row_vec>(score), reference));
+        }
+    }
+}
+
+void accumulator::begin(const problem & p, const block & of, int64_t first_channel, int64_t n) {
+    b = of;
+    first = first_channel;
+    n_channel = n;
+    wide = round_up(n, ROW_LANES);
+    values.resize(tile_tokens(p.size_v) * wide);
+    if (wide != n_channel) {
+        std::fill(values.begin(), values.end(), 0.0f);
+    }
+    output.assign(b.n_row * wide, 0.0f);
+    sums.assign(b.n_wide(), 0.0f);
+}
+
+void accumulator::scale(const float * factors) {
+    for (int64_t r = 0; r < b.n_row; ++r) {
+        for (int64_t i = 0; factors[r] != 1 && i < wide; ++i) {
+            output[r * wide + i] *= factors[r];
+        }
+        sums[r] *= factors[r];
+    }
+}
+
+void accumulator::add(const problem & p, int64_t token, int64_t n, const float * weights) {
+    const int64_t n_wide = b.n_wide();
+    for (int64_t r = 0; r < n_wide; r += ROW_LANES) {
+        row_vec sum = load<row_vec>(&sums[r]);
+        for (int64_t t = 0; t < n; ++t) {
+            sum += load<row_vec>(weights + t * n_wide + r);
+        }
+        store(&sums[r], sum);
+    }
+    const int64_t n_tile = tile_tokens(p.size_v);
+    for (int64_t t = 0; t < n; t += n_tile) {
+        const int64_t n_now = std::min(n_tile, n - t);
+        p.read_v(rows_of(p.v, b, first, n_channel, token + t, n_now), values.data(), wide);
+        product<true>(output.data(), wide, { weights + t * n_wide, 1, n_wide }, values.data(), wide, b.n_row, wide,
+                      n_now);
+    }
+}
+
+void accumulator::finish(const problem & p, const int32_t * references) const {
+    for (int64_t r = 0; r < b.n_row; ++r) {
+        float factor = 1;
+        float sum = sums[r];
+        if (p.sinks) {
+            const float sink = ((const float *)p.sinks->data)[b.head(p, r)] * LOG2E;
+            const int32_t top = std::max(references[r], (int32_t)std::ceil(sink));
+            factor = std::exp2((float)(references[r] - top));
+            sum = sum * factor + std::exp2(sink - (float)top);
+        }
+        factor = sum == 0 ? 0 : factor / sum;
+        float * out = (float *)((char *)p.out->data + b.stream * p.out->nb[3] + b.query(r) * p.out->nb[2] +
+                                b.head(p, r) * p.out->nb[1]);
+        for (int64_t i = 0; i < n_channel; ++i) {
+            out[first + i] = output[r * wide + i] * factor;
+        }
+    }
+}
+
+}  // namespace kvtuner

@@ -1,0 +1,238 @@
+#include "kvtuner-attention.h"
+
+#include "kvtuner-attention-tile.h"
+#include "kvtuner-mark.h"
+
+#include "ggml-cpu/ggml-cpu-impl.h"
+
+#include <cstdlib>
+
+namespace kvtuner {
+
+namespace {
+
+constexpr int64_t ROWS = 96;        // query rows that share a tile, about
+constexpr int64_t SPLIT_ROWS = 64;  // up to so many rows of a KV head its tokens and channels can be split
+
+bool can_split(const problem & p) {
+    return p.n_query * p.group <= SPLIT_ROWS;
+}
+
+// whether n pieces of work keep all threads busy
+bool is_even(int64_t n, int nth) {
+    return n % nth == 0 || n >= 4 * nth;
+}
+
+struct range {
+    int64_t begin, end;
+
+    range(int64_t n, int ith, int nth) : begin(n * ith / nth), end(n * (ith + 1) / nth) {
+    }
+};
+
+// Whole blocks, each one thread's
+
+struct whole_worker {
+    scorer of_keys;
+    accumulator of_values;
+    std::vector<float> scores, factors;
+    std::vector<int32_t> references;
+
+    void attend(const problem & p, const block & b) {
+        const int64_t n_wide = b.n_wide();
+        const int64_t n_tile = tile_tokens(p.size_k);
+        of_keys.begin(p, b);
+        of_values.begin(p, b, 0, p.size_v);
+        scores.resize(n_tile * n_wide);
+        factors.resize(n_wide);
+        references.assign(n_wide, NOTHING_SEEN);
+        for (int64_t token = 0; token < p.n_token; token += n_tile) {
+            const int64_t n = std::min(n_tile, p.n_token - token);
+            if (!of_keys.score(p, token, n, scores.data())) {
+                continue;
+            }
+            if (raise_references(scores.data(), n, n_wide, references.data(), factors.data())) {
+                of_values.scale(factors.data());
+            }
+            weigh(scores.data(), n, n_wide, references.data());
+            of_values.add(p, token, n, scores.data());
+        }
+        of_values.finish(p, references.data());
+    }
+};
+
+// queries of a block: fewer where that gives every thread one
+int64_t queries_of_block(const problem & p, int nth) {
+    const int64_t most = std::max<int64_t>(1, ROWS / p.group);
+    const int64_t least = std::max<int64_t>(1, ROW_LANES / p.group);
+    const int64_t share = (p.n_query * p.n_head_kv * p.n_stream + nth - 1) / nth;
+    return std::max(std::min({ most, share, p.n_query }), std::min(least, p.n_query));
+}
+
+void attend_whole(const problem & p, int ith, int nth) {
+    static thread_local whole_worker worker;
+    const blocks all(p, queries_of_block(p, nth));
+    for (int64_t i = ith; i < all.n; i += nth) {
+        worker.attend(p, all.at(p, i));
+    }
+}
+
+// Split blocks: first the weights, whose tiles are shared out, then the values, whose channels are
+
+struct split_layout {
+    int64_t n_tile, tiles, n_wide;  // tokens of a tile, tiles, rows
+    float * weights;                // [block][token][row]
+    int32_t * references;           // [block][tile][row]
+
+    split_layout(const problem & p, const blocks & all, void * buffer) {
+        n_tile = tile_tokens(p.size_k);
+        tiles = (p.n_token + n_tile - 1) / n_tile;
+        n_wide = all.at(p, 0).n_wide();
+        weights = (float *)buffer;
+        references = (int32_t *)(weights + all.n * p.n_token * n_wide);
+    }
+
+    static size_t size(const problem & p, const blocks & all) {
+        const split_layout l(p, all, nullptr);
+        return all.n * (p.n_token + l.tiles) * l.n_wide * sizeof(float);
+    }
+
+    int64_t n_tokens(const problem & p, int64_t tile) const {
+        return std::min(n_tile, p.n_token - tile * n_tile);
+    }
+
+    float * weights_of(const problem & p, int64_t block, int64_t tile) const {
+        return weights + (block * p.n_token + tile * n_tile) * n_wide;
+    }
+
+    int32_t * references_of(int64_t block, int64_t tile) const {
+        return references + (block * tiles + tile) * n_wide;
+    }
+};
+
+void find_weights(const problem & p, const blocks & all, const split_layout & l, int ith, int nth) {
+    static thread_local scorer of_keys;
+    static thread_local std::vector<float> factors;
+    factors.resize(l.n_wide);
+    const range mine(all.n * l.tiles, ith, nth);
+    int64_t block_now = -1;
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+        const int64_t block = i / l.tiles, tile = i % l.tiles;
+        if (block != block_now) {
+            of_keys.begin(p, all.at(p, block));
+            block_now = block;
+        }
+        float * weights = l.weights_of(p, block, tile);
+        int32_t * references = l.references_of(block, tile);
+        std::fill(references, references + l.n_wide, NOTHING_SEEN);
+        const int64_t n = l.n_tokens(p, tile);
+        if (of_keys.score(p, tile * l.n_tile, n, weights)) {
+            raise_references(weights, n, l.n_wide, references, factors.data());
+            weigh(weights, n, l.n_wide, references);
+        }
+    }
+}
+
+struct split_worker {
+    accumulator of_values;
+    std::vector<float> scaled;
+    std::vector<int32_t> references;
+
+    void attend(const problem & p, const block & b, const split_layout & l, int64_t block, int64_t first, int64_t n) {
+        references.assign(l.n_wide, NOTHING_SEEN);
+        for (int64_t tile = 0; tile < l.tiles; ++tile) {
+            for (int64_t r = 0; r < l.n_wide; ++r) {
+                references[r] = std::max(references[r], l.references_of(block, tile)[r]);
+            }
+        }
+        of_values.begin(p, b, first, n);
+        for (int64_t tile = 0; tile < l.tiles; ++tile) {
+            add_tile(p, l, block, tile);
+        }
+        of_values.finish(p, references.data());
+    }
+
+private:
+    void add_tile(const problem & p, const split_layout & l, int64_t block, int64_t tile) {
+        const int32_t * of_tile = l.references_of(block, tile);
+        if (std::all_of(of_tile, of_tile + l.n_wide, [](int32_t r) { return r == NOTHING_SEEN; })) {
+            return;
+        }
+        const int64_t n = l.n_tokens(p, tile);
+        const float * weights = l.weights_of(p, block, tile);
+        scaled.resize(l.n_tile * l.n_wide);
+        for (int64_t r = 0; r < l.n_wide; r += ROW_LANES) {
+            const row_vec factor = power_of_two(load<row_ivec>(of_tile + r) - load<row_ivec>(&references[r]));
+            for (int64_t t = 0; t < n; ++t) {
+                store(&scaled[t * l.n_wide + r], load<row_vec>(weights + t * l.n_wide + r) * factor);
+            }
+        }
+        of_values.add(p, tile * l.n_tile, n, scaled.data());
+    }
+};
+
+// into how many slices of channels the values of a block are cut
+int64_t n_slices(const problem & p, int64_t n_block, int nth) {
+    const int64_t unit = std::max<int64_t>(ggml_blck_size(p.v->type), LANES);
+    int64_t n = 1;
+    while (!is_even(n_block * n, nth) && p.size_v % (2 * n * unit) == 0) {
+        n *= 2;
+    }
+    return n;
+}
+
+void attend_split(const problem & p, const ggml_compute_params * params) {
+    static thread_local split_worker worker;
+    const blocks all(p, p.n_query);
+    const split_layout l(p, all, params->wdata);
+    find_weights(p, all, l, params->ith, params->nth);
+    ggml_barrier(params->threadpool);
+    const int64_t slices = n_slices(p, all.n, params->nth);
+    const int64_t n = p.size_v / slices;
+    for (int64_t i = params->ith; i < all.n * slices; i += params->nth) {
+        worker.attend(p, all.at(p, i / slices), l, i / slices, i % slices * n, n);
+    }
+}
+
+// caches that follow a plan carry a mark; without one attention is upstream's, bit for bit
+bool is_ours(const ggml_tensor * node) {
+    static const char * const choice = getenv("KVTUNER_ATTENTION");  // all | none: for tests and comparisons
+    if (choice) {
+        return strcmp(choice, "all") == 0;
+    }
+    const ggml_tensor * k = node->src[1];
+    return kvtuner_is_marked(k->view_src ? k->view_src : k);
+}
+
+bool can_do(const ggml_tensor * node) {
+    const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2], *mask = node->src[3];
+    return q->type == GGML_TYPE_F32 && row_reader(k->type) && row_reader(v->type) && k->ne[2] == v->ne[2] &&
+           k->ne[3] == v->ne[3] && k->ne[3] == q->ne[3] && (!mask || mask->ne[2] == 1) && is_ours(node);
+}
+
+}  // namespace
+
+}  // namespace kvtuner
+
+size_t kvtuner_flash_attn_size(const ggml_tensor * node) {
+    using namespace kvtuner;
+    if (!can_do(node)) {
+        return 0;
+    }
+    const problem p = problem_of(const_cast<ggml_tensor *>(node));
+    return can_split(p) ? split_layout::size(p, blocks(p, p.n_query)) : 0;
+}
+
+bool kvtuner_flash_attn(const ggml_compute_params * params, ggml_tensor * node) {
+    using namespace kvtuner;
+    if (params->use_ref || !can_do(node)) {
+        return false;
+    }
+    const problem p = problem_of(node);
+    if (can_split(p) && !is_even(p.n_head_kv * p.n_stream, params->nth)) {
+        attend_split(p, params);
+    } else {
+        attend_whole(p, params->ith, params->nth);
+    }
+    return true;
+}
