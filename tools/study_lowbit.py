@@ -5,7 +5,7 @@
   study_lowbit.py MODEL.gguf --part rows --part kld --out lowbit.json
 
 gauss  mean squared error on normal values, as a multiple of the Lloyd-Max quantizer's
-rows   the same on the keys and values of the model, centered and rotated, and the error of the attention output
+rows   the same on the keys and values of the model, centered and rotated, then the error of the attention output
 kld    mean KLD against the exact model (float32, torch) with one pair of formats in all layers, keys centered
 """
 
@@ -28,8 +28,7 @@ from kvtuner_gguf.tuning.calibration import calibrate
 from kvtuner_gguf.tuning.centering import measure_centers
 from kvtuner_gguf.tuning.divergence import Judge
 from kvtuner_gguf.tuning.fakequant import fake_quantize
-from kvtuner_gguf.tuning.reference import Reference
-from kvtuner_gguf.tuning.rotation import rotate, rotation_size
+from kvtuner_gguf.tuning.reference import Reference, attend
 
 LLOYD_MAX = {2: 0.11748, 3: 0.03454}
 SCALE_BYTES = 2
@@ -83,7 +82,8 @@ def symmetric(magnitudes: Sequence[float], largest: float, scale_by: str) -> Cal
     steps = (levels[1:] + levels[:-1]) / 2
 
     def nearest(x: Tensor, scale: Tensor) -> Tensor:
-        return levels[torch.bucketize(x.abs() / scale.clamp_min(1e-12), steps, right=True)]
+        index = torch.bucketize(x.abs() / scale.clamp_min(1e-12), steps.to(x), right=True)
+        return levels.to(x)[index]
 
     def quantize(x: Tensor) -> Tensor:
         if scale_by == "largest":
@@ -151,9 +151,10 @@ def study_row_lengths(seed: int = 0) -> list[dict]:
 class Study:
     """A model with centered keys, and the types to compare."""
 
-    def __init__(self, model: Path, n_ctx: int, n_chunks: int) -> None:
+    def __init__(self, model: Path, n_ctx: int, n_chunks: int, device: str) -> None:
         shape = model_shape(read_model(model))
-        self.reference = Reference(model, shape.architecture)
+        self.head_dim = shape.head_dim_k
+        self.reference = Reference(model, shape.architecture, device)
         web = calibrate(fetch_text("web"), self.reference.tokenize, 2048, 512, 0).tuning
         centers, _ = measure_centers(self.reference, web)
         self.reference.cache = replace(self.reference.cache, centers=centers)
@@ -161,16 +162,21 @@ class Study:
         self.tokens = texts.held_out[:n_chunks]
 
     def rows(self, names: Sequence[str]) -> list[dict]:
-        found: list[dict] = []
+        """For each layer, side and type: the error of the values, and that of the attention output, of their power."""
+        cache, found = self.reference.cache, []
 
         def measure(il: int, query: Tensor, key: Tensor, value: Tensor) -> None:
-            cache = self.reference.cache
-            key = cache.runtime_order(key) - torch.from_numpy(cache.centers.array_k(il)).reshape(-1, 1, key.shape[-1])
-            for side, x in (("K", key), ("V", value)):
-                x = rotate(x, rotation_size(x.shape[-1], side == "K"))
-                for name in names:
-                    error = (x - fake_quantize(x, name)).square().sum() / x.square().sum()
-                    found.append({"layer": il, "side": side, "type": name, "mse": error.item()})
+            center = torch.from_numpy(cache.centers.array_k(il)).reshape(-1, 1, key.shape[-1])
+            spread = cache.runtime_order(key) - center.to(key)
+            exact = attend(query, key, value)
+            for name in names:
+                k, v = cache.keys(key, name, il), cache.values(value, name, il)
+                for side, error, power, output in (
+                    ("K", k - key, spread, attend(query, k, value)),
+                    ("V", v - value, value, attend(query, key, v)),
+                ):
+                    row = {"layer": il, "side": side, "type": name, "mse": share(error, power)}
+                    found.append(row | {"output": share(output - exact, exact)})
 
         self.reference.run(self.reference.embed(self.tokens), capture=measure)
         return found
@@ -184,16 +190,28 @@ class Study:
         return row
 
 
+def share(error: Tensor, power: Tensor) -> float:
+    return (error.double().square().sum() / power.double().square().sum()).item()
+
+
 def study_rows(study: Study) -> list[dict]:
     names = ("q2_nl", "q3_nl")
     found = study.rows(names)
-    for name in names:
-        for side in "KV":
-            mine = [row for row in found if row["type"] == name and row["side"] == side]
-            worst = max(mine, key=lambda row: row["mse"])
-            mean = sum(row["mse"] for row in mine) / len(mine)
-            print(f"{name} {side}: mean {mean:.4f} of the variance, worst layer {worst['layer']}: {worst['mse']:.4f}")
+    columns = [(name, side) for name in names for side in "KV"]
+    print("| layer | " + " | ".join(f"{name} {side}" for name, side in columns) + " |\n|" + "---|" * 5)
+    for il in range(study.reference.n_layer):
+        cells = (pick(found, il, *column) for column in columns)
+        print(f"| {il} | " + " | ".join(f"{row['mse']:.4f}, {row['output']:.4f}" for row in cells) + " |")
+    for name, side in columns:
+        mine = [pick(found, il, name, side) for il in range(study.reference.n_layer)]
+        worst = max(mine, key=lambda row: row["mse"])
+        mean = sum(row["mse"] for row in mine) / len(mine)
+        print(f"{name} {side}: mean {mean:.4f} of the variance, worst layer {worst['layer']}: {worst['mse']:.4f}")
     return found
+
+
+def pick(rows: Sequence[dict], il: int, name: str, side: str) -> dict:
+    return next(row for row in rows if (row["layer"], row["type"], row["side"]) == (il, name, side))
 
 
 def study_kld(study: Study, pairs: Sequence[str]) -> list[dict]:
@@ -201,12 +219,13 @@ def study_kld(study: Study, pairs: Sequence[str]) -> list[dict]:
     return [study.kld(judge, pair) for pair in pairs]
 
 
-def alternatives() -> list[str]:
-    """Pairs of the chosen types, and of what has as many bits."""
+def alternatives(head_dim: int) -> list[str]:
+    """Pairs of the chosen types, and of what has as many bits; with heads of 64 min-max has a quarter bit more."""
     by_name = {found.name: found for found in formats()}
+    block = 64 if head_dim % 128 else 128
     same_size = {
-        "q2_nl": ["minmax 2-bit, 128", "q2_0, 64"],
-        "q3_nl": ["minmax 3-bit, 128", "3-bit even, 64, largest"],
+        "q2_nl": [f"minmax 2-bit, {block}", "q2_0, 64"],
+        "q3_nl": [f"minmax 3-bit, {block}", "3-bit even, 64, largest"],
     }
     pairs = []
     for name, others in same_size.items():
@@ -223,6 +242,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("gauss", "rows", "kld"), action="append", required=True)
     parser.add_argument("--ctx", type=int, default=1024, help="tokens of a chunk of the text that judges")
     parser.add_argument("--chunks", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="where torch runs the model: cpu, cuda")
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     args = parser.parse_args()
     results: dict[str, list[dict]] = {}
@@ -232,11 +252,11 @@ def main() -> None:
     if {"rows", "kld"} & set(args.part):
         if args.model is None:
             parser.error("say for which MODEL.gguf")
-        study = Study(args.model, args.ctx, args.chunks)
+        study = Study(args.model, args.ctx, args.chunks, args.device)
         if "rows" in args.part:
             results["rows"] = study_rows(study)
         if "kld" in args.part:
-            results["kld"] = study_kld(study, ["q4_0/q4_0", "q8_0/q4_0", *alternatives()])
+            results["kld"] = study_kld(study, ["q4_0/q4_0", "q8_0/q4_0", *alternatives(study.head_dim)])
     if args.out:
         args.out.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -47,8 +47,8 @@ def measure_centers(
     def measure(il: int, query: Tensor, key: Tensor, value: Tensor) -> None:
         order = reference.cache.runtime_order
         center = order(key).double().mean((0, 2))
-        keys.append(center.numpy())
-        values.append(weighted_mean(query, key, value).numpy() if with_values else None)
+        keys.append(center.cpu().numpy())
+        values.append(weighted_mean(query, key, value).cpu().numpy() if with_values else None)
         spread.append(_spread(order(key), center))
         if progress:
             progress(il + 1, reference.n_layer)
@@ -88,8 +88,8 @@ def _spread(key: Tensor, center: Tensor) -> tuple[float, ...]:
 
 def weighted_mean(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """The center [KV heads, head size] of one layer's ``value``; all [batch, heads, tokens, head size]."""
-    total = torch.zeros(value.shape[1], value.shape[3], dtype=torch.float64)
-    weight = torch.zeros(value.shape[1], 1, dtype=torch.float64)
+    total = value.new_zeros(value.shape[1], value.shape[3], dtype=torch.float64)
+    weight = value.new_zeros(value.shape[1], 1, dtype=torch.float64)
     for q, k, v in zip(query, key, value, strict=True):
         weights = _squared_attention(q.unflatten(0, (k.shape[0], -1)), k)
         total += torch.einsum("ht,htc->hc", weights, v.double())
@@ -102,7 +102,7 @@ def _squared_attention(query: Tensor, key: Tensor) -> Tensor:
 
     ``query`` [KV heads, query heads of each, tokens, head size], ``key`` [KV heads, tokens, head size].
     """
-    weights = torch.zeros(key.shape[:2], dtype=torch.float64)
+    weights = key.new_zeros(key.shape[:2], dtype=torch.float64)
     for start in range(0, key.shape[1], ROWS):
         weights += _attention(query[:, :, start : start + ROWS], key, start).square().sum((1, 2)).double()
     return weights
@@ -111,5 +111,5 @@ def _squared_attention(query: Tensor, key: Tensor) -> Tensor:
 def _attention(query: Tensor, key: Tensor, start: int) -> Tensor:
     """Causal attention weights of queries that begin at position ``start``."""
     scores = query @ key[:, None].transpose(-1, -2) / key.shape[-1] ** 0.5
-    later = torch.ones(query.shape[2], key.shape[1], dtype=torch.bool).triu(start + 1)
+    later = key.new_ones(query.shape[2], key.shape[1], dtype=torch.bool).triu(start + 1)
     return scores.masked_fill(later, -torch.inf).softmax(-1)
