@@ -7,7 +7,7 @@ JOBS    ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN     := .venv/bin
 CPP     := $(foreach end,h c cpp cu cuh,$(wildcard cpp/*.$(end) cpp/*/*.$(end) cpp/*/*/*.$(end)))
 
-.PHONY: help setup build stock demo test test-quick test-large test-upstream test-sanitize test-arm fuzz soak lint format clean
+.PHONY: help setup build stock demo test test-quick test-large test-upstream test-sanitize test-arm test-avx2 fuzz soak lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -88,14 +88,22 @@ ARM_ROOT ?= /usr/aarch64-linux-gnu
 ARM_ARCH ?= armv8.2-a+dotprod+fp16
 QEMU     ?= qemu-aarch64-static
 
-test-arm: build ## the low-bit types and upstream's quantizers on 64-bit Arm: needs g++-aarch64-linux-gnu, qemu-aarch64
+KERNEL_TESTS := kvtuner-test-lowbit kvtuner-test-attention kvtuner-test-quantize-fns
+
+test-arm: build ## the kernels and upstream's quantizers on 64-bit Arm: needs g++-aarch64-linux-gnu, qemu-aarch64
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(ARM) -G Ninja -Wno-dev --log-level=WARNING -DKVTUNER_TOOLS=OFF \
 		-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc \
 		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DGGML_NATIVE=OFF -DGGML_CPU_ARM_ARCH=$(ARM_ARCH)
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(ARM) --parallel $(JOBS) \
-		--target kvtuner-test-lowbit kvtuner-test-quantize-fns
-	$(QEMU) -L $(ARM_ROOT) $(ARM)/kvtuner-test-lowbit
-	$(QEMU) -L $(ARM_ROOT) $(ARM)/kvtuner-test-quantize-fns
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(ARM) --parallel $(JOBS) --target $(KERNEL_TESTS)
+	for test in $(KERNEL_TESTS); do $(QEMU) -L $(ARM_ROOT) $(ARM)/$$test || exit 1; done
+
+AVX2 := build/avx2
+
+test-avx2: build ## the same on x86 without AVX-512
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(AVX2) -G Ninja -Wno-dev --log-level=WARNING -DKVTUNER_TOOLS=OFF \
+		-DGGML_NATIVE=OFF
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(AVX2) --parallel $(JOBS) --target $(KERNEL_TESTS)
+	for test in $(KERNEL_TESTS); do $(AVX2)/$$test || exit 1; done
 
 soak: build ## load a server with a mixed plan, compare its answers with those of each request alone
 	$(BIN)/python tools/soak_server.py

@@ -1,14 +1,23 @@
-// The mark of a cache that follows a plan, on the tensors that hold it: kernels of ours take such caches alone.
+// The mark of attention over a cache that follows a plan: kernels of ours take such nodes alone. The cache has it
+// first; the node takes it over when the graph is built, since a node may later read a copy on another device.
 #pragma once
 
 #include "ggml.h"
 
 #define KVTUNER_MARK 0x6b767475
+#define KVTUNER_MARK_AT 5  // of the parameters of FLASH_ATTN_EXT the first that upstream leaves free
 
 static inline void kvtuner_mark(struct ggml_tensor * cache) {
-    cache->op_params[0] = KVTUNER_MARK;
+    cache->op_params[KVTUNER_MARK_AT] = KVTUNER_MARK;
 }
 
-static inline bool kvtuner_is_marked(const struct ggml_tensor * cache) {
-    return cache->op == GGML_OP_NONE && cache->op_params[0] == KVTUNER_MARK;
+static inline void kvtuner_mark_attention(struct ggml_tensor * node, const struct ggml_tensor * k) {
+    const struct ggml_tensor * cache = k->view_src ? k->view_src : k;
+    if (cache->op == GGML_OP_NONE) {
+        node->op_params[KVTUNER_MARK_AT] = cache->op_params[KVTUNER_MARK_AT];
+    }
+}
+
+static inline bool kvtuner_is_marked(const struct ggml_tensor * node) {
+    return node->op_params[KVTUNER_MARK_AT] == KVTUNER_MARK;
 }

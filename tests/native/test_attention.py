@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +36,14 @@ def test_upstreams_cases_agree_with_its_reference() -> None:
     passed, n_cases = re.search(r"(\d+)/(\d+) tests passed", done.stdout).groups()
     assert passed == n_cases
     assert int(n_cases) > 900
+
+
+def test_every_pair_against_float64() -> None:
+    """And the same bits for 1, 2, 3 and 5 threads, whose blocks and tiles differ."""
+    test = Path(__file__).resolve().parents[2] / "build" / "cpu" / "kvtuner-test-attention"
+    done = subprocess.run([test], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^1[0-9]{3} cases, worst normalized error \S+, 0 failures$", done.stdout, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")

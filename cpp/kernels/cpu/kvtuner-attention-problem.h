@@ -20,7 +20,7 @@ struct problem {
     read_rows read_k, read_v;
     int64_t size_k, size_v;  // values of a head
     int64_t n_query, n_head, n_head_kv, n_stream, n_token;
-    int64_t group;                  // query heads of a KV head
+    int64_t group;                   // query heads of a KV head
     float scale, max_bias, softcap;  // scale gives scores in powers of two, or in units of the cap where there is one
 };
 

@@ -165,9 +165,10 @@ void accumulator::finish(const problem & p, const int32_t * references) const {
         float sum = sums[r];
         if (p.sinks) {
             const float sink = ((const float *)p.sinks->data)[b.head(p, r)] * LOG2E;
-            const int32_t top = std::max(references[r], (int32_t)std::ceil(sink));
-            factor = std::exp2((float)(references[r] - top));
-            sum = sum * factor + std::exp2(sink - (float)top);
+            const int32_t n = (int32_t)std::rint(sink);
+            const int32_t top = std::max(references[r], n);
+            factor = std::ldexp(1.0f, references[r] - top);
+            sum = sum * factor + std::ldexp(std::exp2(sink - (float)n), n - top);
         }
         factor = sum == 0 ? 0 : factor / sum;
         float * out = (float *)((char *)p.out->data + b.stream * p.out->nb[3] + b.query(r) * p.out->nb[2] +

@@ -2,9 +2,9 @@
 // from the scores, weighted values. Scores and weights are [token][row].
 //
 // Weights are powers of two of the scores less a reference that is an integer: a tile that needs another reference
-// multiplies what was summed up before by a power of two, which rounds nothing. All sums run in the order of the tokens.
-// So a row's result is the same to the bit wherever tiles begin, whichever rows share a block, and wherever in the cache
-// the tokens lie.
+// multiplies what was summed up before by a power of two, which rounds nothing. All sums run in the order of the
+// tokens. So a row's result is the same to the bit wherever tiles begin, whichever rows share a block, and wherever in
+// the cache the tokens lie.
 #pragma once
 
 #include "kvtuner-attention-problem.h"

@@ -194,14 +194,13 @@ void attend_split(const problem & p, const ggml_compute_params * params) {
     }
 }
 
-// caches that follow a plan carry a mark; without one attention is upstream's, bit for bit
+// attention over a cache of a plan carries a mark; without one it is upstream's, bit for bit
 bool is_ours(const ggml_tensor * node) {
     static const char * const choice = getenv("KVTUNER_ATTENTION");  // all | none: for tests and comparisons
     if (choice) {
         return strcmp(choice, "all") == 0;
     }
-    const ggml_tensor * k = node->src[1];
-    return kvtuner_is_marked(k->view_src ? k->view_src : k);
+    return kvtuner_is_marked(node);
 }
 
 bool can_do(const ggml_tensor * node) {

@@ -5,6 +5,12 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__FMA__)
+#    include <immintrin.h>
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+#    include <arm_neon.h>
+#endif
+
 namespace kvtuner {
 
 #if defined(__AVX512F__)
@@ -39,6 +45,23 @@ inline V load(const T * x) {
 template <typename V, typename T>
 inline void store(T * x, V v) {
     memcpy(x, &v, sizeof(v));
+}
+
+// a * b + c, rounded once where the machine can: said outright, since compilers choose by the loop around it
+#if defined(__AVX512F__)
+inline vec multiply_add(float a, vec b, vec c) {
+    return (vec)_mm512_fmadd_ps(_mm512_set1_ps(a), (__m512)b, (__m512)c);
+}
+#endif
+
+inline row_vec multiply_add(float a, row_vec b, row_vec c) {
+#if defined(__FMA__)
+    return (row_vec)_mm256_fmadd_ps(_mm256_set1_ps(a), (__m256)b, (__m256)c);
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+    return (row_vec)vfmaq_n_f32((float32x4_t)c, (float32x4_t)b, a);
+#else
+    return a * b + c;
+#endif
 }
 
 inline row_vec splat(float x) {
@@ -106,7 +129,7 @@ inline void tile_product(float * c, int64_t ldc, const matrix & a, const float *
         for (int i = 0; i < M; ++i) {
             const float left = a.data[i * a.row + k * a.column];
             for (int j = 0; j < WIDTH; ++j) {
-                sums[i][j] += left * right[j];
+                sums[i][j] = multiply_add(left, right[j], sums[i][j]);
             }
         }
     }

@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Prefill and decode over deep caches of a plan, as ratios to the f16 cache without one, which is the base's.
+
+  bench_attention.py MODEL.gguf --depth 0 --depth 4096 --depth 16384 --threads 1 --threads 2
+
+All caches take turns, round by round; the median of the rounds' ratios counts. A deep cache is filled by repeating the
+state of its first tokens, which costs no time and leaves real keys and values. The plan "paper" has the shape of the
+3.25-bit table that KVTuner publishes for Llama-3.1-8B, mapped onto the layers of the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import statistics
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from kvtuner_gguf.assets import fetch_text
+from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.gguffile.shape import model_shape, read_model
+from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.runtime.native import Context, Model, open_model
+
+N_PREFILL = 512
+BASE = "f16, base"
+PAPER_K = (2, 4, 4, 4, 2, 4, 4, 4, 4, 4, 4, 4, 4, 8, 4, 4, 4, 8, 4, 4, 4, 4, 4, 4, 4, 2, 4, 2, 4, 4, 4, 4)
+PAPER_V = (2, 4, 4, 4, 2, 2, 2, 4, 2, 2, 2, 2, 2, 4, 2, 2, 2, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 4, 2, 4)
+TYPE_OF_BITS = {2: "q2_nl", 4: "q4_0", 8: "q8_0"}
+
+
+def paper_plan(n_layer: int) -> Plan:
+    nearest = [round(il * (len(PAPER_K) - 1) / (n_layer - 1)) for il in range(n_layer)]
+    return Plan(tuple(Pair(TYPE_OF_BITS[PAPER_K[i]], TYPE_OF_BITS[PAPER_V[i]]) for i in nearest))
+
+
+def caches(names: list[str], n_layer: int) -> dict[str, Pair | Plan]:
+    plans = {
+        name: paper_plan(n_layer) if name == "paper" else Plan.uniform(Pair.parse(name), n_layer) for name in names
+    }
+    return {BASE: Pair.parse("f16"), **plans}
+
+
+class Sequence:
+    """A context whose one sequence can be set to any depth."""
+
+    def __init__(self, lib: object, context: Context, tokens: np.ndarray) -> None:
+        self._lib, self._context, self._tokens = lib, context, tokens
+        self._context.decode(tokens[:N_PREFILL], 0, False)
+        self._state = self._save()
+
+    def set_depth(self, depth: int) -> None:
+        self._context.clear()
+        if depth:
+            state = repeat_cells(self._state, depth)
+            raw = np.frombuffer(state, np.uint8).ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+            if self._lib.llama_state_seq_set_data(self._context._pointer, raw, len(state), 0) != len(state):
+                raise SystemExit(f"the state of {depth} tokens was refused")
+
+    def time(self, n_tokens: int, n_together: int, depth: int) -> float:
+        """Tokens per second of ``n_tokens`` more, which are forgotten again."""
+        start = time.perf_counter()
+        for i in range(0, n_tokens, n_together):
+            self._context.decode(self._tokens[i : i + n_together], depth + i, True)
+        seconds = time.perf_counter() - start
+        memory = self._lib.llama_get_memory(self._context._pointer)
+        self._lib.llama_memory_seq_rm(memory, 0, depth, -1)
+        return n_tokens / seconds
+
+    def _save(self) -> bytes:
+        pointer = self._context._pointer
+        raw = (ctypes.c_uint8 * self._lib.llama_state_seq_get_size(pointer, 0))()
+        return bytes(raw[: self._lib.llama_state_seq_get_data(pointer, raw, len(raw), 0)])
+
+
+def repeat_cells(state: bytes, depth: int) -> bytes:
+    """The ``state`` of a sequence of N_PREFILL tokens as one of ``depth`` tokens, whose rows repeat."""
+    begin = state.index(struct.pack("<IIiI", 1, N_PREFILL, 0, 1))  # streams, cells, position, sequences of the cell
+    parts = [state[:begin], struct.pack("<II", 1, depth)]
+    parts += [struct.pack("<iIi", position, 1, 0) for position in range(depth)]
+    at = begin + 8 + 12 * N_PREFILL
+    is_transposed, n_layer = struct.unpack_from("<II", state, at)
+    assert not is_transposed
+    parts.append(state[at : at + 8])
+    at += 8
+    for _ in range(2 * n_layer):
+        (row_bytes,) = struct.unpack_from("<Q", state, at + 4)
+        parts.append(state[at : at + 12])
+        at += 12
+        rows = state[at : at + row_bytes * N_PREFILL]
+        parts.append((rows * -(-depth // N_PREFILL))[: depth * row_bytes])
+        at += row_bytes * N_PREFILL
+    return b"".join(parts) + state[at:]
+
+
+@contextmanager
+def sequences(model: Model, wanted: Mapping[str, Pair | Plan], n_ctx: int) -> Iterator[dict[str, Sequence]]:
+    import llama_cpp
+
+    text = fetch_text("encyclopedia").read_bytes()[:8000].decode("utf-8", "ignore")
+    tokens = model.tokenize(text)[:N_PREFILL]
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(model.context(cache, n_ctx, N_PREFILL)) for name, cache in wanted.items()}
+        yield {name: Sequence(llama_cpp, context, tokens) for name, context in opened.items()}
+
+
+def measure(all_of_them: Mapping[str, Sequence], depth: int, n_decode: int, n_rounds: int) -> None:
+    for sequence in all_of_them.values():
+        sequence.set_depth(depth)
+    speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in all_of_them}
+    for turn in range(n_rounds):
+        order = list(all_of_them) if turn % 2 == 0 else list(all_of_them)[::-1]
+        for name in order:
+            sequence = all_of_them[name]
+            prefill = sequence.time(N_PREFILL, N_PREFILL, depth)
+            speeds[name].append((prefill, sequence.time(n_decode, 1, depth)))
+    for name, rounds in speeds.items():
+        cells = []
+        for mine, base in zip(zip(*rounds, strict=True), zip(*speeds[BASE], strict=True), strict=True):
+            ratios = [a / b for a, b in zip(mine, base, strict=True)]
+            cells.append(f"{statistics.median(mine):9.2f} {statistics.median(ratios):6.2f}x")
+        print(f"{depth:6} {name:12} prefill {cells[0]}  decode {cells[1]}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--depth", type=int, action="append", help="tokens already in the cache  [0 4096 16384]")
+    parser.add_argument("--threads", type=int, action="append", help="[1 2]")
+    parser.add_argument("--cache", action="append", help="K/V or paper  [q8_0 q4_0 q8_0/q4_0 paper]")
+    parser.add_argument("--decode", type=int, default=16, help="tokens of a decode run")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    depths = args.depth or [0, 4096, 16384]
+    wanted = caches(args.cache or ["q8_0", "q4_0", "q8_0/q4_0", "paper"], model_shape(read_model(args.model)).n_layer)
+    for n_threads in args.threads or [1, 2]:
+        print(f"{args.model.name}, {n_threads} threads, {args.rounds} rounds: tokens per second and ratio to the base")
+        with (
+            open_model(args.model, n_threads) as model,
+            sequences(model, wanted, max(depths) + N_PREFILL) as all_of_them,
+        ):
+            for depth in depths:
+                measure(all_of_them, depth, args.decode, args.rounds)
+
+
+if __name__ == "__main__":
+    main()
