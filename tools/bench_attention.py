@@ -66,7 +66,7 @@ class Sequence:
         """Tokens per second of ``n_tokens`` more, which are forgotten again."""
         start = time.perf_counter()
         for i in range(0, n_tokens, n_together):
-            self._context.decode(self._tokens[i : i + n_together], depth + i, True)
+            self._context.decode(self._tokens[i : i + n_together], depth + i, n_together == 1)
         seconds = time.perf_counter() - start
         memory = self._lib.llama_get_memory(self._context._pointer)
         self._lib.llama_memory_seq_rm(memory, 0, depth, -1)

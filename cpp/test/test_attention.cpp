@@ -76,7 +76,7 @@ setting random_setting(ggml_type type_k, ggml_type type_v, head_sizes size, std:
     s.n_head_kv = pick({ 1, 2, 3 }, random);
     s.n_stream = pick({ 1, 1, 2 }, random);
     s.n_query = pick({ 1, 1, 2, 5, 16, 33 }, random);
-    s.n_token = pick({ 1, 31, 64, 65, 113, 257 }, random);
+    s.n_token = pick({ 1, 31, 64, 113, 257, 301 }, random);
     s.mask = (mask_kind)(random() % N_MASKS);
     s.scale = 1 / std::sqrt((float)size.k);
     s.max_bias = s.mask == NO_MASK ? 0.0f : pick({ 0.0f, 0.0f, 8.0f }, random);
