@@ -173,14 +173,10 @@ private:
     }
 };
 
-// into how many slices of channels the values of a block are cut
-int64_t n_slices(const problem & p, int64_t n_block, int nth) {
+// into how many slices of channels the values of a block can be cut
+int64_t n_slices(const problem & p) {
     const int64_t unit = std::max<int64_t>(ggml_blck_size(p.v->type), LANES);
-    int64_t n = 1;
-    while (!is_even(n_block * n, nth) && p.size_v % (2 * n * unit) == 0) {
-        n *= 2;
-    }
-    return n;
+    return p.size_v % unit == 0 ? p.size_v / unit : 1;
 }
 
 void attend_split(const problem & p, const ggml_compute_params * params) {
@@ -189,10 +185,13 @@ void attend_split(const problem & p, const ggml_compute_params * params) {
     const split_layout l(p, all, params->wdata);
     find_weights(p, all, l, params->ith, params->nth);
     ggml_barrier(params->threadpool);
-    const int64_t slices = n_slices(p, all.n, params->nth);
-    const int64_t n = p.size_v / slices;
-    for (int64_t i = params->ith; i < all.n * slices; i += params->nth) {
-        worker.attend(p, all.at(p, i / slices), l, i / slices, i % slices * n, n);
+    const int64_t slices = n_slices(p), width = p.size_v / slices;
+    const range mine(all.n * slices, params->ith, params->nth);
+    for (int64_t i = mine.begin; i < mine.end;) {
+        const int64_t block = i / slices, first = i % slices;
+        const int64_t n = std::min(slices - first, mine.end - i);
+        worker.attend(p, all.at(p, block), l, block, first * width, n * width);
+        i += n;
     }
 }
 
