@@ -11,10 +11,9 @@ namespace kvtuner {
 
 namespace {
 
-constexpr int64_t ROWS = 96;        // query rows that share a tile, about
-constexpr int64_t SPLIT_ROWS = 64;  // up to so many rows of a KV head its tokens and channels can be split
-constexpr int64_t SPLIT_TOKENS =
-        256;  // and from more tokens on: below, threads wait longer for each other than they save
+constexpr int64_t ROWS = 96;           // query rows that share a tile, about
+constexpr int64_t SPLIT_ROWS = 64;     // up to so many rows of a KV head its tokens and channels can be split
+constexpr int64_t SPLIT_TOKENS = 256;  // and with more tokens: with fewer, waiting takes longer than it saves
 
 bool can_split(const problem & p) {
     return p.n_query * p.group <= SPLIT_ROWS && p.n_token > SPLIT_TOKENS;
