@@ -87,13 +87,14 @@ inline row_ivec nearest(row_vec x) {
 
 // 2^n, 0 below the smallest normal number
 inline row_vec power_of_two(row_ivec n) {
-    return select(n < -126, row_vec{}, (row_vec)((n + 127) << 23));
+    return (row_vec)((select(n < -126, row_ivec{} - 127, n) + 127) << 23);
 }
 
 // 2^(x - reference), relative error 1e-7. Another reference changes the exponent alone, not a bit of the fraction.
 inline row_vec exp2_of(row_vec x, row_ivec reference) {
-    const row_vec shifted = vmax(x, splat(LOWEST)) + ROUND;
-    const row_vec r = x - (shifted - ROUND);
+    const row_vec seen = vmax(x, splat(LOWEST));
+    const row_vec shifted = seen + ROUND;
+    const row_vec r = seen - (shifted - ROUND);
     row_vec p = splat(1.535336188e-4f);
     p = p * r + 1.339887440e-3f;
     p = p * r + 9.618437358e-3f;
@@ -102,7 +103,8 @@ inline row_vec exp2_of(row_vec x, row_ivec reference) {
     p = p * r + 6.931472028e-1f;
     p = p * r + 1.0f;
     const row_ivec exponent = (row_ivec)shifted - (row_ivec)splat(ROUND) - reference;
-    return select((x < LOWEST) | (exponent < -125), row_vec{}, (row_vec)((row_ivec)p + (exponent << 23)));
+    const row_ivec is_zero = (x < LOWEST) | (exponent < -125);
+    return select(is_zero, row_vec{}, (row_vec)((row_ivec)p + (select(is_zero, row_ivec{}, exponent) << 23)));
 }
 
 // A matrix whose element (i, k) lies at i * row + k * column
