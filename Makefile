@@ -90,20 +90,21 @@ QEMU     ?= qemu-aarch64-static
 
 KERNEL_TESTS := kvtuner-test-lowbit kvtuner-test-attention kvtuner-test-quantize-fns
 
-test-arm: build ## the kernels and upstream's quantizers on 64-bit Arm: needs g++-aarch64-linux-gnu, qemu-aarch64
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(ARM) -G Ninja -Wno-dev --log-level=WARNING -DKVTUNER_TOOLS=OFF \
-		-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc \
-		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DGGML_NATIVE=OFF -DGGML_CPU_ARM_ARCH=$(ARM_ARCH)
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(ARM) --parallel $(JOBS) --target $(KERNEL_TESTS)
-	for test in $(KERNEL_TESTS); do $(QEMU) -L $(ARM_ROOT) $(ARM)/$$test || exit 1; done
+# in folder $(1), compiled with the options $(2), run by $(3)
+define run_kernel_tests
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(1) -G Ninja -Wno-dev --log-level=WARNING -DKVTUNER_TOOLS=OFF \
+		-DGGML_NATIVE=OFF $(2)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(1) --parallel $(JOBS) --target $(KERNEL_TESTS)
+	for test in $(KERNEL_TESTS); do $(3) $(1)/$$test || exit 1; done
+endef
 
-AVX2 := build/avx2
+test-arm: build ## the kernels and upstream's quantizers on 64-bit Arm: needs g++-aarch64-linux-gnu, qemu-aarch64
+	$(call run_kernel_tests,$(ARM),-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
+		-DGGML_CPU_ARM_ARCH=$(ARM_ARCH),$(QEMU) -L $(ARM_ROOT))
 
 test-avx2: build ## the same on x86 without AVX-512
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(AVX2) -G Ninja -Wno-dev --log-level=WARNING -DKVTUNER_TOOLS=OFF \
-		-DGGML_NATIVE=OFF
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(AVX2) --parallel $(JOBS) --target $(KERNEL_TESTS)
-	for test in $(KERNEL_TESTS); do $(AVX2)/$$test || exit 1; done
+	$(call run_kernel_tests,build/avx2,,)
 
 soak: build ## load a server with a mixed plan, compare its answers with those of each request alone
 	$(BIN)/python tools/soak_server.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,6 +83,11 @@ def save_sequence(context: Context) -> bytes:
     return bytes(raw[: llama_cpp.llama_state_seq_get_data(context._pointer, raw, len(raw), 0)])
 
 
+def cells(sequence: bytes) -> bytes:
+    """Positions, keys and values: what follows the plan, if there is one, and the number of streams."""
+    return sequence[sequence.index(struct.pack("<II", 1, len(TOKENS))) :]
+
+
 def load(context: Context, state: bytes) -> int:
     import llama_cpp
 
@@ -136,7 +142,7 @@ def test_a_refused_state_leaves_the_cache_as_it_was(contexts: dict[str, Context]
 def test_a_uniform_plan_and_uniform_types_read_each_others_states(
     names: tuple[str, str], model: Model, contexts: dict[str, Context], states: dict
 ) -> None:
-    """Attention over the caches of a plan is ours, so what follows a state agrees to rounding only."""
+    """Byte for byte. Attention over the caches of a plan is ours, so that what follows agrees to rounding."""
     by_types, plan = contexts[names[0]], Plan.uniform(Pair.parse(names[1]), N_LAYER)
     with model.context(plan, 512, 128) as by_plan:
         of_plan, of_types = make_state(by_plan), states[names[0]]
@@ -144,6 +150,7 @@ def test_a_uniform_plan_and_uniform_types_read_each_others_states(
             for part, reader in ((whole, load), (sequence, load_sequence)):
                 context.clear()
                 assert reader(context, part) == len(part)
+                assert cells(save_sequence(context)) == cells(sequence)
                 following = follow(context)
                 assert np.abs(following - expected).mean() < 0.05 * expected.std()
                 assert np.array_equal(following.argmax(-1), expected.argmax(-1))
