@@ -79,6 +79,14 @@ ggml_tensor * kvtuner_centers::v(const ggml_tensor * k_storage) const {
     return it == by_storage.end() ? nullptr : it->second.v;
 }
 
+void kvtuner_build_first(ggml_cgraph * graph, std::initializer_list<ggml_tensor *> tensors) {
+    for (ggml_tensor * tensor : tensors) {
+        if (tensor) {
+            ggml_build_forward_expand(graph, tensor);
+        }
+    }
+}
+
 ggml_tensor * kvtuner_center(ggml_context * ctx, ggml_tensor * x, ggml_tensor * center) {
     return x && center ? ggml_sub(ctx, x, center) : x;
 }

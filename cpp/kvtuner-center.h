@@ -8,6 +8,7 @@
 #include "ggml-cpp.h"
 
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <utility>
 #include <vector>
@@ -40,6 +41,10 @@ private:
     std::map<const ggml_tensor *, vectors> by_storage;
     std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs;
 };
+
+// Adds tensors, null ones left out, to the graph before what is made of them: the steps that write a layer's keys and
+// values then lie side by side.
+void kvtuner_build_first(ggml_cgraph * graph, std::initializer_list<ggml_tensor *> tensors);
 
 // x [head size, KV heads, tokens] less the center; x itself where either is null
 ggml_tensor * kvtuner_center(ggml_context * ctx, ggml_tensor * x, ggml_tensor * center);

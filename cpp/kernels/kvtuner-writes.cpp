@@ -3,7 +3,8 @@
 #include "ggml-impl.h"
 #include "ggml.h"
 
-#include <vector>
+#include <algorithm>
+#include <unordered_map>
 
 namespace {
 
@@ -123,6 +124,18 @@ bool find_write(const ggml_cgraph & graph, int last, const positions & nodes, ch
     return first && !is_read_between(graph, nodes.at(first), last);
 }
 
+bool is_done(const ggml_tensor * node) {
+    return !ggml_op_is_empty(node->op) && (node->flags & GGML_TENSOR_FLAG_COMPUTE) != 0;
+}
+
+// whether a write can run while a node before it does
+bool can_overlap(const kvtuner_write & write, const ggml_tensor * node) {
+    const ggml_tensor * cache = storage_of(write.set_rows);
+    const auto is_read = [cache](const ggml_tensor * source) { return source && storage_of(source) == cache; };
+    return storage_of(node) != storage_of(write.rows) && storage_of(node) != cache &&
+           std::none_of(std::begin(node->src), std::end(node->src), is_read);
+}
+
 }  // namespace
 
 kvtuner_writes::kvtuner_writes(const ggml_cgraph & graph, bool (*can_do)(const kvtuner_write &)) {
@@ -140,17 +153,35 @@ kvtuner_writes::kvtuner_writes(const ggml_cgraph & graph, bool (*can_do)(const k
         if (!find_write(graph, i, steps_before, steps, write) || !can_do(write)) {
             continue;
         }
-        by_first[steps.passed.back()] = write;
-        covered.insert(steps.passed.begin(), steps.passed.end());
-        covered.insert(node);
+        nodes.resize(graph.n_nodes);
+        nodes[steps_before.at(steps.passed.back())].write = (int)writes.size();
+        for (const ggml_tensor * step : steps.passed) {
+            nodes[steps_before.at(step)].is_covered = true;
+        }
+        nodes[i].is_covered = true;
+        writes.push_back(write);
+    }
+    if (!writes.empty()) {
+        find_where_threads_go_on(graph);
     }
 }
 
-const kvtuner_write * kvtuner_writes::starting_with(const ggml_tensor * node) const {
-    const auto it = by_first.find(node);
-    return it == by_first.end() ? nullptr : &it->second;
-}
-
-bool kvtuner_writes::covers(const ggml_tensor * node) const {
-    return covered.count(node) != 0;
+void kvtuner_writes::find_where_threads_go_on(const ggml_cgraph & graph) {
+    std::vector<const ggml_tensor *> running;  // since all threads last waited: of a write, its last step
+    int last = -1;
+    for (int i = 0; i < graph.n_nodes; ++i) {
+        const kvtuner_write * write = starting_with(i);
+        if (!is_done(graph.nodes[i]) || (covers(i) && !write)) {
+            nodes[i].goes_on = true;
+            continue;
+        }
+        const auto overlaps = [write](const ggml_tensor * node) { return can_overlap(*write, node); };
+        if (write && last >= 0 && std::all_of(running.begin(), running.end(), overlaps)) {
+            nodes[last].goes_on = true;
+        } else {
+            running.clear();
+        }
+        running.push_back(write ? write->set_rows : graph.nodes[i]);
+        last = i;
+    }
 }

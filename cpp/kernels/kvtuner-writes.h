@@ -5,9 +5,9 @@
 // all.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <unordered_map>
-#include <unordered_set>
+#include <vector>
 
 struct ggml_cgraph;
 struct ggml_tensor;
@@ -25,13 +25,30 @@ public:
     // those of a graph that a back end says it can do
     kvtuner_writes(const ggml_cgraph & graph, bool (*can_do)(const kvtuner_write &));
 
-    // the write that starts with this node, or null
-    const kvtuner_write * starting_with(const ggml_tensor * node) const;
+    // the write that starts with node i of the graph, or null
+    const kvtuner_write * starting_with(int i) const {
+        return (size_t)i < nodes.size() && nodes[i].write >= 0 ? &writes[nodes[i].write] : nullptr;
+    }
 
-    // whether a write that started before has done what this node does
-    bool covers(const ggml_tensor * node) const;
+    // whether a write that started with node i or before does what node i does
+    bool covers(int i) const {
+        return (size_t)i < nodes.size() && nodes[i].is_covered;
+    }
+
+    // whether what comes next can run while other threads are still at node i: it is a write of older values
+    bool goes_on_after(int i) const {
+        return (size_t)i < nodes.size() && nodes[i].goes_on;
+    }
 
 private:
-    std::unordered_map<const ggml_tensor *, kvtuner_write> by_first;
-    std::unordered_set<const ggml_tensor *> covered;
+    struct node_state {
+        int write = -1;
+        bool is_covered = false;
+        bool goes_on = false;
+    };
+
+    void find_where_threads_go_on(const ggml_cgraph & graph);
+
+    std::vector<kvtuner_write> writes;
+    std::vector<node_state> nodes;  // of the graph; empty without a write
 };

@@ -1,4 +1,4 @@
-"""Which writes of keys and values one kernel may do, and on a GPU that it stores what the steps store."""
+"""Which writes of keys and values one kernel may do, and that it stores what the steps store."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ BUILD = Path(__file__).resolve().parents[2] / "build"
 def test_writes_are_found_where_nothing_else_reads_the_steps() -> None:
     done = subprocess.run([BUILD / "cpu" / "kvtuner-test-writes"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "0 failures\n")
+
+
+def test_a_write_in_one_step_stores_what_the_steps_store() -> None:
+    done = subprocess.run([BUILD / "cpu" / "kvtuner-test-writes", "CPU"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout
+    assert "1890 writes equal in every byte" in done.stdout
 
 
 @pytest.mark.gpu

@@ -21,7 +21,7 @@ void scorer::begin(const problem & p, const block & of) {
     b = of;
     const int64_t n_wide = b.n_wide();
     queries.assign(p.size_k * n_wide, 0.0f);
-    keys.resize(tile_tokens(p.size_k) * p.size_k);
+    keys.resize(tile_tokens(p.size_k, b) * p.size_k);
     for (int64_t r = 0; r < b.n_row; ++r) {
         const float * row = (const float *)at(p.q, b.query(r), b.head(p, r), b.stream);
         for (int64_t i = 0; i < p.size_k; ++i) {
@@ -124,7 +124,7 @@ void accumulator::begin(const problem & p, const block & of, int64_t first_chann
     first = first_channel;
     n_channel = n;
     wide = round_up(n, ROW_LANES);
-    values.resize(tile_tokens(p.size_v) * wide);
+    values.resize(tile_tokens(p.size_v, b) * wide);
     if (wide != n_channel) {
         std::fill(values.begin(), values.end(), 0.0f);
     }
@@ -150,7 +150,7 @@ void accumulator::add(const problem & p, int64_t token, int64_t n, const float *
         }
         store(&sums[r], sum);
     }
-    const int64_t n_tile = tile_tokens(p.size_v);
+    const int64_t n_tile = tile_tokens(p.size_v, b);
     for (int64_t t = 0; t < n; t += n_tile) {
         const int64_t n_now = std::min(n_tile, n - t);
         p.read_v(rows_of(p.v, b, first, n_channel, token + t, n_now), values.data(), wide);

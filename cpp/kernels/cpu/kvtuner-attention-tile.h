@@ -15,9 +15,11 @@ namespace kvtuner {
 
 constexpr int32_t NOTHING_SEEN = (int32_t)LOWEST;  // as a reference
 
-// tokens of a tile: its rows as floats fit the first cache
-inline int64_t tile_tokens(int64_t head_size) {
-    return std::max<int64_t>(16, std::min<int64_t>(64, 4096 / head_size));
+// Tokens of a tile: its rows as floats fit the first cache. Few query rows need little of it, and with short tiles the
+// next rows arrive from memory while these are worked on.
+inline int64_t tile_tokens(int64_t head_size, const block & b) {
+    const int64_t most = b.n_row <= 16 ? 16 : 64;
+    return std::max<int64_t>(16, std::min<int64_t>(most, 4096 / head_size));
 }
 
 // scores of a block's rows

@@ -19,9 +19,9 @@ bool can_split(const problem & p) {
     return p.n_query * p.group <= SPLIT_ROWS && p.n_token > SPLIT_TOKENS;
 }
 
-// whether n pieces of work keep all threads busy
-bool is_even(int64_t n, int nth) {
-    return n % nth == 0 || n >= 4 * nth;
+// how many of n pieces of work go round between the threads; the rest is to be split
+int64_t n_even(int64_t n, int nth) {
+    return n >= 4 * nth ? n : n - n % nth;
 }
 
 struct range {
@@ -41,7 +41,7 @@ struct whole_worker {
 
     void attend(const problem & p, const block & b) {
         const int64_t n_wide = b.n_wide();
-        const int64_t n_tile = tile_tokens(p.size_k);
+        const int64_t n_tile = tile_tokens(p.size_k, b);
         of_keys.begin(p, b);
         of_values.begin(p, b, 0, p.size_v);
         scores.resize(n_tile * n_wide);
@@ -70,31 +70,33 @@ int64_t queries_of_block(const problem & p, int nth) {
     return std::max(std::min({ most, share, p.n_query }), std::min(least, p.n_query));
 }
 
-void attend_whole(const problem & p, int ith, int nth) {
+void attend_whole(const problem & p, const blocks & all, int64_t n, int ith, int nth) {
     static thread_local whole_worker worker;
-    const blocks all(p, queries_of_block(p, nth));
-    for (int64_t i = ith; i < all.n; i += nth) {
+    for (int64_t i = ith; i < n; i += nth) {
         worker.attend(p, all.at(p, i));
     }
 }
 
-// Split blocks: first the weights, whose tiles are shared out, then the values, whose channels are
+// Split blocks, the last n: first the weights, whose tiles are shared out, then the values, whose channels are
 
 struct split_layout {
+    int64_t first, n;               // blocks
     int64_t n_tile, tiles, n_wide;  // tokens of a tile, tiles, rows
     float * weights;                // [block][token][row]
     int32_t * references;           // [block][tile][row]
 
-    split_layout(const problem & p, const blocks & all, void * buffer) {
-        n_tile = tile_tokens(p.size_k);
+    split_layout(const problem & p, const blocks & all, int64_t n_split, void * buffer) {
+        first = all.n - n_split;
+        n = n_split;
+        n_tile = tile_tokens(p.size_k, all.at(p, 0));
         tiles = (p.n_token + n_tile - 1) / n_tile;
         n_wide = all.at(p, 0).n_wide();
         weights = (float *)buffer;
-        references = (int32_t *)(weights + all.n * p.n_token * n_wide);
+        references = (int32_t *)(weights + n * p.n_token * n_wide);
     }
 
     static size_t size(const problem & p, const blocks & all) {
-        const split_layout l(p, all, nullptr);
+        const split_layout l(p, all, all.n, nullptr);
         return all.n * (p.n_token + l.tiles) * l.n_wide * sizeof(float);
     }
 
@@ -115,12 +117,12 @@ void find_weights(const problem & p, const blocks & all, const split_layout & l,
     static thread_local scorer of_keys;
     static thread_local std::vector<float> factors;
     factors.resize(l.n_wide);
-    const range mine(all.n * l.tiles, ith, nth);
+    const range mine(l.n * l.tiles, ith, nth);
     int64_t block_now = -1;
     for (int64_t i = mine.begin; i < mine.end; ++i) {
         const int64_t block = i / l.tiles, tile = i % l.tiles;
         if (block != block_now) {
-            of_keys.begin(p, all.at(p, block));
+            of_keys.begin(p, all.at(p, l.first + block));
             block_now = block;
         }
         float * weights = l.weights_of(p, block, tile);
@@ -178,19 +180,32 @@ int64_t n_slices(const problem & p) {
     return p.size_v % unit == 0 ? p.size_v / unit : 1;
 }
 
-void attend_split(const problem & p, const ggml_compute_params * params) {
+void attend_split(const problem & p, const blocks & all, int64_t n_split, const ggml_compute_params * params) {
     static thread_local split_worker worker;
-    const blocks all(p, p.n_query);
-    const split_layout l(p, all, params->wdata);
+    const split_layout l(p, all, n_split, params->wdata);
     find_weights(p, all, l, params->ith, params->nth);
     ggml_barrier(params->threadpool);
     const int64_t slices = n_slices(p), width = p.size_v / slices;
-    const range mine(all.n * slices, params->ith, params->nth);
+    const range mine(l.n * slices, params->ith, params->nth);
     for (int64_t i = mine.begin; i < mine.end;) {
         const int64_t block = i / slices, first = i % slices;
         const int64_t n = std::min(slices - first, mine.end - i);
-        worker.attend(p, all.at(p, block), l, block, first * width, n * width);
+        worker.attend(p, all.at(p, l.first + block), l, block, first * width, n * width);
         i += n;
+    }
+}
+
+void attend(const problem & p, const ggml_compute_params * params) {
+    const int ith = params->ith, nth = params->nth;
+    if (!can_split(p)) {
+        const blocks all(p, queries_of_block(p, nth));
+        return attend_whole(p, all, all.n, ith, nth);
+    }
+    const blocks all(p, p.n_query);
+    const int64_t n_whole = n_even(all.n, nth);
+    attend_whole(p, all, n_whole, ith, nth);
+    if (n_whole < all.n) {
+        attend_split(p, all, all.n - n_whole, params);
     }
 }
 
@@ -227,11 +242,6 @@ bool kvtuner_flash_attn(const ggml_compute_params * params, ggml_tensor * node) 
     if (params->use_ref || !can_do(node)) {
         return false;
     }
-    const problem p = problem_of(node);
-    if (can_split(p) && !is_even(p.n_head_kv * p.n_stream, params->nth)) {
-        attend_split(p, params);
-    } else {
-        attend_whole(p, params->ith, params->nth);
-    }
+    attend(problem_of(node), params);
     return true;
 }

@@ -129,7 +129,7 @@ void read_blocks(const void * row, float * values, int64_t n) {
     }
 }
 
-constexpr int64_t AHEAD = 32;       // rows that are asked for before they are read
+constexpr int64_t AHEAD = 64;       // rows that are asked for before they are read
 constexpr int64_t CACHE_LINE = 64;  // bytes
 
 template <void (*READ)(const void *, float *, int64_t)>

@@ -223,9 +223,9 @@ kvtuner_writes kvtuner_cuda_writes(const ggml_cgraph & graph) {
     return { graph, is_off ? [](const kvtuner_write &) { return false; } : can_do };
 }
 
-bool kvtuner_cuda_write(ggml_backend_cuda_context & ctx, const kvtuner_writes & writes, const ggml_tensor * node) {
-    if (const kvtuner_write * write = writes.starting_with(node)) {
+bool kvtuner_cuda_write(ggml_backend_cuda_context & ctx, const kvtuner_writes & writes, int i) {
+    if (const kvtuner_write * write = writes.starting_with(i)) {
         run(ctx.stream(), *write);
     }
-    return writes.covers(node);
+    return writes.covers(i);
 }
