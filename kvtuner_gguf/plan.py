@@ -20,6 +20,7 @@ from kvtuner_gguf.errors import KvtunerError
 SCHEMA = "kvtuner.plan/1"
 MAX_LAYERS = 4096
 MAX_JSON_BYTES = 16 << 20
+MAX_COUNT = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class ModelShape:
             raise KvtunerError("'model' must be an object: tune the model again or remove the entry")
         heads = data.get("n_head_kv")
         n_layer = _count(data, "n_layer")
+        if n_layer > MAX_LAYERS:
+            raise KvtunerError(f"'model.n_layer' is {n_layer}, more than {MAX_LAYERS}: tune the model again")
         if isinstance(heads, int):
             heads = [heads] * n_layer
         if not isinstance(heads, Sequence) or not all(_is_count(h) for h in heads) or len(heads) != n_layer:
@@ -209,11 +212,11 @@ class Plan:
             raise KvtunerError(f"{path}: more than {MAX_JSON_BYTES >> 20} MiB is no plan: check the path")
         try:
             return cls.from_json(json.loads(raw.decode()))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as err:
-            reason = str(err).splitlines()[0]
-            raise KvtunerError(f"{path}: not JSON ({reason}): correct it or tune again") from err
         except KvtunerError as err:
             raise KvtunerError(f"{path}: {err}") from err
+        except (ValueError, RecursionError) as err:  # no UTF-8, no JSON, or a number of thousands of digits
+            reason = str(err).splitlines()[0]
+            raise KvtunerError(f"{path}: not JSON ({reason}): correct it or tune again") from err
 
     def save(self, path: Path) -> None:
         atomicfile.write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
@@ -262,7 +265,7 @@ def _parse_centers(layers: Sequence[Mapping[str, Any]]) -> Centers | None:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
 
 
 def _count(data: Mapping[str, Any], key: str) -> int:

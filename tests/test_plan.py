@@ -106,6 +106,8 @@ def test_the_hash_is_fnv_1a() -> None:
         ({"schema": "other"}, ("schema", "other")),
         ({"provenance": 3}, ("provenance",)),
         ({"model": {"architecture": "llama"}}, ("n_layer",)),
+        ({"model": {"n_layer": 10**9, "n_head_kv": 8}}, ("n_layer", "1000000000", "4096")),
+        ({"model": {"n_layer": 4, "n_head_kv": 8, "head_dim_k": 10**400}}, ("head_dim_k",)),
     ],
 )
 def test_bad_plans_name_layer_value_and_remedy(change: dict, words: tuple[str, ...]) -> None:
@@ -124,7 +126,7 @@ def test_a_plan_must_fit_the_shape() -> None:
         Plan((Pair.parse("q8_0"),)).check(narrow)
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"null", b'"x"', b"NaN"])
+@pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"null", b'"x"', b"NaN", b"9" * 5000])
 def test_bad_files_name_the_file(raw: bytes, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_bytes(raw)
