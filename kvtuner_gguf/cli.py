@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": "demo",
     "eval": "evaluate",
     "fetch-model": "fetch",
+    "import-kvtuner": "published",
     "inspect": "inspect",
     "strip": "annotate",
     "tune": "tune",
