@@ -5,10 +5,15 @@ The sums run in float64: the KLD of an 8-bit cache is near 1e-4, close to what f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+
+Scores = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""What `Tally.add` takes."""
 
 # Values in one float64 block: a few such blocks fit a CPU cache.
 _BLOCK_VALUES = 1 << 19
@@ -57,22 +62,29 @@ def score(base: np.ndarray, others: Sequence[np.ndarray], targets: np.ndarray, t
     really came next.
     """
     n_rows = max(1, _BLOCK_VALUES // base.shape[1])
-    for start in range(0, len(targets), n_rows):
-        rows = slice(start, start + n_rows)
-        _score_block(base[rows], [other[rows] for other in others], targets[rows], tallies)
+    blocks = [slice(start, start + n_rows) for start in range(0, len(targets), n_rows)]
+
+    def score_block(rows: slice) -> list[Scores]:
+        return _score_block(base[rows], [other[rows] for other in others], targets[rows])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets other threads run
+        for scores in pool.map(score_block, blocks):
+            for tally, of_cache in zip(tallies, scores, strict=True):
+                tally.add(*of_cache)
 
 
-def _score_block(base: np.ndarray, others: list[np.ndarray], targets: np.ndarray, tallies: Sequence[Tally]) -> None:
+def _score_block(base: np.ndarray, others: Sequence[np.ndarray], targets: np.ndarray) -> list[Scores]:
     tokens = np.arange(len(targets))
     base_log = log_softmax(base)
     base_prob = np.exp(base_log)
     base_top = base.argmax(axis=1)
-    tallies[0].add(np.zeros(len(targets)), np.ones(len(targets), bool), -base_log[tokens, targets])
-    for other, tally in zip(others, tallies[1:], strict=True):
+    scores: list[Scores] = [(np.zeros(len(targets)), np.ones(len(targets), bool), -base_log[tokens, targets])]
+    for other in others:
         other_log = log_softmax(other)
         nll = -other_log[tokens, targets]
         np.subtract(base_log, other_log, out=other_log)
-        tally.add(np.einsum("ij,ij->i", base_prob, other_log), other.argmax(axis=1) == base_top, nll)
+        scores.append((np.einsum("ij,ij->i", base_prob, other_log), other.argmax(axis=1) == base_top, nll))
+    return scores
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
