@@ -62,6 +62,8 @@ test-large: build stock ## the tests on the 1.5B model, about 1.1 GB to fetch
 test-upstream: build .venv/.upstream-tests ## upstream's own tests on the unpatched and the patched build, about an hour
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/upstream_tests.py --backend $(BACKEND) --jobs $(JOBS)
 
+KERNEL_TESTS := kvtuner-test-lowbit kvtuner-test-attention kvtuner-test-writes kvtuner-test-quantize-fns
+
 FUZZ_SECONDS ?= 600
 SANITIZE     := build/sanitize
 UBSAN        := halt_on_error=1:print_stacktrace=1:suppressions=$(CURDIR)/cpp/test/ubsan.supp
@@ -75,11 +77,11 @@ fuzz: build $(SANITIZE)/build.ninja ## hostile plans under AddressSanitizer and 
 	$(BIN)/python tests/native/corpus.py $(SANITIZE)/corpus
 	$(SANITIZE)/kvtuner-fuzz $(FUZZ_SECONDS) $$(date +%s) $(SANITIZE)/corpus
 
-test-sanitize: build $(SANITIZE)/build.ninja ## all architectures, quantizers and a minute of fuzz under the sanitizers
+test-sanitize: build $(SANITIZE)/build.ninja ## all architectures, CPU kernels and a minute of fuzz under the sanitizers
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(SANITIZE) --parallel $(JOBS) \
-		--target kvtuner-test-archs kvtuner-test-quantize-fns
+		--target kvtuner-test-archs $(KERNEL_TESTS)
 	$(BIN)/python tests/native/archs.py $(SANITIZE)/archs
-	UBSAN_OPTIONS=$(UBSAN) $(SANITIZE)/kvtuner-test-quantize-fns
+	for test in $(KERNEL_TESTS); do UBSAN_OPTIONS=$(UBSAN) $(SANITIZE)/$$test || exit 1; done
 	UBSAN_OPTIONS=$(UBSAN) $(SANITIZE)/kvtuner-test-archs $(SANITIZE)/archs/*.gguf
 	$(MAKE) fuzz FUZZ_SECONDS=60
 
@@ -87,8 +89,6 @@ ARM      := build/arm
 ARM_ROOT ?= /usr/aarch64-linux-gnu
 ARM_ARCH ?= armv8.2-a+dotprod+fp16
 QEMU     ?= qemu-aarch64-static
-
-KERNEL_TESTS := kvtuner-test-lowbit kvtuner-test-attention kvtuner-test-quantize-fns
 
 # in folder $(1), compiled with the options $(2), run by $(3)
 define run_kernel_tests

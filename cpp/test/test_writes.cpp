@@ -1,4 +1,5 @@
-// Which writes into a cache one kernel may do, and, with the name of a device, whether it stores what the steps store.
+// Which writes into a cache one kernel may do, and whether it stores what the steps store: on the CPU, or on the device
+// that is named.
 
 #include "kernels/kvtuner-writes.h"
 
@@ -370,9 +371,7 @@ int main(int argc, char ** argv) {
     test_other_readers();
     test_other_shapes();
     test_waits();
-    if (argc > 1) {
-        test_on(argv[1]);
-    }
+    test_on(argc > 1 ? argv[1] : "CPU");
     printf("%d failures\n", failures);
     return failures != 0;
 }
