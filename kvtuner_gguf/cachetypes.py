@@ -1,12 +1,13 @@
 """The cache types: the only place that knows their names, ggml numbers, block sizes and bits.
 
-Bits are true bits per value, block scales included.
+Bits are true bits per value, block scales included; payload bits, as in the KVTuner paper, leave the scales out.
 Source: the type traits of ggml (``ggml/src/ggml.c``) at the pinned base; q3_nl and q2_nl are this project's, for caches
 alone (``cpp/kernels/kvtuner-blocks.h``).
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from kvtuner_gguf.errors import KvtunerError
@@ -24,6 +25,11 @@ class CacheType:
     @property
     def bits_per_value(self) -> float:
         return 8.0 * self.block_bytes / self.block_size
+
+    @property
+    def payload_bits(self) -> int:
+        """Bits of a value's code alone: the number in the type's name."""
+        return int(re.findall(r"\d+", self.name)[0])
 
     @property
     def is_quantized(self) -> bool:
@@ -96,3 +102,9 @@ class Pair:
         """Mean of K and V, for heads of equal size."""
         k, v = self.types
         return (k.bits_per_value + v.bits_per_value) / 2
+
+    @property
+    def payload_bits(self) -> float:
+        """Mean of K and V, as the paper counts."""
+        k, v = self.types
+        return (k.payload_bits + v.payload_bits) / 2
