@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,6 +65,21 @@ class Sample:
             for chunk in chunks:
                 chunk[0] = model.bos
         return chunks
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """A sample of tokens that are there already: ``arrays`` of int32, all of the same length."""
+
+    arrays: Sequence[np.ndarray]
+
+    @property
+    def n_ctx(self) -> int:
+        return len(self.arrays[0])
+
+    def chunks(self, model: Tokenizer) -> list[np.ndarray]:
+        """The arrays; ``model`` is not asked."""
+        return list(self.arrays)
 
 
 def as_plans(caches: Mapping[str, Pair | Plan], shape: ModelShape) -> dict[str, Plan]:

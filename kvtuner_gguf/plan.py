@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kvtuner_gguf import atomicfile
+from kvtuner_gguf import artifact
 from kvtuner_gguf import centers as centers_module
 from kvtuner_gguf.cachetypes import Pair, cache_type
 from kvtuner_gguf.centers import Centers
@@ -19,7 +18,6 @@ from kvtuner_gguf.errors import KvtunerError
 
 SCHEMA = "kvtuner.plan/1"
 MAX_LAYERS = 4096
-MAX_JSON_BYTES = 16 << 20
 MAX_COUNT = (1 << 31) - 1
 
 
@@ -203,23 +201,10 @@ class Plan:
     @classmethod
     def load(cls, path: Path) -> Plan:
         """Read a plan from a JSON file; every error names the file."""
-        try:
-            with Path(path).open("rb") as file:
-                raw = file.read(MAX_JSON_BYTES + 1)
-        except OSError as err:
-            raise KvtunerError(f"cannot read {path}: {err.strerror}; check the path") from err
-        if len(raw) > MAX_JSON_BYTES:
-            raise KvtunerError(f"{path}: more than {MAX_JSON_BYTES >> 20} MiB is no plan: check the path")
-        try:
-            return cls.from_json(json.loads(raw.decode()))
-        except KvtunerError as err:
-            raise KvtunerError(f"{path}: {err}") from err
-        except (ValueError, RecursionError) as err:  # no UTF-8, no JSON, or a number of thousands of digits
-            reason = str(err).splitlines()[0]
-            raise KvtunerError(f"{path}: not JSON ({reason}): correct it or tune again") from err
+        return artifact.load(path, cls.from_json, "plan")
 
     def save(self, path: Path) -> None:
-        atomicfile.write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
+        artifact.save(path, self.to_json())
 
 
 def fnv1a_64(data: bytes) -> int:

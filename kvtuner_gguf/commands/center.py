@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvtuner_gguf.commands.tune import FILE, default_text, import_torch
+from kvtuner_gguf.commands.tuningoptions import FILE, default_text, import_torch
 from kvtuner_gguf.errors import KvtunerError
 
 if TYPE_CHECKING:

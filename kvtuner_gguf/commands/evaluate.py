@@ -142,7 +142,7 @@ def _by_llama_cpp(
 
 
 def _by_torch(model: Path, shape: ModelShape, caches: dict, sample: Sample, threads: int | None) -> list[Row]:
-    from kvtuner_gguf.commands.tune import import_torch
+    from kvtuner_gguf.commands.tuningoptions import import_torch
     from kvtuner_gguf.report.progress import step_progress
     from kvtuner_gguf.runtime.evaluate import sample_chunks
 

@@ -1,113 +1,174 @@
-"""`kvtuner-gguf tune`."""
+"""`kvtuner-gguf tune`, and `profile`, its first stage alone."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.commands.tuningoptions import (
+    FILE,
+    chosen_backend,
+    default_text,
+    goal_options,
+    import_torch,
+    measure_options,
+    shape_to_tune,
+)
 
-FILE = click.Path(path_type=Path, dir_okay=False)
+if TYPE_CHECKING:
+    from kvtuner_gguf.evaluation import Row
+    from kvtuner_gguf.tuning.tune import Tuned
+
+# the types for the paper's 8, 4 and 2 bits
+PAPER_TYPES = "q8_0,q4_0,q2_nl"
+# reasons that are printed; the others are in the prices
+SHOWN_REASONS = 8
 
 
 @click.command("tune")
 @click.argument("model", type=FILE)
 @click.option("-o", "--out", type=FILE, default="cfg.json", show_default=True, help="Write the plan here.")
-@click.option("--bits", type=float, default=6.5, show_default=True, help="Budget in true bits per value.")
-@click.option("--text", type=FILE, help="Calibration text, UTF-8. Default: a web text that is fetched once.")
-@click.option("--tokens", type=int, default=1024, show_default=True, help="Calibration tokens.")
-@click.option("--ctx", type=int, default=512, show_default=True, help="Context length of a chunk of them.")
-@click.option("--candidates", metavar="A,B,...", help="Cache types to choose from. Default: q8_0 down to q4_0.")
-@click.option("--trials", type=int, default=40, show_default=True, help="Trades between layers that are judged.")
 @click.option(
-    "--center/--no-center",
-    default=True,
+    "--method",
+    type=click.Choice(["exact", "paper"]),
+    default="exact",
     show_default=True,
-    help="Take off what the keys have in common; left out where the architecture forbids it.",
+    help="Prices and an exact solver, or the groups and the genetic search of the KVTuner paper.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same plan.")
-@click.option("--threads", type=int, help="Threads of the reference model. Default: all processors.")
-@click.option("--profile-out", type=FILE, help="Also write the errors of every pair in every layer here.")
+@goal_options
+@measure_options
+@click.option("--png", type=FILE, help="Also draw the front, KLD against bits, to this file.")
+@click.option(
+    "--native/--no-native", default=True, help="Have the built llama.cpp judge the plan, too.  [if it is there]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def tune_command(
-    model: Path,
-    out: Path,
-    bits: float,
-    text: Path | None,
-    tokens: int,
-    ctx: int,
-    candidates: str | None,
-    trials: int,
-    center: bool,
-    seed: int,
-    threads: int | None,
-    profile_out: Path | None,
-    as_json: bool,
+    model: Path, out: Path, png: Path | None, native: bool, as_json: bool, work: Path | None, **options: Any
 ) -> None:
-    """Search the K and V cache type of each layer of MODEL for a budget in bits.
+    """Search the K and V cache type of each layer of MODEL.
 
     A torch model in float32, loaded from the GGUF itself, is run on a calibration text. The error that each pair of
     types makes in each layer's attention prunes the candidates; the KL divergence of the model's predictions prices
-    them; an exact solver finds the plan, trades between layers refine it, and text that was held out judges it.
+    them; an exact solver finds the plan, trades between layers refine it. Text that was held out judges it, in torch
+    and in the built llama.cpp, whose weights are those of the file and whose arithmetic is its own.
+
+    What is finished is kept in the folder OUT.tune (see --work): an interrupted tuning goes on where it was, another
+    goal for the same model takes the profile and the prices from there.
     """
-    from kvtuner_gguf.gguffile.shape import centering_obstacle, model_shape, read_model
-    from kvtuner_gguf.report.plans import plan_summary, plan_to_json
+    fresh = options.pop("fresh")
+    shape, settings = make_settings(model, options)
     from kvtuner_gguf.report.progress import step_progress
+    from kvtuner_gguf.tuning.tune import tune
 
-    headers = read_model(model)
-    shape = model_shape(headers)
-    if center and (obstacle := centering_obstacle(headers)):
-        click.echo(f"keys are not centered, since this model {obstacle}", err=True)
-        center = False
-    settings, tune = _prepare(bits, tokens, ctx, candidates, trials, seed, threads, center)
-    tuned = tune(model, shape, text or default_text(), settings, step_progress)
+    text = options["text"] or default_text()
+    tuned = tune(model, shape, text, settings, work or out.with_suffix(".tune"), fresh, step_progress)
     tuned.plan.save(out)
-    if profile_out is not None:
-        tuned.profile.save(profile_out)
-    if as_json:
-        click.echo(json.dumps({"file": str(out), **plan_to_json(tuned.plan)}, indent=1))
-        return
-    click.echo(f"{out}\n{plan_summary(tuned.plan)}")
-    click.echo(
-        f"mean KLD in torch: {tuned.kld_tuning:.5f} on the tuning text, {tuned.kld_held_out:.5f} on held-out text"
-    )
+    if png is not None:
+        from kvtuner_gguf.report.front import save_front_chart
+
+        save_front_chart(tuned.front, tuned.plan, png, model.name)
+    print_tuned(out, tuned, as_json, _native_row(model, tuned, options["threads"]) if native else None)
 
 
-def _prepare(
-    bits: float,
-    tokens: int,
-    ctx: int,
-    candidates: str | None,
-    trials: int,
-    seed: int,
-    threads: int | None,
-    center: bool,
-) -> tuple:
-    import_torch(threads)
-    from kvtuner_gguf.tuning.tune import DEFAULT_CANDIDATES, Settings, tune
+@click.command("profile")
+@click.argument("model", type=FILE)
+@click.option("-o", "--out", type=FILE, default="profile.json", show_default=True, help="Write the profile here.")
+@measure_options
+def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **options: Any) -> None:
+    """Measure how much each pair of cache types disturbs the attention of each layer of MODEL.
 
-    names = tuple(candidates.split(",")) if candidates else DEFAULT_CANDIDATES
-    return Settings(bits, tokens, ctx, names, seed, trials, center), tune
+    From full-precision queries, keys and values, each layer alone: the mean relative errors of keys, values and
+    attention output (e_k, e_v, e_o), the mean absolute error of the attention weights (e_a), and the energy of the
+    output's error over that of the output (error).
+    """
+    from kvtuner_gguf import artifact
+
+    shape, settings = make_settings(model, options)
+    from kvtuner_gguf.report.progress import step_progress
+    from kvtuner_gguf.tuning.tune import Tuner
+
+    tuner = Tuner(model, shape, options["text"] or default_text(), settings, work, fresh, step_progress)
+    artifact.save(out, tuner.profile.to_json())
+    n_pairs = len(tuner.profile.layers[0])
+    click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers; prune it with 'kvtuner-gguf prune {out}'")
 
 
-def import_torch(threads: int | None) -> None:
-    """Raise `KvtunerError` where what `kvtuner_gguf.tuning` needs is not installed; set torch's threads."""
+def make_settings(model: Path, options: dict[str, Any]) -> tuple:
+    """The shape of the model and the settings that ``options`` stand for."""
+    import_torch(options["threads"])
+    shape, center = shape_to_tune(model, options["center"])
+    names = options["candidates"]
+    if options.get("method") == "paper" and not (names or options["backend"]):
+        names = PAPER_TYPES
+    backend = chosen_backend(options["backend"], names)
+    from kvtuner_gguf.tuning.tune import Settings
+
+    measure = {"n_tokens": options["tokens"], "n_ctx": options["ctx"], "seed": options["seed"], "center": center}
+    return shape, Settings(backend=backend, **measure, **_search_settings(options))
+
+
+def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Those settings of a search that are not left to their defaults."""
+    if "bits" not in options:
+        return {}
+    from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal
+
+    bits, mib, max_kld = (options[name] for name in ("bits", "mib", "max_kld"))
+    if bits is None and mib is None and max_kld is None:
+        bits = DEFAULT_BITS
+    method = options["method"]
+    trials = options["trials"] if options["trials"] is not None else {"exact": 40, "paper": 200}[method]
+    goal = Goal(bits, mib, options["for_ctx"], max_kld)
+    return {"goal": goal, "method": method, "trials": trials, "n_rungs": options["rungs"], "step": options["step"]}
+
+
+def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
+    """The plan on the held-out text in the built llama.cpp; None, with a word on stderr, where that is not there."""
+    from kvtuner_gguf.errors import KvtunerError
+    from kvtuner_gguf.evaluation import Chunks
+    from kvtuner_gguf.report.progress import step_progress
+    from kvtuner_gguf.runtime.evaluate import evaluate
+    from kvtuner_gguf.runtime.native import patched_llama_cpp
+
     try:
-        import accelerate  # noqa: F401
-        import torch
-        import transformers  # noqa: F401
-    except ImportError as err:
-        raise KvtunerError(f"tuning needs {err.name}: pip install 'kvtuner-gguf[tune]'") from err
-    if threads is not None:
-        torch.set_num_threads(max(1, threads))
+        patched_llama_cpp()
+    except KvtunerError as err:
+        click.echo(f"llama.cpp does not judge the plan: {err}", err=True)
+        return None
+    with step_progress("judge by llama.cpp") as progress:
+        caches = {"plan, llama.cpp": tuned.plan}
+        return evaluate(model, tuned.plan.model, caches, Chunks(tuned.held_out), threads, progress)[1]
 
 
-def default_text() -> Path:
-    """The pinned calibration text, fetched once."""
-    from kvtuner_gguf import assets
-    from kvtuner_gguf.report.progress import byte_progress
+def print_tuned(out: Path, tuned: Tuned, as_json: bool, native: Row | None = None) -> None:
+    from dataclasses import asdict
 
-    with byte_progress("fetch the calibration text") as progress:
-        return assets.fetch_text("web", progress)
+    from kvtuner_gguf.report.plans import plan_summary, plan_to_json
+
+    why = _reasons(tuned)
+    rows = [tuned.row] if native is None else [tuned.row, native]
+    if as_json:
+        data = {"file": str(out), **plan_to_json(tuned.plan), "reasons": why, "held_out": list(map(asdict, rows))}
+        click.echo(json.dumps({**data, "front": tuned.front.to_json()["points"]}, indent=1))
+        return
+    from kvtuner_gguf.report.front import print_front
+    from kvtuner_gguf.report.table import print_rows
+
+    print_front(tuned.front, tuned.plan)
+    print_rows(rows, f"held-out text, {len(tuned.held_out)} x {len(tuned.held_out[0])} tokens, against the f16 cache")
+    if native is not None:
+        click.echo(f"the two differ by {abs(native.kld_mean - tuned.row.kld_mean):.5f} in mean KLD")
+    click.echo(f"{out}\n{plan_summary(tuned.plan)}")
+    for text in why[:SHOWN_REASONS]:
+        click.echo(text)
+    if len(why) > SHOWN_REASONS:
+        click.echo(f"and {len(why) - SHOWN_REASONS} more: see --json")
+
+
+def _reasons(tuned: Tuned) -> list[str]:
+    from kvtuner_gguf.tuning.reasons import reasons
+
+    return [] if tuned.prices is None else reasons(tuned.plan.pairs, tuned.prices)

@@ -22,7 +22,7 @@ import numpy as np
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.divergence import Divergence, Tally, score
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.evaluation import BASELINE, Row, Sample, as_plans, make_row
+from kvtuner_gguf.evaluation import BASELINE, Chunks, Row, Sample, as_plans, make_row
 from kvtuner_gguf.plan import ModelShape, Plan
 from kvtuner_gguf.runtime.native import Context, open_model
 
@@ -45,7 +45,7 @@ def evaluate(
     model_path: Path,
     shape: ModelShape,
     caches: Mapping[str, Pair | Plan],
-    sample: Sample,
+    sample: Sample | Chunks,
     n_threads: int | None = None,
     progress: Progress | None = None,
     verbose: bool = False,

@@ -39,7 +39,7 @@ def calibrate(
     seed decides where in its stretch a chunk starts and which chunks are held out.
     Raises `KvtunerError` where the text cannot be read or is too short.
     """
-    raw = _read(path)
+    raw = read_text(path)
     n_chunks = max(1, n_tokens // n_ctx)
     generator = torch.Generator().manual_seed(seed)
     stretch = len(raw) // (2 * n_chunks)
@@ -64,7 +64,8 @@ def _chunk(tokens: list[int], n_ctx: int, path: Path, n_chunks: int) -> list[int
     return tokens[:n_ctx]
 
 
-def _read(path: Path) -> bytes:
+def read_text(path: Path) -> bytes:
+    """The bytes of a text; raises `KvtunerError` where it cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as err:

@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.tuning.journal import Journal
 from kvtuner_gguf.tuning.reference import EXACT, Reference
 
 # positions before this share of the chunk have little context and are not scored
 SKIPPED = 0.25
 ROWS = 256
+KEPT_BYTES = 2 << 30
 
 
 class Judge:
-    """Scores plans on ``tokens`` [chunks, context] against the exact model, whose log-probabilities it keeps."""
+    """Scores plans on ``tokens`` [chunks, context] against the exact model.
+
+    Its log-probabilities are kept, or found again each time where they would take too much memory.
+    """
 
     def __init__(self, reference: Reference, tokens: Tensor) -> None:
         self.reference = reference
         self._first = int(tokens.shape[1] * SKIPPED)
         self._inputs: list[Tensor] = []
         output = reference.run(reference.embed(tokens), keep=self._inputs)
-        self._exact = [reference.log_probs(rows) for rows in self._scored(output)]
+        self._output = self._scored(output)
+        n_bytes = sum(len(rows) for rows in self._output) * reference.n_vocab * output.element_size()
+        self._exact = [reference.log_probs(rows) for rows in self._output] if n_bytes <= KEPT_BYTES else None
         self._pairs: tuple[Pair, ...] = (EXACT,) * reference.n_layer
 
     def _scored(self, hidden: Tensor) -> Sequence[Tensor]:
         return hidden[:, self._first :].flatten(0, 1).split(ROWS)
 
-    def settle(self, pairs: Sequence[Pair]) -> float:
-        """The mean KLD of ``pairs``; later calls of `kld` restart where they differ from these."""
+    def settle(self, pairs: Sequence[Pair]) -> None:
+        """Later calls of `kld` restart where they differ from ``pairs``."""
+        if tuple(pairs) == self._pairs:
+            return
         first = self._first_change(pairs)
         inputs: list[Tensor] = []
-        output = self.reference.run(self._inputs[first], pairs, first, keep=inputs)
+        self.reference.run(self._inputs[first], pairs, first, keep=inputs)
         self._inputs[first:] = inputs
         self._pairs = tuple(pairs)
-        return self._tokens_kld(output).mean().item()
 
     def kld(self, pairs: Sequence[Pair]) -> Tensor:
         """KLD in nats of every scored token under ``pairs``."""
@@ -48,8 +56,39 @@ class Judge:
         return next(changed, len(self._pairs) - 1)
 
     def _tokens_kld(self, output: Tensor) -> Tensor:
-        parts = zip(self._exact, self._scored(output), strict=True)
-        return torch.cat([_kld(exact, self.reference.log_probs(rows)) for exact, rows in parts])
+        exact = self._exact or (self.reference.log_probs(rows) for rows in self._output)
+        parts = zip(exact, self._scored(output), strict=True)
+        return torch.cat([_kld(before, self.reference.log_probs(rows)) for before, rows in parts])
+
+
+class Ledger:
+    """Mean KLDs of plans in nats per token: those in the journal from there, others measured, and written there.
+
+    The judge is made when the first plan has to be measured. ``name`` parts the plans of one judge from another's.
+    """
+
+    def __init__(self, make: Callable[[], Judge], journal: Journal, name: str = "tuning") -> None:
+        self._make, self._journal, self._name = make, journal, name
+        self._judge: Judge | None = None
+        self._base: tuple[Pair, ...] | None = None
+
+    def kld(self, pairs: Sequence[Pair]) -> float:
+        """The mean KLD of ``pairs``."""
+        return self._journal.remember(self._key(pairs), lambda: self._measure(pairs))
+
+    def settle(self, pairs: Sequence[Pair]) -> None:
+        """Say that later plans differ little from ``pairs``: their forwards restart there."""
+        self._base = tuple(pairs)
+
+    def _key(self, pairs: Sequence[Pair]) -> str:
+        return " ".join([self._name, *map(str, pairs)])
+
+    def _measure(self, pairs: Sequence[Pair]) -> float:
+        if self._judge is None:
+            self._judge = self._make()
+        if self._base is not None:
+            self._judge.settle(self._base)
+        return self._judge.kld(pairs).mean().item()
 
 
 def _kld(exact: Tensor, changed: Tensor) -> Tensor:

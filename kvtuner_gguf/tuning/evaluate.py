@@ -31,17 +31,30 @@ def evaluate(
     chunks: Sequence[np.ndarray],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Row]:
+    """`judge` with a reference of its own; raises `KvtunerError`, too, where torch cannot load the model."""
+    as_plans(caches, shape)  # an error here comes before the long load
+    return judge(Reference(model, shape.architecture), shape, caches, chunks, progress)
+
+
+def judge(
+    reference: Reference,
+    shape: ModelShape,
+    caches: Mapping[str, Pair | Plan],
+    chunks: Sequence[np.ndarray],
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Row]:
     """A row for the f16 cache and one for each of ``caches`` (by name), on ``chunks`` of int32 tokens.
 
-    Raises `KvtunerError` where torch cannot load the model or a cache does not fit it.
+    Raises `KvtunerError` where a cache does not fit the model.
     """
     plans = as_plans({str(BASELINE): BASELINE, **caches}, shape)
-    reference = Reference(model, shape.architecture)
     tallies = [Tally() for _ in plans]
+    before = reference.cache
     for done, chunk in enumerate(chunks):
         if progress:
             progress(done, len(chunks))
         _score_chunk(reference, list(plans.values()), chunk, tallies)
+    reference.cache = before
     results = [tally.result() for tally in tallies]
     n_ctx = len(chunks[0])
     return [

@@ -1,21 +1,37 @@
 """Stage 3, the prices: what each type costs each layer in KLD of the whole model, K and V apart.
 
-One forward per layer and side, at the lowest candidate, says how much the loss follows that layer's attention error;
-the other types follow from the profile, since for small disturbances KLD grows with the error's energy.
+A few types, the rungs, are measured in every layer and side by a forward each, which restarts at that layer. The prices
+of the types between follow from the profile: the logarithm of the KLD over that of the attention error's energy is
+close to a line. Below and above the rungs the KLD is taken to grow with the energy, as it does for small disturbances.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+import numpy as np
+
+from kvtuner_gguf.artifact import layers_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.cachetypes import Pair, cache_type
-from kvtuner_gguf.tuning.divergence import Judge
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan import ModelShape
 from kvtuner_gguf.tuning.sensitivity import Profile
 
+SCHEMA = "kvtuner.prices/1"
 UNQUANTIZED = "f32"
-# where the profile sees no error the price is 0; this keeps the ratio finite
+# where nothing is lost the logarithm needs something
 TINY = 1e-30
+
+
+class Judge(Protocol):
+    """What prices and plans are measured by."""
+
+    def kld(self, pairs: Sequence[Pair]) -> float: ...
+
+    def settle(self, pairs: Sequence[Pair]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,8 @@ class Prices:
 
     k: tuple[Mapping[str, float], ...]
     v: tuple[Mapping[str, float], ...]
+    model: ModelShape | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def pair(self, il: int, pair: Pair) -> float:
         return self.k[il][pair.k] + self.v[il][pair.v]
@@ -31,27 +49,85 @@ class Prices:
     def plan(self, pairs: Sequence[Pair]) -> float:
         return sum(self.pair(il, pair) for il, pair in enumerate(pairs))
 
+    def has(self, names: Iterable[str]) -> bool:
+        return all(name in side for name in names for side in (*self.k, *self.v))
+
+    def to_json(self) -> dict[str, Any]:
+        layers = [{"k": dict(k), "v": dict(v)} for k, v in zip(self.k, self.v, strict=True)]
+        return stage_to_json(SCHEMA, self.model, self.provenance, {"layers": layers})
+
+    @classmethod
+    def from_json(cls, data: object) -> Prices:
+        """Raises `KvtunerError` naming what is wrong."""
+        model, provenance, body = stage_from_json(data, SCHEMA)
+        layers = layers_from_json(body.get("layers"), model.n_layer, _sides_from_json)
+        return cls(tuple(k for k, _ in layers), tuple(v for _, v in layers), model, provenance)
+
+
+def _sides_from_json(layer: Mapping[str, Any]) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    for side in (layer["k"], layer["v"]):
+        for name, price in side.items():
+            cache_type(name)
+            if isinstance(price, bool) or not isinstance(price, int | float) or not math.isfinite(price) or price < 0:
+                raise KvtunerError(f"the price of {name} is {price!r}")
+    return layer["k"], layer["v"]
+
 
 def one_sided(names: Iterable[str]) -> list[Pair]:
     """The pairs that a profile needs for pricing: each type on one side alone."""
     return [pair for name in names for pair in (Pair(name, UNQUANTIZED), Pair(UNQUANTIZED, name))]
 
 
+def rungs(names: Iterable[str], n: int) -> tuple[str, ...]:
+    """``n`` quantized types out of ``names`` to measure: the lowest, and others in even steps above it."""
+    rising = sorted((name for name in names if cache_type(name).is_quantized), key=_bits)
+    step = len(rising) / max(n, 1)
+    return tuple(dict.fromkeys(rising[min(int(i * step), len(rising) - 1)] for i in range(n))) if rising else ()
+
+
+def _bits(name: str) -> tuple[float, str]:
+    return cache_type(name).bits_per_value, name
+
+
 def price(
-    judge: Judge, profile: Profile, names: Sequence[str], progress: Callable[[int, int], None] | None = None
+    judge: Judge,
+    profile: Profile,
+    names: Sequence[str],
+    n_rungs: int = 2,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Prices:
-    """Prices of the types ``names`` in every layer; two forwards per layer."""
+    """Prices of the types ``names`` in every layer; twice ``n_rungs`` forwards per layer."""
     n_layer = profile.model.n_layer
-    lowest = min(names, key=lambda name: cache_type(name).bits_per_value)
+    exact = [Pair(UNQUANTIZED, UNQUANTIZED)] * n_layer
+    judge.settle(exact)
     sides: dict[str, list[Mapping[str, float]]] = {"k": [], "v": []}
+    measured = rungs(names, n_rungs)
     for il in range(n_layer):
-        for side, make in (("k", lambda name: Pair(name, UNQUANTIZED)), ("v", lambda name: Pair(UNQUANTIZED, name))):
-            pairs = [Pair(UNQUANTIZED, UNQUANTIZED)] * n_layer
-            pairs[il] = make(lowest)
-            measured = judge.kld(pairs).mean().item()
-            errors = profile.layers[il]
-            per_error = measured / max(errors[pairs[il]].error, TINY)
-            sides[side].append({name: per_error * errors[make(name)].error for name in names})
+        for side in ("k", "v"):
+            errors = {name: profile.layers[il][_alone(side, name)].error for name in names}
+            klds = {name: judge.kld([*exact[:il], _alone(side, name), *exact[il + 1 :]]) for name in measured}
+            sides[side].append(interpolate(errors, klds))
         if progress:
             progress(il + 1, n_layer)
-    return Prices(tuple(sides["k"]), tuple(sides["v"]))
+    facts = {**profile.provenance, "rungs": list(measured)}
+    return Prices(tuple(sides["k"]), tuple(sides["v"]), profile.model, facts)
+
+
+def _alone(side: str, name: str) -> Pair:
+    return Pair(name, UNQUANTIZED) if side == "k" else Pair(UNQUANTIZED, name)
+
+
+def interpolate(errors: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, float]:
+    """The KLD of each type of ``errors`` from those of a few: a broken line through the logarithms, slope 1 outside."""
+    points = sorted((math.log(errors[name] + TINY), math.log(kld + TINY)) for name, kld in measured.items())
+    if not points:
+        return dict.fromkeys(errors, 0.0)
+    x, y = (np.array(values) for values in zip(*points, strict=True))
+    y = np.maximum.accumulate(y)  # noise does not make a larger error cheaper
+
+    def at(error: float) -> float:
+        log = math.log(error + TINY)
+        inside = float(np.interp(log, x, y))
+        return math.exp(inside + min(0.0, log - x[0]) + max(0.0, log - x[-1]))
+
+    return {name: measured.get(name, at(error)) for name, error in errors.items()}

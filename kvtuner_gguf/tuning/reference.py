@@ -46,6 +46,10 @@ class Reference:
     def n_layer(self) -> int:
         return len(self._layers)
 
+    @property
+    def n_vocab(self) -> int:
+        return self._model.lm_head.out_features
+
     def tokenize(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
@@ -109,3 +113,17 @@ class Reference:
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Causal attention [batch, heads, tokens, head size]; KV heads are shared by groups of query heads."""
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+
+
+def attend_rows(query: Tensor, key: Tensor, value: Tensor, rows: Tensor) -> Tensor:
+    """`attend` for the queries at the positions ``rows`` alone, without a square of the tokens."""
+    if len(rows) == query.shape[2]:
+        return attend(query, key, value)
+    mask = seen(rows, key.shape[2]).to(query.device)
+    query = query[:, :, rows.to(query.device)]
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+
+
+def seen(rows: Tensor, n_tokens: int) -> Tensor:
+    """Whether causality lets the queries at ``rows`` see each token, [rows, tokens]."""
+    return torch.arange(n_tokens) <= rows[:, None]

@@ -1,18 +1,21 @@
-"""Stage 4, the search: the best plan for a budget on the priced model, then refined by the KLD of whole plans."""
+"""Stage 4, the search: the best plan for a budget on the priced model, then refined by the KLD of whole plans.
+
+The priced model adds up what each layer costs alone; what layers do to each other shows in the KLD of a whole plan.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from kvtuner_gguf.cachetypes import Pair, cache_type
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.front import Front, Point, pareto
 from kvtuner_gguf.plan import ModelShape
-from kvtuner_gguf.tuning.divergence import Judge
-from kvtuner_gguf.tuning.pricing import Prices
+from kvtuner_gguf.tuning.pricing import Judge, Prices
 
 Candidates = Sequence[Sequence[Pair]]
 """The pairs that each layer may have."""
@@ -35,10 +38,23 @@ class Sizes:
     def plan(self, pairs: Sequence[Pair]) -> int:
         return sum(self.pair(il, pair) for il, pair in enumerate(pairs))
 
+    @property
+    def n_values(self) -> int:
+        """Values that a token has in all caches."""
+        return sum(heads * (self.shape.head_dim_k + self.shape.head_dim_v) for heads in self.shape.n_head_kv)
+
     def budget(self, bits: float) -> int:
         """Bytes per token of ``bits`` true bits per value."""
-        n_values = sum(heads * (self.shape.head_dim_k + self.shape.head_dim_v) for heads in self.shape.n_head_kv)
-        return math.floor(bits * n_values / 8 + 1e-6)
+        return math.floor(bits * self.n_values / 8 + 1e-6)
+
+    def bits(self, n_bytes: int) -> float:
+        """True bits per value of ``n_bytes`` per token."""
+        return 8 * n_bytes / max(1, self.n_values)
+
+    def range(self, candidates: Candidates) -> tuple[int, int]:
+        """Bytes per token of the smallest and of the largest plan."""
+        sizes = [[self.pair(il, pair) for pair in layer] for il, layer in enumerate(candidates)]
+        return sum(map(min, sizes)), sum(map(max, sizes))
 
 
 def solve(prices: Prices, candidates: Candidates, sizes: Sizes, budget: int) -> tuple[Pair, ...]:
@@ -47,11 +63,11 @@ def solve(prices: Prices, candidates: Candidates, sizes: Sizes, budget: int) -> 
     Raises `KvtunerError` where even the smallest candidates do not fit.
     """
     options = [[(sizes.pair(il, pair), pair) for pair in layer] for il, layer in enumerate(candidates)]
-    smallest = sum(min(n_bytes for n_bytes, _ in layer) for layer in options)
+    smallest, _ = sizes.range(candidates)
     if smallest > budget:
-        bits = 8 * smallest / max(1, sizes.budget(8))
         raise KvtunerError(
-            f"no plan of these candidates fits: the smallest has {bits:.2f} bits per value: raise --bits"
+            f"no plan of these candidates fits into {sizes.bits(budget):.2f} bits per value: the smallest has "
+            f"{sizes.bits(smallest):.2f}: raise the budget, or name smaller types with --candidates"
         )
     unit = math.gcd(*(n_bytes for layer in options for n_bytes, _ in layer)) or 1
     best = np.full(budget // unit + 1, np.inf)
@@ -91,7 +107,8 @@ def refine(
 
     At most ``trials`` trades are judged, the most promising by price first.
     """
-    pairs, kld = tuple(start), judge.settle(start)
+    pairs, kld = tuple(start), judge.kld(start)
+    judge.settle(pairs)
     tried: set[tuple[Pair, ...]] = {pairs}
     for done in range(trials):
         if progress:
@@ -100,8 +117,10 @@ def refine(
         if trial is None:
             break
         tried.add(trial)
-        if judge.kld(trial).mean().item() < kld * (1 - WORTH):
-            pairs, kld = trial, judge.settle(trial)
+        trial_kld = judge.kld(trial)
+        if trial_kld < kld * (1 - WORTH):
+            pairs, kld = trial, trial_kld
+            judge.settle(pairs)
     if progress:
         progress(trials, trials)
     return pairs, kld
@@ -131,3 +150,29 @@ def _trades(
         for il, pair in (up, down):
             plan[il] = pair
         yield tuple(plan)
+
+
+def sweep(
+    judge: Judge,
+    prices: Prices,
+    candidates: Candidates,
+    sizes: Sizes,
+    step: float = 0.5,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Point]:
+    """The best priced plan of every ``step`` bits that the candidates reach, each judged as a whole."""
+    smallest, largest = sizes.range(candidates)
+    first, last = math.ceil(sizes.bits(smallest) / step), math.floor(sizes.bits(largest) / step)
+    budgets = sorted({smallest, largest, *(sizes.budget(i * step) for i in range(first, last + 1))})
+    points = {}
+    for done, budget in enumerate(budgets):
+        pairs = solve(prices, candidates, sizes, budget)
+        points[pairs] = Point(pairs, judge.kld(pairs), prices.plan(pairs))
+        if progress:
+            progress(done + 1, len(budgets))
+    return list(points.values())
+
+
+def front_of(points: Sequence[Point], sizes: Sizes, provenance: Mapping[str, object]) -> Front:
+    """The front of ``points``, whose loss is the mean KLD."""
+    return Front(sizes.shape, "kld", pareto(points, sizes.shape), provenance)

@@ -6,25 +6,27 @@ Source: KVTuner (arXiv 2502.04420), section 3.2 and appendix B; ``error`` is our
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kvtuner_gguf import atomicfile
+from kvtuner_gguf.artifact import layers_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan import ModelShape
-from kvtuner_gguf.tuning.reference import Reference, attend
+from kvtuner_gguf.tuning.reference import Reference, attend_rows, seen
 
 SCHEMA = "kvtuner.profile/1"
 # relative errors are means of |x - x'| / |x|: values next to zero would decide them alone
 SMALLEST_RELATIVE = 1e-6
+# attention weights of a head that are looked at: of 16k tokens those of 256 queries
+WEIGHTS = 1 << 22
+# query rows at a time
+ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -63,33 +65,17 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         layers = [{str(pair): asdict(errors) for pair, errors in layer.items()} for layer in self.layers]
-        return {
-            "schema": SCHEMA,
-            "model": self.model.to_json(),
-            "layers": layers,
-            "provenance": dict(self.provenance),
-        }
+        return stage_to_json(SCHEMA, self.model, self.provenance, {"layers": layers})
 
     @classmethod
     def from_json(cls, data: object) -> Profile:
         """Raises `KvtunerError` naming what is wrong."""
-        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA or not isinstance(data.get("layers"), list):
-            raise KvtunerError(f"no profile of the schema {SCHEMA}: profile the model again")
-        return cls(
-            model=ModelShape.from_json(data.get("model")),
-            layers=tuple(_layer_from_json(il, layer) for il, layer in enumerate(data["layers"])),
-            provenance=data.get("provenance") or {},
-        )
-
-    def save(self, path: Path) -> None:
-        atomicfile.write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
+        model, provenance, body = stage_from_json(data, SCHEMA)
+        return cls(model, layers_from_json(body.get("layers"), model.n_layer, _errors_from_json), provenance)
 
 
-def _layer_from_json(il: int, layer: object) -> dict[Pair, PairError]:
-    try:
-        return {Pair.parse(name): PairError(**errors) for name, errors in layer.items()}
-    except (AttributeError, TypeError, KvtunerError) as err:
-        raise KvtunerError(f"layer {il} of the profile is damaged ({err}): profile the model again") from err
+def _errors_from_json(layer: Mapping[str, Any]) -> dict[Pair, PairError]:
+    return {Pair.parse(name): PairError(**errors) for name, errors in layer.items()}
 
 
 def profile(
@@ -118,32 +104,40 @@ def _measure_layer(
     """Each K and each V type is quantized once, each K type makes its attention weights once."""
     keys = {name: reference.cache.keys(key, name, il) for name in {pair.k for pair in pairs}}
     values = {name: reference.cache.values(value, name, il) for name in {pair.v for pair in pairs}}
-    output = attend(query, key, value)
+    rows = _rows(query.shape[2])
+    output = attend_rows(query, key, value, rows)
     e_v = {name: _relative(value, read) for name, read in values.items()}
     errors = {}
     for name, read in keys.items():
-        e_k, e_a = _relative(key, read), _weights_error(query, key, read)
+        e_k, e_a = _relative(key, read), _weights_error(query, key, read, rows)
         for pair in (pair for pair in pairs if pair.k == name):
-            changed = attend(query, read, values[pair.v])
+            changed = attend_rows(query, read, values[pair.v], rows)
             error = ((changed - output).square().sum() / output.square().sum()).item()
             errors[pair] = PairError(e_k, e_v[pair.v], e_a, _relative(output, changed), error)
     return errors
+
+
+def _rows(n_tokens: int) -> Tensor:
+    """Positions of the queries that are looked at: all, or in a long context some, evenly spread, the last included."""
+    n_rows = min(n_tokens, max(1, WEIGHTS // n_tokens))
+    return (torch.arange(1, n_rows + 1) * n_tokens).div(n_rows, rounding_mode="floor") - 1
 
 
 def _relative(exact: Tensor, changed: Tensor) -> float:
     return ((changed - exact).abs() / exact.abs().clamp_min(SMALLEST_RELATIVE)).mean().item()
 
 
-def _weights_error(query: Tensor, key: Tensor, changed: Tensor) -> float:
-    """Mean over the weights that causality allows, chunk by chunk to keep the squares small."""
-    errors = [(_weights(q, a) - _weights(q, b)).abs().sum() for q, a, b in zip(query, key, changed, strict=True)]
-    n_tokens = query.shape[2]
-    n_weights = query.shape[0] * query.shape[1] * n_tokens * (n_tokens + 1) / 2
-    return (torch.stack(errors).sum() / n_weights).item()
+def _weights_error(query: Tensor, key: Tensor, changed: Tensor, rows: Tensor) -> float:
+    """Mean over the weights that causality allows to the queries at ``rows``, some rows of a chunk at a time."""
+    total = 0.0
+    for q, a, b in zip(query, key, changed, strict=True):
+        for some in rows.split(ROWS):
+            total += (_weights(q, a, some) - _weights(q, b, some)).abs().sum().item()
+    return total / (query.shape[0] * query.shape[1] * (rows + 1).sum().item())
 
 
-def _weights(query: Tensor, key: Tensor) -> Tensor:
-    """Causal attention weights [heads, tokens, tokens] of one chunk."""
+def _weights(query: Tensor, key: Tensor, rows: Tensor) -> Tensor:
+    """Causal attention weights [heads, rows, tokens] of one chunk."""
     key = key.repeat_interleave(query.shape[0] // key.shape[0], 0)
-    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-    return scores.masked_fill(torch.ones_like(scores[0], dtype=torch.bool).triu(1), -torch.inf).softmax(-1)
+    scores = query[:, rows.to(query.device)] @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    return scores.masked_fill(~seen(rows, key.shape[1]).to(scores.device), -torch.inf).softmax(-1)

@@ -1,138 +1,284 @@
-"""The whole offline stage: calibration -> profile -> candidates -> prices -> plan, verified on held-out text."""
+"""The whole offline stage: calibration -> profile -> candidates -> prices or groups -> front -> plan, verified.
+
+What a stage has finished is kept in the folder of the tuning (`kvtuner_gguf.tuning.work`) and read back from there.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
 import kvtuner_gguf
-from kvtuner_gguf.cachetypes import Pair, cache_type
+from kvtuner_gguf.backends import BACKENDS, Backend
+from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.evaluation import Row
+from kvtuner_gguf.front import Front, Point
 from kvtuner_gguf.plan import ModelShape, Plan
-from kvtuner_gguf.tuning.calibration import Calibration, calibrate
+from kvtuner_gguf.tuning.calibration import calibrate, read_text
 from kvtuner_gguf.tuning.centering import measure_centers
-from kvtuner_gguf.tuning.divergence import Judge
+from kvtuner_gguf.tuning.clustering import Groups, cluster
+from kvtuner_gguf.tuning.divergence import Judge, Ledger
+from kvtuner_gguf.tuning.evaluate import judge
+from kvtuner_gguf.tuning.genetic import GeneticSettings
+from kvtuner_gguf.tuning.genetic import search as genetic_search
+from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal, Search
 from kvtuner_gguf.tuning.pricing import Prices, one_sided, price
-from kvtuner_gguf.tuning.pruning import prune
+from kvtuner_gguf.tuning.pruning import CAUTIOUS, PAPER, Candidates, prune
 from kvtuner_gguf.tuning.reference import Reference
-from kvtuner_gguf.tuning.search import Sizes, refine, solve
+from kvtuner_gguf.tuning.search import Sizes, front_of, sweep
 from kvtuner_gguf.tuning.sensitivity import Profile, profile
-
-DEFAULT_CANDIDATES = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+from kvtuner_gguf.tuning.work import Work
 
 Stage = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Opens a progress display with a title; gives a callback of steps done and steps in all."""
 
+METHODS = ("exact", "paper")
+
 
 @dataclass(frozen=True)
 class Settings:
-    """What `tune` is asked for. ``bits`` are true bits per value; ``trials`` are trades judged by the whole plan."""
+    """What `tune` is asked for.
 
-    bits: float = 6.5
+    ``trials``: plans that are judged whole, in a refinement (exact) or in all (paper). ``n_rungs``: types that are
+    measured in every layer. ``step``: bits between the points of the front.
+    """
+
+    goal: Goal = field(default_factory=lambda: Goal(bits=DEFAULT_BITS))
+    backend: Backend = BACKENDS["cpu"]
+    method: str = "exact"
     n_tokens: int = 1024
     n_ctx: int = 512
-    candidates: tuple[str, ...] = DEFAULT_CANDIDATES
     seed: int = 0
     trials: int = 40
+    n_rungs: int = 2
+    step: float = 0.5
     center: bool = True
 
     def __post_init__(self) -> None:
-        kinds = [cache_type(name) for name in self.candidates]
-        if not kinds or len(set(self.candidates)) != len(kinds):
-            raise KvtunerError(f"the candidates {', '.join(self.candidates)!r}: name each type once, at least one")
-        low, high = (pick(kind.bits_per_value for kind in kinds) for pick in (min, max))
-        if not low <= self.bits <= high:
-            raise KvtunerError(f"--bits {self.bits:g} is outside the candidates' {low:g} to {high:g}: change either")
+        if self.method not in METHODS:
+            raise KvtunerError(f"unknown method {self.method!r}: use one of {', '.join(METHODS)}")
         if self.n_ctx < 16 or self.n_tokens < self.n_ctx:
             raise KvtunerError(
                 f"--tokens {self.n_tokens} and --ctx {self.n_ctx}: give at least one context of 16 tokens"
             )
+        if self.n_rungs < 1 or self.trials < 0 or self.step <= 0:
+            raise KvtunerError("--rungs is at least 1, --trials at least 0 and --step more than 0: give others")
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The plan with what led to it. KLDs are means in nats per token."""
+    """The plan with what led to it; ``prices`` is None with the paper's method.
+
+    ``kld_tuning``: mean KLD on the tuning text in nats per token, against the exact model. ``row``: the plan on the
+    held-out text, ``held_out``, against the f16 cache, as `eval` has it.
+    """
 
     plan: Plan
+    front: Front
     profile: Profile
-    prices: Prices
+    prices: Prices | None
     kld_tuning: float
-    kld_held_out: float
+    row: Row
+    held_out: list[np.ndarray]
 
 
-def tune(model: Path, shape: ModelShape, text: Path, settings: Settings, stage: Stage | None = None) -> Tuned:
-    """Search a plan for ``model`` on ``text``; the same settings give the same plan.
+def tune(
+    model: Path,
+    shape: ModelShape,
+    text: Path,
+    settings: Settings,
+    folder: Path | None = None,
+    fresh: bool = False,
+    stage: Stage | None = None,
+) -> Tuned:
+    """Search a plan for ``model`` on ``text``; the same settings give the same plan, after an interruption, too.
 
-    Raises `KvtunerError` where the model cannot be loaded or no plan fits.
+    Raises `KvtunerError` where the model cannot be loaded, no plan fits, or ``folder`` holds another tuning.
     """
-    stage = stage or (lambda title: nullcontext(lambda done, total: None))
-    torch.manual_seed(settings.seed)
-    _check_blocks(shape, settings.candidates)
-    with stage("load the reference model"):
-        reference = Reference(model, shape.architecture)
-        texts = calibrate(text, reference.tokenize, settings.n_tokens, settings.n_ctx, settings.seed)
-    provenance = _provenance(settings, texts)
-    centers = None
-    if settings.center:
-        with stage("center keys") as progress:
-            centers, spread = measure_centers(reference, texts.tuning, progress=progress)
-        provenance["keys"] = spread.to_json()
-        reference.cache = replace(reference.cache, centers=centers)
-    pairs = [Pair(k, v) for k in settings.candidates for v in settings.candidates]
-    with stage("profile") as progress:
-        errors = [*pairs, *one_sided(settings.candidates)]
-        profiled = profile(reference, texts.tuning, errors, shape, provenance, progress)
-    candidates = _candidates(profiled, pairs)
-    judge = Judge(reference, texts.tuning)
-    with stage("price layers") as progress:
-        prices = price(judge, profiled, settings.candidates, progress)
-    sizes = Sizes(shape)
-    budget = sizes.budget(settings.bits)
-    start = solve(prices, candidates, sizes, budget)
-    with stage("refine the plan") as progress:
-        found, kld = refine(judge, start, prices, candidates, sizes, budget, settings.trials, progress)
-    centers = centers.of_quantized(found) if centers else None
-    reference.cache = replace(reference.cache, centers=centers)
-    with stage("verify on held-out text"):
-        held_out = Judge(reference, texts.held_out).kld(found)
-    provenance |= {
-        "kld_tuning": kld,
-        "kld_mean": held_out.mean().item(),
-        "kld_median": held_out.median().item(),
-        "kld_priced": prices.plan(found),
-        "kld_priced_before_refining": prices.plan(start),
-    }
-    return Tuned(Plan(found, shape, provenance, centers), profiled, prices, kld, provenance["kld_mean"])
+    tuner = Tuner(model, shape, text, settings, folder, fresh, stage)
+    tuner.check_goal()
+    return tuner.paper() if settings.method == "paper" else tuner.exact()
 
 
-def _candidates(profiled: Profile, pairs: Sequence[Pair]) -> list[list[Pair]]:
-    """The pruned pairs of each layer, without the one-sided ones that only serve the prices."""
-    wanted = set(pairs)
-    layers = tuple({pair: errors for pair, errors in layer.items() if pair in wanted} for layer in profiled.layers)
-    return [list(layer) for layer in prune(Profile(profiled.model, layers))]
+class Tuner:
+    """The stages, each of which does what it needs of those before."""
+
+    def __init__(
+        self,
+        model: Path,
+        shape: ModelShape,
+        text: Path,
+        settings: Settings,
+        folder: Path | None = None,
+        fresh: bool = False,
+        stage: Stage | None = None,
+    ) -> None:
+        self._model, self._shape, self._settings = model, shape, settings
+        self._stage = stage or (lambda title: nullcontext(lambda done, total: None))
+        self._backend = settings.backend.fitting(shape)
+        self._sizes = Sizes(shape)
+        raw = read_text(text)
+        self._facts = _facts(settings, text.name, raw)
+        self._work = Work(folder, {**self._facts, "center": settings.center, "model": shape.to_json()}, fresh)
+        torch.manual_seed(settings.seed)
+        with self._stage("load the reference model"):
+            self._reference = Reference(model, shape.architecture)
+            self._texts = calibrate(text, self._reference.tokenize, settings.n_tokens, settings.n_ctx, settings.seed)
+        self._ledger = Ledger(lambda: Judge(self._reference, self._texts.tuning), self._work.journal)
+
+    def take(self, profile: Profile, candidates: Candidates, groups: Groups | None = None) -> None:
+        """Go on from stages that were run before, for this model.
+
+        Raises `KvtunerError` where they are another model's.
+        """
+        for name, given in (("profile", profile), ("candidates", candidates), ("groups", groups)):
+            if given is not None and given.model != self._shape:
+                raise KvtunerError(f"the {name} are of another model: run that stage again for {self._model}")
+            if given is not None:
+                self.__dict__[name] = given
+
+    def check_goal(self) -> None:
+        """Raise `KvtunerError` where the candidates cannot meet the budget, before anything is measured."""
+        budget = self._settings.goal.budget(self._sizes)
+        pairs = self._backend.pairs()
+        smallest, largest = self._sizes.range([pairs] * self._shape.n_layer)
+        if budget is not None and not smallest <= budget:
+            raise KvtunerError(
+                f"{self._settings.goal} is less than the {self._sizes.bits(smallest):g} to "
+                f"{self._sizes.bits(largest):g} bits per value of the candidates: raise it, or change --candidates"
+            )
+
+    @cached_property
+    def centers(self) -> Centers | None:
+        """Of the keys, from the tuning text; the reference judges with them from here on."""
+        if not self._settings.center:
+            return None
+        plan = self._work.stage("centers", Plan.from_json, self._measure_centers)
+        self._reference.cache = replace(self._reference.cache, centers=plan.centers)
+        self._facts["keys"] = plan.provenance["keys"]
+        return plan.centers
+
+    def _measure_centers(self) -> Plan:
+        with self._stage("center keys") as progress:
+            centers, spread = measure_centers(self._reference, self._texts.tuning, progress=progress)
+        pairs = (Pair("f16", "f16"),) * self._shape.n_layer
+        return Plan(pairs, self._shape, {**self._facts, "keys": spread.to_json()}, centers)
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The errors of every candidate pair in every layer."""
+        _ = self.centers
+        pairs = [*self._backend.pairs(), *one_sided(self._backend.names)]
+
+        def measure() -> Profile:
+            with self._stage("profile") as progress:
+                return profile(self._reference, self._texts.tuning, pairs, self._shape, self._facts, progress)
+
+        def has_all(found: Profile) -> bool:
+            return all(pair in layer for pair in pairs for layer in found.layers)
+
+        found = self._work.stage("profile", Profile.from_json, measure, has_all)
+        layers = tuple({pair: layer[pair] for pair in pairs} for layer in found.layers)
+        return Profile(found.model, layers, found.provenance)
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        """The pairs that each layer may have."""
+        rule = PAPER if self._settings.method == "paper" else CAUTIOUS
+        made = prune(self.profile, rule)
+        return self._work.stage("candidates", Candidates.from_json, lambda: made, made.__eq__)
+
+    @cached_property
+    def prices(self) -> Prices:
+        """What each type costs each layer."""
+        names, profiled = self._backend.names, self.profile
+
+        def measure() -> Prices:
+            with self._stage("price layers") as progress:
+                return price(self._ledger, profiled, names, self._settings.n_rungs, progress)
+
+        made = measure()  # its KLDs are in the journal
+        return self._work.stage("prices", Prices.from_json, lambda: made, made.__eq__)
+
+    def exact(self) -> Tuned:
+        """The plan by prices, an exact solver and a refinement of the whole."""
+        search = Search(self._ledger, self.prices, self.candidates.layers, self._sizes, self._settings.trials)
+        goal = self._settings.goal
+        with self._stage(f"search {goal}") as progress:
+            budget = goal.budget(self._sizes)
+            point = search.below(goal.max_kld, progress) if budget is None else search.within(budget, progress)
+        with self._stage("find the front") as progress:
+            layers = self.candidates.layers
+            points = sweep(self._ledger, self.prices, layers, self._sizes, self._settings.step, progress)
+        return self._verified(point, front_of([*points, point], self._sizes, self._facts), self.prices)
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Layers that share a pair."""
+        made = cluster(self.profile, self.candidates)
+        return self._work.stage("groups", Groups.from_json, lambda: made, made.__eq__)
+
+    def paper(self) -> Tuned:
+        """The plan by groups of layers and a genetic search, as in the paper."""
+        goal, trials = self._settings.goal, self._settings.trials
+        budget = goal.budget(self._sizes)
+        bits = None if budget is None else self._sizes.bits(budget)
+        settings = GeneticSettings(trials, seed=self._settings.seed, max_bits=bits, max_loss=goal.max_kld)
+        storage = None if self._work.folder is None else self._work.folder / "optuna.log"
+        with self._stage(f"search {goal}") as progress:
+            points = genetic_search(self.groups, self._ledger.kld, settings, storage, progress=progress)
+        front = Front(self._shape, "kld", points, self._facts)
+        point = front.smallest_below(goal.max_kld) if budget is None else front.best_within(budget)
+        if point is None:
+            raise KvtunerError(f"none of {trials} trials meets {goal}: raise --trials or the goal")
+        return self._verified(point, front, None)
+
+    def _verified(self, point: Point, front: Front, prices: Prices | None) -> Tuned:
+        """``point`` as a plan, judged on the held-out text."""
+        centers = self.centers.of_quantized(point.pairs) if self.centers else None
+        plan = Plan(point.pairs, self._shape, centers=centers)
+        held_out = list(self._texts.held_out.numpy().astype(np.int32))
+        with self._stage("verify on held-out text") as progress:
+            row = self._held_out(plan, held_out, progress)
+        provenance = {
+            **self._facts,
+            "method": self._settings.method,
+            "goal": str(self._settings.goal),
+            "candidates": list(self._backend.names),
+            "kld_tuning": point.loss,
+            "kld_priced": point.priced,
+            **{name: getattr(row, name) for name in ("kld_mean", "kld_median", "same_top", "ppl_ratio")},
+        }
+        front = self._work.stage("front", Front.from_json, lambda: front, front.__eq__)
+        return Tuned(replace(plan, provenance=provenance), front, self.profile, prices, point.loss, row, held_out)
+
+    def _held_out(self, plan: Plan, chunks: Sequence[np.ndarray], progress: Callable[[int, int], None]) -> Row:
+        def measure() -> dict[str, Any]:
+            return asdict(judge(self._reference, self._shape, {"plan, torch": plan}, chunks, progress)[1])
+
+        return Row(**self._work.journal.remember(" ".join(["held-out", *map(str, plan.pairs)]), measure))
 
 
-def _check_blocks(shape: ModelShape, names: Sequence[str]) -> None:
-    for name in names:
-        Plan.uniform(Pair(name, name), shape.n_layer).check(shape)
-
-
-def _provenance(settings: Settings, texts: Calibration) -> dict[str, Any]:
+def _facts(settings: Settings, name: str, raw: bytes) -> dict[str, Any]:
+    """What a measurement depends on, apart from the model."""
     return {
         "version": kvtuner_gguf.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "text": texts.name,
-        "text_sha256": texts.sha256,
-        "text_tokens": texts.n_tokens,
+        "text": name,
+        "text_sha256": hashlib.sha256(raw).hexdigest(),
+        "text_tokens": settings.n_tokens // settings.n_ctx * settings.n_ctx,
         "n_ctx": settings.n_ctx,
         "seed": settings.seed,
-        "candidates": list(settings.candidates),
-        "bits": settings.bits,
     }

@@ -6,12 +6,14 @@ from itertools import pairwise
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from kvtuner_gguf.cachetypes import Pair  # noqa: E402
-from kvtuner_gguf.plan import ModelShape  # noqa: E402
-from kvtuner_gguf.tuning.pricing import Prices  # noqa: E402
-from kvtuner_gguf.tuning.search import Sizes, refine, solve  # noqa: E402
+from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan import ModelShape
+from kvtuner_gguf.tuning.goal import Goal, Search
+from kvtuner_gguf.tuning.pricing import Prices
+from kvtuner_gguf.tuning.search import Sizes, front_of, refine, solve, sweep
 
 N_LAYER = 6
 SIZES = Sizes(ModelShape("llama", (2,) * N_LAYER, 64, 64))
@@ -31,12 +33,12 @@ class Neighbours:
         coarse = [pair.k == "q4_0" for pair in pairs]
         return PRICES.plan(pairs) + 2.0 * sum(a and b for a, b in pairwise(coarse))
 
-    def kld(self, pairs: tuple[Pair, ...]) -> torch.Tensor:
+    def kld(self, pairs: tuple[Pair, ...]) -> float:
         self.calls += 1
-        return torch.full((4,), self.cost(pairs), dtype=torch.float64)
-
-    def settle(self, pairs: tuple[Pair, ...]) -> float:
         return self.cost(tuple(pairs))
+
+    def settle(self, pairs: tuple[Pair, ...]) -> None:
+        pass
 
 
 def run(trials: int) -> tuple[tuple[Pair, ...], float, Neighbours]:
@@ -51,9 +53,47 @@ def test_trades_lower_the_judged_loss_within_the_budget() -> None:
     assert SIZES.plan(pairs) <= SIZES.budget(5.25)
     assert kld == pytest.approx(judge.cost(pairs))
     assert kld < start_kld == judge.cost(start)
-    assert judge.calls <= 60
+    assert judge.calls <= 61
     assert kld == pytest.approx(judge.cost(solve(PRICES, CANDIDATES, SIZES, SIZES.budget(5.25)))), "the optimum here"
 
 
 def test_refining_again_gives_the_same_plan() -> None:
     assert run(trials=20)[:2] == run(trials=20)[:2]
+
+
+def searching(trials: int = 30) -> Search:
+    return Search(Neighbours(), PRICES, CANDIDATES, SIZES, trials)
+
+
+def test_a_budget_is_bits_or_mib_for_a_context() -> None:
+    assert Goal(bits=5.25).budget(SIZES) == SIZES.budget(5.25)
+    assert Goal(mib=3, n_ctx=4096).budget(SIZES) == 3 * 2**20 // 4096
+    assert Goal(max_kld=0.1).budget(SIZES) is None
+    for wrong in ({}, {"bits": 4, "mib": 3}, {"mib": 3}, {"bits": float("nan")}, {"max_kld": -1}):
+        with pytest.raises(KvtunerError, match=r"give|add"):
+            Goal(**wrong)
+
+
+@pytest.mark.parametrize("max_kld", [0.2, 1.0, 3.0, 12.0])
+def test_the_smallest_plan_below_a_loss_is_small(max_kld: float) -> None:
+    point = searching().below(max_kld)
+    assert point.loss <= max_kld
+    smaller = SIZES.plan(point.pairs) - 2 * SIZES.budget(0.125)
+    if smaller >= SIZES.range(CANDIDATES)[0]:
+        assert searching(0).judge.kld(solve(PRICES, CANDIDATES, SIZES, smaller)) > 0.8 * max_kld
+
+
+def test_a_loss_that_no_plan_has_is_an_error() -> None:
+    with pytest.raises(KvtunerError, match="raise --max-kld"):
+        searching().below(0.01)
+
+
+def test_the_front_falls_as_it_grows() -> None:
+    front = front_of(sweep(Neighbours(), PRICES, CANDIDATES, SIZES), SIZES, {})
+    losses = [point.loss for point in front.points]
+    assert len(losses) > 4
+    assert losses == sorted(losses, reverse=True)
+    assert front.bits(front.points[0]) == 4.5
+    assert front.best_within(SIZES.budget(6)).loss == min(p.loss for p in front.points if front.bits(p) <= 6)
+    assert front.smallest_below(losses[2]) == front.points[2]
+    assert front.best_within(1) is None

@@ -11,7 +11,9 @@ torch = pytest.importorskip("torch")
 
 from kvtuner_gguf.cachetypes import Pair  # noqa: E402
 from kvtuner_gguf.plan import ModelShape  # noqa: E402
-from kvtuner_gguf.tuning.divergence import Judge  # noqa: E402
+from kvtuner_gguf.tuning import divergence, sensitivity  # noqa: E402
+from kvtuner_gguf.tuning.divergence import Judge, Ledger  # noqa: E402
+from kvtuner_gguf.tuning.journal import Journal  # noqa: E402
 from kvtuner_gguf.tuning.pricing import one_sided, price  # noqa: E402
 from kvtuner_gguf.tuning.reference import Reference  # noqa: E402
 from kvtuner_gguf.tuning.sensitivity import profile  # noqa: E402
@@ -78,8 +80,35 @@ def test_an_exact_cache_has_no_error_and_coarser_types_have_more(profiled) -> No
 
 def test_prices_at_the_lowest_type_are_the_judged_loss(reference: Reference, tokens, profiled, tmp_path: Path) -> None:
     judge = Judge(reference, tokens)
-    prices = price(judge, profiled, NAMES)
+    prices = price(Ledger(lambda: judge, Journal()), profiled, NAMES, n_rungs=1)
     plan = [Pair("f32", "f32"), Pair("f32", "q4_0")]
     assert prices.v[1]["q4_0"] == pytest.approx(judge.kld(plan).mean().item())
     ratio = profiled.layers[0][Pair("q8_0", "f32")].error / profiled.layers[0][Pair("q4_0", "f32")].error
     assert prices.k[0]["q8_0"] == pytest.approx(prices.k[0]["q4_0"] * ratio)
+
+
+def test_a_long_context_is_measured_by_some_of_its_queries(
+    reference: Reference, tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensitivity, "WEIGHTS", 24 * 6)
+    monkeypatch.setattr(sensitivity, "ROWS", 4)
+    pair, seen = Pair("q4_0", "q5_0"), []
+    found = profile(reference, tokens, [pair], SHAPE, {}).layers[1][pair]
+    reference.run(reference.embed(tokens), capture=lambda il, *qkv: seen.append(qkv))
+    q, k, v = seen[1]
+    read_k, read_v = reference.cache.keys(k, pair.k, 1), reference.cache.values(v, pair.v, 1)
+    rows = [3, 7, 11, 15, 19, 23]
+    n_head = q.shape[1]
+    before, after = (attention(q, *kv)[1].view(2, n_head, 24, -1)[:, :, rows] for kv in ((k, v), (read_k, read_v)))
+    assert found.error == pytest.approx(((before - after).norm() / before.norm()).item() ** 2, rel=1e-3)
+    weights, read = (attention(q, *kv)[0] for kv in ((k, v), (read_k, read_v)))
+    starts = [i for i, n in enumerate(torch.arange(1, 25).repeat(2 * n_head).tolist()) for _ in range(n)]
+    wanted = torch.tensor([start % 24 in rows for start in starts])
+    assert found.e_a == pytest.approx((weights - read).abs()[wanted].mean().item(), rel=1e-3, abs=1e-7)
+
+
+def test_a_judge_finds_again_what_it_cannot_keep(reference: Reference, tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = [Pair("q4_0", "q4_0"), Pair("q8_0", "q4_0")]
+    kept = Judge(reference, tokens).kld(plan)
+    monkeypatch.setattr(divergence, "KEPT_BYTES", 0)
+    assert torch.equal(Judge(reference, tokens).kld(plan), kept)

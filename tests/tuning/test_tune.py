@@ -48,7 +48,8 @@ def test_a_restarted_forward_is_the_whole_forward(reference) -> None:
     whole._first_change = lambda pairs: 0
     assert restarted.mean() > 0
     assert torch.equal(restarted, whole.kld(plan))
-    assert judge.settle(plan) == pytest.approx(restarted.mean().item())
+    judge.settle(plan)
+    assert torch.equal(judge.kld(plan), restarted)
     assert judge.kld([Pair("f32", "f32")] * 30).mean() == pytest.approx(0, abs=1e-6)
 
 
@@ -66,9 +67,70 @@ def test_the_same_seed_gives_the_same_plan(tmp_path: Path) -> None:
     assert json.loads(result.output)["n_layer"] == 30
 
 
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+@pytest.mark.parametrize("method", ["exact", "paper"])
+def test_a_tuning_killed_anywhere_goes_on_to_the_same_plan(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    from kvtuner_gguf.tuning.journal import Journal
+
+    def tune(name: str) -> bytes:
+        args = ["tune", str(fetch_model("smollm2-135m")), "-o", str(tmp_path / name), "--method", method, *SMALL]
+        result = CliRunner().invoke(main, [*args, "--trials", "4", "--step", "2"])
+        assert result.exit_code == 0, result.output
+        return (tmp_path / name).read_bytes()
+
+    whole, append, lives = tune("whole.json"), Journal._append, 3
+
+    def kill_at_third(self: Journal, line: list) -> None:
+        nonlocal lives
+        lives -= 1
+        if lives == 0:
+            raise Killed
+        append(self, line)
+
+    monkeypatch.setattr(Journal, "_append", kill_at_third)
+    kills = 0
+    while kills < 3:
+        lives = 3 if kills == 0 else 2 + 40 * kills
+        try:
+            tune("killed.json")
+        except Killed:
+            kills += 1
+        else:
+            break
+    assert kills > 1
+    monkeypatch.setattr(Journal, "_append", append)
+    assert tune("killed.json") == whole
+
+
+def test_another_text_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    model, out = fetch_model("smollm2-135m"), tmp_path / "a.json"
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 400)
+    args = ["tune", str(model), "-o", str(out), *SMALL, "--trials", "0", "--step", "8"]
+    assert CliRunner().invoke(main, args).exit_code == 0
+    refused = CliRunner().invoke(main, [*args, "--text", str(text)])
+    assert refused.exit_code == 1
+    assert "holds a tuning with text" in refused.output
+    assert "--fresh" in refused.output
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
-    [(("--bits", "2"), "outside"), (("--candidates", "q9_9"), "q9_9"), (("--text", "/nowhere"), "cannot read")],
+    [
+        (("--bits", "2"), "2 bits per value is less than the 2.25"),
+        (("--candidates", "q9_9"), "q9_9"),
+        (("--text", "/nowhere"), "cannot read"),
+        (("--mib", "100"), "--for-ctx"),
+        (("--bits", "4", "--max-kld", "0.1"), "one goal"),
+        (("--backend", "abacus"), "cpu, cuda, metal, vulkan, portable"),
+        (("--tokens", "8"), "at least one context"),
+    ],
 )
 def test_bad_input_is_one_line(args: tuple[str, ...], words: str, tmp_path: Path) -> None:
     model = fetch_model("smollm2-135m")

@@ -1,0 +1,81 @@
+"""What the JSON files of all stages have in common: how they are read, and the header that says what they are of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kvtuner_gguf import atomicfile
+from kvtuner_gguf.errors import KvtunerError
+
+if TYPE_CHECKING:
+    from kvtuner_gguf.plan import ModelShape
+
+MAX_JSON_BYTES = 16 << 20
+
+T = TypeVar("T")
+
+
+def load(path: Path, parse: Callable[[object], T], what: str) -> T:
+    """``parse`` of the JSON at ``path``, which is a ``what``.
+
+    Raises `KvtunerError`, which names the file, where it cannot be read, is too large or not JSON, or ``parse`` fails.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            raw = file.read(MAX_JSON_BYTES + 1)
+    except OSError as err:
+        raise KvtunerError(f"cannot read {path}: {err.strerror}; check the path") from err
+    if len(raw) > MAX_JSON_BYTES:
+        raise KvtunerError(f"{path}: more than {MAX_JSON_BYTES >> 20} MiB is no {what}: check the path")
+    try:
+        return parse(json.loads(raw.decode()))
+    except KvtunerError as err:
+        raise KvtunerError(f"{path}: {err}") from err
+    except (ValueError, RecursionError) as err:  # no UTF-8, no JSON, or a number of thousands of digits
+        reason = str(err).splitlines()[0]
+        raise KvtunerError(f"{path}: not JSON ({reason}): correct it or tune again") from err
+
+
+def save(path: Path, data: Mapping[str, Any]) -> None:
+    """Replace the file at ``path`` by ``data`` as JSON."""
+    atomicfile.write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def stage_to_json(
+    schema: str, model: ModelShape, provenance: Mapping[str, Any], body: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The file of a stage: its schema and model, ``body``, and where it comes from."""
+    return {"schema": schema, "model": model.to_json(), **body, "provenance": dict(provenance)}
+
+
+def stage_from_json(data: object, schema: str) -> tuple[ModelShape, Mapping[str, Any], Mapping[str, Any]]:
+    """Model, provenance and the whole of a stage's file.
+
+    Raises `KvtunerError` where it is no file of ``schema``.
+    """
+    from kvtuner_gguf.plan import ModelShape
+
+    if not isinstance(data, Mapping) or data.get("schema") != schema:
+        found = data.get("schema") if isinstance(data, Mapping) else type(data).__name__
+        raise KvtunerError(f"the schema is {found!r}, not {schema!r}: run the stage that writes it again")
+    provenance = data.get("provenance", {})
+    if not isinstance(provenance, Mapping):
+        raise KvtunerError("'provenance' must be an object: run the stage again")
+    return ModelShape.from_json(data.get("model")), provenance, data
+
+
+def layers_from_json(layers: object, n_layer: int, parse: Callable[[Any], T]) -> tuple[T, ...]:
+    """``parse`` of the entry of each layer; errors name the layer."""
+    if not isinstance(layers, list) or len(layers) != n_layer:
+        found = len(layers) if isinstance(layers, list) else type(layers).__name__
+        raise KvtunerError(f"'layers' has {found} entries, the model {n_layer} layers: run the stage again")
+    parsed = []
+    for il, entry in enumerate(layers):
+        try:
+            parsed.append(parse(entry))
+        except (AttributeError, TypeError, ValueError, KeyError, KvtunerError) as err:
+            raise KvtunerError(f"layer {il} is damaged ({err}): run the stage again") from err
+    return tuple(parsed)

@@ -1,0 +1,115 @@
+"""What the commands of the tuning's stages have in common: their options, and what they need installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from kvtuner_gguf.errors import KvtunerError
+
+if TYPE_CHECKING:
+    from kvtuner_gguf.backends import Backend
+    from kvtuner_gguf.plan import ModelShape
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+DEFAULT_BACKEND = "cpu"
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def measure_options(command: Command) -> Command:
+    """Options of what measures a model on a text."""
+    for option in reversed(_MEASURE):
+        command = option(command)
+    return command
+
+
+def goal_options(command: Command) -> Command:
+    """Options of what a plan is searched for."""
+    for option in reversed(_GOAL):
+        command = option(command)
+    return command
+
+
+_MEASURE = (
+    click.option("--text", type=FILE, help="Calibration text, UTF-8. Default: a web text that is fetched once."),
+    click.option("--tokens", type=int, default=1024, show_default=True, help="Calibration tokens."),
+    click.option("--ctx", type=int, default=512, show_default=True, help="Context length of a chunk of them."),
+    click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same plan."),
+    click.option(
+        "--backend",
+        metavar="NAME",
+        help="Only pairs that it runs fast: cpu, cuda, metal, vulkan, or portable, which all of them run.  [cpu]",
+    ),
+    click.option("--candidates", metavar="A,B,...", help="In place of --backend: any pair of these cache types."),
+    click.option(
+        "--center/--no-center",
+        default=True,
+        show_default=True,
+        help="Take off what the keys have in common; left out where the architecture forbids it.",
+    ),
+    click.option("--threads", type=int, help="Threads of the reference model. Default: all processors."),
+    click.option(
+        "--work", type=FOLDER, help="Folder that keeps what is finished; interrupted, go on with the same command."
+    ),
+    click.option("--fresh", is_flag=True, help="Forget what the folder holds and begin anew."),
+)
+
+_GOAL = (
+    click.option("--bits", type=float, help="Budget in true bits per value.  [6.5]"),
+    click.option("--mib", type=float, help="Budget in MiB for the tokens of --for-ctx."),
+    click.option("--for-ctx", type=int, metavar="N", help="How many tokens --mib is for."),
+    click.option("--max-kld", type=float, help="No budget: the smallest plan of at most this mean KLD (nats)."),
+    click.option(
+        "--trials", type=int, help="Plans judged whole: in each refinement [40], or in all by the paper's method [200]."
+    ),
+    click.option("--rungs", type=int, default=2, show_default=True, help="Types measured in every layer."),
+    click.option(
+        "--step", type=float, default=0.5, show_default=True, help="Bits per value between points of the front."
+    ),
+)
+
+
+def chosen_backend(name: str | None, candidates: str | None) -> Backend:
+    """The pairs that may be used; raises `KvtunerError` where both or unknown ones are named."""
+    from kvtuner_gguf.backends import backend, of_types
+
+    if name and candidates:
+        raise KvtunerError("--backend and --candidates both say which types to use: give one of them")
+    return of_types(candidates.split(",")) if candidates else backend(name or DEFAULT_BACKEND)
+
+
+def shape_to_tune(model: Path, center: bool) -> tuple[ModelShape, bool]:
+    """The shape of ``model``, and whether its keys are to be centered."""
+    from kvtuner_gguf.gguffile.shape import centering_obstacle, model_shape, read_model
+
+    headers = read_model(model)
+    if center and (obstacle := centering_obstacle(headers)):
+        click.echo(f"keys are not centered, since this model {obstacle}", err=True)
+        center = False
+    return model_shape(headers), center
+
+
+def import_torch(threads: int | None) -> None:
+    """Raise `KvtunerError` where what `kvtuner_gguf.tuning` needs is not installed; set torch's threads."""
+    try:
+        import accelerate  # noqa: F401
+        import torch
+        import transformers  # noqa: F401
+    except ImportError as err:
+        raise KvtunerError(f"tuning needs {err.name}: pip install 'kvtuner-gguf[tune]'") from err
+    if threads is not None:
+        torch.set_num_threads(max(1, threads))
+
+
+def default_text() -> Path:
+    """The pinned calibration text, fetched once."""
+    from kvtuner_gguf import assets
+    from kvtuner_gguf.report.progress import byte_progress
+
+    with byte_progress("fetch the calibration text") as progress:
+        return assets.fetch_text("web", progress)
