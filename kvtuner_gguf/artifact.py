@@ -76,6 +76,6 @@ def layers_from_json(layers: object, n_layer: int, parse: Callable[[Any], T]) ->
     for il, entry in enumerate(layers):
         try:
             parsed.append(parse(entry))
-        except (AttributeError, TypeError, ValueError, KeyError, KvtunerError) as err:
+        except (AttributeError, TypeError, ValueError, KeyError, OverflowError, KvtunerError) as err:
             raise KvtunerError(f"layer {il} is damaged ({err}): run the stage again") from err
     return tuple(parsed)

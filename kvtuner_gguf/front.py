@@ -90,7 +90,7 @@ class Front:
 def _point(i: int, data: object) -> Point:
     try:
         return Point(tuple(map(Pair.parse, data["layers"])), data["loss"], data.get("priced"))
-    except (AttributeError, TypeError, KeyError, KvtunerError) as err:
+    except (AttributeError, TypeError, KeyError, OverflowError, KvtunerError) as err:
         raise KvtunerError(f"point {i} of the front is damaged ({err}): search again") from err
 
 

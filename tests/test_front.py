@@ -44,6 +44,7 @@ def test_a_front_survives_its_file() -> None:
         (lambda d: d["points"].append(3), "point 3 of the front is damaged"),
         (lambda d: d["points"][1].update(loss="low"), "point 1 of the front is damaged"),
         (lambda d: d["points"][1].update(loss=float("nan")), "not a finite number"),
+        (lambda d: d["points"][1].update(loss=10**400), "point 1 of the front is damaged"),
         (lambda d: d["points"][1].update(layers=["q4_0"]), "1 layers, the model 2"),
         (lambda d: d["points"].reverse(), "order of their bytes"),
         (lambda d: d.update(provenance=[]), "'provenance' must be an object"),

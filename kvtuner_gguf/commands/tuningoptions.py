@@ -98,6 +98,7 @@ def import_torch(threads: int | None) -> None:
     """Raise `KvtunerError` where what `kvtuner_gguf.tuning` needs is not installed; set torch's threads."""
     try:
         import accelerate  # noqa: F401
+        import optuna  # noqa: F401
         import torch
         import transformers  # noqa: F401
     except ImportError as err:

@@ -47,7 +47,7 @@ def test_prices_survive_their_file_and_refuse_damage() -> None:
     assert Prices.from_json(data) == prices
     assert prices.has(["q4_0"])
     assert not prices.has(["q4_0", "q8_0"])
-    for wrong in (-1, "0.1", None, True, float("inf"), [1]):
+    for wrong in (-1, "0.1", None, True, float("inf"), [1], 10**400):
         data["layers"][1]["v"]["q4_0"] = wrong
         with pytest.raises(KvtunerError, match="layer 1 is damaged"):
             Prices.from_json(data)
