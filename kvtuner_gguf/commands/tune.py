@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from kvtuner_gguf.commands.tuningoptions import (
 
 if TYPE_CHECKING:
     from kvtuner_gguf.evaluation import Row
-    from kvtuner_gguf.tuning.tune import Tuned
+    from kvtuner_gguf.tuning.tune import TaskJudge, Tuned
 
 # the types for the paper's 8, 4 and 2 bits
 PAPER_TYPES = "q8_0,q4_0,q2_nl"
@@ -38,6 +40,17 @@ SHOWN_REASONS = 8
     show_default=True,
     help="Prices and an exact solver, or the groups and the genetic search of the KVTuner paper.",
 )
+@click.option(
+    "--objective",
+    type=click.Choice(["kld", "perplexity", "failed"]),
+    default="kld",
+    show_default=True,
+    help="What the paper's method minimises; failed: the share of --tasks that llama.cpp does not solve.",
+)
+@click.option(
+    "--tasks", type=FILE, help="JSON lines with 'question' and 'answer', as in GSM8K; the last 4 are examples."
+)
+@click.option("--n-tasks", type=int, default=200, show_default=True, help="Tasks of that file.")
 @goal_options
 @measure_options
 @click.option("--png", type=FILE, help="Also draw the front, KLD against bits, to this file.")
@@ -46,7 +59,15 @@ SHOWN_REASONS = 8
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def tune_command(
-    model: Path, out: Path, png: Path | None, native: bool, as_json: bool, work: Path | None, **options: Any
+    model: Path,
+    out: Path,
+    tasks: Path | None,
+    n_tasks: int,
+    png: Path | None,
+    native: bool,
+    as_json: bool,
+    work: Path | None,
+    **options: Any,
 ) -> None:
     """Search the K and V cache type of each layer of MODEL.
 
@@ -64,7 +85,9 @@ def tune_command(
     from kvtuner_gguf.tuning.tune import tune
 
     text = options["text"] or default_text()
-    tuned = tune(model, shape, text, settings, work or out.with_suffix(".tune"), fresh, step_progress)
+    folder = work or out.with_suffix(".tune")
+    with _task_judge(model, options["objective"], tasks, n_tasks, options["threads"]) as by_tasks:
+        tuned = tune(model, shape, text, settings, folder, fresh, step_progress, by_tasks)
     tuned.plan.save(out)
     if png is not None:
         from kvtuner_gguf.report.front import save_front_chart
@@ -96,6 +119,24 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
     click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers; prune it with 'kvtuner-gguf prune {out}'")
 
 
+@contextmanager
+def _task_judge(
+    model: Path, objective: str, tasks: Path | None, n_tasks: int, threads: int | None
+) -> Iterator[TaskJudge | None]:
+    """What judges plans by tasks, where they are the objective."""
+    if objective != "failed":
+        yield None
+        return
+    from kvtuner_gguf.errors import KvtunerError
+    from kvtuner_gguf.runtime.tasks import TaskRunner
+    from kvtuner_gguf.tasks import load_tasks
+
+    if tasks is None:
+        raise KvtunerError("--objective failed needs --tasks: give a file of tasks")
+    with TaskRunner(model, load_tasks(tasks, n_tasks), threads) as runner:
+        yield runner
+
+
 def make_settings(model: Path, options: dict[str, Any]) -> tuple:
     """The shape of the model and the settings that ``options`` stand for."""
     import_torch(options["threads"])
@@ -122,7 +163,15 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
     method = options["method"]
     trials = options["trials"] if options["trials"] is not None else {"exact": 40, "paper": 200}[method]
     goal = Goal(bits, mib, options["for_ctx"], max_kld)
-    return {"goal": goal, "method": method, "trials": trials, "n_rungs": options["rungs"], "step": options["step"]}
+    objective = options.get("objective", "kld")
+    return {
+        "goal": goal,
+        "method": method,
+        "objective": objective,
+        "trials": trials,
+        "n_rungs": options["rungs"],
+        "step": options["step"],
+    }
 
 
 def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:

@@ -21,6 +21,7 @@ from kvtuner_gguf.plan import Plan
 from kvtuner_gguf.runtime.nativelog import NativeLog, captured_log
 
 _OK = 0
+MAX_PIECE = 256  # bytes of a token
 
 
 def patched_llama_cpp() -> ModuleType:
@@ -120,6 +121,16 @@ class Model:
         if n_tokens < 0:
             raise KvtunerError(f"the tokenizer refuses a text of {len(raw)} bytes: give a shorter --text")
         return tokens[:n_tokens].copy()
+
+    def piece(self, token: int) -> bytes:
+        """What ``token`` stands for in a text."""
+        room = ctypes.create_string_buffer(MAX_PIECE)
+        n_bytes = self._lib.llama_token_to_piece(self._vocab, token, room, MAX_PIECE, 0, False)
+        return room.raw[: max(0, n_bytes)]
+
+    def ends(self, token: int) -> bool:
+        """Whether ``token`` ends what a model writes."""
+        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
 
     @contextmanager
     def context(self, cache: Pair | Plan, n_ctx: int, n_batch: int) -> Iterator[Context]:

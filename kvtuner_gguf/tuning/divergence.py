@@ -32,6 +32,7 @@ class Judge:
         n_bytes = sum(len(rows) for rows in self._output) * reference.n_vocab * output.element_size()
         self._exact = [reference.log_probs(rows) for rows in self._output] if n_bytes <= KEPT_BYTES else None
         self._pairs: tuple[Pair, ...] = (EXACT,) * reference.n_layer
+        self._following = tokens[:, self._first + 1 :]
 
     def _scored(self, hidden: Tensor) -> Sequence[Tensor]:
         return hidden[:, self._first :].flatten(0, 1).split(ROWS)
@@ -51,6 +52,14 @@ class Judge:
         first = self._first_change(pairs)
         return self._tokens_kld(self.reference.run(self._inputs[first], pairs, first))
 
+    def nll(self, pairs: Sequence[Pair]) -> Tensor:
+        """Negative log-likelihood in nats of every token after a scored one, under ``pairs``."""
+        first = self._first_change(pairs)
+        output = self.reference.run(self._inputs[first], pairs, first)[:, self._first : -1].flatten(0, 1)
+        following = self._following.flatten().to(output.device)
+        parts = zip(output.split(ROWS), following.split(ROWS), strict=True)
+        return -torch.cat([self.reference.log_probs(rows).gather(-1, next[:, None])[:, 0] for rows, next in parts])
+
     def _first_change(self, pairs: Sequence[Pair]) -> int:
         changed = (il for il, (a, b) in enumerate(zip(self._pairs, pairs, strict=True)) if a != b)
         return next(changed, len(self._pairs) - 1)
@@ -62,7 +71,7 @@ class Judge:
 
 
 class Ledger:
-    """Mean KLDs of plans in nats per token: those in the journal from there, others measured, and written there.
+    """What plans lose on average: those in the journal from there, others measured, and written there.
 
     The judge is made when the first plan has to be measured. ``name`` parts the plans of one judge from another's.
     """
@@ -73,22 +82,25 @@ class Ledger:
         self._base: tuple[Pair, ...] | None = None
 
     def kld(self, pairs: Sequence[Pair]) -> float:
-        """The mean KLD of ``pairs``."""
-        return self._journal.remember(self._key(pairs), lambda: self._measure(pairs))
+        """The mean KLD of ``pairs`` in nats per token."""
+        key = " ".join([self._name, *map(str, pairs)])
+        return self._journal.remember(key, lambda: self._ready().kld(pairs).mean().item())
+
+    def perplexity(self, pairs: Sequence[Pair]) -> float:
+        """The perplexity of the text under ``pairs``."""
+        key = " ".join([self._name, "perplexity", *map(str, pairs)])
+        return self._journal.remember(key, lambda: self._ready().nll(pairs).mean().exp().item())
 
     def settle(self, pairs: Sequence[Pair]) -> None:
         """Say that later plans differ little from ``pairs``: their forwards restart there."""
         self._base = tuple(pairs)
 
-    def _key(self, pairs: Sequence[Pair]) -> str:
-        return " ".join([self._name, *map(str, pairs)])
-
-    def _measure(self, pairs: Sequence[Pair]) -> float:
+    def _ready(self) -> Judge:
         if self._judge is None:
             self._judge = self._make()
         if self._base is not None:
             self._judge.settle(self._base)
-        return self._judge.kld(pairs).mean().item()
+        return self._judge
 
 
 def _kld(exact: Tensor, changed: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -44,6 +44,16 @@ Stage = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Opens a progress display with a title; gives a callback of steps done and steps in all."""
 
 METHODS = ("exact", "paper")
+OBJECTIVES = ("kld", "perplexity", "failed")
+
+
+class TaskJudge(Protocol):
+    """Judges plans by tasks; ``name`` stands for which these are."""
+
+    name: str
+
+    def failed_share(self, plan: Plan) -> float:
+        """The share of the tasks, 0 to 1, that the model fails with the caches of ``plan``."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,8 @@ class Settings:
     """What `tune` is asked for.
 
     ``trials``: plans that are judged whole, in a refinement (exact) or in all (paper). ``n_rungs``: types that are
-    measured in every layer. ``step``: bits between the points of the front.
+    measured in every layer. ``step``: bits between the points of the front. ``objective``: what the paper's method
+    minimises, one of `OBJECTIVES`.
     """
 
     goal: Goal = field(default_factory=lambda: Goal(bits=DEFAULT_BITS))
@@ -64,8 +75,13 @@ class Settings:
     n_rungs: int = 2
     step: float = 0.5
     center: bool = True
+    objective: str = "kld"
 
     def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES or (self.method == "exact" and self.objective != "kld"):
+            raise KvtunerError(f"the objective {self.objective!r} is for --method paper: use kld, or that method")
+        if self.objective != "kld" and self.goal.max_kld is not None:
+            raise KvtunerError("--max-kld is a bound of the objective kld: give a budget")
         if self.method not in METHODS:
             raise KvtunerError(f"unknown method {self.method!r}: use one of {', '.join(METHODS)}")
         if self.n_ctx < 16 or self.n_tokens < self.n_ctx:
@@ -80,15 +96,15 @@ class Settings:
 class Tuned:
     """The plan with what led to it; ``prices`` is None with the paper's method.
 
-    ``kld_tuning``: mean KLD on the tuning text in nats per token, against the exact model. ``row``: the plan on the
-    held-out text, ``held_out``, against the f16 cache, as `eval` has it.
+    ``loss_tuning``: the objective on the tuning text, for KLD the mean in nats per token against the exact model.
+    ``row``: the plan on the held-out text, ``held_out``, against the f16 cache, as `eval` has it.
     """
 
     plan: Plan
     front: Front
     profile: Profile
     prices: Prices | None
-    kld_tuning: float
+    loss_tuning: float
     row: Row
     held_out: list[np.ndarray]
 
@@ -101,6 +117,7 @@ def tune(
     folder: Path | None = None,
     fresh: bool = False,
     stage: Stage | None = None,
+    by_tasks: TaskJudge | None = None,
 ) -> Tuned:
     """Search a plan for ``model`` on ``text``; the same settings give the same plan, after an interruption, too.
 
@@ -108,7 +125,7 @@ def tune(
     """
     tuner = Tuner(model, shape, text, settings, folder, fresh, stage)
     tuner.check_goal()
-    return tuner.paper() if settings.method == "paper" else tuner.exact()
+    return tuner.paper(by_tasks) if settings.method == "paper" else tuner.exact()
 
 
 class Tuner:
@@ -229,20 +246,37 @@ class Tuner:
         made = cluster(self.profile, self.candidates)
         return self._work.stage("groups", Groups.from_json, lambda: made, made.__eq__)
 
-    def paper(self) -> Tuned:
-        """The plan by groups of layers and a genetic search, as in the paper."""
+    def paper(self, by_tasks: TaskJudge | None = None) -> Tuned:
+        """The plan by groups of layers and a genetic search, as in the paper.
+
+        ``by_tasks`` is needed where failed tasks are the objective.
+        """
         goal, trials = self._settings.goal, self._settings.trials
         budget = goal.budget(self._sizes)
         bits = None if budget is None else self._sizes.bits(budget)
         settings = GeneticSettings(trials, seed=self._settings.seed, max_bits=bits, max_loss=goal.max_kld)
         storage = None if self._work.folder is None else self._work.folder / "optuna.log"
         with self._stage(f"search {goal}") as progress:
-            points = genetic_search(self.groups, self._ledger.kld, settings, storage, progress=progress)
-        front = Front(self._shape, "kld", points, self._facts)
+            points = genetic_search(self.groups, self._loss(by_tasks), settings, storage, progress=progress)
+        front = Front(self._shape, self._settings.objective, points, self._facts)
         point = front.smallest_below(goal.max_kld) if budget is None else front.best_within(budget)
         if point is None:
             raise KvtunerError(f"none of {trials} trials meets {goal}: raise --trials or the goal")
         return self._verified(point, front, None)
+
+    def _loss(self, by_tasks: TaskJudge | None) -> Callable[[Sequence[Pair]], float]:
+        if self._settings.objective != "failed":
+            return self._ledger.perplexity if self._settings.objective == "perplexity" else self._ledger.kld
+        if by_tasks is None:
+            raise KvtunerError("failed tasks need tasks: give --tasks")
+
+        def loss(pairs: Sequence[Pair]) -> float:
+            centers = self.centers.of_quantized(pairs) if self.centers else None
+            plan = Plan(tuple(pairs), self._shape, centers=centers)
+            key = " ".join(["failed", by_tasks.name, *map(str, pairs)])
+            return self._work.journal.remember(key, lambda: by_tasks.failed_share(plan))
+
+        return loss
 
     def _verified(self, point: Point, front: Front, prices: Prices | None) -> Tuned:
         """``point`` as a plan, judged on the held-out text."""
@@ -254,9 +288,10 @@ class Tuner:
         provenance = {
             **self._facts,
             "method": self._settings.method,
+            "objective": self._settings.objective,
             "goal": str(self._settings.goal),
             "candidates": list(self._backend.names),
-            "kld_tuning": point.loss,
+            "loss_tuning": point.loss,
             "kld_priced": point.priced,
             **{name: getattr(row, name) for name in ("kld_mean", "kld_median", "same_top", "ppl_ratio")},
         }

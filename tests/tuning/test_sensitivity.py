@@ -112,3 +112,11 @@ def test_a_judge_finds_again_what_it_cannot_keep(reference: Reference, tokens, m
     kept = Judge(reference, tokens).kld(plan)
     monkeypatch.setattr(divergence, "KEPT_BYTES", 0)
     assert torch.equal(Judge(reference, tokens).kld(plan), kept)
+
+
+def test_perplexity_is_that_of_the_tokens_that_follow(reference: Reference, tokens) -> None:
+    plan = [Pair("q4_0", "q4_0"), Pair("q8_0", "q4_0")]
+    log_probs = reference.log_probs(reference.run(reference.embed(tokens), plan)).double()
+    following = log_probs[:, 6:-1].gather(-1, tokens[:, 7:, None])
+    ledger = Ledger(lambda: Judge(reference, tokens), Journal())
+    assert ledger.perplexity(plan) == pytest.approx(following.mean().neg().exp().item(), rel=1e-5)
