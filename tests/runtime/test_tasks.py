@@ -10,13 +10,13 @@ from kvtuner_gguf.plan import Plan
 from kvtuner_gguf.tasks import Task
 
 pytestmark = [pytest.mark.native, pytest.mark.model]
-COUNT = "Question: what comes after one, two, three?\nAnswer: four\n#### 4\n\n"
+EXAMPLES = "".join(f"Question: what is {n}?\nAnswer: #### {n}\n\n" for n in (7, 12, 5, 31))
 
 
 def test_tasks_are_solved_or_failed_the_same_each_time() -> None:
     from kvtuner_gguf.runtime.tasks import TaskRunner
 
-    easy = Task(f"{COUNT}Question: what comes after one, two, three?\nAnswer:", "4")
+    easy = Task(f"{EXAMPLES}Question: what is 23?\nAnswer:", "23")
     tasks = [easy, Task(easy.prompt, "no number is this")]
     plan = Plan.uniform(Pair("q8_0", "q8_0"), 30)
     with TaskRunner(fetch_model("smollm2-135m"), tasks, n_predict=24) as runner:

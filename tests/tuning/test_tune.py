@@ -67,59 +67,6 @@ def test_the_same_seed_gives_the_same_plan(tmp_path: Path) -> None:
     assert json.loads(result.output)["n_layer"] == 30
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
-@pytest.mark.parametrize("method", ["exact", "paper"])
-def test_a_tuning_killed_anywhere_goes_on_to_the_same_plan(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("torch")
-    from kvtuner_gguf.tuning.journal import Journal
-
-    def tune(name: str) -> bytes:
-        args = ["tune", str(fetch_model("smollm2-135m")), "-o", str(tmp_path / name), "--method", method, *SMALL]
-        result = CliRunner().invoke(main, [*args, "--trials", "4", "--step", "2"])
-        assert result.exit_code == 0, result.output
-        return (tmp_path / name).read_bytes()
-
-    whole, append, lives = tune("whole.json"), Journal._append, 3
-
-    def kill_at_third(self: Journal, line: list) -> None:
-        nonlocal lives
-        lives -= 1
-        if lives == 0:
-            raise Killed
-        append(self, line)
-
-    monkeypatch.setattr(Journal, "_append", kill_at_third)
-    kills = 0
-    while kills < 3:
-        lives = 3 if kills == 0 else 2 + 40 * kills
-        try:
-            tune("killed.json")
-        except Killed:
-            kills += 1
-        else:
-            break
-    assert kills > 1
-    monkeypatch.setattr(Journal, "_append", append)
-    assert tune("killed.json") == whole
-
-
-def test_another_text_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    model, out = fetch_model("smollm2-135m"), tmp_path / "a.json"
-    text = tmp_path / "text.txt"
-    text.write_text("The quick brown fox jumps over the lazy dog. " * 400)
-    args = ["tune", str(model), "-o", str(out), *SMALL, "--trials", "0", "--step", "8"]
-    assert CliRunner().invoke(main, args).exit_code == 0
-    refused = CliRunner().invoke(main, [*args, "--text", str(text)])
-    assert refused.exit_code == 1
-    assert "holds a tuning with text" in refused.output
-    assert "--fresh" in refused.output
-
-
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -1,0 +1,129 @@
+"""A tuning of a tiny model, killed and continued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+pytest.importorskip("torch")
+
+from kvtuner_gguf.cli import main
+from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.tuning.journal import Journal
+
+N_LAYER = 3
+TYPES = "q8_0,q4_0,q2_nl"
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+class Tuning:
+    """`tune` on a tiny model and a text of random words, with folders of its own."""
+
+    def __init__(self, folder: Path, tiny) -> None:
+        self.folder = folder
+        self.model = tiny(folder / "m.gguf", "llama", n_layer=N_LAYER)
+        self.text = folder / "text.txt"
+        self.text.write_text(" ".join(f"word{i * i % 977}" for i in range(4000)))
+
+    def run(self, name: str, *args: str) -> Result:
+        options = ["--text", str(self.text), "--tokens", "64", "--ctx", "32", "--candidates", TYPES, "--step", "1"]
+        command = ["tune", str(self.model), "-o", str(self.folder / name), *options, "--no-native", *args]
+        return CliRunner().invoke(main, command)
+
+    def plan(self, name: str, *args: str) -> bytes:
+        result = self.run(name, *args)
+        assert result.exit_code == 0, result.output
+        return (self.folder / name).read_bytes()
+
+
+@pytest.fixture
+def tuning(tmp_path: Path, tiny) -> Tuning:
+    return Tuning(tmp_path, tiny)
+
+
+@pytest.mark.parametrize(
+    "goal",
+    [("--bits", "4"), ("--max-kld", "0.05"), ("--bits", "5", "--method", "paper", "--trials", "12")],
+    ids=["bits", "max-kld", "paper"],
+)
+def test_killed_anywhere_it_goes_on_to_the_same_plan(
+    goal: tuple[str, ...], tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, append = tuning.plan("whole.json", *goal), Journal._append
+    lives, kills = 3, 0
+
+    def die_at_the_third(self: Journal, line: list) -> None:
+        nonlocal lives
+        lives -= 1
+        if lives == 0:
+            raise Killed
+        append(self, line)
+
+    monkeypatch.setattr(Journal, "_append", die_at_the_third)
+    killed = None
+    while killed is None:
+        lives = 3
+        try:
+            killed = tuning.plan("killed.json", *goal)
+        except Killed:
+            kills += 1
+    assert kills > 2
+    assert killed == whole
+
+
+def test_another_goal_measures_nothing_twice(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuning.plan("a.json", "--bits", "6", "--work", str(tuning.folder / "work"))
+    before = (tuning.folder / "work" / "journal.jsonl").read_text().splitlines()
+    tuning.plan("b.json", "--bits", "4", "--work", str(tuning.folder / "work"))
+    after = (tuning.folder / "work" / "journal.jsonl").read_text().splitlines()
+    assert after[: len(before)] == before
+    assert len(set(after)) == len(after)
+    bits = [Plan.load(tuning.folder / name).bits_per_value() for name in ("a.json", "b.json")]
+    assert 4 < bits[0] <= 6
+    assert bits[1] <= 4
+
+
+def test_another_text_in_the_same_folder_is_refused(tuning: Tuning) -> None:
+    tuning.plan("a.json")
+    tuning.text.write_text("other " + tuning.text.read_text())
+    refused = tuning.run("a.json")
+    assert refused.exit_code == 1
+    assert "holds a tuning with text" in refused.output
+    assert "--fresh" in refused.output
+    tuning.plan("a.json", "--fresh")
+
+
+def test_memory_is_a_budget(tuning: Tuning) -> None:
+    n_values = N_LAYER * 2 * 2 * 64
+    mib = 4.0 * n_values / 8 * 1000 / 2**20
+    tuning.plan("a.json", "--mib", f"{mib}", "--for-ctx", "1000")
+    assert Plan.load(tuning.folder / "a.json").bits_per_value() <= 4
+
+
+def test_the_stages_one_by_one_give_what_tune_gives(tuning: Tuning) -> None:
+    options = ["--text", str(tuning.text), "--tokens", "64", "--ctx", "32", "--candidates", TYPES]
+    names = [str(tuning.folder / f"{name}.json") for name in ("profile", "candidates", "groups", "plan", "front")]
+    profile, candidates, groups, plan, front = names
+    model = str(tuning.model)
+    for command in (
+        ["profile", model, "-o", profile, *options],
+        ["prune", profile, "-o", candidates],
+        ["search", model, profile, candidates, "-o", plan, "--front", front, "--bits", "4", "--step", "1", *options],
+    ):
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 0, result.output
+    tuning.plan("tuned.json", "--bits", "4")
+    assert Plan.load(Path(plan)).pairs == Plan.load(tuning.folder / "tuned.json").pairs
+    for command in (
+        ["prune", profile, "-o", candidates, "--rule", "paper"],
+        ["cluster", profile, candidates, "-o", groups],
+        ["search", model, profile, groups, "-o", plan, "--bits", "4", "--trials", "10", *options],
+    ):
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 0, result.output
+    assert Plan.load(Path(plan)).bits_per_value() <= 4
