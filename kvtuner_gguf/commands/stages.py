@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kvtuner_gguf.commands.tune import make_settings, print_tuned
-from kvtuner_gguf.commands.tuningoptions import FILE, default_text, goal_options, import_torch, measure_options
+from kvtuner_gguf.commands.tuningoptions import FILE, goal_options, import_torch, measure_options, texts_of
 
 
 @click.command("prune")
@@ -85,7 +85,7 @@ def search_command(
     candidates, groups = artifact.load(stage, candidates_or_groups, "candidates or groups")
     method = "exact" if groups is None else "paper"
     shape, settings = make_settings(model, {**options, "method": method})
-    text = options["text"] or default_text()
+    text = texts_of(options["texts"])
     tuner = Tuner(model, shape, text, settings, options["work"], options["fresh"], step_progress)
     tuner.take(profiled, candidates, groups)
     tuned = tuner.exact() if groups is None else tuner.paper()

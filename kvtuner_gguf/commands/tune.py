@@ -13,11 +13,11 @@ import click
 from kvtuner_gguf.commands.tuningoptions import (
     FILE,
     chosen_backend,
-    default_text,
     goal_options,
     import_torch,
     measure_options,
     shape_to_tune,
+    texts_of,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def tune_command(
     from kvtuner_gguf.report.progress import step_progress
     from kvtuner_gguf.tuning.tune import tune
 
-    text = options["text"] or default_text()
+    text = texts_of(options["texts"])
     folder = work or out.with_suffix(".tune")
     with _task_judge(model, options["objective"], tasks, n_tasks, options["threads"]) as by_tasks:
         tuned = tune(model, shape, text, settings, folder, fresh, step_progress, by_tasks)
@@ -113,7 +113,7 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
     from kvtuner_gguf.report.progress import step_progress
     from kvtuner_gguf.tuning.tune import Tuner
 
-    tuner = Tuner(model, shape, options["text"] or default_text(), settings, work, fresh, step_progress)
+    tuner = Tuner(model, shape, texts_of(options["texts"]), settings, work, fresh, step_progress)
     artifact.save(out, tuner.profile.to_json())
     n_pairs = len(tuner.profile.layers[0])
     click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers; prune it with 'kvtuner-gguf prune {out}'")
@@ -170,6 +170,7 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
         "objective": objective,
         "trials": trials,
         "n_rungs": options["rungs"],
+        "evolve": options["evolve"],
         "step": options["step"],
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ from kvtuner_gguf.errors import KvtunerError
 if TYPE_CHECKING:
     from kvtuner_gguf.backends import Backend
     from kvtuner_gguf.plan import ModelShape
+    from kvtuner_gguf.tuning.calibration import Texts
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -36,7 +37,13 @@ def goal_options(command: Command) -> Command:
 
 
 _MEASURE = (
-    click.option("--text", type=FILE, help="Calibration text, UTF-8. Default: a web text that is fetched once."),
+    click.option(
+        "--text",
+        "texts",
+        metavar="FILE[=W]",
+        multiple=True,
+        help="Calibration text, UTF-8, with its weight among others. Repeatable. Default: a web text, fetched once.",
+    ),
     click.option("--tokens", type=int, default=1024, show_default=True, help="Calibration tokens."),
     click.option("--ctx", type=int, default=512, show_default=True, help="Context length of a chunk of them."),
     click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same plan."),
@@ -66,6 +73,9 @@ _GOAL = (
     click.option("--max-kld", type=float, help="No budget: the smallest plan of at most this mean KLD (nats)."),
     click.option(
         "--trials", type=int, help="Plans judged whole: in each refinement [40], or in all by the paper's method [200]."
+    ),
+    click.option(
+        "--evolve", type=int, default=0, show_default=True, help="Then evolve the front by so many trials of NSGA-II."
     ),
     click.option("--rungs", type=int, default=2, show_default=True, help="Types measured in every layer."),
     click.option(
@@ -105,6 +115,23 @@ def import_torch(threads: int | None) -> None:
         raise KvtunerError(f"tuning needs {err.name}: pip install 'kvtuner-gguf[tune]'") from err
     if threads is not None:
         torch.set_num_threads(max(1, threads))
+
+
+def texts_of(names: Sequence[str]) -> Texts:
+    """The texts that are named, or else the default one."""
+    from kvtuner_gguf.tuning.calibration import Texts
+
+    parts = [_text_and_weight(name) for name in names] or [(default_text(), 1.0)]
+    paths, weights = zip(*parts, strict=True)
+    return Texts(paths, weights)
+
+
+def _text_and_weight(name: str) -> tuple[Path, float]:
+    path, equals, weight = name.rpartition("=")
+    try:
+        return (Path(path), float(weight)) if equals and not Path(name).exists() else (Path(name), 1.0)
+    except ValueError:
+        return Path(name), 1.0
 
 
 def default_text() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,56 @@ class Calibration:
     @property
     def n_tokens(self) -> int:
         return self.tuning.numel()
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts to calibrate on, and how much each counts. Raises `KvtunerError` for a weight that is not above 0."""
+
+    paths: tuple[Path, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for path, weight in zip(self.paths, self.weights, strict=True):
+            if not (math.isfinite(weight) and weight > 0):
+                raise KvtunerError(f"{path} has the weight {weight!r}: give a number above 0")
+
+    @property
+    def name(self) -> str:
+        """Their file names, with the weights where they differ."""
+        if len(set(self.weights)) == 1:
+            return " + ".join(path.name for path in self.paths)
+        return " + ".join(f"{weight:g} {path.name}" for path, weight in zip(self.paths, self.weights, strict=True))
+
+    @property
+    def sha256(self) -> str:
+        """Of the text, or of the hashes of several; raises `KvtunerError` where one cannot be read."""
+        hashes = [hashlib.sha256(read_text(path)).hexdigest() for path in self.paths]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def shares(self, n: int) -> list[int]:
+        """``n`` things, at least one for each text, parted by the weights."""
+        if n < len(self.paths):
+            raise KvtunerError(f"{len(self.paths)} texts for {n} chunks: give more --tokens, or a smaller --ctx")
+        wanted = [n * weight / sum(self.weights) for weight in self.weights]
+        counts = [max(1, int(share)) for share in wanted]
+        while sum(counts) != n:
+            step = 1 if sum(counts) < n else -1
+            room = [i for i, count in enumerate(counts) if count + step >= 1]
+            counts[max(room, key=lambda i: (step * (wanted[i] - counts[i]), -i))] += step
+        return counts
+
+
+def calibrate_texts(
+    texts: Texts, tokenize: Callable[[str], list[int]], n_tokens: int, n_ctx: int, seed: int = 0
+) -> Calibration:
+    """`calibrate` of several texts, whose weights part the chunks between them."""
+    counts = texts.shares(max(1, n_tokens // n_ctx))
+    parts = [
+        calibrate(path, tokenize, count * n_ctx, n_ctx, seed) for path, count in zip(texts.paths, counts, strict=True)
+    ]
+    tuning, held_out = (torch.cat([getattr(part, name) for part in parts]) for name in ("tuning", "held_out"))
+    return Calibration(texts.name, texts.sha256, tuning, held_out)
 
 
 def calibrate(

@@ -5,7 +5,6 @@ What a stage has finished is kept in the folder of the tuning (`kvtuner_gguf.tun
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -25,7 +24,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation import Row
 from kvtuner_gguf.front import Front, Point
 from kvtuner_gguf.plan import ModelShape, Plan
-from kvtuner_gguf.tuning.calibration import calibrate, read_text
+from kvtuner_gguf.tuning.calibration import Texts, calibrate_texts
 from kvtuner_gguf.tuning.centering import measure_centers
 from kvtuner_gguf.tuning.clustering import Groups, cluster
 from kvtuner_gguf.tuning.divergence import Judge, Ledger
@@ -62,7 +61,7 @@ class Settings:
 
     ``trials``: plans that are judged whole, in a refinement (exact) or in all (paper). ``n_rungs``: types that are
     measured in every layer. ``step``: bits between the points of the front. ``objective``: what the paper's method
-    minimises, one of `OBJECTIVES`.
+    minimises, one of `OBJECTIVES`. ``evolve``: trials of a genetic search that begins with the exact method's front.
     """
 
     goal: Goal = field(default_factory=lambda: Goal(bits=DEFAULT_BITS))
@@ -76,6 +75,7 @@ class Settings:
     step: float = 0.5
     center: bool = True
     objective: str = "kld"
+    evolve: int = 0
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES or (self.method == "exact" and self.objective != "kld"):
@@ -88,8 +88,10 @@ class Settings:
             raise KvtunerError(
                 f"--tokens {self.n_tokens} and --ctx {self.n_ctx}: give at least one context of 16 tokens"
             )
-        if self.n_rungs < 1 or self.trials < 0 or self.step <= 0:
-            raise KvtunerError("--rungs is at least 1, --trials at least 0 and --step more than 0: give others")
+        if self.n_rungs < 1 or self.trials < 0 or self.evolve < 0 or self.step <= 0:
+            raise KvtunerError(
+                "--rungs is at least 1, --trials and --evolve at least 0, --step more than 0: give others"
+            )
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Tuned:
 def tune(
     model: Path,
     shape: ModelShape,
-    text: Path,
+    text: Texts,
     settings: Settings,
     folder: Path | None = None,
     fresh: bool = False,
@@ -135,7 +137,7 @@ class Tuner:
         self,
         model: Path,
         shape: ModelShape,
-        text: Path,
+        text: Texts,
         settings: Settings,
         folder: Path | None = None,
         fresh: bool = False,
@@ -145,13 +147,13 @@ class Tuner:
         self._stage = stage or (lambda title: nullcontext(lambda done, total: None))
         self._backend = settings.backend.fitting(shape)
         self._sizes = Sizes(shape)
-        raw = read_text(text)
-        self._facts = _facts(settings, text.name, raw)
+        self._facts = _facts(settings, text)
         self._work = Work(folder, {**self._facts, "center": settings.center, "model": shape.to_json()}, fresh)
         torch.manual_seed(settings.seed)
         with self._stage("load the reference model"):
             self._reference = Reference(model, shape.architecture)
-            self._texts = calibrate(text, self._reference.tokenize, settings.n_tokens, settings.n_ctx, settings.seed)
+            tokens = (settings.n_tokens, settings.n_ctx, settings.seed)
+            self._texts = calibrate_texts(text, self._reference.tokenize, *tokens)
         self._ledger = Ledger(lambda: Judge(self._reference, self._texts.tuning), self._work.journal)
 
     def take(self, profile: Profile, candidates: Candidates, groups: Groups | None = None) -> None:
@@ -238,7 +240,43 @@ class Tuner:
         with self._stage("find the front") as progress:
             layers = self.candidates.layers
             points = sweep(self._ledger, self.prices, layers, self._sizes, self._settings.step, progress)
-        return self._verified(point, front_of([*points, point], self._sizes, self._facts), self.prices)
+        front = front_of([*points, point], self._sizes, self._facts)
+        if self._settings.evolve:
+            front = self._evolved(front)
+            point = self._chosen(front)
+        return self._verified(point, front, self.prices)
+
+    def _evolved(self, front: Front) -> Front:
+        """``front`` with what a genetic search, which begins with it, finds besides."""
+        groups = Groups.singletons(self.candidates)
+        with self._stage("evolve the front") as progress:
+            points = self._genetic(groups, self._settings.evolve, [point.pairs for point in front.points], progress)
+        priced = [replace(point, priced=self.prices.plan(point.pairs)) for point in points]
+        return front_of([*front.points, *priced], self._sizes, self._facts)
+
+    def _genetic(
+        self,
+        groups: Groups,
+        trials: int,
+        seeds: Sequence[Sequence[Pair]],
+        progress: Callable[[int, int], None],
+        loss: Callable[[Sequence[Pair]], float] | None = None,
+    ) -> tuple[Point, ...]:
+        budget = self._settings.goal.budget(self._sizes)
+        bits = None if budget is None else self._sizes.bits(budget)
+        settings = GeneticSettings(
+            trials, seed=self._settings.seed, max_bits=bits, max_loss=self._settings.goal.max_kld
+        )
+        storage = None if self._work.folder is None else self._work.folder / "optuna.log"
+        return genetic_search(groups, loss or self._ledger.kld, settings, storage, seeds, progress)
+
+    def _chosen(self, front: Front) -> Point:
+        goal = self._settings.goal
+        budget = goal.budget(self._sizes)
+        point = front.smallest_below(goal.max_kld) if budget is None else front.best_within(budget)
+        if point is None:
+            raise KvtunerError(f"none of the plans tried meets {goal}: raise --trials or the goal")
+        return point
 
     @cached_property
     def groups(self) -> Groups:
@@ -251,18 +289,11 @@ class Tuner:
 
         ``by_tasks`` is needed where failed tasks are the objective.
         """
-        goal, trials = self._settings.goal, self._settings.trials
-        budget = goal.budget(self._sizes)
-        bits = None if budget is None else self._sizes.bits(budget)
-        settings = GeneticSettings(trials, seed=self._settings.seed, max_bits=bits, max_loss=goal.max_kld)
-        storage = None if self._work.folder is None else self._work.folder / "optuna.log"
-        with self._stage(f"search {goal}") as progress:
-            points = genetic_search(self.groups, self._loss(by_tasks), settings, storage, progress=progress)
+        loss = self._loss(by_tasks)
+        with self._stage(f"search {self._settings.goal}") as progress:
+            points = self._genetic(self.groups, self._settings.trials, (), progress, loss)
         front = Front(self._shape, self._settings.objective, points, self._facts)
-        point = front.smallest_below(goal.max_kld) if budget is None else front.best_within(budget)
-        if point is None:
-            raise KvtunerError(f"none of {trials} trials meets {goal}: raise --trials or the goal")
-        return self._verified(point, front, None)
+        return self._verified(self._chosen(front), front, None)
 
     def _loss(self, by_tasks: TaskJudge | None) -> Callable[[Sequence[Pair]], float]:
         if self._settings.objective != "failed":
@@ -305,14 +336,14 @@ class Tuner:
         return Row(**self._work.journal.remember(" ".join(["held-out", *map(str, plan.pairs)]), measure))
 
 
-def _facts(settings: Settings, name: str, raw: bytes) -> dict[str, Any]:
+def _facts(settings: Settings, texts: Texts) -> dict[str, Any]:
     """What a measurement depends on, apart from the model."""
     return {
         "version": kvtuner_gguf.__version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "text": name,
-        "text_sha256": hashlib.sha256(raw).hexdigest(),
+        "text": texts.name,
+        "text_sha256": texts.sha256,
         "text_tokens": settings.n_tokens // settings.n_ctx * settings.n_ctx,
         "n_ctx": settings.n_ctx,
         "seed": settings.seed,

@@ -48,8 +48,14 @@ def tuning(tmp_path: Path, tiny) -> Tuning:
 
 @pytest.mark.parametrize(
     "goal",
-    [("--bits", "4"), ("--max-kld", "0.05"), ("--bits", "5", "--method", "paper", "--trials", "12")],
-    ids=["bits", "max-kld", "paper"],
+    [
+        ("--bits", "4"),
+        ("--bits", "4", "--trials", "2", "--evolve", "20"),
+        ("--max-kld", "0.05"),
+        ("--bits", "5", "--method", "paper", "--trials", "12"),
+        ("--bits", "5", "--method", "paper", "--trials", "12", "--objective", "perplexity"),
+    ],
+    ids=["bits", "evolve", "max-kld", "paper", "perplexity"],
 )
 def test_killed_anywhere_it_goes_on_to_the_same_plan(
     goal: tuple[str, ...], tuning: Tuning, monkeypatch: pytest.MonkeyPatch
@@ -96,6 +102,13 @@ def test_another_text_in_the_same_folder_is_refused(tuning: Tuning) -> None:
     assert "holds a tuning with text" in refused.output
     assert "--fresh" in refused.output
     tuning.plan("a.json", "--fresh")
+
+
+def test_texts_have_weights(tuning: Tuning) -> None:
+    tuning.plan("a.json", "--text", f"{tuning.text}=2", "--tokens", "128")
+    assert Plan.load(tuning.folder / "a.json").provenance["text"] == "1 text.txt + 2 text.txt"
+    refused = tuning.run("b.json", "--text", f"{tuning.text}=-2", "--tokens", "128")
+    assert "weight -2.0" in refused.output
 
 
 def test_memory_is_a_budget(tuning: Tuning) -> None:

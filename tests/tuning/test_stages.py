@@ -15,7 +15,7 @@ from kvtuner_gguf.cachetypes import Pair  # noqa: E402
 from kvtuner_gguf.errors import KvtunerError  # noqa: E402
 from kvtuner_gguf.plan import ModelShape  # noqa: E402
 from kvtuner_gguf.tuning.cachemodel import CacheModel  # noqa: E402
-from kvtuner_gguf.tuning.calibration import calibrate  # noqa: E402
+from kvtuner_gguf.tuning.calibration import Texts, calibrate, calibrate_texts  # noqa: E402
 from kvtuner_gguf.tuning.pricing import Prices  # noqa: E402
 from kvtuner_gguf.tuning.pruning import prune  # noqa: E402
 from kvtuner_gguf.tuning.rotation import hadamard, rotate, rotation_size  # noqa: E402
@@ -136,3 +136,27 @@ def test_a_profile_survives_its_file_and_refuses_damage(tmp_path: Path) -> None:
         Profile.from_json(data)
     with pytest.raises(KvtunerError, match="2 entries, the model 3"):
         Profile.from_json({**data, "layers": data["layers"][::2]})
+
+
+@pytest.mark.parametrize(
+    ("weights", "n", "counts"),
+    [((1.0,), 3, [3]), ((1.0, 1.0), 3, [2, 1]), ((3.0, 1.0), 8, [6, 2]), ((100.0, 1.0, 1.0), 4, [2, 1, 1])],
+)
+def test_chunks_are_parted_by_weight(weights: tuple[float, ...], n: int, counts: list[int]) -> None:
+    assert Texts(tuple(Path(f"{i}.txt") for i in range(len(weights))), weights).shares(n) == counts
+
+
+def test_several_texts_are_calibrated_on_together(tmp_path: Path) -> None:
+    paths = (tmp_path / "a.txt", tmp_path / "b.txt")
+    for i, path in enumerate(paths):
+        path.write_text(" ".join(f"w{100000 * i + j}" for j in range(20000)))
+    texts = Texts(paths, (3.0, 1.0))
+    found = calibrate_texts(texts, split, 256, 32)
+    assert found.name == texts.name == "3 a.txt + 1 b.txt"
+    assert (found.tuning >= 100000).all(1).tolist() == [False] * 6 + [True] * 2
+    assert found.held_out.shape == (8, 32)
+    assert texts.sha256 != Texts(paths[::-1], (3.0, 1.0)).sha256
+    with pytest.raises(KvtunerError, match="2 texts for 1 chunks"):
+        calibrate_texts(texts, split, 32, 32)
+    with pytest.raises(KvtunerError, match="weight nan"):
+        Texts(paths, (1.0, float("nan")))
