@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -48,6 +49,7 @@ class Demo:
         self._settings = settings
         self._say = say
         self._plan = folder / "plan.json"
+        self._tuning = folder / "plan.tune"
         self._model = folder / f"{MODEL}.kvtuner.gguf"
         self._rows = folder / "eval.json"
         self._chart = folder / "eval.png"
@@ -76,7 +78,7 @@ class Demo:
         except OSError as err:
             raise KvtunerError(f"cannot make {self._folder}: {err.strerror}; choose another folder with --dir") from err
         if force or not record.exists() or record.read_text() != wanted:
-            self._forget(self._plan, self._model, self._rows, self._chart)
+            self._forget(self._plan, self._tuning, self._model, self._rows, self._chart)
             atomicfile.write_text(record, wanted)
 
     def _fetch(self) -> Path:
@@ -173,7 +175,10 @@ class Demo:
     @staticmethod
     def _forget(*paths: Path) -> None:
         for path in paths:
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def _command(self, *words: object, capture: bool = False) -> str:
         """Run one of our commands in a process of its own, so that what it has loaded is freed when it ends."""

@@ -60,6 +60,7 @@ def demo(tmp_path: Path) -> Demo:
     made._prepare(force=False)
     for path in (made._plan, made._model, made._rows, made._chart):
         path.touch()
+    made._tuning.mkdir()
     return made
 
 
