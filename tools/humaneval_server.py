@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import subprocess
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +17,7 @@ from humaneval_tasks import Answer, Mode, Task
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.shape import shard_paths
 from kvtuner_gguf.plan import ModelShape, Plan
-from kvtuner_gguf.runtime.server import Server, _stop, _wait_until_ready
+from kvtuner_gguf.runtime.server import Server, running_server
 
 PROMPT_TOKENS = 1024  # more than the longest problem takes with a chat template
 # Slots share the processor: an answer of the limit's length takes long on a small machine.
@@ -28,8 +25,6 @@ REQUEST_SECONDS = 3600
 START_SECONDS = 600
 BASELINE = "f16/f16"
 GREEDY = {"temperature": 0.0, "seed": 0, "cache_prompt": False}
-
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
@@ -77,22 +72,15 @@ class Setup:
     def serving(self, cache: Cache) -> Iterator[Server]:
         """A server of this machine, ready, that has ``cache``. Raises `KvtunerError` where it does not start."""
         with tempfile.TemporaryDirectory(prefix="kvtuner-humaneval-") as folder:
-            log_path = Path(folder) / "server.log"
-            command = [str(self.program), *self._options(cache, Path(folder))]
-            with log_path.open("wb") as log:
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            try:
-                server = _wait_until_ready(process, log_path, START_SECONDS)
+            options = self._options(cache, Path(folder))
+            n_ctx = self.n_parallel * (PROMPT_TOKENS + self.n_predict)
+            limits = {"start_seconds": START_SECONDS, "request_seconds": REQUEST_SECONDS, "program": self.program}
+            with running_server(self.model, None, n_ctx, self.n_threads, options, **limits) as server:
                 _check_cache(server, cache)
                 yield server
-            finally:
-                _stop(process)
 
     def _options(self, cache: Cache, folder: Path) -> list[str]:
-        n_ctx = self.n_parallel * (PROMPT_TOKENS + self.n_predict)
-        options = ["--model", str(self.model), "--host", "127.0.0.1", "--port", "0", "--ctx-size", str(n_ctx)]
-        options += ["--parallel", str(self.n_parallel), "--threads", str(self.n_threads)]
-        options += ["--flash-attn", "on", "--cache-ram", "0", *self.options]
+        options = ["--parallel", str(self.n_parallel), "--flash-attn", "on", "--cache-ram", "0", *self.options]
         if cache.plan is None:
             return [*options, "-ctk", "f16", "-ctv", "f16"]
         cache.plan.save(folder / "plan.json")
@@ -100,18 +88,10 @@ class Setup:
 
     def ask(self, server: Server, task: Task) -> Answer:
         """The greedy answer; raises `KvtunerError` with the server's reason where it refuses."""
-        body = self.mode.request(task, self.n_predict) | GREEDY
-        request = urllib.request.Request(
-            server.url + self.mode.path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
         try:
-            with _OPENER.open(request, timeout=REQUEST_SECONDS) as response:
-                return self.mode.answer(json.load(response))
-        except urllib.error.HTTPError as err:
-            raise KvtunerError(f"{task.id}: llama-server refuses ({err.code}): {err.read().decode()}") from err
-        except (OSError, ValueError, KeyError) as err:
-            errors = server.errors or [f"{type(err).__name__}: {err}"]
-            raise KvtunerError(f"{task.id}: no answer of llama-server: {errors[-1]}") from err
+            return self.mode.answer(server.call(self.mode.path, self.mode.request(task, self.n_predict) | GREEDY))
+        except (KvtunerError, KeyError, IndexError, TypeError) as err:
+            raise KvtunerError(f"{task.id}: {err}") from err
 
 
 def _check_cache(server: Server, cache: Cache) -> None:

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Server:
     url: str
     log_path: Path
     process: subprocess.Popen[bytes]
+    request_seconds: float = _REQUEST_SECONDS
 
     @property
     def log(self) -> str:
@@ -87,7 +88,7 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
         try:
-            with _OPENER.open(request, timeout=_REQUEST_SECONDS) as answer:
+            with _OPENER.open(request, timeout=self.request_seconds) as answer:
                 return answer.read()
         except urllib.error.HTTPError as err:
             raise KvtunerError(f"llama-server refuses {path} ({err.code}): {_refusal(err)}") from err
@@ -120,14 +121,17 @@ def running_server(
     n_threads: int | None = None,
     options: Sequence[str] = (),
     start_seconds: float = 120,
+    request_seconds: float = _REQUEST_SECONDS,
+    program: Path | None = None,
 ) -> Iterator[Server]:
     """Start ``llama-server`` on ``model``, wait until it is ready, stop it when the block ends.
 
     Without a model it is a router of the models that ``options`` name. ``options`` are more of its command line. The
-    log goes to ``log_path``, else to a file that is removed.
+    log goes to ``log_path``, else to a file that is removed. ``program`` is the ``llama-server`` to run, by default the
+    one of this environment; a request may take ``request_seconds``.
     Raises `KvtunerError` with the server's own reason where it does not start.
     """
-    program = find_tool("llama-server")
+    program = program or find_tool("llama-server")
     with tempfile.TemporaryDirectory(prefix="kvtuner-server-") as folder:
         log_path = log_path or Path(folder) / "server.log"
         command = [str(program), *(("--model", str(model)) if model else ()), "--host", "127.0.0.1", "--port", "0"]
@@ -135,7 +139,7 @@ def running_server(
         with log_path.open("wb") as log:
             process = subprocess.Popen([*command, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            yield _wait_until_ready(process, log_path, start_seconds)
+            yield replace(_wait_until_ready(process, log_path, start_seconds), request_seconds=request_seconds)
         finally:
             _stop(process)
 
