@@ -171,7 +171,7 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
         "trials": trials,
         "n_rungs": options["rungs"],
         "evolve": options["evolve"],
-        "step": options["step"],
+        "n_points": options["points"],
     }
 
 

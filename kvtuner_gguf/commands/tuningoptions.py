@@ -78,9 +78,7 @@ _GOAL = (
         "--evolve", type=int, default=0, show_default=True, help="Then evolve the front by so many trials of NSGA-II."
     ),
     click.option("--rungs", type=int, default=2, show_default=True, help="Types measured in every layer."),
-    click.option(
-        "--step", type=float, default=0.5, show_default=True, help="Bits per value between points of the front."
-    ),
+    click.option("--points", type=int, default=16, show_default=True, help="Sizes that the front has."),
 )
 
 

@@ -1,8 +1,14 @@
-"""KL divergence of the whole model under cache types, with forwards that restart at the first changed layer."""
+"""KL divergence of the whole model under cache types, with forwards that restart at the first changed layer.
+
+With logits that are products of the head's weights W and a vector h, the KLD of q from p is
+(sum of p W) (h_p - h_q) + lse_q - lse_p, where lse is the logarithm of the sum of the exponentials of the logits. Of
+the exact model three small things are kept for it, and a plan needs its logits for one sum alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,23 +20,46 @@ from kvtuner_gguf.tuning.reference import EXACT, Reference
 # positions before this share of the chunk have little context and are not scored
 SKIPPED = 0.25
 ROWS = 256
-KEPT_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Some rows of the exact model: what its head takes, the head's weights as it expects them, and lse."""
+
+    final: Tensor  # [rows, channels]
+    expected: Tensor  # [rows, channels]
+    lse: Tensor  # [rows], float64
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, reference: Reference, hidden: Tensor) -> Exact:
+        final = reference.final(hidden)
+        logits = final @ reference.head.T
+        return cls(final, logits.softmax(-1) @ reference.head, _lse(logits))
+
+    @torch.inference_mode()
+    def kld(self, reference: Reference, hidden: Tensor) -> Tensor:
+        """KLD of rows [rows, channels] of another run, [rows], float64."""
+        final = reference.final(hidden)
+        moved = ((self.final - final).double() * self.expected.double()).sum(-1)
+        return (moved + _lse(final @ reference.head.T) - self.lse).clamp_min(0)
+
+
+def _lse(logits: Tensor) -> Tensor:
+    """In float64 from the largest on: a float32 has 1e-6 at this size, as much as a good cache loses."""
+    largest = logits.amax(-1, keepdim=True)
+    return largest[:, 0].double() + (logits - largest).exp_().sum(-1).double().log()
 
 
 class Judge:
-    """Scores plans on ``tokens`` [chunks, context] against the exact model.
-
-    Its log-probabilities are kept, or found again each time where they would take too much memory.
-    """
+    """Scores plans on ``tokens`` [chunks, context] against the exact model."""
 
     def __init__(self, reference: Reference, tokens: Tensor) -> None:
         self.reference = reference
         self._first = int(tokens.shape[1] * SKIPPED)
         self._inputs: list[Tensor] = []
         output = reference.run(reference.embed(tokens), keep=self._inputs)
-        self._output = self._scored(output)
-        n_bytes = sum(len(rows) for rows in self._output) * reference.n_vocab * output.element_size()
-        self._exact = [reference.log_probs(rows) for rows in self._output] if n_bytes <= KEPT_BYTES else None
+        self._exact = [Exact.of(reference, rows) for rows in self._scored(output)]
         self._pairs: tuple[Pair, ...] = (EXACT,) * reference.n_layer
         self._following = tokens[:, self._first + 1 :]
 
@@ -65,9 +94,8 @@ class Judge:
         return next(changed, len(self._pairs) - 1)
 
     def _tokens_kld(self, output: Tensor) -> Tensor:
-        exact = self._exact or (self.reference.log_probs(rows) for rows in self._output)
-        parts = zip(exact, self._scored(output), strict=True)
-        return torch.cat([_kld(before, self.reference.log_probs(rows)) for before, rows in parts])
+        parts = zip(self._exact, self._scored(output), strict=True)
+        return torch.cat([exact.kld(self.reference, rows) for exact, rows in parts])
 
 
 class Ledger:
@@ -101,7 +129,3 @@ class Ledger:
         if self._base is not None:
             self._judge.settle(self._base)
         return self._judge
-
-
-def _kld(exact: Tensor, changed: Tensor) -> Tensor:
-    return (exact.exp() * (exact - changed)).sum(-1).clamp_min(0)

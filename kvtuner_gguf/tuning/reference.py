@@ -46,10 +46,6 @@ class Reference:
     def n_layer(self) -> int:
         return len(self._layers)
 
-    @property
-    def n_vocab(self) -> int:
-        return self._model.lm_head.out_features
-
     def tokenize(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
@@ -90,9 +86,19 @@ class Reference:
         return out[0] if isinstance(out, tuple) else out
 
     @torch.inference_mode()
+    def final(self, hidden: Tensor) -> Tensor:
+        """What the head takes, [rows, channels], for ``hidden`` [rows, channels], the output of the last layer."""
+        return self._model.model.norm(hidden)
+
+    @property
+    def head(self) -> Tensor:
+        """The weights of the head, [vocabulary, channels]."""
+        return self._model.lm_head.weight
+
+    @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [rows, vocabulary] of the next token for ``hidden`` [rows, channels]."""
-        return self._model.lm_head(self._model.model.norm(hidden))
+        return self._model.lm_head(self.final(hidden))
 
     @torch.inference_mode()
     def log_probs(self, hidden: Tensor) -> Tensor:

@@ -157,13 +157,12 @@ def sweep(
     prices: Prices,
     candidates: Candidates,
     sizes: Sizes,
-    step: float = 0.5,
+    n_points: int = 16,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Point]:
-    """The best priced plan of every ``step`` bits that the candidates reach, each judged as a whole."""
+    """The best priced plan of each of ``n_points`` sizes, smallest to largest in even ratios, judged whole."""
     smallest, largest = sizes.range(candidates)
-    first, last = math.ceil(sizes.bits(smallest) / step), math.floor(sizes.bits(largest) / step)
-    budgets = sorted({smallest, largest, *(sizes.budget(i * step) for i in range(first, last + 1))})
+    budgets = sorted({round(size) for size in np.geomspace(smallest, largest, n_points)})
     points = {}
     for done, budget in enumerate(budgets):
         pairs = solve(prices, candidates, sizes, budget)

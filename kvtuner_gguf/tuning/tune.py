@@ -60,8 +60,8 @@ class Settings:
     """What `tune` is asked for.
 
     ``trials``: plans that are judged whole, in a refinement (exact) or in all (paper). ``n_rungs``: types that are
-    measured in every layer. ``step``: bits between the points of the front. ``objective``: what the paper's method
-    minimises, one of `OBJECTIVES`. ``evolve``: trials of a genetic search that begins with the exact method's front.
+    measured in every layer. ``n_points``: sizes that the front has. ``objective``: what the paper's method minimises,
+    one of `OBJECTIVES`. ``evolve``: trials of a genetic search that begins with the exact method's front.
     """
 
     goal: Goal = field(default_factory=lambda: Goal(bits=DEFAULT_BITS))
@@ -72,7 +72,7 @@ class Settings:
     seed: int = 0
     trials: int = 40
     n_rungs: int = 2
-    step: float = 0.5
+    n_points: int = 16
     center: bool = True
     objective: str = "kld"
     evolve: int = 0
@@ -88,10 +88,8 @@ class Settings:
             raise KvtunerError(
                 f"--tokens {self.n_tokens} and --ctx {self.n_ctx}: give at least one context of 16 tokens"
             )
-        if self.n_rungs < 1 or self.trials < 0 or self.evolve < 0 or self.step <= 0:
-            raise KvtunerError(
-                "--rungs is at least 1, --trials and --evolve at least 0, --step more than 0: give others"
-            )
+        if self.n_rungs < 1 or self.trials < 0 or self.evolve < 0 or self.n_points < 2:
+            raise KvtunerError("--rungs must be 1 or more, --trials and --evolve 0 or more, --points 2 or more")
 
 
 @dataclass(frozen=True)
@@ -239,7 +237,7 @@ class Tuner:
             point = search.below(goal.max_kld, progress) if budget is None else search.within(budget, progress)
         with self._stage("find the front") as progress:
             layers = self.candidates.layers
-            points = sweep(self._ledger, self.prices, layers, self._sizes, self._settings.step, progress)
+            points = sweep(self._ledger, self.prices, layers, self._sizes, self._settings.n_points, progress)
         front = front_of([*points, point], self._sizes, self._facts)
         if self._settings.evolve:
             front = self._evolved(front)

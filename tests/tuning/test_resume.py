@@ -31,7 +31,7 @@ class Tuning:
         self.text.write_text(" ".join(f"word{i * i % 977}" for i in range(4000)))
 
     def run(self, name: str, *args: str) -> Result:
-        options = ["--text", str(self.text), "--tokens", "64", "--ctx", "32", "--candidates", TYPES, "--step", "1"]
+        options = ["--text", str(self.text), "--tokens", "64", "--ctx", "32", "--candidates", TYPES, "--points", "5"]
         command = ["tune", str(self.model), "-o", str(self.folder / name), *options, "--no-native", *args]
         return CliRunner().invoke(main, command)
 
@@ -126,7 +126,7 @@ def test_the_stages_one_by_one_give_what_tune_gives(tuning: Tuning) -> None:
     for command in (
         ["profile", model, "-o", profile, *options],
         ["prune", profile, "-o", candidates],
-        ["search", model, profile, candidates, "-o", plan, "--front", front, "--bits", "4", "--step", "1", *options],
+        ["search", model, profile, candidates, "-o", plan, "--front", front, "--bits", "4", "--points", "5", *options],
     ):
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 0, result.output

@@ -99,7 +99,8 @@ def test_a_budget_that_no_plan_meets_is_an_error() -> None:
     [
         ({"n_tokens": 8}, "at least one context"),
         ({"method": "guess"}, "exact, paper"),
-        ({"n_rungs": 0}, "--rungs is at least 1"),
+        ({"n_rungs": 0}, "--rungs must be 1 or more"),
+        ({"n_points": 1}, "--points 2 or more"),
     ],
 )
 def test_bad_settings_say_what_to_change(change: dict, words: str) -> None:
