@@ -38,14 +38,15 @@ bool can_do(const kvtuner_write & write) {
            ggml_get_type_traits_cpu(cache->type)->from_float;
 }
 
-// x = (row - center) rotated
-void prepare(const kvtuner_write & write, const float * row, const float * center, int64_t n, float * x) {
-    const float scale = write.rotation ? 1 / sqrtf((float)write.rotation) : 1;
+// x = (row - center), n values, of which `rotation` at a time are rotated; without a center (null), without a rotation
+// (0)
+void prepare(const float * row, const float * center, int64_t rotation, int64_t n, float * x) {
+    const float scale = rotation ? 1 / sqrtf((float)rotation) : 1;
     for (int64_t i = 0; i < n; ++i) {
         x[i] = (center ? row[i] - center[i] : row[i]) * scale;
     }
-    for (int64_t i = 0; write.rotation && i < n; i += write.rotation) {
-        transform(x + i, write.rotation);
+    for (int64_t i = 0; rotation && i < n; i += rotation) {
+        transform(x + i, rotation);
     }
 }
 
@@ -59,8 +60,8 @@ void run(const kvtuner_write & write, int ith, int nth) {
     for (int64_t i = n * ith / nth; i < n * (ith + 1) / nth; ++i) {
         const int64_t row = i / pieces, first = i % pieces * length;
         GGML_ASSERT(cells[row] >= 0 && cells[row] < cache->ne[1]);
-        prepare(write, (const float *)((const char *)write.rows->data + row * write.rows_stride) + first,
-                write.center ? (const float *)write.center->data + first : nullptr, length, x);
+        prepare((const float *)((const char *)write.rows->data + row * write.rows_stride) + first,
+                write.center ? (const float *)write.center->data + first : nullptr, write.rotation, length, x);
         convert(x, (char *)cache->data + cells[row] * cache->nb[1] + ggml_row_size(cache->type, first), length);
     }
 }
@@ -102,15 +103,9 @@ bool kvtuner_cpu_rotate(const ggml_compute_params * params, ggml_tensor * node) 
         !kvtuner::is_rotation(n)) {
         return false;
     }
-    const float scale = 1 / sqrtf((float)n);
     const int64_t n_row = ggml_nrows(values);
     for (int64_t r = n_row * params->ith / params->nth; r < n_row * (params->ith + 1) / params->nth; ++r) {
-        const float * x = (const float *)values->data + r * n;
-        float * y = (float *)node->data + r * n;
-        for (int64_t i = 0; i < n; ++i) {
-            y[i] = x[i] * scale;
-        }
-        kvtuner::transform(y, n);
+        kvtuner::prepare((const float *)values->data + r * n, nullptr, n, n, (float *)node->data + r * n);
     }
     return true;
 }
