@@ -23,13 +23,7 @@ def load(path: Path, parse: Callable[[object], T], what: str) -> T:
 
     Raises `KvtunerError`, which names the file, where it cannot be read, is too large or not JSON, or ``parse`` fails.
     """
-    try:
-        with Path(path).open("rb") as file:
-            raw = file.read(MAX_JSON_BYTES + 1)
-    except OSError as err:
-        raise KvtunerError(f"cannot read {path}: {err.strerror}; check the path") from err
-    if len(raw) > MAX_JSON_BYTES:
-        raise KvtunerError(f"{path}: more than {MAX_JSON_BYTES >> 20} MiB is no {what}: check the path")
+    raw = read(path, MAX_JSON_BYTES, what)
     try:
         return parse(json.loads(raw.decode()))
     except KvtunerError as err:
@@ -37,6 +31,21 @@ def load(path: Path, parse: Callable[[object], T], what: str) -> T:
     except (ValueError, RecursionError) as err:  # no UTF-8, no JSON, or a number of thousands of digits
         reason = str(err).splitlines()[0]
         raise KvtunerError(f"{path}: not JSON ({reason}): correct it or tune again") from err
+
+
+def read(path: Path, limit: int, what: str) -> bytes:
+    """The bytes of the file at ``path``, which is a ``what``.
+
+    Raises `KvtunerError`, which names the file, where it cannot be read or has more than ``limit`` bytes.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            raw = file.read(limit + 1)
+    except OSError as err:
+        raise KvtunerError(f"cannot read {path}: {err.strerror}; check the path") from err
+    if len(raw) > limit:
+        raise KvtunerError(f"{path}: more than {limit >> 20} MiB is no {what}: check the path")
+    return raw
 
 
 def save(path: Path, data: Mapping[str, Any]) -> None:
@@ -72,10 +81,15 @@ def layers_from_json(layers: object, n_layer: int, parse: Callable[[Any], T]) ->
     if not isinstance(layers, list) or len(layers) != n_layer:
         found = len(layers) if isinstance(layers, list) else type(layers).__name__
         raise KvtunerError(f"'layers' has {found} entries, the model {n_layer} layers: run the stage again")
+    return entries_from_json(layers, parse, "layer {}", "run the stage again")
+
+
+def entries_from_json(entries: list[Any], parse: Callable[[Any], T], name: str, remedy: str) -> tuple[T, ...]:
+    """``parse`` of each of ``entries``; errors call it ``name``, with its number in place of the braces."""
     parsed = []
-    for il, entry in enumerate(layers):
+    for i, entry in enumerate(entries):
         try:
             parsed.append(parse(entry))
         except (AttributeError, TypeError, ValueError, KeyError, OverflowError, KvtunerError) as err:
-            raise KvtunerError(f"layer {il} is damaged ({err}): run the stage again") from err
+            raise KvtunerError(f"{name.format(i)} is damaged ({err}): {remedy}") from err
     return tuple(parsed)

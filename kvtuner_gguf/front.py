@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvtuner_gguf.artifact import stage_from_json, stage_to_json
+from kvtuner_gguf.artifact import entries_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan import ModelShape, Plan
@@ -82,16 +82,12 @@ class Front:
         points = body.get("points")
         if not isinstance(points, list):
             raise KvtunerError("'points' must be a list: search again")
-        return cls(
-            model, str(body.get("measure")), tuple(_point(i, point) for i, point in enumerate(points)), provenance
-        )
+        parsed = entries_from_json(points, _point, "point {} of the front", "search again")
+        return cls(model, str(body.get("measure")), parsed, provenance)
 
 
-def _point(i: int, data: object) -> Point:
-    try:
-        return Point(tuple(map(Pair.parse, data["layers"])), data["loss"], data.get("priced"))
-    except (AttributeError, TypeError, KeyError, OverflowError, KvtunerError) as err:
-        raise KvtunerError(f"point {i} of the front is damaged ({err}): search again") from err
+def _point(data: Mapping[str, Any]) -> Point:
+    return Point(tuple(map(Pair.parse, data["layers"])), data["loss"], data.get("priced"))
 
 
 def pareto(points: Iterable[Point], model: ModelShape) -> tuple[Point, ...]:

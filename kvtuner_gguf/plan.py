@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kvtuner_gguf import artifact
 from kvtuner_gguf import centers as centers_module
 from kvtuner_gguf.cachetypes import Pair, cache_type
 from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.errors import KvtunerError
+
+T = TypeVar("T")
 
 SCHEMA = "kvtuner.plan/1"
 MAX_LAYERS = 4096
@@ -220,18 +222,30 @@ def _ordered_layers(layers: object) -> list[Mapping[str, Any]]:
         raise KvtunerError("'layers' must be a list of {layer, k, v}: see configs/plan.schema.json")
     if len(layers) > MAX_LAYERS:
         raise KvtunerError(f"'layers' has {len(layers)} entries, more than {MAX_LAYERS}: tune the model again")
-    entries: dict[int, Mapping[str, Any]] = {}
-    for entry in layers:
-        il = entry.get("layer") if isinstance(entry, Mapping) else None
-        if not _is_count(il):
-            raise KvtunerError(f"a layer entry has the number {il!r}: give a whole number from 0")
+    return in_order((_number_of(entry), entry) for entry in layers)
+
+
+def _number_of(entry: object) -> int:
+    il = entry.get("layer") if isinstance(entry, Mapping) else None
+    if not _is_count(il):
+        raise KvtunerError(f"a layer entry has the number {il!r}: give a whole number from 0")
+    return il
+
+
+def in_order(numbered: Iterable[tuple[int, T]]) -> list[T]:
+    """The entries of all layers, from layer 0 on.
+
+    Raises `KvtunerError` naming the layer that is given twice or is missing.
+    """
+    entries: dict[int, T] = {}
+    for il, entry in numbered:
         if il in entries:
             raise KvtunerError(f"layer {il} is given twice: keep one entry")
         entries[il] = entry
-    missing = next((il for il in range(len(layers)) if il not in entries), None)
+    missing = next((il for il in range(len(entries)) if il not in entries), None)
     if missing is not None:
-        raise KvtunerError(f"layer {missing} is missing of {len(layers)}: number the layers from 0 without a gap")
-    return [entries[il] for il in range(len(layers))]
+        raise KvtunerError(f"layer {missing} is missing of {len(entries)}: number the layers from 0 without a gap")
+    return [entries[il] for il in range(len(entries))]
 
 
 def _parse_pair(il: int, entry: Mapping[str, Any]) -> Pair:

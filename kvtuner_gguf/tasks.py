@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvtuner_gguf import artifact
 from kvtuner_gguf.errors import KvtunerError
 
 MAX_BYTES = 64 << 20
@@ -47,7 +47,8 @@ def load_tasks(path: Path, n_tasks: int | None = None, n_shots: int = SHOTS) -> 
 
     Raises `KvtunerError` naming the line that is no task, or where there are too few.
     """
-    entries = [_entry(path, number, line) for number, line in enumerate(_lines(path), start=1) if line.strip()]
+    lines = artifact.read(path, MAX_BYTES, "file of tasks").splitlines()
+    entries = [_entry(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     n_left = len(entries) - n_shots
     if n_left < max(1, n_tasks or 1):
         raise KvtunerError(
@@ -55,17 +56,6 @@ def load_tasks(path: Path, n_tasks: int | None = None, n_shots: int = SHOTS) -> 
         )
     examples = "".join(f"Question: {question}\nAnswer: {answer}\n\n" for question, answer in entries[n_left:])
     return [_task(path, number, examples, *entry) for number, entry in enumerate(entries[:n_left][:n_tasks], start=1)]
-
-
-def _lines(path: Path) -> Sequence[bytes]:
-    try:
-        with Path(path).open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as err:
-        raise KvtunerError(f"cannot read {path}: {err.strerror}; check the path") from err
-    if len(raw) > MAX_BYTES:
-        raise KvtunerError(f"{path}: more than {MAX_BYTES >> 20} MiB are no tasks: check the path")
-    return raw.splitlines()
 
 
 def _entry(path: Path, number: int, line: bytes) -> tuple[str, str]:

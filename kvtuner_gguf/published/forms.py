@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import MAX_LAYERS, ModelShape, Plan
+from kvtuner_gguf.plan import MAX_LAYERS, ModelShape, Plan, in_order
 from kvtuner_gguf.published.datafile import read_data
 from kvtuner_gguf.published.table import MAX_BITS, BitsTable
 
@@ -60,16 +60,8 @@ def _interpret(data: object, name: str | None) -> BitsTable | Plan:
 
 
 def _from_layers(data: Mapping[Any, Any]) -> BitsTable:
-    entries: dict[int, object] = {}
-    for key, entry in data.items():
-        il = _layer_number(key)
-        if il in entries:
-            raise KvtunerError(f"layer {il} is given twice: keep one entry")
-        entries[il] = entry
-    missing = next((il for il in range(len(entries)) if il not in entries), None)
-    if missing is not None:
-        raise KvtunerError(f"layer {missing} is missing of {len(entries)}: number the layers from 0 without a gap")
-    return _table([_bits_of(entries[il], f"layer {il}") for il in range(len(entries))])
+    entries = in_order((_layer_number(key), entry) for key, entry in data.items())
+    return _table([_bits_of(entry, f"layer {il}") for il, entry in enumerate(entries)])
 
 
 def _layer_number(value: object) -> int:

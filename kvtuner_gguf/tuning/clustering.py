@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kvtuner_gguf.artifact import stage_from_json, stage_to_json
+from kvtuner_gguf.artifact import entries_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan import ModelShape
@@ -81,7 +81,7 @@ class Groups:
         groups = body.get("groups")
         if not isinstance(groups, list):
             raise KvtunerError("'groups' must be a list of {layers, pairs}: cluster again")
-        return cls(model, tuple(_group_from_json(ig, entry) for ig, entry in enumerate(groups)), provenance)
+        return cls(model, entries_from_json(groups, _group_from_json, "group {}", "cluster again"), provenance)
 
 
 def _check_group(ig: int, group: Group, n_layer: int) -> None:
@@ -98,11 +98,8 @@ def _check_group(ig: int, group: Group, n_layer: int) -> None:
         raise KvtunerError(f"group {ig}, of layer {group.layers[0]}, has a pair twice: keep it once, or cluster again")
 
 
-def _group_from_json(ig: int, entry: Any) -> Group:
-    try:
-        return Group(tuple(entry["layers"]), tuple(map(Pair.parse, entry["pairs"])))
-    except (AttributeError, TypeError, KeyError, KvtunerError) as err:
-        raise KvtunerError(f"group {ig} is damaged ({err}): cluster again") from err
+def _group_from_json(entry: Mapping[str, Any]) -> Group:
+    return Group(tuple(entry["layers"]), tuple(map(Pair.parse, entry["pairs"])))
 
 
 def cluster(profile: Profile, candidates: Candidates, eps: float = EPS, min_samples: int = MIN_SAMPLES) -> Groups:
