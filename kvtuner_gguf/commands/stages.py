@@ -71,8 +71,8 @@ def search_command(
 ) -> None:
     """Search the plan of MODEL among the CANDIDATES of its PROFILE, or one pair for each of the GROUPS.
 
-    Candidates are priced, and an exact solver finds the plan; groups are searched as in the paper, by NSGA-II. The text
-    and its tokens must be those of the profile.
+    Candidates are priced, and an exact solver finds the plan; groups are searched as in the paper, by NSGA-II. The
+    types are those of the profile, and the text and its tokens must be, too.
     """
     import_torch(options["threads"])
     from kvtuner_gguf import artifact
@@ -88,7 +88,7 @@ def search_command(
     text = texts_of(options["texts"])
     tuner = Tuner(model, shape, text, settings, options["work"], options["fresh"], step_progress)
     tuner.take(profiled, candidates, groups)
-    tuned = tuner.exact() if groups is None else tuner.paper()
+    tuned = tuner.run()
     tuned.plan.save(out)
     if front is not None:
         artifact.save(front, tuned.front.to_json())

@@ -82,12 +82,13 @@ def tune_command(
     fresh = options.pop("fresh")
     shape, settings = make_settings(model, options)
     from kvtuner_gguf.report.progress import step_progress
-    from kvtuner_gguf.tuning.tune import tune
+    from kvtuner_gguf.tuning.tune import Tuner, check_goal
 
+    check_goal(settings, shape)
     text = texts_of(options["texts"])
     folder = work or out.with_suffix(".tune")
     with _task_judge(model, options["objective"], tasks, n_tasks, options["threads"]) as by_tasks:
-        tuned = tune(model, shape, text, settings, folder, fresh, step_progress, by_tasks)
+        tuned = Tuner(model, shape, text, settings, folder, fresh, step_progress).run(by_tasks)
     tuned.plan.save(out)
     if png is not None:
         from kvtuner_gguf.report.front import save_front_chart

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 import kvtuner_gguf
-from kvtuner_gguf.backends import BACKENDS, Backend
+from kvtuner_gguf.backends import BACKENDS, Backend, of_types
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.errors import KvtunerError
@@ -32,7 +32,7 @@ from kvtuner_gguf.tuning.evaluate import judge
 from kvtuner_gguf.tuning.genetic import GeneticSettings
 from kvtuner_gguf.tuning.genetic import search as genetic_search
 from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal, Search
-from kvtuner_gguf.tuning.pricing import Prices, one_sided, price
+from kvtuner_gguf.tuning.pricing import UNQUANTIZED, Prices, one_sided, price
 from kvtuner_gguf.tuning.pruning import CAUTIOUS, PAPER, Candidates, prune
 from kvtuner_gguf.tuning.reference import Reference
 from kvtuner_gguf.tuning.search import Sizes, front_of, sweep
@@ -109,27 +109,12 @@ class Tuned:
     held_out: list[np.ndarray]
 
 
-def tune(
-    model: Path,
-    shape: ModelShape,
-    text: Texts,
-    settings: Settings,
-    folder: Path | None = None,
-    fresh: bool = False,
-    stage: Stage | None = None,
-    by_tasks: TaskJudge | None = None,
-) -> Tuned:
-    """Search a plan for ``model`` on ``text``; the same settings give the same plan, after an interruption, too.
-
-    Raises `KvtunerError` where the model cannot be loaded, no plan fits, or ``folder`` holds another tuning.
-    """
-    tuner = Tuner(model, shape, text, settings, folder, fresh, stage)
-    tuner.check_goal()
-    return tuner.paper(by_tasks) if settings.method == "paper" else tuner.exact()
-
-
 class Tuner:
-    """The stages, each of which does what it needs of those before."""
+    """The stages of ``model`` on ``text``, each of which does what it needs of those before.
+
+    The same settings give the same plan, after an interruption, too. Raises `KvtunerError` where the model cannot be
+    loaded, or ``folder`` holds another tuning.
+    """
 
     def __init__(
         self,
@@ -153,34 +138,39 @@ class Tuner:
             tokens = (settings.n_tokens, settings.n_ctx, settings.seed)
             self._texts = calibrate_texts(text, self._reference.tokenize, *tokens)
         self._ledger = Ledger(lambda: Judge(self._reference, self._texts.tuning), self._work.journal)
+        self._centers = self._center() if settings.center else None
+
+    def run(self, by_tasks: TaskJudge | None = None) -> Tuned:
+        """The plan by the method of the settings; ``by_tasks`` is needed where failed tasks are the objective.
+
+        Raises `KvtunerError` where no plan fits.
+        """
+        return self._paper(by_tasks) if self._settings.method == "paper" else self._exact()
 
     def take(self, profile: Profile, candidates: Candidates, groups: Groups | None = None) -> None:
-        """Go on from stages that were run before, for this model.
+        """Go on from stages that were run before, for this model and these texts; the types are those of the profile.
 
-        Raises `KvtunerError` where they are another model's.
+        Raises `KvtunerError` where they are of another model or text.
         """
         for name, given in (("profile", profile), ("candidates", candidates), ("groups", groups)):
-            if given is not None and given.model != self._shape:
-                raise KvtunerError(f"the {name} are of another model: run that stage again for {self._model}")
             if given is not None:
+                self._check_given(name, given)
                 self.__dict__[name] = given
+        types = {name for pair in profile.layers[0] for name in (pair.k, pair.v)} - {UNQUANTIZED}
+        self._backend = of_types(sorted(types))
 
-    def check_goal(self) -> None:
-        """Raise `KvtunerError` where the candidates cannot meet the budget, before anything is measured."""
-        budget = self._settings.goal.budget(self._sizes)
-        pairs = self._backend.pairs()
-        smallest, largest = self._sizes.range([pairs] * self._shape.n_layer)
-        if budget is not None and not smallest <= budget:
-            raise KvtunerError(
-                f"{self._settings.goal} is less than the {self._sizes.bits(smallest):g} to "
-                f"{self._sizes.bits(largest):g} bits per value of the candidates: raise it, or change --candidates"
-            )
+    def _check_given(self, name: str, given: Profile | Candidates | Groups) -> None:
+        if given.model != self._shape:
+            raise KvtunerError(f"{name}: it is of another model: run that stage again for {self._model}")
+        for fact in ("text_sha256", "text_tokens", "n_ctx", "seed"):
+            if given.provenance.get(fact) != self._facts[fact]:
+                raise KvtunerError(
+                    f"{name}: {fact} is {given.provenance.get(fact)!r}, not {self._facts[fact]!r}: give the text, "
+                    "--tokens, --ctx and --seed of the profile"
+                )
 
-    @cached_property
-    def centers(self) -> Centers | None:
-        """Of the keys, from the tuning text; the reference judges with them from here on."""
-        if not self._settings.center:
-            return None
+    def _center(self) -> Centers:
+        """The centers of the keys, from the tuning text; the reference judges with them from here on."""
         plan = self._work.stage("centers", Plan.from_json, self._measure_centers)
         self._reference.cache = replace(self._reference.cache, centers=plan.centers)
         self._facts["keys"] = plan.provenance["keys"]
@@ -195,7 +185,6 @@ class Tuner:
     @cached_property
     def profile(self) -> Profile:
         """The errors of every candidate pair in every layer."""
-        _ = self.centers
         pairs = [*self._backend.pairs(), *one_sided(self._backend.names)]
 
         def measure() -> Profile:
@@ -228,7 +217,7 @@ class Tuner:
         made = measure()  # its KLDs are in the journal
         return self._work.stage("prices", Prices.from_json, lambda: made, made.__eq__)
 
-    def exact(self) -> Tuned:
+    def _exact(self) -> Tuned:
         """The plan by prices, an exact solver and a refinement of the whole."""
         search = Search(self._ledger, self.prices, self.candidates.layers, self._sizes, self._settings.trials)
         goal = self._settings.goal
@@ -282,11 +271,8 @@ class Tuner:
         made = cluster(self.profile, self.candidates)
         return self._work.stage("groups", Groups.from_json, lambda: made, made.__eq__)
 
-    def paper(self, by_tasks: TaskJudge | None = None) -> Tuned:
-        """The plan by groups of layers and a genetic search, as in the paper.
-
-        ``by_tasks`` is needed where failed tasks are the objective.
-        """
+    def _paper(self, by_tasks: TaskJudge | None) -> Tuned:
+        """The plan by groups of layers and a genetic search, as in the paper."""
         loss = self._loss(by_tasks)
         with self._stage(f"search {self._settings.goal}") as progress:
             points = self._genetic(self.groups, self._settings.trials, (), progress, loss)
@@ -300,17 +286,20 @@ class Tuner:
             raise KvtunerError("failed tasks need tasks: give --tasks")
 
         def loss(pairs: Sequence[Pair]) -> float:
-            centers = self.centers.of_quantized(pairs) if self.centers else None
-            plan = Plan(tuple(pairs), self._shape, centers=centers)
+            plan = self._plan(pairs)
             key = " ".join(["failed", by_tasks.name, *map(str, pairs)])
             return self._work.journal.remember(key, lambda: by_tasks.failed_share(plan))
 
         return loss
 
+    def _plan(self, pairs: Sequence[Pair]) -> Plan:
+        """``pairs`` with the centers of what they quantize."""
+        centers = self._centers.of_quantized(pairs) if self._centers else None
+        return Plan(tuple(pairs), self._shape, centers=centers)
+
     def _verified(self, point: Point, front: Front, prices: Prices | None) -> Tuned:
         """``point`` as a plan, judged on the held-out text."""
-        centers = self.centers.of_quantized(point.pairs) if self.centers else None
-        plan = Plan(point.pairs, self._shape, centers=centers)
+        plan = self._plan(point.pairs)
         held_out = list(self._texts.held_out.numpy().astype(np.int32))
         with self._stage("verify on held-out text") as progress:
             row = self._held_out(plan, held_out, progress)
@@ -332,6 +321,18 @@ class Tuner:
             return asdict(judge(self._reference, self._shape, {"plan, torch": plan}, chunks, progress)[1])
 
         return Row(**self._work.journal.remember(" ".join(["held-out", *map(str, plan.pairs)]), measure))
+
+
+def check_goal(settings: Settings, shape: ModelShape) -> None:
+    """Raise `KvtunerError` where the candidates cannot meet the budget, before anything is loaded or measured."""
+    sizes = Sizes(shape)
+    budget = settings.goal.budget(sizes)
+    smallest, largest = sizes.range([settings.backend.fitting(shape).pairs()] * shape.n_layer)
+    if budget is not None and smallest > budget:
+        raise KvtunerError(
+            f"{settings.goal} is less than the {sizes.bits(smallest):g} to {sizes.bits(largest):g} bits per value of "
+            "the candidates: raise it, or change --candidates"
+        )
 
 
 def _facts(settings: Settings, texts: Texts) -> dict[str, Any]:

@@ -24,9 +24,9 @@ class Killed(BaseException):
 class Tuning:
     """`tune` on a tiny model and a text of random words, with folders of its own."""
 
-    def __init__(self, folder: Path, tiny) -> None:
+    def __init__(self, folder: Path, tiny, architecture: str = "llama") -> None:
         self.folder = folder
-        self.model = tiny(folder / "m.gguf", "llama", n_layer=N_LAYER)
+        self.model = tiny(folder / "m.gguf", architecture, n_layer=N_LAYER)
         self.text = folder / "text.txt"
         self.text.write_text(" ".join(f"word{i * i % 977}" for i in range(4000)))
 
@@ -140,3 +140,22 @@ def test_the_stages_one_by_one_give_what_tune_gives(tuning: Tuning) -> None:
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 0, result.output
     assert Plan.load(Path(plan)).bits_per_value() <= 4
+
+
+def test_a_search_measures_what_tune_measures(tmp_path: Path, tiny) -> None:
+    tuning = Tuning(tmp_path, tiny, "qwen2")  # whose biases make centers matter
+    text = ["--text", str(tuning.text), "--tokens", "64", "--ctx", "32"]
+    profile, candidates, model = str(tmp_path / "profile.json"), str(tmp_path / "candidates.json"), str(tuning.model)
+    search = ["search", model, profile, candidates, "-o", str(tmp_path / "plan.json"), "--bits", "4", "--points", "5"]
+    for command in (
+        ["profile", model, "-o", profile, *text, "--candidates", TYPES],
+        ["prune", profile, "-o", candidates],
+        [*search, *text, "--work", str(tmp_path / "search")],
+    ):
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 0, result.output
+    tuning.plan("tuned.json", "--bits", "4", "--work", str(tmp_path / "tune"))
+    searched, tuned = ((tmp_path / name / "journal.jsonl").read_text() for name in ("search", "tune"))
+    assert searched == tuned
+    refused = CliRunner().invoke(main, [*search, *text[:4], "--ctx", "16"])
+    assert "profile: n_ctx is 32, not 16" in refused.output
