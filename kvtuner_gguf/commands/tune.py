@@ -82,7 +82,8 @@ def tune_command(
     fresh = options.pop("fresh")
     shape, settings = make_settings(model, options)
     from kvtuner_gguf.report.progress import step_progress
-    from kvtuner_gguf.tuning.tune import Tuner, check_goal
+    from kvtuner_gguf.tuning.settings import check_goal
+    from kvtuner_gguf.tuning.tune import Tuner
 
     check_goal(settings, shape)
     text = texts_of(options["texts"])
@@ -146,9 +147,10 @@ def make_settings(model: Path, options: dict[str, Any]) -> tuple:
     if options.get("method") == "paper" and not (names or options["backend"]):
         names = PAPER_TYPES
     backend = chosen_backend(options["backend"], names)
-    from kvtuner_gguf.tuning.tune import Settings
+    from kvtuner_gguf.tuning.settings import Settings
 
     measure = {"n_tokens": options["tokens"], "n_ctx": options["ctx"], "seed": options["seed"], "center": center}
+    measure["device"] = options["device"]
     return shape, Settings(backend=backend, **measure, **_search_settings(options))
 
 
@@ -156,13 +158,14 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Those settings of a search that are not left to their defaults."""
     if "bits" not in options:
         return {}
+    from kvtuner_gguf.tuning.fixed import parse_fixed
     from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal
 
     bits, mib, max_kld = (options[name] for name in ("bits", "mib", "max_kld"))
     if bits is None and mib is None and max_kld is None:
         bits = DEFAULT_BITS
     method = options["method"]
-    trials = options["trials"] if options["trials"] is not None else {"exact": 40, "paper": 200}[method]
+    trials = options["trials"] if options["trials"] is not None else {"exact": 32, "paper": 200}[method]
     goal = Goal(bits, mib, options["for_ctx"], max_kld)
     objective = options.get("objective", "kld")
     return {
@@ -173,6 +176,7 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
         "n_rungs": options["rungs"],
         "evolve": options["evolve"],
         "n_points": options["points"],
+        "fixed": parse_fixed(options["fix"]),
     }
 
 

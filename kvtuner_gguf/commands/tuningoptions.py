@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 DEFAULT_BACKEND = "cpu"
+# of <malloc.h>
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -61,6 +64,9 @@ _MEASURE = (
     ),
     click.option("--threads", type=int, help="Threads of the reference model. Default: all processors."),
     click.option(
+        "--device", default="cpu", show_default=True, help="Where torch runs the reference model: cpu, cuda, cuda:1."
+    ),
+    click.option(
         "--work", type=FOLDER, help="Folder that keeps what is finished; interrupted, go on with the same command."
     ),
     click.option("--fresh", is_flag=True, help="Forget what the folder holds and begin anew."),
@@ -72,13 +78,21 @@ _GOAL = (
     click.option("--for-ctx", type=int, metavar="N", help="How many tokens --mib is for."),
     click.option("--max-kld", type=float, help="No budget: the smallest plan of at most this mean KLD (nats)."),
     click.option(
-        "--trials", type=int, help="Plans judged whole: in each refinement [40], or in all by the paper's method [200]."
+        "--fix",
+        metavar="LAYERS=K/V",
+        multiple=True,
+        help="Give layers a pair by hand, for example 0,26-27=q8_0/q4_0; the others are searched. Repeatable.",
+    ),
+    click.option(
+        "--trials",
+        type=int,
+        help="Plans judged whole: in a refinement at most [32], or in all by the paper's method [200].",
     ),
     click.option(
         "--evolve", type=int, default=0, show_default=True, help="Then evolve the front by so many trials of NSGA-II."
     ),
-    click.option("--rungs", type=int, default=2, show_default=True, help="Types measured in every layer."),
-    click.option("--points", type=int, default=16, show_default=True, help="Sizes that the front has."),
+    click.option("--rungs", type=int, default=1, show_default=True, help="Types measured in every layer."),
+    click.option("--points", type=int, default=10, show_default=True, help="Sizes that the front has."),
 )
 
 
@@ -111,8 +125,22 @@ def import_torch(threads: int | None) -> None:
         import transformers  # noqa: F401
     except ImportError as err:
         raise KvtunerError(f"tuning needs {err.name}: pip install 'kvtuner-gguf[tune]'") from err
+    _keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(max(1, threads))
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc, where it is the C library, give big freed blocks to the next tensor instead of the kernel.
+
+    Each layer would fault in its pages anew: about a tenth of a forward's time on the CPU.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def texts_of(names: Sequence[str]) -> Texts:

@@ -68,7 +68,7 @@ def _score_chunk(reference: Reference, plans: Sequence[Plan], chunk: np.ndarray,
     hidden = [_hidden(reference, plan, chunk)[scored].split(ROWS) for plan in plans]
     targets = np.split(chunk[scored.start + 1 :], range(ROWS, scored.stop - scored.start, ROWS))
     for rows, following in zip(zip(*hidden, strict=True), targets, strict=True):
-        logits = [reference.logits(part).numpy() for part in rows]
+        logits = [reference.logits(part).cpu().numpy() for part in rows]
         score(logits[0], logits[1:], following, tallies)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
+import gguf
 import torch
 from gguf import GGUFReader, ReaderTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -22,8 +25,9 @@ def load(path: Path, architecture: str) -> tuple[torch.nn.Module, object]:
 
     Raises `KvtunerError` where transformers cannot load the file or takes other tensors than it has.
     """
-    model, tokenizer, missing = _from_transformers(path)
-    reader = GGUFReader(path)
+    with _read_once() as read:
+        model, tokenizer, missing = _from_transformers(path)
+        reader = read(str(path))
     if missing:
         raise _refused(path, f"it has no {sorted(missing)[0]}; a split model must be merged into one file first")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
@@ -31,6 +35,21 @@ def load(path: Path, architecture: str) -> tuple[torch.nn.Module, object]:
     _check_all_taken(path, model, tensors)
     _check_rope(path, reader, architecture)
     return model.eval(), tokenizer
+
+
+@contextmanager
+def _read_once() -> Iterator[Callable[[str], GGUFReader]]:
+    """A reader of files that transformers has, too, for a while.
+
+    It would parse the file, and every token's name in it, three times, and list the names of all tensors once for each
+    module: most of the time that a small model takes to load.
+    """
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = map(functools.cache, before)
+    try:
+        yield gguf.GGUFReader
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = before
 
 
 def _from_transformers(path: Path) -> tuple[torch.nn.Module, object, set[str]]:

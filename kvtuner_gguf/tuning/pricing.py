@@ -1,8 +1,9 @@
 """Stage 3, the prices: what each type costs each layer in KLD of the whole model, K and V apart.
 
-A few types, the rungs, are measured in every layer and side by a forward each, which restarts at that layer. The prices
-of the types between follow from the profile: the logarithm of the KLD over that of the attention error's energy is
-close to a line. Below and above the rungs the KLD is taken to grow with the energy, as it does for small disturbances.
+One type or a few, the rungs, are measured in every layer and side by a forward each, which restarts at that layer.
+The prices of the others follow from the profile: the logarithm of the KLD over that of the attention error's energy is
+close to a line. Below and above the rungs the KLD is taken to grow with the energy, as it does for small disturbances:
+between 2 and 5 bits the slopes of SmolLM2-135M's layers are 0.86 to 1.19, the median 1.04.
 """
 
 from __future__ import annotations
@@ -49,9 +50,6 @@ class Prices:
     def plan(self, pairs: Sequence[Pair]) -> float:
         return sum(self.pair(il, pair) for il, pair in enumerate(pairs))
 
-    def has(self, names: Iterable[str]) -> bool:
-        return all(name in side for name in names for side in (*self.k, *self.v))
-
     def to_json(self) -> dict[str, Any]:
         layers = [{"k": dict(k), "v": dict(v)} for k, v in zip(self.k, self.v, strict=True)]
         return stage_to_json(SCHEMA, self.model, self.provenance, {"layers": layers})
@@ -79,10 +77,10 @@ def one_sided(names: Iterable[str]) -> list[Pair]:
 
 
 def rungs(names: Iterable[str], n: int) -> tuple[str, ...]:
-    """``n`` quantized types out of ``names`` to measure: the lowest, and others in even steps above it."""
+    """``n`` quantized types out of ``names`` to measure, the middle ones of ``n`` even parts."""
     rising = sorted((name for name in names if cache_type(name).is_quantized), key=_bits)
     step = len(rising) / max(n, 1)
-    return tuple(dict.fromkeys(rising[min(int(i * step), len(rising) - 1)] for i in range(n))) if rising else ()
+    return tuple(dict.fromkeys(rising[int((i + 0.5) * step - 0.5)] for i in range(n))) if rising else ()
 
 
 def _bits(name: str) -> tuple[float, str]:
@@ -93,7 +91,7 @@ def price(
     judge: Judge,
     profile: Profile,
     names: Sequence[str],
-    n_rungs: int = 2,
+    n_rungs: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Prices:
     """Prices of the types ``names`` in every layer; twice ``n_rungs`` forwards per layer."""

@@ -25,7 +25,10 @@ Capture = Callable[[int, Tensor, Tensor, Tensor], None]
 
 
 class Reference:
-    """A causal language model whose every layer can be run with the K and V types of a pair, on a torch ``device``."""
+    """A causal language model whose every layer can be run with the K and V types of a pair, on a torch ``device``.
+
+    Raises `KvtunerError` where torch cannot load the model or has no such device.
+    """
 
     def __init__(self, path: Path, architecture: str, device: str = "cpu") -> None:
         if architecture not in INTERLEAVED_ROPE:
@@ -33,9 +36,10 @@ class Reference:
                 f"{path}: the torch reference knows {', '.join(INTERLEAVED_ROPE)}, not {architecture}: "
                 "write the plan by hand, see configs/plan.schema.json"
             )
+        where = _device(device)
         self.cache = CacheModel(INTERLEAVED_ROPE[architecture])
         model, self._tokenizer = load(path, architecture)
-        self._model = model.to(device)
+        self._model = model.to(where)
         self._model.config._attn_implementation = ATTENTION
         self._layers = self._model.model.layers
         self._pair = EXACT
@@ -116,20 +120,17 @@ class Reference:
         return attend(query, key, value).transpose(1, 2), None
 
 
+def _device(name: str) -> torch.device:
+    """The device ``name``, once something was put there."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as err:
+        reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+        raise KvtunerError(f"torch cannot use the device {name!r} ({reason}): give --device cpu, or cuda") from err
+    return device
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Causal attention [batch, heads, tokens, head size]; KV heads are shared by groups of query heads."""
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
-
-
-def attend_rows(query: Tensor, key: Tensor, value: Tensor, rows: Tensor) -> Tensor:
-    """`attend` for the queries at the positions ``rows`` alone, without a square of the tokens."""
-    if len(rows) == query.shape[2]:
-        return attend(query, key, value)
-    mask = seen(rows, key.shape[2]).to(query.device)
-    query = query[:, :, rows.to(query.device)]
-    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
-
-
-def seen(rows: Tensor, n_tokens: int) -> Tensor:
-    """Whether causality lets the queries at ``rows`` see each token, [rows, tokens]."""
-    return torch.arange(n_tokens) <= rows[:, None]

@@ -22,6 +22,8 @@ Candidates = Sequence[Sequence[Pair]]
 
 # a move must win this share of the plan's KLD, else it fits the noise of the calibration text
 WORTH = 0.002
+# trades in a row that win nothing end a refinement
+PATIENCE = 12
 
 
 @dataclass(frozen=True)
@@ -105,21 +107,22 @@ def refine(
 ) -> tuple[tuple[Pair, ...], float]:
     """Trade bytes between two layers as long as the KLD of the whole plan falls; the plan and its mean KLD.
 
-    At most ``trials`` trades are judged, the most promising by price first.
+    At most ``trials`` trades are judged, the most promising by price first, and no more after `PATIENCE` in vain.
     """
     pairs, kld = tuple(start), judge.kld(start)
     judge.settle(pairs)
     tried: set[tuple[Pair, ...]] = {pairs}
+    won = 0
     for done in range(trials):
         if progress:
             progress(done, trials)
         trial = next((plan for plan in _trades(pairs, prices, candidates, sizes, budget) if plan not in tried), None)
-        if trial is None:
+        if trial is None or done - won >= PATIENCE:
             break
         tried.add(trial)
         trial_kld = judge.kld(trial)
         if trial_kld < kld * (1 - WORTH):
-            pairs, kld = trial, trial_kld
+            pairs, kld, won = trial, trial_kld, done + 1
             judge.settle(pairs)
     if progress:
         progress(trials, trials)
@@ -157,7 +160,7 @@ def sweep(
     prices: Prices,
     candidates: Candidates,
     sizes: Sizes,
-    n_points: int = 16,
+    n_points: int = 10,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Point]:
     """The best priced plan of each of ``n_points`` sizes, smallest to largest in even ratios, judged whole."""

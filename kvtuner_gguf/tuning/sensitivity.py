@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kvtuner_gguf.artifact import layers_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan import ModelShape
-from kvtuner_gguf.tuning.reference import Reference, attend_rows, seen
+from kvtuner_gguf.tuning.disturbance import attention_errors
+from kvtuner_gguf.tuning.reference import Reference
 
 SCHEMA = "kvtuner.profile/1"
 # relative errors are means of |x - x'| / |x|: values next to zero would decide them alone
 SMALLEST_RELATIVE = 1e-6
-# attention weights of a head that are looked at: of 16k tokens those of 256 queries
-WEIGHTS = 1 << 22
-# query rows at a time
-ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,11 @@ class Profile:
             raise KvtunerError(
                 f"the profile has {len(self.layers)} layers, its model {self.model.n_layer}: profile the model again"
             )
+
+    def only(self, pairs: Iterable[Pair]) -> Profile:
+        """This profile of no more than ``pairs``, all of which it has, in their order."""
+        pairs = tuple(pairs)
+        return replace(self, layers=tuple({pair: layer[pair] for pair in pairs} for layer in self.layers))
 
     def to_json(self) -> dict[str, Any]:
         layers = [{str(pair): asdict(errors) for pair, errors in layer.items()} for layer in self.layers]
@@ -102,42 +103,23 @@ def _measure_layer(
     reference: Reference, il: int, query: Tensor, key: Tensor, value: Tensor, pairs: Sequence[Pair]
 ) -> dict[Pair, PairError]:
     """Each K and each V type is quantized once, each K type makes its attention weights once."""
-    keys = {name: reference.cache.keys(key, name, il) for name in {pair.k for pair in pairs}}
-    values = {name: reference.cache.values(value, name, il) for name in {pair.v for pair in pairs}}
-    rows = _rows(query.shape[2])
-    output = attend_rows(query, key, value, rows)
+    keys = {name: reference.cache.keys(key, name, il) for name in dict.fromkeys(pair.k for pair in pairs)}
+    values = {name: reference.cache.values(value, name, il) for name in dict.fromkeys(pair.v for pair in pairs)}
+    e_k = {name: _relative(key, read) for name, read in keys.items()}
     e_v = {name: _relative(value, read) for name, read in values.items()}
-    errors = {}
-    for name, read in keys.items():
-        e_k, e_a = _relative(key, read), _weights_error(query, key, read, rows)
-        for pair in (pair for pair in pairs if pair.k == name):
-            changed = attend_rows(query, read, values[pair.v], rows)
-            error = ((changed - output).square().sum() / output.square().sum()).item()
-            errors[pair] = PairError(e_k, e_v[pair.v], e_a, _relative(output, changed), error)
-    return errors
-
-
-def _rows(n_tokens: int) -> Tensor:
-    """Positions of the queries that are looked at: all, or in a long context some, evenly spread, the last included."""
-    n_rows = min(n_tokens, max(1, WEIGHTS // n_tokens))
-    return (torch.arange(1, n_rows + 1) * n_tokens).div(n_rows, rounding_mode="floor") - 1
+    e_a, e_o, error = attention_errors(query, key, value, list(keys.values()), list(values.values()))
+    k_at, v_at = ({name: i for i, name in enumerate(names)} for names in (keys, values))
+    return {
+        pair: PairError(
+            e_k[pair.k],
+            e_v[pair.v],
+            e_a[k_at[pair.k]],
+            e_o[k_at[pair.k]][v_at[pair.v]],
+            error[k_at[pair.k]][v_at[pair.v]],
+        )
+        for pair in pairs
+    }
 
 
 def _relative(exact: Tensor, changed: Tensor) -> float:
     return ((changed - exact).abs() / exact.abs().clamp_min(SMALLEST_RELATIVE)).mean().item()
-
-
-def _weights_error(query: Tensor, key: Tensor, changed: Tensor, rows: Tensor) -> float:
-    """Mean over the weights that causality allows to the queries at ``rows``, some rows of a chunk at a time."""
-    total = 0.0
-    for q, a, b in zip(query, key, changed, strict=True):
-        for some in rows.split(ROWS):
-            total += (_weights(q, a, some) - _weights(q, b, some)).abs().sum().item()
-    return total / (query.shape[0] * query.shape[1] * (rows + 1).sum().item())
-
-
-def _weights(query: Tensor, key: Tensor, rows: Tensor) -> Tensor:
-    """Causal attention weights [heads, rows, tokens] of one chunk."""
-    key = key.repeat_interleave(query.shape[0] // key.shape[0], 0)
-    scores = query[:, rows.to(query.device)] @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-    return scores.masked_fill(~seen(rows, key.shape[1]).to(scores.device), -torch.inf).softmax(-1)

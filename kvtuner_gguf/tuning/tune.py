@@ -5,19 +5,17 @@ What a stage has finished is kept in the folder of the tuning (`kvtuner_gguf.tun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import transformers
 
-import kvtuner_gguf
-from kvtuner_gguf.backends import BACKENDS, Backend, of_types
+from kvtuner_gguf.backends import of_types
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.errors import KvtunerError
@@ -29,21 +27,20 @@ from kvtuner_gguf.tuning.centering import measure_centers
 from kvtuner_gguf.tuning.clustering import Groups, cluster
 from kvtuner_gguf.tuning.divergence import Judge, Ledger
 from kvtuner_gguf.tuning.evaluate import judge
+from kvtuner_gguf.tuning.fixed import check_fixed, fixed_facts, with_fixed
 from kvtuner_gguf.tuning.genetic import GeneticSettings
 from kvtuner_gguf.tuning.genetic import search as genetic_search
-from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal, Search
+from kvtuner_gguf.tuning.goal import Search
 from kvtuner_gguf.tuning.pricing import UNQUANTIZED, Prices, one_sided, price
 from kvtuner_gguf.tuning.pruning import CAUTIOUS, PAPER, Candidates, prune
 from kvtuner_gguf.tuning.reference import Reference
 from kvtuner_gguf.tuning.search import Sizes, front_of, sweep
 from kvtuner_gguf.tuning.sensitivity import Profile, profile
+from kvtuner_gguf.tuning.settings import Settings, facts_of
 from kvtuner_gguf.tuning.work import Work
 
 Stage = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Opens a progress display with a title; gives a callback of steps done and steps in all."""
-
-METHODS = ("exact", "paper")
-OBJECTIVES = ("kld", "perplexity", "failed")
 
 
 class TaskJudge(Protocol):
@@ -53,43 +50,6 @@ class TaskJudge(Protocol):
 
     def failed_share(self, plan: Plan) -> float:
         """The share of the tasks, 0 to 1, that the model fails with the caches of ``plan``."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What `tune` is asked for.
-
-    ``trials``: plans that are judged whole, in a refinement (exact) or in all (paper). ``n_rungs``: types that are
-    measured in every layer. ``n_points``: sizes that the front has. ``objective``: what the paper's method minimises,
-    one of `OBJECTIVES`. ``evolve``: trials of a genetic search that begins with the exact method's front.
-    """
-
-    goal: Goal = field(default_factory=lambda: Goal(bits=DEFAULT_BITS))
-    backend: Backend = BACKENDS["cpu"]
-    method: str = "exact"
-    n_tokens: int = 1024
-    n_ctx: int = 512
-    seed: int = 0
-    trials: int = 40
-    n_rungs: int = 2
-    n_points: int = 16
-    center: bool = True
-    objective: str = "kld"
-    evolve: int = 0
-
-    def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES or (self.method == "exact" and self.objective != "kld"):
-            raise KvtunerError(f"the objective {self.objective!r} is for --method paper: use kld, or that method")
-        if self.objective != "kld" and self.goal.max_kld is not None:
-            raise KvtunerError("--max-kld is a bound of the objective kld: give a budget")
-        if self.method not in METHODS:
-            raise KvtunerError(f"unknown method {self.method!r}: use one of {', '.join(METHODS)}")
-        if self.n_ctx < 16 or self.n_tokens < self.n_ctx:
-            raise KvtunerError(
-                f"--tokens {self.n_tokens} and --ctx {self.n_ctx}: give at least one context of 16 tokens"
-            )
-        if self.n_rungs < 1 or self.trials < 0 or self.evolve < 0 or self.n_points < 2:
-            raise KvtunerError("--rungs must be 1 or more, --trials and --evolve 0 or more, --points 2 or more")
 
 
 @dataclass(frozen=True)
@@ -126,15 +86,16 @@ class Tuner:
         fresh: bool = False,
         stage: Stage | None = None,
     ) -> None:
+        check_fixed(settings.fixed, shape)
         self._model, self._shape, self._settings = model, shape, settings
         self._stage = stage or (lambda title: nullcontext(lambda done, total: None))
         self._backend = settings.backend.fitting(shape)
         self._sizes = Sizes(shape)
-        self._facts = _facts(settings, text)
+        self._facts = facts_of(settings, text)
         self._work = Work(folder, {**self._facts, "center": settings.center, "model": shape.to_json()}, fresh)
         torch.manual_seed(settings.seed)
         with self._stage("load the reference model"):
-            self._reference = Reference(model, shape.architecture)
+            self._reference = Reference(model, shape.architecture, settings.device)
             tokens = (settings.n_tokens, settings.n_ctx, settings.seed)
             self._texts = calibrate_texts(text, self._reference.tokenize, *tokens)
         self._ledger = Ledger(lambda: Judge(self._reference, self._texts.tuning), self._work.journal)
@@ -155,9 +116,24 @@ class Tuner:
         for name, given in (("profile", profile), ("candidates", candidates), ("groups", groups)):
             if given is not None:
                 self._check_given(name, given)
-                self.__dict__[name] = given
         types = {name for pair in profile.layers[0] for name in (pair.k, pair.v)} - {UNQUANTIZED}
+        self._check_fixed(types, groups)
         self._backend = of_types(sorted(types))
+        self.profile, self.candidates = profile, self._with_fixed(candidates)
+        if groups is not None:
+            self.groups = groups
+
+    def _check_fixed(self, types: Collection[str], groups: Groups | None) -> None:
+        """Raise `KvtunerError` where stages that were run before leave no way to fix the layers."""
+        if self._settings.fixed and groups is not None:
+            raise KvtunerError("--fix and groups both say what layers have: give the candidates, or change the groups")
+        for il, pair in self._settings.fixed.items():
+            missing = sorted({pair.k, pair.v}.difference(types))
+            if missing:
+                raise KvtunerError(
+                    f"layer {il} is fixed to {pair}, and the profile has no {missing[0]}: profile with --candidates "
+                    f"{','.join([*sorted(types), *missing])}"
+                )
 
     def _check_given(self, name: str, given: Profile | Candidates | Groups) -> None:
         if given.model != self._shape:
@@ -185,7 +161,8 @@ class Tuner:
     @cached_property
     def profile(self) -> Profile:
         """The errors of every candidate pair in every layer."""
-        pairs = [*self._backend.pairs(), *one_sided(self._backend.names)]
+        fixed = self._settings.fixed.values()
+        pairs = list(dict.fromkeys([*self._backend.pairs(), *fixed, *one_sided(self._names)]))
 
         def measure() -> Profile:
             with self._stage("profile") as progress:
@@ -195,20 +172,30 @@ class Tuner:
             return all(pair in layer for pair in pairs for layer in found.layers)
 
         found = self._work.stage("profile", Profile.from_json, measure, has_all)
-        layers = tuple({pair: layer[pair] for pair in pairs} for layer in found.layers)
-        return Profile(found.model, layers, found.provenance)
+        return found.only(pairs)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """The types that some layer may have."""
+        fixed = [name for pair in self._settings.fixed.values() for name in (pair.k, pair.v)]
+        return tuple(dict.fromkeys([*self._backend.names, *fixed]))
 
     @cached_property
     def candidates(self) -> Candidates:
         """The pairs that each layer may have."""
         rule = PAPER if self._settings.method == "paper" else CAUTIOUS
-        made = prune(self.profile, rule)
+        made = self._with_fixed(prune(self.profile.only(self._backend.pairs()), rule))
         return self._work.stage("candidates", Candidates.from_json, lambda: made, made.__eq__)
+
+    def _with_fixed(self, candidates: Candidates) -> Candidates:
+        fixed = self._settings.fixed
+        facts = {**candidates.provenance, **fixed_facts(fixed)}
+        return replace(candidates, layers=with_fixed(candidates.layers, fixed), provenance=facts)
 
     @cached_property
     def prices(self) -> Prices:
         """What each type costs each layer."""
-        names, profiled = self._backend.names, self.profile
+        names, profiled = self._names, self.profile
 
         def measure() -> Prices:
             with self._stage("price layers") as progress:
@@ -309,6 +296,7 @@ class Tuner:
             "objective": self._settings.objective,
             "goal": str(self._settings.goal),
             "candidates": list(self._backend.names),
+            **fixed_facts(self._settings.fixed),
             "loss_tuning": point.loss,
             "kld_priced": point.priced,
             **{name: getattr(row, name) for name in ("kld_mean", "kld_median", "same_top", "ppl_ratio")},
@@ -321,29 +309,3 @@ class Tuner:
             return asdict(judge(self._reference, self._shape, {"plan, torch": plan}, chunks, progress)[1])
 
         return Row(**self._work.journal.remember(" ".join(["held-out", *map(str, plan.pairs)]), measure))
-
-
-def check_goal(settings: Settings, shape: ModelShape) -> None:
-    """Raise `KvtunerError` where the candidates cannot meet the budget, before anything is loaded or measured."""
-    sizes = Sizes(shape)
-    budget = settings.goal.budget(sizes)
-    smallest, largest = sizes.range([settings.backend.fitting(shape).pairs()] * shape.n_layer)
-    if budget is not None and smallest > budget:
-        raise KvtunerError(
-            f"{settings.goal} is less than the {sizes.bits(smallest):g} to {sizes.bits(largest):g} bits per value of "
-            "the candidates: raise it, or change --candidates"
-        )
-
-
-def _facts(settings: Settings, texts: Texts) -> dict[str, Any]:
-    """What a measurement depends on, apart from the model."""
-    return {
-        "version": kvtuner_gguf.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "text": texts.name,
-        "text_sha256": texts.sha256,
-        "text_tokens": settings.n_tokens // settings.n_ctx * settings.n_ctx,
-        "n_ctx": settings.n_ctx,
-        "seed": settings.seed,
-    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from kvtuner_gguf.cachetypes import Pair  # noqa: E402
 from kvtuner_gguf.plan import ModelShape  # noqa: E402
-from kvtuner_gguf.tuning import sensitivity  # noqa: E402
+from kvtuner_gguf.tuning import disturbance  # noqa: E402
 from kvtuner_gguf.tuning.divergence import Judge, Ledger  # noqa: E402
 from kvtuner_gguf.tuning.journal import Journal  # noqa: E402
 from kvtuner_gguf.tuning.pricing import one_sided, price  # noqa: E402
@@ -78,20 +77,21 @@ def test_an_exact_cache_has_no_error_and_coarser_types_have_more(profiled) -> No
         assert ladder[0] > 0
 
 
-def test_prices_at_the_lowest_type_are_the_judged_loss(reference: Reference, tokens, profiled, tmp_path: Path) -> None:
+def test_prices_of_the_measured_type_are_the_judged_loss(reference: Reference, tokens, profiled) -> None:
     judge = Judge(reference, tokens)
     prices = price(Ledger(lambda: judge, Journal()), profiled, NAMES, n_rungs=1)
-    plan = [Pair("f32", "f32"), Pair("f32", "q4_0")]
-    assert prices.v[1]["q4_0"] == pytest.approx(judge.kld(plan).mean().item())
-    ratio = profiled.layers[0][Pair("q8_0", "f32")].error / profiled.layers[0][Pair("q4_0", "f32")].error
-    assert prices.k[0]["q8_0"] == pytest.approx(prices.k[0]["q4_0"] * ratio)
+    plan = [Pair("f32", "f32"), Pair("f32", "q5_0")]
+    assert prices.v[1]["q5_0"] == pytest.approx(judge.kld(plan).mean().item())
+    for name in ("q8_0", "q4_0"):
+        ratio = profiled.layers[0][Pair(name, "f32")].error / profiled.layers[0][Pair("q5_0", "f32")].error
+        assert prices.k[0][name] == pytest.approx(prices.k[0]["q5_0"] * ratio)
 
 
 def test_a_long_context_is_measured_by_some_of_its_queries(
     reference: Reference, tokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sensitivity, "WEIGHTS", 24 * 6)
-    monkeypatch.setattr(sensitivity, "ROWS", 4)
+    monkeypatch.setattr(disturbance, "WEIGHTS", 24 * 6)
+    monkeypatch.setattr(disturbance, "ROWS", 4)
     pair, seen = Pair("q4_0", "q5_0"), []
     found = profile(reference, tokens, [pair], SHAPE, {}).layers[1][pair]
     reference.run(reference.embed(tokens), capture=lambda il, *qkv: seen.append(qkv))

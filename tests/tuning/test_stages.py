@@ -21,7 +21,7 @@ from kvtuner_gguf.tuning.pruning import prune  # noqa: E402
 from kvtuner_gguf.tuning.rotation import hadamard, rotate, rotation_size  # noqa: E402
 from kvtuner_gguf.tuning.search import Sizes, solve  # noqa: E402
 from kvtuner_gguf.tuning.sensitivity import PairError, Profile  # noqa: E402
-from kvtuner_gguf.tuning.tune import Settings  # noqa: E402
+from kvtuner_gguf.tuning.settings import Settings  # noqa: E402
 
 SHAPE = ModelShape("llama", (2, 2, 1), 64, 64)
 NAMES = ("q8_0", "q5_0", "q4_0")

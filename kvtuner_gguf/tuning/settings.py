@@ -1,0 +1,93 @@
+"""What a tuning is asked for, checked before anything is loaded, and the facts that its measurements depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+
+import kvtuner_gguf
+from kvtuner_gguf.backends import BACKENDS, Backend
+from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan import ModelShape
+from kvtuner_gguf.tuning.calibration import Texts
+from kvtuner_gguf.tuning.fixed import check_fixed, with_fixed
+from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal
+from kvtuner_gguf.tuning.search import Sizes
+
+METHODS = ("exact", "paper")
+OBJECTIVES = ("kld", "perplexity", "failed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `tune` is asked for.
+
+    ``trials``: plans that are judged whole, in a refinement (exact) or in all (paper). ``n_rungs``: types that are
+    measured in every layer. ``n_points``: sizes that the front has. ``objective``: what the paper's method minimises,
+    one of `OBJECTIVES`. ``evolve``: trials of a genetic search that begins with the exact method's front.
+    ``device``: where torch runs the model. ``fixed``: pairs by layer that are not searched.
+    """
+
+    goal: Goal = field(default_factory=lambda: Goal(bits=DEFAULT_BITS))
+    backend: Backend = BACKENDS["cpu"]
+    method: str = "exact"
+    n_tokens: int = 1024
+    n_ctx: int = 512
+    seed: int = 0
+    trials: int = 32
+    n_rungs: int = 1
+    n_points: int = 10
+    center: bool = True
+    objective: str = "kld"
+    evolve: int = 0
+    device: str = "cpu"
+    fixed: Mapping[int, Pair] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES or (self.method == "exact" and self.objective != "kld"):
+            raise KvtunerError(f"the objective {self.objective!r} is for --method paper: use kld, or that method")
+        if self.objective != "kld" and self.goal.max_kld is not None:
+            raise KvtunerError("--max-kld is a bound of the objective kld: give a budget")
+        if self.method not in METHODS:
+            raise KvtunerError(f"unknown method {self.method!r}: use one of {', '.join(METHODS)}")
+        if self.n_ctx < 16 or self.n_tokens < self.n_ctx:
+            raise KvtunerError(
+                f"--tokens {self.n_tokens} and --ctx {self.n_ctx}: give at least one context of 16 tokens"
+            )
+        if self.n_rungs < 1 or self.trials < 0 or self.evolve < 0 or self.n_points < 2:
+            raise KvtunerError("--rungs must be 1 or more, --trials and --evolve 0 or more, --points 2 or more")
+
+
+def check_goal(settings: Settings, shape: ModelShape) -> None:
+    """Raise `KvtunerError` where the candidates cannot meet the budget, before anything is loaded or measured."""
+    check_fixed(settings.fixed, shape)
+    sizes = Sizes(shape)
+    budget = settings.goal.budget(sizes)
+    pairs = settings.backend.fitting(shape).pairs()
+    smallest, largest = sizes.range(with_fixed([pairs] * shape.n_layer, settings.fixed))
+    if budget is not None and smallest > budget:
+        what = "the candidates and --fix" if settings.fixed else "the candidates"
+        raise KvtunerError(
+            f"{settings.goal} is less than the {sizes.bits(smallest):g} to {sizes.bits(largest):g} bits per value of "
+            f"{what}: raise it, or change --candidates"
+        )
+
+
+def facts_of(settings: Settings, texts: Texts) -> dict[str, Any]:
+    """What a measurement depends on, apart from the model."""
+    return {
+        "version": kvtuner_gguf.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "text": texts.name,
+        "text_sha256": texts.sha256,
+        "text_tokens": settings.n_tokens // settings.n_ctx * settings.n_ctx,
+        "n_ctx": settings.n_ctx,
+        "seed": settings.seed,
+        "device": settings.device,
+    }
