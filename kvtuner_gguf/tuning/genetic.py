@@ -98,6 +98,23 @@ def search(
     return tried.front()
 
 
+def ladder(groups: Groups, n: int) -> list[tuple[Pair, ...]]:
+    """At most ``n`` plans to begin with, from the smallest on: in each, all groups have pairs of about the same bits.
+
+    Plans made by chance all have about the mean bits of the pairs, and a small budget is out of reach for the few
+    generations after them.
+    """
+    levels = sorted({pair.bits_per_value for group in groups.groups for pair in group.pairs})
+    plans = list(dict.fromkeys(groups.expand([_up_to(level, group) for group in groups.groups]) for level in levels))
+    return [plans[i * len(plans) // min(n, len(plans))] for i in range(min(n, len(plans)))]
+
+
+def _up_to(level: float, group: Group) -> Pair:
+    """The largest pair of ``group`` of at most ``level`` bits per value, or else its smallest."""
+    rising = sorted(group.pairs, key=lambda pair: pair.bits_per_value)
+    return [rising[0], *(pair for pair in rising if pair.bits_per_value <= level)][-1]
+
+
 @dataclass
 class _Tried:
     """The objective of the study, and the plans that it has seen."""

@@ -28,7 +28,7 @@ from kvtuner_gguf.tuning.clustering import Groups, cluster
 from kvtuner_gguf.tuning.divergence import Judge, Ledger
 from kvtuner_gguf.tuning.evaluate import judge
 from kvtuner_gguf.tuning.fixed import check_fixed, fixed_facts, with_fixed
-from kvtuner_gguf.tuning.genetic import GeneticSettings
+from kvtuner_gguf.tuning.genetic import GeneticSettings, ladder
 from kvtuner_gguf.tuning.genetic import search as genetic_search
 from kvtuner_gguf.tuning.goal import Search
 from kvtuner_gguf.tuning.pricing import UNQUANTIZED, Prices, one_sided, price
@@ -262,7 +262,8 @@ class Tuner:
         """The plan by groups of layers and a genetic search, as in the paper."""
         loss = self._loss(by_tasks)
         with self._stage(f"search {self._settings.goal}") as progress:
-            points = self._genetic(self.groups, self._settings.trials, (), progress, loss)
+            trials = self._settings.trials
+            points = self._genetic(self.groups, trials, ladder(self.groups, max(1, trials // 10)), progress, loss)
         front = Front(self._shape, self._settings.objective, points, self._facts)
         return self._verified(self._chosen(front), front, None)
 

@@ -17,7 +17,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.front import Point, pareto
 from kvtuner_gguf.plan import ModelShape, Plan
 from kvtuner_gguf.tuning.clustering import Group, Groups
-from kvtuner_gguf.tuning.genetic import GeneticSettings, search
+from kvtuner_gguf.tuning.genetic import GeneticSettings, ladder, search
 
 SHAPE = ModelShape("llama", (2, 2, 2, 2, 2), 64, 64)
 KV8, K8V4, KV4 = (Pair.parse(text) for text in ("q8_0", "q8_0/q4_0", "q4_0"))
@@ -195,6 +195,21 @@ def test_nothing_is_said_aloud(capfd: pytest.CaptureFixture[str], caplog: pytest
 def test_a_loss_that_is_no_number_is_refused() -> None:
     with pytest.raises(KvtunerError, match="not a finite number"):
         search(GROUPS, lambda _: float("inf"), SETTINGS)
+
+
+def test_a_ladder_goes_from_the_smallest_plan_to_the_largest() -> None:
+    assert ladder(GROUPS, 9) == [GROUPS.expand([pair] * 4) for pair in LADDER]
+    assert ladder(GROUPS, 1) == [GROUPS.expand([KV4] * 4)]
+    few = Groups(SHAPE, (Group((0, 1, 2), (K8V4, KV8)), Group((3, 4), LADDER)))
+    assert ladder(few, 9)[0] == (K8V4,) * 3 + (KV4,) * 2
+
+
+def test_with_a_ladder_a_budget_far_below_the_mean_is_met() -> None:
+    shape = ModelShape("llama", (2,) * 24, 64, 64)
+    groups = Groups(shape, tuple(Group((il,), LADDER) for il in range(24)))
+    settings = GeneticSettings(trials=100, seed=1, max_bits=5.0)
+    found = search(groups, lambda pairs: sum(PRICES[pair] for pair in pairs), settings, seeds=ladder(groups, 10))
+    assert all(Plan(point.pairs).bits_per_value(shape) <= 5.0 for point in found)
 
 
 def test_an_impossible_pair_is_refused_before_it_is_measured() -> None:

@@ -1,4 +1,4 @@
-"""A tuning of a tiny model, killed and continued."""
+"""A tuning of a tiny model: met budgets, and what becomes of one that is killed and continued."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ class Tuning:
 @pytest.fixture
 def tuning(tmp_path: Path, tiny) -> Tuning:
     return Tuning(tmp_path, tiny)
+
+
+def test_the_papers_method_meets_a_budget_that_chance_does_not(tuning: Tuning) -> None:
+    tuning.plan("small.json", "--bits", "2.25", "--method", "paper", "--trials", "3")
+    assert Plan.load(tuning.folder / "small.json").bits_per_value() == 2.25
 
 
 @pytest.mark.parametrize(
