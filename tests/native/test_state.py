@@ -16,6 +16,7 @@ import pytest
 
 from kvtuner_gguf.assets import fetch_model
 from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.divergence import log_softmax
 from kvtuner_gguf.plan import Plan
 from kvtuner_gguf.runtime.native import Context, Model, open_model
 from kvtuner_gguf.runtime.server import find_tool
@@ -26,6 +27,7 @@ pytestmark = [pytest.mark.native, pytest.mark.model]
 N_LAYER = 30
 TOKENS = np.arange(1000, 1096, dtype=np.int32)
 NEXT = np.array([42, 43, 44], np.int32)
+ROUNDING_KLD = 0.05
 
 
 def mixed(*names: str) -> Plan:
@@ -67,6 +69,12 @@ def make_state(context: Context) -> tuple[bytes, bytes, np.ndarray]:
 
 def follow(context: Context) -> np.ndarray:
     return context.decode(NEXT, len(TOKENS), want_logits=True).copy()
+
+
+def mean_kld(logits: np.ndarray, expected: np.ndarray) -> float:
+    """In nats per token."""
+    by_state, in_place = log_softmax(logits), log_softmax(expected)
+    return float((np.exp(in_place) * (in_place - by_state)).sum(-1).mean())
 
 
 def save(context: Context) -> bytes:
@@ -142,7 +150,11 @@ def test_a_refused_state_leaves_the_cache_as_it_was(contexts: dict[str, Context]
 def test_a_uniform_plan_and_uniform_types_read_each_others_states(
     names: tuple[str, str], model: Model, contexts: dict[str, Context], states: dict
 ) -> None:
-    """Byte for byte. Attention over the caches of a plan is ours, so that what follows agrees to rounding."""
+    """Byte for byte. Attention over the caches of a plan is ours, so that what follows agrees to rounding.
+
+    Rounding alone costs this model a KLD of about 0.003, since activations are rounded to 8 bits; another text's state
+    costs many nats.
+    """
     by_types, plan = contexts[names[0]], Plan.uniform(Pair.parse(names[1]), N_LAYER)
     with model.context(plan, 512, 128) as by_plan:
         of_plan, of_types = make_state(by_plan), states[names[0]]
@@ -151,9 +163,10 @@ def test_a_uniform_plan_and_uniform_types_read_each_others_states(
                 context.clear()
                 assert reader(context, part) == len(part)
                 assert cells(save_sequence(context)) == cells(sequence)
-                following = follow(context)
-                assert np.abs(following - expected).mean() < 0.05 * expected.std()
-                assert np.array_equal(following.argmax(-1), expected.argmax(-1))
+                assert mean_kld(follow(context), expected) < ROUNDING_KLD
+            context.clear()
+            context.decode(TOKENS[::-1].copy(), 0, want_logits=False)
+            assert mean_kld(follow(context), expected) > 10 * ROUNDING_KLD
 
 
 @pytest.mark.parametrize("cut", [8, 40, 200, 5000])
