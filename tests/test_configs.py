@@ -1,4 +1,4 @@
-"""The plans of ``configs/kvtuner``, which `kvtuner-gguf import-kvtuner` made."""
+"""The plans of ``configs``, which `kvtuner-gguf tune` made, and of ``configs/kvtuner``, of `import-kvtuner`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kvtuner_gguf.published.table import NOTE, parse_types
 FOLDER = Path(__file__).parents[1] / "configs" / "kvtuner"
 TABLES = FOLDER / "tables.json"
 PLANS = sorted(path for path in FOLDER.glob("*.json") if path != TABLES)
+TUNED = sorted(path for path in FOLDER.parent.glob("*.json") if path.name != "plan.schema.json")
 BITS = {"q8_0": 8, "q4_0": 4, "q2_nl": 2}
 
 # architecture, layers, KV heads; the head size is 128 for all
@@ -35,6 +36,15 @@ LABELS = {
     ("Qwen2.5-7B-Instruct", "kivi"): {"C3.92", "C5.96"},
 }
 CUT = {"C3.92": 3.9286}  # the paper cuts this mean where it rounds the others
+
+
+# architecture, layers, KV heads, head size
+TUNED_SHAPES = {"smollm2-135m": ("llama", 30, 3, 64), "qwen2.5-coder-1.5b": ("qwen2", 28, 2, 128)}
+
+
+def readme_row(path: Path) -> str:
+    text = (FOLDER.parent / "README.md").read_text()
+    return next((line for line in text.splitlines() if f"`{path.name}`" in line), "")
 
 
 def payload_bits(plan: Plan) -> float:
@@ -86,13 +96,30 @@ def test_a_plan_knows_its_model(path: Path) -> None:
 
 
 def test_the_readme_lists_every_plan() -> None:
-    text = (FOLDER.parent / "README.md").read_text()
     for path in PLANS:
         plan = Plan.load(path)
-        row = next((line for line in text.splitlines() if f"`{path.name}`" in line), "")
         for cell in (
             f"{payload_bits(plan):.4f}",
             f"{plan.bits_per_value():.4f}",
             str(plan.bytes_per_token(plan.model)),
         ):
-            assert f"| {cell} |" in row, (path.name, cell)
+            assert f"| {cell} |" in readme_row(path), (path.name, cell)
+
+
+@pytest.mark.parametrize("path", TUNED, ids=lambda path: path.stem)
+def test_a_tuned_plan_is_of_its_model_centered_and_of_the_bits_in_its_name(path: Path) -> None:
+    plan = Plan.load(path)
+    name, bits = path.stem.rsplit("-", 1)
+    architecture, n_layer, heads, head_dim = TUNED_SHAPES[name]
+    shape = plan.model
+    assert (shape.architecture, shape.head_dim_k, shape.head_dim_v) == (architecture, head_dim, head_dim)
+    assert shape.n_head_kv == (heads,) * n_layer
+    assert shape.fingerprint is not None
+    assert float(bits) - 0.01 < plan.bits_per_value() <= float(bits)
+    assert all(plan.centers.k), "all K types of these plans are quantized"
+
+
+@pytest.mark.parametrize("path", TUNED, ids=lambda path: path.stem)
+def test_the_readme_has_the_figures_of_a_tuned_plan(path: Path) -> None:
+    plan = Plan.load(path)
+    assert f"| {plan.bits_per_value():.3f} | {plan.bytes_per_token(plan.model)} |" in readme_row(path)
