@@ -61,7 +61,7 @@ def evaluate(
         chunks = sample.chunks(model)
         n_batch = min(N_BATCH, sample.n_ctx)
         used = (BASELINE, *list(plans.values())[1:])
-        contexts = [stack.enter_context(model.context(c, sample.n_ctx, n_batch)) for c in used]
+        contexts = stack.enter_context(model.contexts(used, sample.n_ctx, n_batch))
         for plan, context in zip(plans.values(), contexts, strict=True):
             _check_allocated(plan, context)
         results = _run(contexts, chunks, progress)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +22,7 @@ from kvtuner_gguf.runtime.nativelog import NativeLog, captured_log
 
 _OK = 0
 MAX_PIECE = 256  # bytes of a token
+HOST_REMEDY = "--no-kv-offload"  # what the library names where a device cannot hold a cache that the host can
 
 
 def patched_llama_cpp() -> ModuleType:
@@ -133,14 +134,33 @@ class Model:
         return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
 
     @contextmanager
-    def context(self, cache: Pair | Plan, n_ctx: int, n_batch: int) -> Iterator[Context]:
-        """A context of ``n_ctx`` tokens whose layers have the types of ``cache``; raises `KvtunerError` if not."""
+    def contexts(self, caches: Sequence[Pair | Plan], n_ctx: int, n_batch: int) -> Iterator[list[Context]]:
+        """Contexts of ``n_ctx`` tokens side by side, as `context` makes each.
+
+        Their caches lie beside the weights, or all of them in host memory where a device cannot hold one.
+        """
+        with ExitStack() as stack:
+            try:
+                made = [stack.enter_context(self.context(cache, n_ctx, n_batch)) for cache in caches]
+            except KvtunerError as err:
+                if HOST_REMEDY not in str(err):
+                    raise
+                stack.close()
+                made = [stack.enter_context(self.context(cache, n_ctx, n_batch, offload=False)) for cache in caches]
+            yield made
+
+    @contextmanager
+    def context(self, cache: Pair | Plan, n_ctx: int, n_batch: int, offload: bool = True) -> Iterator[Context]:
+        """A context of ``n_ctx`` tokens whose layers have the types of ``cache``; raises `KvtunerError` if not.
+
+        The caches of layers on a device lie there if ``offload``, else in host memory.
+        """
         pair = cache if isinstance(cache, Pair) else Pair("f16", "f16")
         try:
             self._lib.kvtuner.set_kv_config(self._pointer, "none" if isinstance(cache, Pair) else cache.to_json())
         except ValueError as err:
             raise KvtunerError(str(err)) from err
-        pointer = self._lib.llama_init_from_model(self._pointer, self._context_params(pair, n_ctx, n_batch))
+        pointer = self._lib.llama_init_from_model(self._pointer, self._context_params(pair, n_ctx, n_batch, offload))
         if not pointer:
             raise KvtunerError(f"cannot make a context of {n_ctx} tokens: {self._log.reason()}; use less --ctx")
         context = Context(self._lib, pointer, self.n_vocab, n_batch)
@@ -149,7 +169,7 @@ class Model:
         finally:
             context.close()
 
-    def _context_params(self, pair: Pair, n_ctx: int, n_batch: int) -> ctypes.Structure:
+    def _context_params(self, pair: Pair, n_ctx: int, n_batch: int, offload: bool) -> ctypes.Structure:
         params = self._lib.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = n_batch
@@ -158,6 +178,7 @@ class Model:
         params.flash_attn_type = self._lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.type_k, params.type_v = (t.ggml_type for t in pair.types)
         params.swa_full = False
+        params.offload_kqv = offload
         return params
 
 

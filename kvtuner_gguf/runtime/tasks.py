@@ -43,7 +43,7 @@ class TaskRunner:
         """
         n_ctx = max(map(len, self._prompts)) + self._n_predict
         failed = 0
-        with self._model.context(plan, n_ctx, N_BATCH) as context:
+        with self._model.contexts([plan], n_ctx, N_BATCH) as (context,):
             for done, (task, prompt) in enumerate(zip(self._tasks, self._prompts, strict=True)):
                 failed += not task.is_solved_by(self._answer(context, prompt))
                 if progress:

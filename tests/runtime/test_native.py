@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -56,6 +57,33 @@ class TestBuilt:
         short = Plan.uniform(Pair("q8_0", "q8_0"), 3)
         with pytest.raises(KvtunerError, match="3 layers"), model.context(short, 256, 64):
             pass
+
+    def test_caches_go_to_the_host_together_where_a_device_cannot_hold_one(
+        self, model: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made, make = [], Model._context_params
+
+        def params(self: Model, pair: Pair, n_ctx: int, n_batch: int, offload: bool) -> ctypes.Structure:
+            made.append((offload, make(self, pair, n_ctx, n_batch, offload)))
+            if offload and len(made) == 2:
+                raise KvtunerError("layer 0: K type q3_nl is unknown to GPU0: use --no-kv-offload or another type")
+            return made[-1][1]
+
+        monkeypatch.setattr(Model, "_context_params", params)
+        caches = [Pair("f16", "f16"), Plan.uniform(Pair("q3_nl", "q3_nl"), N_LAYER)]
+        with model.contexts(caches, 256, 64) as contexts:
+            assert [context.cache_types[0] for context in contexts] == [Pair("f16", "f16"), Pair("q3_nl", "q3_nl")]
+        assert [(offload, asked.offload_kqv) for offload, asked in made] == [(True, True)] * 2 + [(False, False)] * 2
+
+    def test_other_refusals_are_not_tried_again(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked, context = [], Model.context
+        monkeypatch.setattr(
+            Model, "context", lambda *args, **options: asked.append(options) or context(*args, **options)
+        )
+        short = Plan.uniform(Pair("q8_0", "q8_0"), 3)
+        with pytest.raises(KvtunerError, match="3 layers"), model.contexts([Pair("f16", "f16"), short], 256, 64):
+            pass
+        assert asked == [{}, {}]
 
     def test_a_file_that_is_no_model(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         path = tmp_path / "model.gguf"
