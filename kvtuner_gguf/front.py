@@ -53,6 +53,10 @@ class Front:
         """True bits per value."""
         return Plan(point.pairs).bits_per_value(self.model)
 
+    def payload_bits(self, point: Point) -> float:
+        """Bits of the codes alone per value, as the KVTuner paper counts."""
+        return Plan(point.pairs).payload_bits(self.model)
+
     def best_within(self, budget: int) -> Point | None:
         """The point of least loss that takes at most ``budget`` bytes per token."""
         within = [point for point in self.points if self.n_bytes(point) <= budget]
@@ -66,6 +70,7 @@ class Front:
         points = [
             {
                 "bits": self.bits(point),
+                "payload_bits": self.payload_bits(point),
                 "kv_bytes_per_token": self.n_bytes(point),
                 "loss": point.loss,
                 "priced": point.priced,

@@ -79,6 +79,14 @@ class ModelShape:
         )
 
 
+def _n_values(shape: ModelShape) -> int:
+    """Cached values per token."""
+    n_values = sum(heads * (shape.head_dim_k + shape.head_dim_v) for heads in shape.n_head_kv)
+    if not n_values:
+        raise KvtunerError("the model has no layer with a KV cache: a plan has no use there")
+    return n_values
+
+
 @dataclass(frozen=True)
 class Plan:
     """``pairs[il]`` is the pair of layer ``il``. Raises `KvtunerError` where it does not fit ``model``."""
@@ -160,10 +168,18 @@ class Plan:
         shape = shape or self.model
         if shape is None:
             return sum(pair.bits_per_value for pair in self.pairs) / self.n_layer
-        n_values = sum(heads * (shape.head_dim_k + shape.head_dim_v) for heads in shape.n_head_kv)
-        if not n_values:
-            raise KvtunerError("the model has no layer with a KV cache: a plan has no use there")
-        return 8.0 * self.bytes_per_token(shape) / n_values
+        return 8.0 * self.bytes_per_token(shape) / _n_values(shape)
+
+    def payload_bits(self, shape: ModelShape | None = None) -> float:
+        """Mean bits of the codes alone per cached value, as the KVTuner paper counts; weighed as `bits_per_value`."""
+        shape = shape or self.model
+        if shape is None:
+            return sum(pair.payload_bits for pair in self.pairs) / self.n_layer
+        n_bits = 0
+        for pair, heads in zip(self.pairs, shape.n_head_kv, strict=True):
+            k, v = pair.types
+            n_bits += heads * (shape.head_dim_k * k.payload_bits + shape.head_dim_v * v.payload_bits)
+        return n_bits / _n_values(shape)
 
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = {"schema": SCHEMA}

@@ -34,6 +34,7 @@ def test_a_front_survives_its_file() -> None:
     data = json.loads(json.dumps(FRONT.to_json()))
     assert Front.from_json(data) == FRONT
     assert [entry["bits"] for entry in data["points"]] == [4.5, 5.5, 8.5]
+    assert [entry["payload_bits"] for entry in data["points"]] == [4, 5, 8]
 
 
 @pytest.mark.parametrize(

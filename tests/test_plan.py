@@ -69,6 +69,10 @@ def test_bytes_and_bits_follow_the_shape() -> None:
     expected = values * (16 + 16 + 8.5 + 4.5 + 6 + 16) / 8  # layer 2 has no cache
     assert plan.bytes_per_token(SHAPE) == expected
     assert plan.bits_per_value(SHAPE) == pytest.approx((16 + 16 + 8.5 + 4.5 + 6 + 16) / 6)
+    assert plan.payload_bits(SHAPE) == pytest.approx((16 + 16 + 8 + 4 + 5 + 16) / 6)
+    assert plan.payload_bits() == pytest.approx((16 + 16 + 8 + 4 + 4 + 4 + 5 + 16) / 8)
+    wide_keys = ModelShape("llama", (1,), 128, 64)
+    assert Plan.uniform(Pair("q8_0", "q4_0"), 1).payload_bits(wide_keys) == pytest.approx((2 * 8 + 4) / 3)
 
 
 def test_json_round_trip(tmp_path: Path) -> None:

@@ -206,8 +206,9 @@ def print_tuned(out: Path, tuned: Tuned, as_json: bool, native: Row | None = Non
     why = _reasons(tuned)
     rows = [tuned.row] if native is None else [tuned.row, native]
     if as_json:
-        data = {"file": str(out), **plan_to_json(tuned.plan), "reasons": why, "held_out": list(map(asdict, rows))}
-        click.echo(json.dumps({**data, "front": tuned.front.to_json()["points"]}, indent=1))
+        data = {"file": str(out), "payload_bits": tuned.plan.payload_bits(), **plan_to_json(tuned.plan)}
+        judged = {"reasons": why, "held_out": list(map(asdict, rows))}
+        click.echo(json.dumps({**data, **judged, "front": tuned.front.to_json()["points"]}, indent=1))
         return
     from kvtuner_gguf.report.front import print_front
     from kvtuner_gguf.report.table import print_rows

@@ -15,13 +15,14 @@ from kvtuner_gguf.report.figure import new_figure, save_figure
 def print_front(front: Front, plan: Plan) -> None:
     """A row per point, the one of ``plan`` marked."""
     table = Table(title=f"front on the tuning text ({front.measure})")
-    for name in ("", "bits", "bytes per token", front.measure, "sum of prices"):
+    for name in ("", "true bits", "payload bits", "bytes per token", front.measure, "sum of prices"):
         table.add_column(name, justify="right")
     chosen = index_of(front, plan.pairs)
     for i, point in enumerate(front.points):
         priced = "" if point.priced is None else f"{point.priced:.5f}"
         mark = "plan" if i == chosen else ""
-        table.add_row(mark, f"{front.bits(point):.3f}", f"{front.n_bytes(point)}", f"{point.loss:.5f}", priced)
+        bits = (f"{front.bits(point):.3f}", f"{front.payload_bits(point):.3f}")
+        table.add_row(mark, *bits, f"{front.n_bytes(point)}", f"{point.loss:.5f}", priced)
     Console().print(table)
 
 

@@ -145,6 +145,7 @@ def test_the_stages_one_by_one_give_what_tune_gives(tuning: Tuning) -> None:
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 0, result.output
     assert Plan.load(Path(plan)).bits_per_value() <= 4
+    assert "payload" in result.output
 
 
 def test_a_search_measures_what_tune_measures(tmp_path: Path, tiny) -> None:
