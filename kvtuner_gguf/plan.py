@@ -47,6 +47,11 @@ class ModelShape:
         """Values of V that a token has in each layer."""
         return [heads * self.head_dim_v for heads in self.n_head_kv]
 
+    @property
+    def n_values(self) -> int:
+        """Values that a token has in all caches."""
+        return sum(self.sizes_k) + sum(self.sizes_v)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "architecture": self.architecture,
@@ -79,12 +84,11 @@ class ModelShape:
         )
 
 
-def _n_values(shape: ModelShape) -> int:
-    """Cached values per token."""
-    n_values = sum(heads * (shape.head_dim_k + shape.head_dim_v) for heads in shape.n_head_kv)
-    if not n_values:
+def _per_value(n_bits: float, shape: ModelShape) -> float:
+    """``n_bits`` per token as bits per cached value."""
+    if not shape.n_values:
         raise KvtunerError("the model has no layer with a KV cache: a plan has no use there")
-    return n_values
+    return n_bits / shape.n_values
 
 
 @dataclass(frozen=True)
@@ -168,18 +172,17 @@ class Plan:
         shape = shape or self.model
         if shape is None:
             return sum(pair.bits_per_value for pair in self.pairs) / self.n_layer
-        return 8.0 * self.bytes_per_token(shape) / _n_values(shape)
+        return _per_value(8.0 * self.bytes_per_token(shape), shape)
 
     def payload_bits(self, shape: ModelShape | None = None) -> float:
         """Mean bits of the codes alone per cached value, as the KVTuner paper counts; weighed as `bits_per_value`."""
         shape = shape or self.model
         if shape is None:
             return sum(pair.payload_bits for pair in self.pairs) / self.n_layer
-        n_bits = 0
-        for pair, heads in zip(self.pairs, shape.n_head_kv, strict=True):
-            k, v = pair.types
-            n_bits += heads * (shape.head_dim_k * k.payload_bits + shape.head_dim_v * v.payload_bits)
-        return n_bits / _n_values(shape)
+        self.check(shape)
+        types = [pair.types for pair in self.pairs]
+        sizes = zip(types, shape.sizes_k, shape.sizes_v, strict=True)
+        return _per_value(sum(n_k * k.payload_bits + n_v * v.payload_bits for (k, v), n_k, n_v in sizes), shape)
 
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = {"schema": SCHEMA}

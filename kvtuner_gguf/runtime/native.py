@@ -22,7 +22,7 @@ from kvtuner_gguf.runtime.nativelog import NativeLog, captured_log
 
 _OK = 0
 MAX_PIECE = 256  # bytes of a token
-HOST_REMEDY = "--no-kv-offload"  # what the library names where a device cannot hold a cache that the host can
+_HOST_REMEDY = "--no-kv-offload"  # what the library names where a device cannot hold a cache that the host can
 
 
 def patched_llama_cpp() -> ModuleType:
@@ -140,13 +140,17 @@ class Model:
         Their caches lie beside the weights, or all of them in host memory where a device cannot hold one.
         """
         with ExitStack() as stack:
+
+            def make(offload: bool) -> list[Context]:
+                return [stack.enter_context(self.context(cache, n_ctx, n_batch, offload)) for cache in caches]
+
             try:
-                made = [stack.enter_context(self.context(cache, n_ctx, n_batch)) for cache in caches]
+                made = make(True)
             except KvtunerError as err:
-                if HOST_REMEDY not in str(err):
+                if _HOST_REMEDY not in str(err):
                     raise
                 stack.close()
-                made = [stack.enter_context(self.context(cache, n_ctx, n_batch, offload=False)) for cache in caches]
+                made = make(False)
             yield made
 
     @contextmanager

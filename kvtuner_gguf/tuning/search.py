@@ -28,7 +28,7 @@ PATIENCE = 12
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes per token of each pair in each layer, and the values that a token has in all caches."""
+    """Bytes per token of each pair in each layer."""
 
     shape: ModelShape
 
@@ -40,18 +40,13 @@ class Sizes:
     def plan(self, pairs: Sequence[Pair]) -> int:
         return sum(self.pair(il, pair) for il, pair in enumerate(pairs))
 
-    @property
-    def n_values(self) -> int:
-        """Values that a token has in all caches."""
-        return sum(heads * (self.shape.head_dim_k + self.shape.head_dim_v) for heads in self.shape.n_head_kv)
-
     def budget(self, bits: float) -> int:
         """Bytes per token of ``bits`` true bits per value."""
-        return math.floor(bits * self.n_values / 8 + 1e-6)
+        return math.floor(bits * self.shape.n_values / 8 + 1e-6)
 
     def bits(self, n_bytes: int) -> float:
         """True bits per value of ``n_bytes`` per token."""
-        return 8 * n_bytes / max(1, self.n_values)
+        return 8 * n_bytes / max(1, self.shape.n_values)
 
     def range(self, candidates: Candidates) -> tuple[int, int]:
         """Bytes per token of the smallest and of the largest plan."""
