@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "build" / "stock-src"
 BUILD = ROOT / "build" / "stock"
+NEEDED = (ROOT / "patches" / "llama.cpp" / "0001-cpu-keep-the-whole-AMX-tile-configuration.patch",)  # it crashes without
 OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DBUILD_SHARED_LIBS=ON",
@@ -29,10 +30,28 @@ def run(*command: str | Path) -> None:
 
 
 def check_out() -> None:
-    """Make `SOURCE` the source as it came."""
+    """Make `SOURCE` the source as it came, with what it needs to run at all."""
+    prepared = ROOT / "build" / "src"
     if not SOURCE.exists():
-        run("git", "-C", ROOT / "build" / "src", "worktree", "prune")
-        run("git", "-C", ROOT / "build" / "src", "worktree", "add", "--force", "--detach", SOURCE, "upstream")
+        run("git", "-C", prepared, "worktree", "prune")
+        run("git", "-C", prepared, "worktree", "add", "--force", "--detach", SOURCE, "upstream")
+    if not is_applied():
+        run("git", "-C", SOURCE, "checkout", "--quiet", "--force", "--detach", "upstream")
+        run("git", "-C", SOURCE, "apply", *NEEDED)
+
+
+def is_applied() -> bool:
+    """Whether the source is the pinned one with `NEEDED` and nothing else."""
+    base = git_output("rev-parse", "HEAD") == git_output("rev-parse", "upstream")
+    return base and git_output("diff", "--full-index", "-U2") == "".join(map(difference, NEEDED))
+
+
+def difference(patch: Path) -> str:
+    return "diff --git" + patch.read_text().partition("diff --git")[2]
+
+
+def git_output(*args: str) -> str:
+    return subprocess.run(["git", "-C", str(SOURCE), *args], check=True, capture_output=True, text=True).stdout
 
 
 def configure(folder: Path, options: Iterable[str]) -> None:
