@@ -17,8 +17,8 @@ constexpr float LOG2E = 1.44269504f;
 struct problem {
     const ggml_tensor *q, *k, *v, *mask, *sinks;
     ggml_tensor * out;
-    read_rows read_k, read_v;
-    int64_t size_k, size_v;  // values of a head
+    read_rows read_k, read_v;  // keys column by column: tokens lie side by side
+    int64_t size_k, size_v;    // values of a head
     int64_t n_query, n_head, n_head_kv, n_stream, n_token;
     int64_t group;                   // query heads of a KV head
     float scale, max_bias, softcap;  // scale gives scores in powers of two, or in units of the cap where there is one
@@ -32,8 +32,8 @@ inline problem problem_of(ggml_tensor * node) {
     p.mask = node->src[3];
     p.sinks = node->src[4];
     p.out = node;
-    p.read_k = row_reader(p.k->type);
-    p.read_v = row_reader(p.v->type);
+    p.read_k = row_reader_of(p.k->type)->columns;
+    p.read_v = row_reader_of(p.v->type)->rows;
     p.size_k = p.k->ne[0];
     p.size_v = p.v->ne[0];
     p.n_query = p.q->ne[1];
@@ -67,10 +67,6 @@ inline float slope_of(const problem & p, int64_t head) {
 // a block of queries of one KV head: row r is query `first + r % n_query` of query head `r / n_query` of the group
 struct block {
     int64_t stream, head_kv, first, n_query, n_row;
-
-    int64_t n_wide() const {
-        return round_up(n_row, ROW_LANES);
-    }
 
     int64_t query(int64_t r) const {
         return first + r % n_query;

@@ -1,5 +1,7 @@
 #include "kvtuner-attention-tile.h"
 
+#include "kvtuner-product.h"
+
 #include "ggml-cpu.h"
 
 namespace kvtuner {
@@ -15,40 +17,68 @@ row_range rows_of(const ggml_tensor * cache, const block & b, int64_t first, int
     return { row, (int64_t)cache->nb[1], n, n_value, (int64_t)ggml_row_size(cache->type, n_value) };
 }
 
+// adds n weights of each of N rows to its sum, one after the other: rows side by side, since each step waits for the
+// last
+template <int N>
+void add_weights_of(const float * weights, int64_t wide, int64_t n, float * sums) {
+    float now[N];
+    std::copy(sums, sums + N, now);
+    for (int64_t t = 0; t < n; ++t) {
+        for (int r = 0; r < N; ++r) {
+            now[r] += weights[r * wide + t];
+        }
+    }
+    std::copy(now, now + N, sums);
+}
+
+void add_weights(const float * weights, int64_t wide, int64_t n, int64_t n_row, float * sums) {
+    int64_t r = 0;
+    for (; r + 6 <= n_row; r += 6) {
+        add_weights_of<6>(weights + r * wide, wide, n, sums + r);
+    }
+    for (; r + 3 <= n_row; r += 3) {
+        add_weights_of<3>(weights + r * wide, wide, n, sums + r);
+    }
+    for (; r < n_row; ++r) {
+        add_weights_of<1>(weights + r * wide, wide, n, sums + r);
+    }
+}
+
 }  // namespace
 
 void scorer::begin(const problem & p, const block & of) {
     b = of;
-    const int64_t n_wide = b.n_wide();
-    queries.assign(p.size_k * n_wide, 0.0f);
-    keys.resize(tile_tokens(p.size_k, b) * p.size_k);
+    n_tile = tile_tokens(p.size_k, b);
+    queries.resize(b.n_row * p.size_k);
+    keys.resize(n_tile * p.size_k);
+    slopes.resize(b.n_row);
     for (int64_t r = 0; r < b.n_row; ++r) {
         const float * row = (const float *)at(p.q, b.query(r), b.head(p, r), b.stream);
         for (int64_t i = 0; i < p.size_k; ++i) {
-            queries[i * n_wide + r] = row[i] * p.scale;
+            queries[r * p.size_k + i] = row[i] * p.scale;
         }
-    }
-    slopes.resize(b.n_row);
-    for (int64_t r = 0; r < b.n_row; ++r) {
         slopes[r] = r % b.n_query ? slopes[r - 1] : slope_of(p, b.head(p, r)) * LOG2E;
     }
 }
 
-bool scorer::score(const problem & p, int64_t token, int64_t n, float * scores) {
+bool scorer::score(const problem & p, int64_t token, int64_t n, float * scores, int64_t wide) {
     bool has_bias = false;
     if (p.mask && !read_bias(p, token, n, has_bias)) {
         return false;
     }
-    const int64_t n_wide = b.n_wide();
-    p.read_k(rows_of(p.k, b, 0, p.size_k, token, n), keys.data(), p.size_k);
-    product<false>(scores, n_wide, { keys.data(), p.size_k, 1 }, queries.data(), n_wide, n, n_wide, p.size_k);
-    if (p.softcap != 0) {
-        for (int64_t i = 0; i < n * n_wide; ++i) {
-            scores[i] = p.softcap * LOG2E * std::tanh(scores[i]);
+    const int64_t n_padded = round_up(n, TILE_UNIT);
+    p.read_k(rows_of(p.k, b, 0, p.size_k, token, n), keys.data(), n_tile);
+    product<false>(scores, wide, { queries.data(), p.size_k }, keys.data(), n_tile, b.n_row, n_padded, p.size_k);
+    for (int64_t r = 0; p.softcap != 0 && r < b.n_row; ++r) {
+        for (int64_t t = 0; t < n; ++t) {
+            scores[r * wide + t] = p.softcap * LOG2E * std::tanh(scores[r * wide + t]);
         }
     }
     if (has_bias) {
-        add_bias(n, scores);
+        add_bias(scores, wide, n_padded);
+    }
+    for (int64_t r = 0; n < n_padded && r < b.n_row; ++r) {
+        std::fill(scores + r * wide + n, scores + r * wide + n_padded, -INFINITY);
     }
     return true;
 }
@@ -71,50 +101,49 @@ bool scorer::read_bias(const problem & p, int64_t token, int64_t n, bool & has_b
         is_seen = is_seen || unseen < n;
     }
     has_bias = any != 0;
-    bias.resize(n * b.n_query);
+    bias.resize(n_tile * b.n_query);
     for (int64_t i = 0; is_seen && has_bias && i < b.n_query; ++i) {
-        ggml_cpu_fp16_to_fp32((const ggml_fp16_t *)row(i), &bias[i * n], n);
+        ggml_cpu_fp16_to_fp32((const ggml_fp16_t *)row(i), &bias[i * n_tile], n);
     }
     return is_seen;
 }
 
-void scorer::add_bias(int64_t n, float * scores) const {
-    const int64_t n_wide = b.n_wide();
+// a token that is not seen has no score, be its key broken
+void scorer::add_bias(float * scores, int64_t wide, int64_t n) const {
+    const vec unseen = splat(-INFINITY);
     for (int64_t r = 0; r < b.n_row; ++r) {
-        const float * row = &bias[r % b.n_query * n];
-        for (int64_t t = 0; t < n; ++t) {
-            scores[t * n_wide + r] += slopes[r] * row[t];
+        const float * row = &bias[r % b.n_query * n_tile];
+        const vec slope = splat(slopes[r]);
+        for (int64_t t = 0; t < n; t += LANES) {
+            float * score = scores + r * wide + t;
+            const vec x = load<vec>(row + t);
+            store(score, select(x == unseen, unseen, multiply_add(slope, x, load<vec>(score))));
         }
     }
 }
 
-bool raise_references(const float * scores, int64_t n, int64_t n_wide, int32_t * references, float * factors) {
-    row_ivec any = {};
-    for (int64_t r = 0; r < n_wide; r += ROW_LANES) {
-        row_vec most = splat(LOWEST);
-        for (int64_t t = 0; t < n; ++t) {
-            most = vmax(most, load<row_vec>(scores + t * n_wide + r));
+bool raise_references(const float * scores, int64_t wide, int64_t n, int64_t n_row, int32_t * references,
+                      float * factors) {
+    bool has_moved = false;
+    for (int64_t r = 0; r < n_row; ++r) {
+        vec most = splat(LOWEST);
+        for (int64_t t = 0; t < n; t += LANES) {
+            most = vmax(most, load<vec>(scores + r * wide + t));
         }
-        const row_ivec before = load<row_ivec>(references + r);
-        const row_ivec top = nearest(most);
-        const row_ivec now = select(top > before + SLACK, top, before);
-        store(references + r, now);
-        store(factors + r, power_of_two(before - now));
-        any |= now != before;
+        const int32_t top = (int32_t)std::nearbyint(std::min(largest(most), HIGHEST));
+        const int32_t before = references[r];
+        references[r] = top > before + SLACK ? top : before;
+        factors[r] = power_of_two(before - references[r]);
+        has_moved = has_moved || references[r] != before;
     }
-    int32_t moved = 0;
-    for (int i = 0; i < ROW_LANES; ++i) {
-        moved |= any[i];
-    }
-    return moved != 0;
+    return has_moved;
 }
 
-void weigh(float * scores, int64_t n, int64_t n_wide, const int32_t * references) {
-    for (int64_t r = 0; r < n_wide; r += ROW_LANES) {
-        const row_ivec reference = load<row_ivec>(references + r);
-        for (int64_t t = 0; t < n; ++t) {
-            float * score = scores + t * n_wide + r;
-            store(score, exp2_of(load<row_vec>(score), reference));
+void weigh(float * scores, int64_t wide, int64_t n, int64_t n_row, const int32_t * references) {
+    for (int64_t r = 0; r < n_row; ++r) {
+        for (int64_t t = 0; t < n; t += LANES) {
+            float * score = scores + r * wide + t;
+            store(score, exp2_of(load<vec>(score), references[r]));
         }
     }
 }
@@ -123,13 +152,13 @@ void accumulator::begin(const problem & p, const block & of, int64_t first_chann
     b = of;
     first = first_channel;
     n_channel = n;
-    wide = round_up(n, ROW_LANES);
+    wide = round_up(n, LANES);
     values.resize(tile_tokens(p.size_v, b) * wide);
     if (wide != n_channel) {
         std::fill(values.begin(), values.end(), 0.0f);
     }
     output.assign(b.n_row * wide, 0.0f);
-    sums.assign(b.n_wide(), 0.0f);
+    sums.assign(b.n_row, 0.0f);
 }
 
 void accumulator::scale(const float * factors) {
@@ -141,21 +170,13 @@ void accumulator::scale(const float * factors) {
     }
 }
 
-void accumulator::add(const problem & p, int64_t token, int64_t n, const float * weights) {
-    const int64_t n_wide = b.n_wide();
-    for (int64_t r = 0; r < n_wide; r += ROW_LANES) {
-        row_vec sum = load<row_vec>(&sums[r]);
-        for (int64_t t = 0; t < n; ++t) {
-            sum += load<row_vec>(weights + t * n_wide + r);
-        }
-        store(&sums[r], sum);
-    }
+void accumulator::add(const problem & p, int64_t token, int64_t n, const float * weights, int64_t n_apart) {
+    add_weights(weights, n_apart, n, b.n_row, sums.data());
     const int64_t n_tile = tile_tokens(p.size_v, b);
     for (int64_t t = 0; t < n; t += n_tile) {
         const int64_t n_now = std::min(n_tile, n - t);
         p.read_v(rows_of(p.v, b, first, n_channel, token + t, n_now), values.data(), wide);
-        product<true>(output.data(), wide, { weights + t * n_wide, 1, n_wide }, values.data(), wide, b.n_row, wide,
-                      n_now);
+        product<true>(output.data(), wide, { weights + t, n_apart }, values.data(), wide, b.n_row, wide, n_now);
     }
 }
 

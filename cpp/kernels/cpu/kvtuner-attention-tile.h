@@ -1,5 +1,5 @@
 // What a thread does with a tile, some tokens of a KV head, for a block of query rows: scores against the keys, weights
-// from the scores, weighted values. Scores and weights are [token][row].
+// from the scores, weighted values. Scores and weights are [row][token], rows `wide` floats apart.
 //
 // Weights are powers of two of the scores less a reference that is an integer: a tile that needs another reference
 // multiplies what was summed up before by a power of two, which rounds nothing. All sums run in the order of the
@@ -14,12 +14,13 @@
 namespace kvtuner {
 
 constexpr int32_t NOTHING_SEEN = (int32_t)LOWEST;  // as a reference
+constexpr int64_t TILE_UNIT = 16;                  // tokens that a tile is padded to; padding has no weight
 
 // Tokens of a tile: its rows as floats fit the first cache. Few query rows need little of it, and with short tiles the
 // next rows arrive from memory while these are worked on.
 inline int64_t tile_tokens(int64_t head_size, const block & b) {
-    const int64_t most = b.n_row <= 16 ? 16 : 64;
-    return std::max<int64_t>(16, std::min<int64_t>(most, 4096 / head_size));
+    const int64_t most = b.n_row <= 16 ? 32 : 64;
+    return std::max<int64_t>(TILE_UNIT, std::min<int64_t>(most, 4096 / head_size / TILE_UNIT * TILE_UNIT));
 }
 
 // scores of a block's rows
@@ -27,23 +28,25 @@ class scorer {
 public:
     void begin(const problem & p, const block & b);
 
-    // scores [n][n_wide] of n tokens from `token` on; false, and no scores, where no query sees any of them
-    bool score(const problem & p, int64_t token, int64_t n, float * scores);
+    // scores of n tokens from `token` on, padded; false, and no scores, where no query sees any of them
+    bool score(const problem & p, int64_t token, int64_t n, float * scores, int64_t wide);
 
 private:
     block b = {};
+    int64_t n_tile = 0;
     std::vector<float> queries, keys, bias, slopes;
 
     bool read_bias(const problem & p, int64_t token, int64_t n, bool & has_bias);
-    void add_bias(int64_t n, float * scores) const;
+    void add_bias(float * scores, int64_t wide, int64_t n) const;
 };
 
-// Moves the references [n_wide] of rows whose scores [n][n_wide] have outgrown them. True where one moved: factors
-// [n_wide] are what earlier sums are to be multiplied by.
-bool raise_references(const float * scores, int64_t n, int64_t n_wide, int32_t * references, float * factors);
+// Moves the references of rows whose scores of n tokens have outgrown them. True where one moved: factors [n_row] are
+// what earlier sums are to be multiplied by.
+bool raise_references(const float * scores, int64_t wide, int64_t n, int64_t n_row, int32_t * references,
+                      float * factors);
 
 // scores become weights
-void weigh(float * scores, int64_t n, int64_t n_wide, const int32_t * references);
+void weigh(float * scores, int64_t wide, int64_t n, int64_t n_row, const int32_t * references);
 
 // weighted values of a block's rows, and the sums of their weights
 class accumulator {
@@ -51,7 +54,7 @@ public:
     // channels `first` to `first + n_channel` of the values
     void begin(const problem & p, const block & b, int64_t first, int64_t n_channel);
     void scale(const float * factors);
-    void add(const problem & p, int64_t token, int64_t n, const float * weights);
+    void add(const problem & p, int64_t token, int64_t n, const float * weights, int64_t n_apart);
     void finish(const problem & p, const int32_t * references) const;
 
 private:

@@ -12,16 +12,12 @@ namespace kvtuner {
 namespace {
 
 constexpr int64_t ROWS = 96;           // query rows that share a tile, about
+constexpr int64_t LEAST_ROWS = 8;      // and at least
 constexpr int64_t SPLIT_ROWS = 64;     // up to so many rows of a KV head its tokens and channels can be split
 constexpr int64_t SPLIT_TOKENS = 256;  // and with more tokens: with fewer, waiting takes longer than it saves
 
 bool can_split(const problem & p) {
     return p.n_query * p.group <= SPLIT_ROWS && p.n_token > SPLIT_TOKENS;
-}
-
-// how many of n pieces of work go round between the threads; the rest is to be split
-int64_t n_even(int64_t n, int nth) {
-    return n >= 4 * nth ? n : n - n % nth;
 }
 
 struct range {
@@ -40,23 +36,22 @@ struct whole_worker {
     std::vector<int32_t> references;
 
     void attend(const problem & p, const block & b) {
-        const int64_t n_wide = b.n_wide();
         const int64_t n_tile = tile_tokens(p.size_k, b);
         of_keys.begin(p, b);
         of_values.begin(p, b, 0, p.size_v);
-        scores.resize(n_tile * n_wide);
-        factors.resize(n_wide);
-        references.assign(n_wide, NOTHING_SEEN);
+        scores.resize(b.n_row * n_tile);
+        factors.resize(b.n_row);
+        references.assign(b.n_row, NOTHING_SEEN);
         for (int64_t token = 0; token < p.n_token; token += n_tile) {
             const int64_t n = std::min(n_tile, p.n_token - token);
-            if (!of_keys.score(p, token, n, scores.data())) {
+            if (!of_keys.score(p, token, n, scores.data(), n_tile)) {
                 continue;
             }
-            if (raise_references(scores.data(), n, n_wide, references.data(), factors.data())) {
+            if (raise_references(scores.data(), n_tile, n, b.n_row, references.data(), factors.data())) {
                 of_values.scale(factors.data());
             }
-            weigh(scores.data(), n, n_wide, references.data());
-            of_values.add(p, token, n, scores.data());
+            weigh(scores.data(), n_tile, n, b.n_row, references.data());
+            of_values.add(p, token, n, scores.data(), n_tile);
         }
         of_values.finish(p, references.data());
     }
@@ -65,7 +60,7 @@ struct whole_worker {
 // queries of a block: fewer where that gives every thread one
 int64_t queries_of_block(const problem & p, int nth) {
     const int64_t most = std::max<int64_t>(1, ROWS / p.group);
-    const int64_t least = std::max<int64_t>(1, ROW_LANES / p.group);
+    const int64_t least = std::max<int64_t>(1, LEAST_ROWS / p.group);
     const int64_t share = (p.n_query * p.n_head_kv * p.n_stream + nth - 1) / nth;
     return std::max(std::min({ most, share, p.n_query }), std::min(least, p.n_query));
 }
@@ -81,42 +76,43 @@ void attend_whole(const problem & p, const blocks & all, int64_t n, int ith, int
 
 struct split_layout {
     int64_t first, n;               // blocks
-    int64_t n_tile, tiles, n_wide;  // tokens of a tile, tiles, rows
-    float * weights;                // [block][token][row]
-    int32_t * references;           // [block][tile][row]
+    int64_t n_tile, tiles, n_wide;  // tokens of a tile, tiles, tokens of a row of weights
+    int64_t n_row;
+    float * weights;       // [block][row][token]
+    int32_t * references;  // [block][tile][row]
 
     split_layout(const problem & p, const blocks & all, int64_t n_split, void * buffer) {
         first = all.n - n_split;
         n = n_split;
         n_tile = tile_tokens(p.size_k, all.at(p, 0));
         tiles = (p.n_token + n_tile - 1) / n_tile;
-        n_wide = all.at(p, 0).n_wide();
+        n_wide = round_up(p.n_token, TILE_UNIT);
+        n_row = all.at(p, 0).n_row;
         weights = (float *)buffer;
-        references = (int32_t *)(weights + n * p.n_token * n_wide);
+        references = (int32_t *)(weights + n * n_row * n_wide);
     }
 
-    static size_t size(const problem & p, const blocks & all) {
-        const split_layout l(p, all, all.n, nullptr);
-        return all.n * (p.n_token + l.tiles) * l.n_wide * sizeof(float);
+    size_t size() const {
+        return n * n_row * (n_wide + tiles) * sizeof(float);
     }
 
     int64_t n_tokens(const problem & p, int64_t tile) const {
         return std::min(n_tile, p.n_token - tile * n_tile);
     }
 
-    float * weights_of(const problem & p, int64_t block, int64_t tile) const {
-        return weights + (block * p.n_token + tile * n_tile) * n_wide;
+    float * weights_of(int64_t block, int64_t tile) const {
+        return weights + block * n_row * n_wide + tile * n_tile;
     }
 
     int32_t * references_of(int64_t block, int64_t tile) const {
-        return references + (block * tiles + tile) * n_wide;
+        return references + (block * tiles + tile) * n_row;
     }
 };
 
 void find_weights(const problem & p, const blocks & all, const split_layout & l, int ith, int nth) {
     static thread_local scorer of_keys;
     static thread_local std::vector<float> factors;
-    factors.resize(l.n_wide);
+    factors.resize(l.n_row);
     const range mine(l.n * l.tiles, ith, nth);
     int64_t block_now = -1;
     for (int64_t i = mine.begin; i < mine.end; ++i) {
@@ -125,13 +121,13 @@ void find_weights(const problem & p, const blocks & all, const split_layout & l,
             of_keys.begin(p, all.at(p, l.first + block));
             block_now = block;
         }
-        float * weights = l.weights_of(p, block, tile);
+        float * weights = l.weights_of(block, tile);
         int32_t * references = l.references_of(block, tile);
-        std::fill(references, references + l.n_wide, NOTHING_SEEN);
+        std::fill(references, references + l.n_row, NOTHING_SEEN);
         const int64_t n = l.n_tokens(p, tile);
-        if (of_keys.score(p, tile * l.n_tile, n, weights)) {
-            raise_references(weights, n, l.n_wide, references, factors.data());
-            weigh(weights, n, l.n_wide, references);
+        if (of_keys.score(p, tile * l.n_tile, n, weights, l.n_wide)) {
+            raise_references(weights, l.n_wide, n, l.n_row, references, factors.data());
+            weigh(weights, l.n_wide, n, l.n_row, references);
         }
     }
 }
@@ -142,9 +138,9 @@ struct split_worker {
     std::vector<int32_t> references;
 
     void attend(const problem & p, const block & b, const split_layout & l, int64_t block, int64_t first, int64_t n) {
-        references.assign(l.n_wide, NOTHING_SEEN);
+        references.assign(l.n_row, NOTHING_SEEN);
         for (int64_t tile = 0; tile < l.tiles; ++tile) {
-            for (int64_t r = 0; r < l.n_wide; ++r) {
+            for (int64_t r = 0; r < l.n_row; ++r) {
                 references[r] = std::max(references[r], l.references_of(block, tile)[r]);
             }
         }
@@ -158,19 +154,19 @@ struct split_worker {
 private:
     void add_tile(const problem & p, const split_layout & l, int64_t block, int64_t tile) {
         const int32_t * of_tile = l.references_of(block, tile);
-        if (std::all_of(of_tile, of_tile + l.n_wide, [](int32_t r) { return r == NOTHING_SEEN; })) {
+        if (std::all_of(of_tile, of_tile + l.n_row, [](int32_t r) { return r == NOTHING_SEEN; })) {
             return;
         }
         const int64_t n = l.n_tokens(p, tile);
-        const float * weights = l.weights_of(p, block, tile);
-        scaled.resize(l.n_tile * l.n_wide);
-        for (int64_t r = 0; r < l.n_wide; r += ROW_LANES) {
-            const row_vec factor = power_of_two(load<row_ivec>(of_tile + r) - load<row_ivec>(&references[r]));
-            for (int64_t t = 0; t < n; ++t) {
-                store(&scaled[t * l.n_wide + r], load<row_vec>(weights + t * l.n_wide + r) * factor);
+        scaled.resize(l.n_tile * l.n_row);
+        for (int64_t r = 0; r < l.n_row; ++r) {
+            const float * weights = l.weights_of(block, tile) + r * l.n_wide;
+            const vec factor = splat(power_of_two(of_tile[r] - references[r]));
+            for (int64_t t = 0; t < n; t += LANES) {
+                store(&scaled[r * l.n_tile + t], load<vec>(weights + t) * factor);
             }
         }
-        of_values.add(p, tile * l.n_tile, n, scaled.data());
+        of_values.add(p, tile * l.n_tile, n, scaled.data(), l.n_tile);
     }
 };
 
@@ -195,17 +191,27 @@ void attend_split(const problem & p, const blocks & all, int64_t n_split, const 
     }
 }
 
+// the blocks whose tokens and channels are split between nth threads: those that do not go round
+int64_t n_split(const blocks & all, int nth) {
+    return all.n >= 4 * nth ? 0 : all.n % nth;
+}
+
+size_t split_size(const problem & p, int nth) {
+    const blocks all(p, p.n_query);
+    return can_split(p) ? split_layout(p, all, n_split(all, nth), nullptr).size() : 0;
+}
+
 void attend(const problem & p, const ggml_compute_params * params) {
     const int ith = params->ith, nth = params->nth;
-    if (!can_split(p)) {
+    if (!can_split(p) || params->wsize < split_size(p, nth)) {
         const blocks all(p, queries_of_block(p, nth));
         return attend_whole(p, all, all.n, ith, nth);
     }
     const blocks all(p, p.n_query);
-    const int64_t n_whole = n_even(all.n, nth);
-    attend_whole(p, all, n_whole, ith, nth);
-    if (n_whole < all.n) {
-        attend_split(p, all, all.n - n_whole, params);
+    const int64_t n = n_split(all, nth);
+    attend_whole(p, all, all.n - n, ith, nth);
+    if (n > 0) {
+        attend_split(p, all, n, params);
     }
 }
 
@@ -220,21 +226,18 @@ bool is_ours(const ggml_tensor * node) {
 
 bool can_do(const ggml_tensor * node) {
     const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2], *mask = node->src[3];
-    return q->type == GGML_TYPE_F32 && row_reader(k->type) && row_reader(v->type) && k->ne[2] == v->ne[2] &&
-           k->ne[3] == v->ne[3] && k->ne[3] == q->ne[3] && (!mask || mask->ne[2] == 1) && is_ours(node);
+    return q->type == GGML_TYPE_F32 && !ggml_is_empty(k) && row_reader_of(k->type) && row_reader_of(v->type) &&
+           k->ne[2] == v->ne[2] && k->ne[3] == v->ne[3] && k->ne[3] == q->ne[3] && (!mask || mask->ne[2] == 1) &&
+           is_ours(node);
 }
 
 }  // namespace
 
 }  // namespace kvtuner
 
-size_t kvtuner_flash_attn_size(const ggml_tensor * node) {
+size_t kvtuner_flash_attn_size(const ggml_tensor * node, int n_threads) {
     using namespace kvtuner;
-    if (!can_do(node)) {
-        return 0;
-    }
-    const problem p = problem_of(const_cast<ggml_tensor *>(node));
-    return can_split(p) ? split_layout::size(p, blocks(p, p.n_query)) : 0;
+    return can_do(node) ? split_size(problem_of(const_cast<ggml_tensor *>(node)), n_threads) : 0;
 }
 
 bool kvtuner_flash_attn(const ggml_compute_params * params, ggml_tensor * node) {

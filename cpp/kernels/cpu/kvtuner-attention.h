@@ -14,8 +14,9 @@ extern "C" {
 
 struct ggml_compute_params;
 
-// bytes of the threads' common buffer that kvtuner_flash_attn may need for this node; 0 where it leaves the node alone
-size_t kvtuner_flash_attn_size(const struct ggml_tensor * node);
+// bytes of the common buffer of so many threads that kvtuner_flash_attn needs to share out all of this node; 0 where it
+// leaves the node alone. With less, and with fewer threads, threads take whole blocks, to the same result.
+size_t kvtuner_flash_attn_size(const struct ggml_tensor * node, int n_threads);
 
 // Computes a FLASH_ATTN_EXT node. False: nothing was done, upstream's code takes it.
 bool kvtuner_flash_attn(const struct ggml_compute_params * params, struct ggml_tensor * node);

@@ -1,43 +1,46 @@
-// 16 small integers times a scale, as floats.
+// Levels, the small integers of a block, and their values as floats.
 #pragma once
 
-#include <cstdint>
-
-#if defined(__AVX2__)
-#    include <immintrin.h>
-#elif defined(__ARM_NEON) && defined(__aarch64__)
-#    include <arm_neon.h>
-#endif
+#include "kvtuner-vector.h"
 
 namespace kvtuner {
 
-using levels = int8_t __attribute__((vector_size(16)));
+constexpr int PART = 16;  // values
 
-inline void put(float * values, levels x, float d) {
+using levels = int8_t __attribute__((vector_size(PART)));
+using codes = uint8_t __attribute__((vector_size(PART)));
+
+// as many levels as a vector has lanes, as floats
+inline vec load_levels(const int8_t * x) {
 #if defined(__AVX512F__)
-    _mm512_storeu_ps(values, _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)x)), _mm512_set1_ps(d)));
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)x)));
 #elif defined(__AVX2__)
-    const __m256 scale = _mm256_set1_ps(d);
-    const __m256i low = _mm256_cvtepi8_epi32((__m128i)x), high = _mm256_cvtepi8_epi32(_mm_srli_si128((__m128i)x, 8));
-    _mm256_storeu_ps(values, _mm256_mul_ps(_mm256_cvtepi32_ps(low), scale));
-    _mm256_storeu_ps(values + 8, _mm256_mul_ps(_mm256_cvtepi32_ps(high), scale));
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)x)));
 #elif defined(__ARM_NEON) && defined(__aarch64__)
-    const int16x8_t low = vmovl_s8(vget_low_s8((int8x16_t)x)), high = vmovl_high_s8((int8x16_t)x);
-    vst1q_f32(values, vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), d));
-    vst1q_f32(values + 4, vmulq_n_f32(vcvtq_f32_s32(vmovl_high_s16(low)), d));
-    vst1q_f32(values + 8, vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), d));
-    vst1q_f32(values + 12, vmulq_n_f32(vcvtq_f32_s32(vmovl_high_s16(high)), d));
+    const int8x8_t bytes = vreinterpret_s8_s32(vdup_n_s32(load<int32_t>(x)));
+    return (vec)vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))));
 #else
-    for (int j = 0; j < 16; ++j) {
-        values[j] = d * (float)x[j];
+    vec floats;
+    for (int i = 0; i < LANES; ++i) {
+        floats[i] = (float)x[i];
     }
+    return floats;
 #endif
 }
 
-inline void add(float * values, float m) {
-    for (int j = 0; j < 16; ++j) {
-        values[j] += m;
+// element i of the result is table[x[i]], x below 16
+inline levels look_up(levels table, codes x) {
+#if defined(__SSSE3__)
+    return (levels)_mm_shuffle_epi8((__m128i)table, (__m128i)x);
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+    return (levels)vqtbl1q_s8((int8x16_t)table, (uint8x16_t)x);
+#else
+    levels found;
+    for (int i = 0; i < PART; ++i) {
+        found[i] = table[x[i]];
     }
+    return found;
+#endif
 }
 
 }  // namespace kvtuner

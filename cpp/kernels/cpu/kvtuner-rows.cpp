@@ -1,14 +1,6 @@
 #include "kvtuner-rows.h"
 
-#include "kvtuner-levels.h"
-#include "kvtuner-lowbit.h"
-#include "kvtuner-lowbit-dot.h"
-
-#define GGML_COMMON_IMPL_CPP
-#include "ggml-common.h"
-#include "ggml-cpu.h"
-#include "ggml-impl.h"
-#include "ggml-cpu/simd-mappings.h"
+#include "kvtuner-block-levels.h"
 
 #include <algorithm>
 #include <cstring>
@@ -17,158 +9,207 @@ namespace kvtuner {
 
 namespace {
 
-// 16 values at a time: a block of 32 holds values j and j + 16 in the two nibbles of byte j
-constexpr int HALF = 16;
-
-using codes = uint8_t __attribute__((vector_size(HALF)));
-
-float from_half(ggml_half x) {
-    return GGML_CPU_FP16_TO_FP32(x);
-}
-
-template <typename T>
-T load_as(const void * from) {
-    T x;
-    memcpy(&x, from, sizeof(x));
-    return x;
-}
-
-void put_above(float * values, levels x, float d, float m) {
-    put(values, x, d);
-    add(values, m);
-}
-
-levels low_half(const uint8_t * qs) {
-    return (levels)(load_as<codes>(qs) & 15);
-}
-
-levels high_half(const uint8_t * qs) {
-    return (levels)(load_as<codes>(qs) >> 4);
-}
-
-// 16 in each byte whose bit of the 16 bits is set
-levels fifth_bits(const uint8_t * bits) {
-    constexpr uint64_t EVERY_BYTE = 0x0101010101010101;
-    const uint64_t spread[2] = { bits[0] * EVERY_BYTE, bits[1] * EVERY_BYTE };
-    const codes one_each = { 1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128 };
-    return (levels)((codes)((load_as<codes>(spread) & one_each) != 0) & 16);
-}
-
-void put_values(const block_q8_0 & x, float * values) {
-    const float d = from_half(x.d);
-    put(values, load_as<levels>(x.qs), d);
-    put(values + HALF, load_as<levels>(x.qs + HALF), d);
-}
-
-void put_values(const block_q4_0 & x, float * values) {
-    const float d = from_half(x.d);
-    put(values, low_half(x.qs) - 8, d);
-    put(values + HALF, high_half(x.qs) - 8, d);
-}
-
-void put_values(const block_q4_1 & x, float * values) {
-    const float d = from_half(x.d), m = from_half(x.m);
-    put_above(values, low_half(x.qs), d, m);
-    put_above(values + HALF, high_half(x.qs), d, m);
-}
-
-void put_values(const block_q5_0 & x, float * values) {
-    const float d = from_half(x.d);
-    put(values, (low_half(x.qs) | fifth_bits(x.qh)) - 16, d);
-    put(values + HALF, (high_half(x.qs) | fifth_bits(x.qh + 2)) - 16, d);
-}
-
-void put_values(const block_q5_1 & x, float * values) {
-    const float d = from_half(x.d), m = from_half(x.m);
-    put_above(values, low_half(x.qs) | fifth_bits(x.qh), d, m);
-    put_above(values + HALF, high_half(x.qs) | fifth_bits(x.qh + 2), d, m);
-}
-
-void put_values(const block_iq4_nl & x, float * values) {
-    const float d = from_half(x.d);
-    int8_t found[QK4_NL];
-    for (int j = 0; j < HALF; ++j) {
-        found[j] = kvalues_iq4nl[x.qs[j] & 15];
-        found[HALF + j] = kvalues_iq4nl[x.qs[j] >> 4];
-    }
-    put(values, load_as<levels>(found), d);
-    put(values + HALF, load_as<levels>(found + HALF), d);
-}
-
-void put_levels(const kvtuner_levels & found, float d, float * values) {
-    for (int j = 0; j < QK_NL; j += HALF) {
-        put(values + j, load_as<levels>((const char *)&found + j), d);
-    }
-}
-
-void put_values(const block_q2_nl & x, float * values) {
-    put_levels(kvtuner_q2_nl_levels(x.qs), from_half(x.d), values);
-}
-
-void put_values(const block_q3_nl & x, float * values) {
-    put_levels(kvtuner_q3_nl_levels(x.qs, x.qh), from_half(x.d), values);
-}
-
-void read_f32(const void * row, float * values, int64_t n) {
-    memcpy(values, row, n * sizeof(float));
-}
-
-void read_f16(const void * row, float * values, int64_t n) {
-    ggml_cpu_fp16_to_fp32((const ggml_fp16_t *)row, values, n);
-}
-
-void read_bf16(const void * row, float * values, int64_t n) {
-    ggml_cpu_bf16_to_fp32((const ggml_bf16_t *)row, values, n);
-}
-
-template <typename BLOCK, int SIZE>
-void read_blocks(const void * row, float * values, int64_t n) {
-    const BLOCK * block = (const BLOCK *)row;
-    for (; n > 0; n -= SIZE, values += SIZE, ++block) {
-        put_values(*block, values);
-    }
-}
-
 constexpr int64_t AHEAD = 64;       // rows that are asked for before they are read
 constexpr int64_t CACHE_LINE = 64;  // bytes
 
-template <void (*READ)(const void *, float *, int64_t)>
-void read_all(const row_range & from, float * values, int64_t wide) {
-    for (int64_t i = 0; i < from.n; ++i, values += wide) {
-        const char * row = from.first + i * from.stride;
-        for (int64_t j = 0; j < from.n_bytes + CACHE_LINE - 1; j += CACHE_LINE) {
-            __builtin_prefetch(row + AHEAD * from.stride + std::min(j, from.n_bytes - 1));
-        }
-        READ(row, values, from.n_value);
+const char * row_at(const row_range & from, int64_t i) {
+    return from.first + i * from.stride;
+}
+
+void prefetch(const row_range & from, int64_t i) {
+    const char * row = row_at(from, i + AHEAD);
+    for (int64_t j = 0; j < from.n_bytes; j += CACHE_LINE) {
+        __builtin_prefetch(row + j);
     }
 }
 
+// Blocks
+
+template <typename BLOCK>
+vec value_of(vec level, vec scale, vec offset) {
+    return HAS_OFFSET<BLOCK> ? multiply_add(level, scale, offset) : level * scale;
+}
+
+template <typename BLOCK>
+void read_block(const BLOCK & block, int size, float * values) {
+    const vec scale = splat(GGML_CPU_FP16_TO_FP32(block.d));
+    vec offset = {};
+    if constexpr (HAS_OFFSET<BLOCK>) {
+        offset = splat(GGML_CPU_FP16_TO_FP32(block.m));
+    }
+    for (int j = 0; j < size / WIDE; ++j) {
+        alignas(64) int8_t found[WIDE];
+        store(found, levels_of(block, j));
+        for (int i = 0; i < WIDE; i += LANES) {
+            store(values + j * WIDE + i, value_of<BLOCK>(load_levels(found + i), scale, offset));
+        }
+    }
+}
+
+template <typename BLOCK, int SIZE>
+void read_block_rows(const row_range & from, float * values, int64_t wide) {
+    for (int64_t i = 0; i < from.n; ++i, values += wide) {
+        prefetch(from, i);
+        const BLOCK * block = (const BLOCK *)row_at(from, i);
+        for (int64_t j = 0; j < from.n_value / SIZE; ++j) {
+            read_block(block[j], SIZE, values + j * SIZE);
+        }
+    }
+}
+
+// columns of levels of N_ROW tokens times the scales of these, `wide` values apart
+template <typename BLOCK>
+void put_columns(const int8_t * columns, row_floats scales, row_floats offsets, float * values, int64_t wide) {
+    constexpr int IN_LANE = LANE / N_ROW;  // columns
+    for (int t = 0; t < N_ROW; t += LANES) {
+        const vec scale = load<vec>((const float *)&scales + t), offset = load<vec>((const float *)&offsets + t);
+        for (int k = 0; k < N_ROW; ++k) {
+            for (int i = 0; i < WIDE / N_ROW; ++i) {
+                float * to = values + (i / IN_LANE * LANE + k * IN_LANE + i % IN_LANE) * wide + t;
+                store(to, value_of<BLOCK>(load_levels(columns + k * WIDE + i * N_ROW + t), scale, offset));
+            }
+        }
+    }
+}
+
+// the blocks that N_ROW tokens have at the same place
+template <typename BLOCK, int SIZE>
+void read_block_columns(const BLOCK * const * blocks, float * values, int64_t wide) {
+    using all = std::make_index_sequence<N_ROW>;
+    const row_floats scales = halves_of(blocks, 0, all());
+    const row_floats offsets = HAS_OFFSET<BLOCK> ? halves_of(blocks, 1, all()) : row_floats{};
+    for (int j = 0; j < SIZE / WIDE; ++j) {
+        alignas(64) int8_t columns[WIDE * N_ROW];
+        wide_levels rows[N_ROW];
+        for (int t = 0; t < N_ROW; ++t) {
+            rows[t] = levels_of(*blocks[t], j);
+        }
+        transpose<int8_t, WIDE>(rows, columns);
+        put_columns<BLOCK>(columns, scales, offsets, values + j * WIDE * wide, wide);
+    }
+}
+
+// row t and those after it; those behind the last are the last again
+template <typename T>
+void find_rows(const row_range & from, int64_t t, const T ** rows) {
+    const int64_t n = std::min<int64_t>(N_ROW, from.n - t);
+    for (int64_t i = 0; i < n; ++i) {
+        prefetch(from, t + i);
+        rows[i] = (const T *)row_at(from, t + i);
+    }
+    for (int64_t i = n; i < N_ROW; ++i) {
+        rows[i] = rows[n - 1];
+    }
+}
+
+template <typename BLOCK, int SIZE>
+void read_all_block_columns(const row_range & from, float * values, int64_t wide) {
+    const BLOCK * blocks[N_ROW];
+    for (int64_t t = 0; t < from.n; t += N_ROW) {
+        find_rows(from, t, blocks);
+        for (int64_t j = 0; j < from.n_value; j += SIZE) {
+            read_block_columns<BLOCK, SIZE>(blocks, values + j * wide + t, wide);
+            for (const BLOCK *& block : blocks) {
+                ++block;
+            }
+        }
+    }
+}
+
+// Plain numbers
+
+void convert(const uint32_t * x, float * values, int64_t n) {
+    memcpy(values, x, n * sizeof(float));
+}
+
+void convert(const uint16_t * x, float * values, int64_t n) {
+    ggml_cpu_fp16_to_fp32(x, values, n);
+}
+
+struct brain_half {
+    uint16_t x;
+};
+
+void convert(const brain_half * x, float * values, int64_t n) {
+    ggml_cpu_bf16_to_fp32((const ggml_bf16_t *)x, values, n);
+}
+
+template <typename T>
+void read_number_rows(const row_range & from, float * values, int64_t wide) {
+    for (int64_t i = 0; i < from.n; ++i, values += wide) {
+        prefetch(from, i);
+        convert((const T *)row_at(from, i), values, from.n_value);
+    }
+}
+
+// the n values, a lane or less, that N_ROW tokens have at the same place
+template <typename T, typename E>
+void read_number_columns(const E * const * numbers, int64_t n, float * values, int64_t wide) {
+    constexpr int N = LANE / sizeof(E);
+    row_part<E, LANE> rows[N_ROW] = {};
+    for (int t = 0; t < N_ROW; ++t) {
+        if (n == N) {
+            rows[t] = load<row_part<E, LANE>>(numbers[t]);
+        } else {
+            memcpy(&rows[t], numbers[t], n * sizeof(E));
+        }
+    }
+    alignas(64) E columns[N * N_ROW];
+    alignas(64) float floats[N * N_ROW];
+    transpose<E, LANE>(rows, columns);
+    convert((const T *)columns, floats, N * N_ROW);
+    for (int64_t i = 0; i < n; ++i) {
+        memcpy(values + i * wide, floats + i * N_ROW, N_ROW * sizeof(float));
+    }
+}
+
+template <typename T, typename E>
+void read_all_number_columns(const row_range & from, float * values, int64_t wide) {
+    constexpr int64_t N = LANE / sizeof(E);
+    const E * numbers[N_ROW];
+    for (int64_t t = 0; t < from.n; t += N_ROW) {
+        find_rows(from, t, numbers);
+        for (int64_t j = 0; j < from.n_value; j += N) {
+            read_number_columns<T>(numbers, std::min(N, from.n_value - j), values + j * wide + t, wide);
+            for (const E *& number : numbers) {
+                number += N;
+            }
+        }
+    }
+}
+
+template <typename BLOCK, int SIZE>
+constexpr row_reader of_blocks = { read_block_rows<BLOCK, SIZE>, read_all_block_columns<BLOCK, SIZE> };
+
+template <typename T, typename E>
+constexpr row_reader of_numbers = { read_number_rows<T>, read_all_number_columns<T, E> };
+
 }  // namespace
 
-read_rows row_reader(ggml_type type) {
+const row_reader * row_reader_of(ggml_type type) {
     switch (type) {
         case GGML_TYPE_F32:
-            return read_all<read_f32>;
+            return &of_numbers<uint32_t, uint32_t>;
         case GGML_TYPE_F16:
-            return read_all<read_f16>;
+            return &of_numbers<uint16_t, uint16_t>;
         case GGML_TYPE_BF16:
-            return read_all<read_bf16>;
+            return &of_numbers<brain_half, uint16_t>;
         case GGML_TYPE_Q8_0:
-            return read_all<read_blocks<block_q8_0, QK8_0>>;
+            return &of_blocks<block_q8_0, QK8_0>;
         case GGML_TYPE_Q5_1:
-            return read_all<read_blocks<block_q5_1, QK5_1>>;
+            return &of_blocks<block_q5_1, QK5_1>;
         case GGML_TYPE_Q5_0:
-            return read_all<read_blocks<block_q5_0, QK5_0>>;
+            return &of_blocks<block_q5_0, QK5_0>;
         case GGML_TYPE_Q4_1:
-            return read_all<read_blocks<block_q4_1, QK4_1>>;
+            return &of_blocks<block_q4_1, QK4_1>;
         case GGML_TYPE_Q4_0:
-            return read_all<read_blocks<block_q4_0, QK4_0>>;
+            return &of_blocks<block_q4_0, QK4_0>;
         case GGML_TYPE_IQ4_NL:
-            return read_all<read_blocks<block_iq4_nl, QK4_NL>>;
+            return &of_blocks<block_iq4_nl, QK4_NL>;
         case GGML_TYPE_Q3_NL:
-            return read_all<read_blocks<block_q3_nl, QK_NL>>;
+            return &of_blocks<block_q3_nl, QK_NL>;
         case GGML_TYPE_Q2_NL:
-            return read_all<read_blocks<block_q2_nl, QK_NL>>;
+            return &of_blocks<block_q2_nl, QK_NL>;
         default:
             return nullptr;
     }

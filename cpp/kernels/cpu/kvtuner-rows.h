@@ -1,4 +1,4 @@
-// Rows of a cache as floats, one function for each type.
+// Rows of a cache as floats, row by row or column by column, for each type.
 #pragma once
 
 #include "ggml.h"
@@ -13,10 +13,15 @@ struct row_range {
     int64_t stride, n, n_value, n_bytes;
 };
 
-// writes the rows `wide` values apart; what pads them stays as it is
 using read_rows = void (*)(const row_range & from, float * values, int64_t wide);
 
+struct row_reader {
+    read_rows rows;  // rows begin `wide` values apart; what pads them stays as it is
+    read_rows
+            columns;  // columns begin `wide` values apart, and are padded to 16 tokens or less by what does not matter
+};
+
 // null for a type that no cache has
-read_rows row_reader(ggml_type type);
+const row_reader * row_reader_of(ggml_type type);
 
 }  // namespace kvtuner

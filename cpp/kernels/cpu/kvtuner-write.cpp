@@ -20,7 +20,7 @@ constexpr int64_t LONGEST = 1024;   // and at most
 constexpr size_t KEPT_GRAPHS = 64;  // those of a model whose layers are on several devices
 
 bool is_rotation(int64_t n) {
-    return n >= ROW_LANES && n <= LONGEST && (n & (n - 1)) == 0;
+    return n >= LANES && n <= LONGEST && (n & (n - 1)) == 0;
 }
 
 // values of a row that a thread takes at once: whole rotations and whole blocks
