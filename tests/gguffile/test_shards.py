@@ -67,8 +67,8 @@ def test_links_in_place_stay_links(tmp_path: Path) -> None:
 def test_a_renamed_first_shard_is_told_with_what_is_missing(command: str, tmp_path: Path) -> None:
     renamed = split_model(tmp_path, N)[0].rename(tmp_path / "model.gguf")
     words = (
-        "it is shard 1 of 3, as its metadata says: fetch model-00002-of-00003.gguf, model-00003-of-00003.gguf beside it, "
-        "and give it the name model-00001-of-00003.gguf"
+        "it is shard 1 of 3, as its metadata says: fetch model-00002-of-00003.gguf, model-00003-of-00003.gguf "
+        "beside it, and give it the name model-00001-of-00003.gguf"
     )
     with pytest.raises(KvtunerError, match=f"^{re.escape(f'{renamed}: {words}')}$"):
         WRITE[command](renamed, tmp_path / "out.gguf")

@@ -153,7 +153,7 @@ def test_a_folder_of_no_use_is_refused_at_once(place: str, tmp_path: Path) -> No
     else:
         folder.mkdir()
         os.mkfifo(folder / "tuning.json")
-    with pytest.raises(KvtunerError, match="cannot (use|write)"):
+    with pytest.raises(KvtunerError, match=r"cannot (use|write)"):
         Work(folder, {"seed": 1})
 
 
