@@ -168,7 +168,7 @@ def test_a_search_measures_what_tune_measures(tmp_path: Path, tiny) -> None:
 
 
 def test_a_tuning_that_fails_before_it_measures_leaves_its_remedy_open(tuning: Tuning) -> None:
-    failed = tuning.run("a.json", "--tokens", "8192", "--ctx", "4096")
+    failed = tuning.run("a.json", "--tokens", "16384", "--ctx", "16384")
     assert failed.exit_code == 1
     assert "too short" in failed.output
     assert "less --tokens or --ctx" in failed.output
