@@ -31,7 +31,7 @@ build/$(BACKEND)/.built: build/src/.git/kvtuner-stamp CMakeLists.txt tools/build
 	touch $@
 
 .venv/.package: build/$(BACKEND)/.built pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[tune,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[tune,server,dev]'
 	touch $@
 
 build: .venv/.package ## compile llama.cpp and install everything (BACKEND=cpu|cuda|metal|vulkan, SDIST=file)

@@ -26,6 +26,7 @@ from humaneval_answers import collect
 from humaneval_report import Row, print_table, rows_to_json
 from humaneval_server import Cache, Setup
 from humaneval_tasks import Answer, Chat, Raw, Task, fetch_tasks
+from outputs import output_file
 
 from kvtuner_gguf import atomicfile
 from kvtuner_gguf.cachetypes import Pair
@@ -97,7 +98,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--server", type=Path, help="llama-server of the patched build  [the built one]")
     parser.add_argument("--server-options", default="", help="more of its command line, such as '-ngl 99'")
     parser.add_argument("--out", type=Path, default=Path("out/humaneval"), help="folder of answers  [out/humaneval]")
-    parser.add_argument("--json", type=Path, help="write the results to this file, too")
+    parser.add_argument("--json", type=output_file, help="write the results to this file, too")
     return parser.parse_args(arguments)
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kvtuner_gguf import atomicfile
+
 PASSED, FAILED, TIMEOUT, SKIPPED, ABSENT = STATUSES = ("passed", "failed", "timeout", "skipped", "absent")
 BUILDS = ("unpatched", "patched")
 STATEMENT = re.compile(r"^(?:CREATE|INSERT) .*?\);$", re.MULTILINE | re.DOTALL)
@@ -127,4 +129,4 @@ def write_json(path: Path, rows: Iterable[Row]) -> None:
     rows = list(rows)
     worse = [{"suite": row.suite, "test": row.test} for row in regressions(rows)]
     data = {"tests": [asdict(row) for row in rows], "counts": counts(rows), "regressions": worse}
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    atomicfile.write_text(path, json.dumps(data, indent=1) + "\n")

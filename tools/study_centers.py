@@ -18,8 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from outputs import output_file
 from torch import Tensor
 
+from kvtuner_gguf import atomicfile
 from kvtuner_gguf.assets import fetch_text
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.centers import Centers
@@ -157,7 +159,7 @@ def choices(study: Study) -> Iterator[tuple[str, Centers]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--out", type=Path, help="write the rows as JSON")
+    parser.add_argument("--out", type=output_file, help="write the rows as JSON")
     parser.add_argument("--ctx", type=int, default=1024, help="tokens of the text that judges")
     parser.add_argument("--part", choices=("sides", "choices"), action="append", help="default: both")
     args = parser.parse_args()
@@ -170,7 +172,7 @@ def main() -> None:
         for what, centers in choices(study):
             study.row(judge, "encyclopedia", "q4_0/f32", what, only_keys(centers))
     if args.out:
-        args.out.write_text(json.dumps(study.rows, indent=1) + "\n")
+        atomicfile.write_text(args.out, json.dumps(study.rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

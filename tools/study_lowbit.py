@@ -18,8 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from outputs import output_file
 from torch import Tensor
 
+from kvtuner_gguf import atomicfile
 from kvtuner_gguf.assets import fetch_text
 from kvtuner_gguf.cachetypes import CACHE_TYPES, CacheType, Pair
 from kvtuner_gguf.gguffile.shape import model_shape, read_model
@@ -243,7 +245,7 @@ def main() -> None:
     parser.add_argument("--ctx", type=int, default=1024, help="tokens of a chunk of the text that judges")
     parser.add_argument("--chunks", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="where torch runs the model: cpu, cuda")
-    parser.add_argument("--out", type=Path, help="write the rows as JSON")
+    parser.add_argument("--out", type=output_file, help="write the rows as JSON")
     args = parser.parse_args()
     results: dict[str, list[dict]] = {}
     if "gauss" in args.part:
@@ -258,7 +260,7 @@ def main() -> None:
         if "kld" in args.part:
             results["kld"] = study_kld(study, ["q4_0/q4_0", "q8_0/q4_0", *alternatives(study.head_dim)])
     if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+        atomicfile.write_text(args.out, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

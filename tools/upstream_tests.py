@@ -22,6 +22,7 @@ from pathlib import Path
 
 from both_builds import ROOT, Build, both_builds, compile_both
 from build_stock import SOURCE
+from outputs import output_file
 from side_by_side import (
     FAILED,
     PASSED,
@@ -185,7 +186,7 @@ def arguments() -> argparse.Namespace:
     model = MODELS["smollm2-135m"].path
     parser.add_argument("--model", type=Path, default=model if model.exists() else None, help=f"default: {model}")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for a test (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the results to this file, too")
+    parser.add_argument("--json", type=output_file, help="write the results to this file, too")
     return parser.parse_args()
 
 

@@ -134,7 +134,11 @@ def plan_source(context: Any) -> str:
     return os.fsdecode(_source(context))
 
 
-def state_failure(message: str) -> str:
-    """`message`, with the reason where this thread's last state was refused for its plan."""
+class StateRefused(RuntimeError):
+    """A state was saved with another plan; the context is as it was."""
+
+
+def state_failure(message: str) -> RuntimeError:
+    """The error for this thread's last state, with the reason where it was refused for its plan."""
     refusal = _take_state_refusal().decode()
-    return f"{message}: {refusal}" if refusal else message
+    return StateRefused(f"{message}: {refusal}") if refusal else RuntimeError(message)

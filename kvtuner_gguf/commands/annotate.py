@@ -7,18 +7,25 @@ from pathlib import Path
 
 import click
 
+from kvtuner_gguf.commands.outputs import check_outputs
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan import Plan
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-def _target(model: Path, out: Path | None, in_place: bool) -> Path:
+def _target(model: Path, out: Path | None, in_place: bool, config: Path | None = None) -> Path:
+    from kvtuner_gguf.gguffile.shape import shard_paths
+
     if (out is None) == (not in_place):
         raise KvtunerError("say where to write: give either -o OUT or --in-place")
-    if out is not None and out.exists() and model.exists() and out.samefile(model):
+    if out is None:
+        check_outputs(model)
+        return model
+    if out.exists() and any(shard.exists() and out.samefile(shard) for shard in shard_paths(model)):
         raise KvtunerError(f"{out} is the model itself: use --in-place for that, or another target")
-    return model if out is None else out
+    check_outputs(out, inputs=[config])
+    return out
 
 
 @click.command("annotate")
@@ -37,7 +44,7 @@ def annotate_command(model: Path, config: Path, out: Path | None, in_place: bool
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
     from kvtuner_gguf.report.progress import byte_progress
 
-    target = _target(model, out, in_place)
+    target = _target(model, out, in_place, config)
     with byte_progress(f"annotate {target.name}") as progress:
         plan = annotate(model, Plan.load(config), target, progress)
     if as_json:

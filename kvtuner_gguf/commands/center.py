@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvtuner_gguf.commands.outputs import check_outputs
 from kvtuner_gguf.commands.tuningoptions import FILE, default_text, import_torch
 from kvtuner_gguf.errors import KvtunerError
 
@@ -51,6 +52,7 @@ def center_command(
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
     from kvtuner_gguf.report.progress import step_progress
 
+    check_outputs(out, inputs=[model, text])  # CFG may be centered in place
     headers = read_model(model)
     if obstacle := centering_obstacle(headers):
         raise KvtunerError(f"{model}: keys and values cannot be centered, since this model {obstacle}")

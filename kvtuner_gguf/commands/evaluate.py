@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvtuner_gguf.commands.outputs import check_outputs
+
 if TYPE_CHECKING:
     from kvtuner_gguf.cachetypes import Pair
     from kvtuner_gguf.evaluation import Row, Sample
@@ -69,6 +71,7 @@ def eval_command(
     from kvtuner_gguf.evaluation import Sample
     from kvtuner_gguf.gguffile.shape import model_shape, read_model
 
+    check_outputs(png, inputs=[model, *configs, centers, text])
     headers = read_model(model)
     shape = model_shape(headers)
     caches = _caches(headers, configs, uniform, auto)

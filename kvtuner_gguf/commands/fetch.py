@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from kvtuner_gguf.commands.outputs import check_outputs
+
 
 @click.command("fetch-model")
 @click.argument("name")
@@ -24,6 +26,7 @@ def fetch_model_command(name: str, output: Path | None, as_json: bool) -> None:
     from kvtuner_gguf import assets
     from kvtuner_gguf.report.progress import byte_progress
 
+    check_outputs(output)
     with byte_progress(f"fetch {name}") as progress:
         path = assets.fetch_model(name, progress)
     if output is not None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from kvtuner_gguf.commands.outputs import check_outputs
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.published.table import DEFAULT_TYPES
 
@@ -47,9 +47,7 @@ def import_kvtuner_command(
     from kvtuner_gguf.published.forms import read_table
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
 
-    for source in (file, model):
-        if source is not None and os.path.exists(source) and os.path.exists(out) and os.path.samefile(out, source):
-            raise KvtunerError(f"{out} would be overwritten by the plan made from it: choose another target with -o")
+    check_outputs(out, inputs=[file, model])
     found = read_table(file, name)
     table = None if isinstance(found, Plan) else found
     plan = _own_plan(found, types, model) if table is None else _plan_of(table, types, model)

@@ -7,8 +7,16 @@ from typing import Any
 
 import click
 
+from kvtuner_gguf.commands.outputs import check_outputs
 from kvtuner_gguf.commands.tune import make_settings, print_tuned
-from kvtuner_gguf.commands.tuningoptions import FILE, goal_options, import_torch, measure_options, texts_of
+from kvtuner_gguf.commands.tuningoptions import (
+    FILE,
+    check_search_outputs,
+    goal_options,
+    import_torch,
+    measure_options,
+    texts_of,
+)
 
 
 @click.command("prune")
@@ -23,6 +31,7 @@ from kvtuner_gguf.commands.tuningoptions import FILE, goal_options, import_torch
 )
 def prune_command(profile: Path, out: Path, rule: str) -> None:
     """Keep, of the pairs in PROFILE, those that are worth their bits in each layer."""
+    check_outputs(out, inputs=[profile])
     import_torch(None)
     from kvtuner_gguf import artifact
     from kvtuner_gguf.tuning.pruning import CAUTIOUS, PAPER, prune
@@ -42,6 +51,7 @@ def prune_command(profile: Path, out: Path, rule: str) -> None:
 @click.option("--min-samples", type=int, default=2, show_default=True, help="Layers that make a group.")
 def cluster_command(profile: Path, candidates: Path, out: Path, eps: float, min_samples: int) -> None:
     """Group the layers that have the same CANDIDATES and much the same e_o in PROFILE (DBSCAN)."""
+    check_outputs(out, inputs=[profile, candidates])
     import_torch(None)
     from kvtuner_gguf import artifact
     from kvtuner_gguf.report.layers import ranges
@@ -74,6 +84,7 @@ def search_command(
     Candidates are priced, and an exact solver finds the plan; groups are searched as in the paper, by NSGA-II. The
     types are those of the profile, and the text and its tokens must be, too.
     """
+    check_search_outputs(out, front, inputs=[model, profile, stage], work=options["work"], texts=options["texts"])
     import_torch(options["threads"])
     from kvtuner_gguf import artifact
     from kvtuner_gguf.report.progress import step_progress

@@ -12,6 +12,7 @@ import click
 
 from kvtuner_gguf.commands.tuningoptions import (
     FILE,
+    check_search_outputs,
     chosen_backend,
     goal_options,
     import_torch,
@@ -80,6 +81,8 @@ def tune_command(
     goal for the same model takes the profile and the prices from there.
     """
     fresh = options.pop("fresh")
+    folder = work or out.with_suffix(".tune")
+    check_search_outputs(out, png, inputs=[model, tasks], work=folder, texts=options["texts"])
     shape, settings = make_settings(model, options)
     from kvtuner_gguf.report.progress import step_progress
     from kvtuner_gguf.tuning.settings import check_goal
@@ -87,7 +90,6 @@ def tune_command(
 
     check_goal(settings, shape)
     text = texts_of(options["texts"])
-    folder = work or out.with_suffix(".tune")
     with _task_judge(model, options["objective"], tasks, n_tasks, options["threads"]) as by_tasks:
         tuned = Tuner(model, shape, text, settings, folder, fresh, step_progress).run(by_tasks)
     tuned.plan.save(out)
@@ -111,6 +113,7 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
     """
     from kvtuner_gguf import artifact
 
+    check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
     shape, settings = make_settings(model, options)
     from kvtuner_gguf.report.progress import step_progress
     from kvtuner_gguf.tuning.tune import Tuner

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kvtuner_gguf.commands.outputs import check_outputs
 from kvtuner_gguf.errors import KvtunerError
 
 if TYPE_CHECKING:
@@ -141,6 +142,16 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def check_search_outputs(
+    *outputs: Path | None, inputs: Sequence[Path | None], work: Path | None, texts: Sequence[str]
+) -> None:
+    """`check_outputs` beside the ``texts`` as they are named, and the folder ``work`` of what is finished."""
+    check_outputs(*outputs, inputs=[*inputs, *(_text_and_weight(name)[0] for name in texts)])
+    for out in outputs:
+        if work is not None and out is not None and out.absolute() == work.absolute():
+            raise KvtunerError(f"{out} is also the folder of what is finished: choose another with --work or -o")
 
 
 def texts_of(names: Sequence[str]) -> Texts:

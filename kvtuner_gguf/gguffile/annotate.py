@@ -89,17 +89,16 @@ def _check_shared_tensor(plan: Plan) -> None:
 
 
 def _write(headers: list[GgufHeader], fields: bytes, target: Path, progress: Progress | None) -> None:
-    target = _first_shard(headers, Path(target))
-    _check_other_shards(headers, target)
+    target = _checked_target(headers, Path(target))
     header = headers[0]
     try:
         source = header.path.open("rb")
     except OSError as err:
         raise KvtunerError(f"cannot read {header.path}: {err.strerror}; check the path") from err
     with source, atomicfile.replacing(target) as file:
+        _link_other_shards(headers, target)  # before: with the first shard the model is whole
         _write_header(header, source, fields, file)
         _copy(source, file, header.data_start, header.file_size, progress)
-    _link_other_shards(headers, target)
 
 
 def _write_header(header: GgufHeader, source: BinaryIO, added: bytes, file: BinaryIO) -> None:
@@ -203,9 +202,22 @@ def _first_shard(headers: list[GgufHeader], target: Path) -> Path:
     return target.with_name(f"{stem}-00001-of-{len(headers):05d}.gguf")
 
 
+def _checked_target(headers: list[GgufHeader], target: Path) -> Path:
+    """The file that will have the plan; raises `KvtunerError` where it or a shard beside it cannot be written."""
+    first = _first_shard(headers, target)
+    in_place = any(target.exists() and target.samefile(header.path) for header in headers)
+    if not in_place and first.exists() and first.samefile(headers[0].path):
+        raise KvtunerError(f"{first} is the model itself: use --in-place for that, or another target")
+    atomicfile.check_target(first)
+    _check_other_shards(headers, first)
+    return first
+
+
 def _check_other_shards(headers: list[GgufHeader], target: Path) -> None:
     for header, other in zip(headers[1:], shard_paths(target)[1:], strict=True):
-        if other.exists() and not other.samefile(header.path) and other.stat().st_size != header.file_size:
+        if not other.exists():
+            atomicfile.check_target(other)
+        elif not other.samefile(header.path) and other.stat().st_size != header.file_size:
             raise KvtunerError(f"{other} is there and is no shard of this model: choose another target with -o")
 
 
@@ -214,7 +226,7 @@ def _link_other_shards(headers: list[GgufHeader], target: Path) -> None:
         if other.exists():
             continue
         try:
-            os.link(header.path, other)
-        except OSError:  # another file system
+            os.link(os.path.realpath(header.path), other)  # a link to a relative link would lead nowhere
+        except OSError:  # another file system, or a link that dangles
             with header.path.open("rb") as source, atomicfile.replacing(other) as file:
                 shutil.copyfileobj(source, file, CHUNK_BYTES)

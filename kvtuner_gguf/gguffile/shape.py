@@ -47,7 +47,41 @@ def read_model(path: Path) -> list[GgufHeader]:
     missing = next((shard for shard in paths if not shard.exists()), None)
     if missing is not None and len(paths) > 1:
         raise KvtunerError(f"{missing}: this shard of the model is missing: fetch it beside the others")
-    return [read_gguf(shard) for shard in paths]
+    headers = [read_gguf(shard) for shard in paths]
+    for i, header in enumerate(headers):
+        _check_shard(header, i, len(headers))
+    return headers
+
+
+def _check_shard(header: GgufHeader, number: int, count: int) -> None:
+    """Raise `KvtunerError` where the metadata has another place for a shard than its name."""
+    found_count = header.get(Keys.SPLIT_COUNT)
+    if type(found_count) is not int or found_count < 2:
+        return
+    found = header.get(Keys.SPLIT_NO)
+    found = found if type(found) is int and 0 <= found < found_count else number
+    if (found, found_count) == (number, count):
+        return
+    match = SHARD_NAME.match(header.path.name)
+    stem = match["stem"] if match else header.path.name.removesuffix(".gguf")
+    name, *others = _shard_names(stem, found_count, found)
+    missing = [other for other in others if not header.path.with_name(other).exists()]
+    remedy = f"fetch {_listed(missing)} beside it, and give" if missing else "give"
+    raise KvtunerError(
+        f"{header.path}: it is shard {found + 1} of {found_count}, as its metadata says: {remedy} it the name {name}"
+    )
+
+
+def _shard_names(stem: str, count: int, first: int) -> list[str]:
+    """The names of all ``count`` shards, that of number ``first`` in front."""
+    numbers = [first, *(i for i in range(count) if i != first)]
+    return [f"{stem}-{i + 1:05d}-of-{count:05d}.gguf" for i in numbers]
+
+
+def _listed(names: list[str]) -> str:
+    """The first names; a model may have hundreds of shards."""
+    shown = ", ".join(names[:8])
+    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
 
 
 def model_shape(headers: list[GgufHeader]) -> ModelShape:

@@ -17,11 +17,12 @@ class Journal:
     """Values by key, kept in the file at ``path``, or in memory alone where there is none.
 
     Each line of the file is a JSON list of a key and its value. A line that a kill cut short is forgotten.
+    ``prepare`` is called before a line is written.
     Raises `KvtunerError` where the file is something else or cannot be written.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
+    def __init__(self, path: Path | None = None, prepare: Callable[[], None] = lambda: None) -> None:
+        self._path, self._prepare = path, prepare
         self._values: dict[str, Any] = {}
         if path is not None and path.exists():
             self._read(path)
@@ -40,6 +41,7 @@ class Journal:
     def _append(self, line: list[Any]) -> None:
         if self._path is None:
             return
+        self._prepare()
         try:
             with self._path.open("ab") as file:
                 file.write(json.dumps(line).encode() + b"\n")

@@ -241,7 +241,7 @@ class Tuner:
         settings = GeneticSettings(
             trials, seed=self._settings.seed, max_bits=bits, max_loss=self._settings.goal.max_kld
         )
-        storage = None if self._work.folder is None else self._work.folder / "optuna.log"
+        storage = self._work.file("optuna.log")
         return genetic_search(groups, loss or self._ledger.kld, settings, storage, seeds, progress)
 
     def _chosen(self, front: Front) -> Point:

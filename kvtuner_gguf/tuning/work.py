@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from kvtuner_gguf import artifact
+from kvtuner_gguf import artifact, atomicfile
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.tuning.journal import Journal
 
 SCHEMA = "kvtuner.tuning/1"
 RECORD = "tuning.json"
+# characters of a value in a message
+SHOWN = 80
 
 
 class Artifact(Protocol):
@@ -26,51 +28,94 @@ T = TypeVar("T", bound=Artifact)
 class Work:
     """``identity`` is all that measurements depend on; a folder with another one is refused.
 
+    The folder has its record from the first finished measurement on: a tuning that fails before leaves it empty.
     Without a folder nothing is kept.
     """
 
     def __init__(self, folder: Path | None, identity: Mapping[str, Any], fresh: bool = False) -> None:
-        self.folder = folder
+        self._folder = folder
+        self._identity = {"schema": SCHEMA, **identity}
         if folder is not None:
-            _prepare(folder, {"schema": SCHEMA, **identity}, fresh)
-        self.journal = Journal(None if folder is None else folder / "journal.jsonl")
+            _prepare(folder, self._identity, fresh)
+        self.journal = Journal(None if folder is None else folder / "journal.jsonl", self._claim)
 
     def stage(
         self, name: str, parse: Callable[[object], T], make: Callable[[], T], fits: Callable[[T], bool] = lambda _: True
     ) -> T:
         """What ``name`` gave before, if it ``fits``, or else what it makes now."""
-        if self.folder is None:
+        if self._folder is None:
             return make()
-        path = self.folder / f"{name}.json"
+        path = self._folder / f"{name}.json"
         if path.exists():
             found = artifact.load(path, parse, name)
             if fits(found):
                 return found
         made = make()
+        self._claim()
         artifact.save(path, made.to_json())
         return made
+
+    def file(self, name: str) -> Path | None:
+        """Where something else that is finished is to be kept, or None."""
+        self._claim()
+        return None if self._folder is None else self._folder / name
+
+    def _claim(self) -> None:
+        """The record goes first: what the folder then holds is known to be of this tuning."""
+        if self._folder is not None and not (self._folder / RECORD).exists():
+            artifact.save(self._folder / RECORD, self._identity)
 
 
 def _prepare(folder: Path, identity: Mapping[str, Any], fresh: bool) -> None:
     record = folder / RECORD
-    if fresh and record.exists():  # nothing but a folder of ours is ever removed
-        shutil.rmtree(folder)
     try:
+        if fresh and record.exists():  # nothing but a folder of ours is ever emptied
+            _empty(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        found = [path for path in folder.iterdir() if not atomicfile.is_temporary(path)]
     except OSError as err:
-        raise KvtunerError(f"cannot make {folder}: {err.strerror}; choose another with --work") from err
-    if not record.exists():
-        if any(folder.iterdir()):
-            raise KvtunerError(f"{folder} is no folder of a tuning and is not empty: choose another with --work")
-        artifact.save(record, identity)
-    before = artifact.load(record, _mapping, "record")
-    wanted = json.loads(json.dumps(identity))
+        raise KvtunerError(f"cannot use {folder}: {err.strerror}; choose another with --work") from err
+    atomicfile.check_target(record)
+    if record.exists():
+        _check_record(folder, artifact.load(record, _mapping, "record"), json.loads(json.dumps(identity)))
+    elif found:
+        raise KvtunerError(f"{folder} is no folder of a tuning and is not empty: choose another with --work")
+
+
+def _empty(folder: Path) -> None:
+    """The record goes last: killed in between, the folder is still known to be one of ours."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == RECORD):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _check_record(folder: Path, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise `KvtunerError` with the first thing in which the two differ."""
+    before, wanted = _flat(before), _flat(wanted)
     for key in sorted({*wanted, *before}):
         if wanted.get(key) != before.get(key):
             raise KvtunerError(
-                f"{folder} holds a tuning with {key} {before.get(key)!r}, not {wanted.get(key)!r}: "
+                f"{folder} holds a tuning with {key} {_words(before.get(key))}, not {_words(wanted.get(key))}: "
                 "begin anew with --fresh, or choose another folder with --work"
             )
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested objects by names such as ``model head_dim_k``."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        flat |= _flat(value, f"{prefix}{key} ") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _words(value: object) -> str:
+    """A value of JSON as one reads it."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "on", False: "off"}[value]
+    text = ",".join(map(_words, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _mapping(data: object) -> Mapping[str, Any]:

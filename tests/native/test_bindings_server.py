@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,3 +158,49 @@ def test_a_state_that_fails_otherwise_does_not_name_the_plan(folder: Path) -> No
     state.llama_state = bytes(len(state.llama_state))
     with pytest.raises(RuntimeError, match=r"^Failed to set llama state data$"):
         reader.load_state(state)
+
+
+@pytest.mark.parametrize("kind", ["disk", "ram"])
+@pytest.mark.parametrize("kv_config", [None, OTHER.to_json()])
+def test_a_cached_state_of_another_plan_is_a_miss(
+    kind: str, kv_config: dict | None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llama_cpp import Llama, LlamaDiskCache, LlamaRAMCache
+
+    cache = LlamaDiskCache(str(tmp_path)) if kind == "disk" else LlamaRAMCache()
+    filler, reader, alone = llama(folder), llama(folder, kv_config=kv_config), llama(folder, kv_config=kv_config)
+    filler.set_cache(cache)
+    filler(PROMPT, max_tokens=2)
+    asked, load = [], Llama.load_state
+    monkeypatch.setattr(Llama, "load_state", lambda self, state: asked.append(self) or load(self, state))
+    reader.set_cache(cache)
+
+    def answer(model) -> str:
+        return model(PROMPT, max_tokens=8, temperature=0.0)["choices"][0]["text"]
+
+    assert answer(reader) == answer(alone)
+    assert asked == [reader], "the state of the other plan was not what the cache gave"
+    again = llama(folder)
+    again.set_cache(cache)
+    again(PROMPT, max_tokens=2)
+
+
+def test_a_state_that_fails_otherwise_is_no_miss(folder: Path) -> None:
+    from llama_cpp import LlamaRAMCache
+
+    filler, reader = llama(folder), llama(folder)
+    cache = LlamaRAMCache()
+    filler.set_cache(cache)
+    filler(PROMPT, max_tokens=2)
+    for state in cache.cache_state.values():
+        state.llama_state = bytes(len(state.llama_state))
+    reader.set_cache(cache)
+    with pytest.raises(RuntimeError, match=r"^Failed to set llama state data$"):
+        reader(PROMPT, max_tokens=2)
+
+
+def test_the_servers_command_runs() -> None:
+    """What it imports is in the extra ``server``."""
+    done = subprocess.run([sys.executable, "-m", "llama_cpp.server", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--kv_config" in done.stdout

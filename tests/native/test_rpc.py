@@ -79,6 +79,8 @@ class OlderServer(threading.Thread):
 
 def run_completion(plan: Path, *args: str) -> subprocess.CompletedProcess[str]:
     fixed = ["--kv-config", plan, "-p", "The capital of France is", "-n", "12", "--temp", "0", "-no-cnv", "-c", "256"]
+    # weights are plain on a server; those that are repacked here are multiplied in another order
+    fixed.append("--no-repack")
     command = [
         find_tool("llama-completion"),
         "-m",

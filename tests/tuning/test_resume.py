@@ -165,3 +165,13 @@ def test_a_search_measures_what_tune_measures(tmp_path: Path, tiny) -> None:
     assert searched == tuned
     refused = CliRunner().invoke(main, [*search, *text[:4], "--ctx", "16"])
     assert "profile: n_ctx is 32, not 16" in refused.output
+
+
+def test_a_tuning_that_fails_before_it_measures_leaves_its_remedy_open(tuning: Tuning) -> None:
+    failed = tuning.run("a.json", "--tokens", "16384", "--ctx", "16384")
+    assert failed.exit_code == 1
+    assert "too short" in failed.output
+    assert "less --tokens or --ctx" in failed.output
+    tuning.plan("a.json")
+    other = tuning.run("a.json", "--no-center")
+    assert "holds a tuning with center on, not off: begin anew with --fresh" in other.output

@@ -37,6 +37,25 @@ def profiled(reference: Reference, tokens):
     return profile(reference, tokens, [*pairs, *one_sided(NAMES), Pair("f32", "f32")], SHAPE, {})
 
 
+class AwayFromZero:
+    """The model with values of 0.5 or more: so are the outputs, which are means of them.
+
+    An error relative to an output next to zero would follow the last bits of a sum.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+
+    def __getattr__(self, name: str):
+        return getattr(self._reference, name)
+
+    def run(self, hidden: torch.Tensor, capture) -> torch.Tensor:
+        def shifted(il: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+            capture(il, q, k, v.abs() + 0.5)
+
+        return self._reference.run(hidden, capture=shifted)
+
+
 def relative(exact: torch.Tensor, changed: torch.Tensor) -> float:
     return (torch.sub(exact, changed).abs() / exact.abs()).mean().item()
 
@@ -54,10 +73,11 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.
 
 
 @pytest.mark.parametrize("pair", [Pair("q4_0", "q8_0"), Pair("q8_0", "q4_0"), Pair("f32", "q5_0")])
-def test_errors_are_those_of_their_definitions(pair: Pair, reference: Reference, tokens, profiled) -> None:
+def test_errors_are_those_of_their_definitions(pair: Pair, reference: Reference, tokens) -> None:
     seen: list[tuple] = []
-    reference.run(reference.embed(tokens), capture=lambda il, *qkv: seen.append(qkv))
-    for (q, k, v), errors in zip(seen, profiled.layers, strict=True):
+    positive = AwayFromZero(reference)
+    positive.run(reference.embed(tokens), capture=lambda il, *qkv: seen.append(qkv))
+    for (q, k, v), errors in zip(seen, profile(positive, tokens, [pair], SHAPE, {}).layers, strict=True):
         read_k, read_v = reference.cache.keys(k, pair.k, 0), reference.cache.values(v, pair.v, 0)
         weights, output = attention(q, k, v)
         read_weights, read_output = attention(q, read_k, read_v)
@@ -65,7 +85,7 @@ def test_errors_are_those_of_their_definitions(pair: Pair, reference: Reference,
         assert found.e_k == pytest.approx(relative(k, read_k), rel=1e-3)
         assert found.e_v == pytest.approx(relative(v, read_v), rel=1e-3)
         assert found.e_a == pytest.approx((weights - read_weights).abs().mean().item(), rel=1e-3, abs=1e-7)
-        assert found.e_o == pytest.approx(relative(output, read_output), rel=1e-2)
+        assert found.e_o == pytest.approx(relative(output, read_output), rel=1e-3)
         assert found.error == pytest.approx(((output - read_output).norm() / output.norm()).item() ** 2, rel=1e-3)
 
 
