@@ -1,107 +1,27 @@
 #include "kvtuner-plan.h"
 
-#include "kvtuner-vectors.h"
-
-#include <nlohmann/json.hpp>
+#include "kvtuner-strict-json.h"
 
 #include <algorithm>
-#include <array>
+#include <cerrno>
 #include <cinttypes>
 #include <cstdio>
-#include <fstream>
+#include <cstring>
 #include <stdexcept>
 
-using json = nlohmann::ordered_json;
+using json = nlohmann::json;
 
 static constexpr const char * SCHEMA = "kvtuner.plan/1";
 static constexpr size_t MAX_LAYERS = 4096;
 static constexpr size_t MAX_JSON_BYTES = 16u << 20;
-static constexpr int MAX_JSON_DEPTH = 64;
-
-// the types that every cache operation of the base handles
-static constexpr std::array<ggml_type, 11> CACHE_TYPES = {
-    GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16,   GGML_TYPE_Q8_0,  GGML_TYPE_Q5_1,  GGML_TYPE_Q5_0,
-    GGML_TYPE_Q4_1, GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL,
-};
+static constexpr uint64_t MAX_COUNT = (1u << 31) - 1;
 
 [[noreturn]] static void fail(const std::string & message) {
     throw std::runtime_error(message);
 }
 
-// a value of outside data, short and without control characters, for a message of one line
-static std::string quoted(const std::string & value) {
-    std::string out = "'";
-    for (char c : value.substr(0, 40)) {
-        out += c >= 0x20 && c < 0x7f ? c : '?';
-    }
-    return out + (value.size() > 40 ? "...'" : "'");
-}
-
-static ggml_type type_from_name(const std::string & name, size_t il, const char * side) {
-    for (ggml_type type : CACHE_TYPES) {
-        if (name == ggml_type_name(type)) {
-            return type;
-        }
-    }
-    std::string known;
-    for (ggml_type type : CACHE_TYPES) {
-        known += (known.empty() ? "" : ", ") + std::string(ggml_type_name(type));
-    }
-    fail("layer " + std::to_string(il) + ": unknown " + side + " cache type " + quoted(name) + ": use one of " + known);
-}
-
-static const json & member(const json & object, const char * key) {
-    static const json absent;
-    const auto it = object.find(key);
-    return it == object.end() ? absent : *it;
-}
-
-static size_t layer_number(const json & entry, size_t n_layer) {
-    const json number = entry.is_object() ? member(entry, "layer") : json();
-    if (!number.is_number_unsigned() || number.get<uint64_t>() >= n_layer) {
-        const std::string value = number.dump(-1, ' ', true, json::error_handler_t::replace);
-        fail("layer number " + quoted(value) + " is not in 0.." + std::to_string(n_layer - 1) +
-             ": number the layers from 0 without a gap");
-    }
-    return number.get<size_t>();
-}
-
-static ggml_type layer_type(const json & entry, const char * key, size_t il, const char * side) {
-    const json & name = member(entry, key);
-    if (!name.is_string()) {
-        fail("layer " + std::to_string(il) + ": the " + side + " cache type is missing: give its name as \"" + key +
-             "\"");
-    }
-    return type_from_name(name.get<std::string>(), il, side);
-}
-
-static std::vector<float> layer_center(const json & entry, const char * key, size_t il, const char * side) {
-    const json & text = member(entry, key);
-    if (text.is_null()) {
-        return {};
-    }
-    if (!text.is_string()) {
-        fail("layer " + std::to_string(il) + ": the " + side + " center is no text: tune the model again");
-    }
-    return kvtuner_vector_from_base64(text.get<std::string>(), il, side);
-}
-
-// a parser that gives up on deep nesting, so that hostile text cannot exhaust the stack
-static json parse_json(const std::string & text) {
-    if (text.size() > MAX_JSON_BYTES) {
-        fail("more than " + std::to_string(MAX_JSON_BYTES >> 20) + " MiB is no plan: check the path");
-    }
-    const auto shallow = [](int depth, json::parse_event_t, json &) {
-        if (depth > MAX_JSON_DEPTH) {
-            fail("nested too deeply for a plan: tune the model again");
-        }
-        return true;
-    };
-    try {
-        return json::parse(text, shallow);
-    } catch (const json::exception & err) {
-        fail("not JSON (" + quoted(err.what()) + "): correct it or tune the model again");
-    }
+static std::string layer_name(size_t il) {
+    return "layer " + std::to_string(il);
 }
 
 static uint64_t fnv1a_64(const std::string & text) {
