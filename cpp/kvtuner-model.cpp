@@ -2,6 +2,7 @@
 
 #include "kvtuner-check.h"
 #include "kvtuner-choice.h"
+#include "kvtuner-vectors.h"
 #include "kvtuner.h"
 
 #include "llama-arch.h"
@@ -44,9 +45,7 @@ void check_vectors(const std::vector<std::vector<float>> & vectors, const std::v
                    const char * side) {
     for (size_t il = 0; il < vectors.size(); ++il) {
         if (!vectors[il].empty() && vectors[il].size() != sizes[il]) {
-            throw std::runtime_error("layer " + std::to_string(il) + ": the " + side + " center has " +
-                                     std::to_string(vectors[il].size()) + " values, the layer " +
-                                     std::to_string(sizes[il]) + ": use a plan that was tuned for this model");
+            throw std::runtime_error(kvtuner_center_size_problem(il, side, vectors[il].size(), sizes[il]));
         }
     }
 }

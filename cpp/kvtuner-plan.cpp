@@ -1,27 +1,36 @@
 #include "kvtuner-plan.h"
 
 #include "kvtuner-strict-json.h"
+#include "kvtuner-vectors.h"
 
 #include <algorithm>
-#include <cerrno>
+#include <array>
 #include <cinttypes>
 #include <cstdio>
-#include <cstring>
 #include <stdexcept>
 
-using json = nlohmann::json;
-
-static constexpr const char * SCHEMA = "kvtuner.plan/1";
-static constexpr size_t MAX_LAYERS = 4096;
-static constexpr size_t MAX_JSON_BYTES = 16u << 20;
-static constexpr uint64_t MAX_COUNT = (1u << 31) - 1;
+// the types that every cache operation of the base handles
+static constexpr std::array<ggml_type, 11> CACHE_TYPES = {
+    GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16,   GGML_TYPE_Q8_0,  GGML_TYPE_Q5_1,  GGML_TYPE_Q5_0,
+    GGML_TYPE_Q4_1, GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL,
+};
 
 [[noreturn]] static void fail(const std::string & message) {
     throw std::runtime_error(message);
 }
 
-static std::string layer_name(size_t il) {
-    return "layer " + std::to_string(il);
+ggml_type kvtuner_type_from_name(const std::string & name) {
+    const auto has_name = [&](ggml_type type) { return name == ggml_type_name(type); };
+    const auto found = std::find_if(CACHE_TYPES.begin(), CACHE_TYPES.end(), has_name);
+    return found == CACHE_TYPES.end() ? GGML_TYPE_COUNT : *found;
+}
+
+std::string kvtuner_unknown_type(const std::string & shown, const char * side) {
+    std::string known;
+    for (ggml_type type : CACHE_TYPES) {
+        known += (known.empty() ? "" : ", ") + std::string(ggml_type_name(type));
+    }
+    return "unknown cache type " + shown + " for " + side + ": use one of " + known;
 }
 
 static uint64_t fnv1a_64(const std::string & text) {
@@ -48,7 +57,7 @@ static std::string center_digest(const std::vector<std::vector<float>> & vectors
 }
 
 std::string kvtuner_plan_fingerprint(const kvtuner_plan & plan) {
-    std::string text = SCHEMA;
+    std::string text = "kvtuner.plan/1";
     for (size_t il = 0; il < plan.type_k.size(); ++il) {
         text += ";" + std::to_string(il) + ":" + ggml_type_name(plan.type_k[il]) + "/" +
                 ggml_type_name(plan.type_v[il]) + center_digest(plan.center_k, il, "center_k") +
@@ -57,49 +66,12 @@ std::string kvtuner_plan_fingerprint(const kvtuner_plan & plan) {
     return hex(fnv1a_64(text));
 }
 
-kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text, const std::string & source) {
-    const json data = parse_json(text);
-    if (!data.is_object() || member(data, "schema") != SCHEMA) {
-        fail(std::string("the schema is not ") + SCHEMA + ": tune the model with a matching version of kvtuner-gguf");
+static ggml_type type_from_text(const char * name, size_t il, const char * side) {
+    const ggml_type type = kvtuner_type_from_name(name);
+    if (type == GGML_TYPE_COUNT) {
+        fail("layer " + std::to_string(il) + ": " + kvtuner_unknown_type(kvtuner_quoted(name), side));
     }
-    const json & layers = member(data, "layers");
-    if (!layers.is_array() || layers.empty() || layers.size() > MAX_LAYERS) {
-        fail("'layers' must be a list of 1 to " + std::to_string(MAX_LAYERS) + " layers: tune the model again");
-    }
-    const size_t n_layer = layers.size();
-
-    kvtuner_plan plan;
-    plan.type_k.assign(n_layer, GGML_TYPE_COUNT);
-    plan.type_v.assign(n_layer, GGML_TYPE_COUNT);
-    plan.center_k.resize(n_layer);
-    plan.center_v.resize(n_layer);
-    plan.source = source;
-    for (const json & entry : layers) {
-        const size_t il = layer_number(entry, n_layer);
-        if (plan.type_k[il] != GGML_TYPE_COUNT) {
-            fail("layer " + std::to_string(il) + " is given twice: keep one entry");
-        }
-        plan.type_k[il] = layer_type(entry, "k", il, "K");
-        plan.type_v[il] = layer_type(entry, "v", il, "V");
-        plan.center_k[il] = layer_center(entry, "center_k", il, "K");
-        plan.center_v[il] = layer_center(entry, "center_v", il, "V");
-    }
-    return std::make_shared<const kvtuner_plan>(std::move(plan));
-}
-
-kvtuner_plan_ptr kvtuner_plan_from_file(const std::string & path) {
-    try {
-        std::ifstream file(path, std::ios::binary);
-        if (!file) {
-            fail("cannot be read: check the path, or use auto or none");
-        }
-        std::string text(MAX_JSON_BYTES + 1, '\0');
-        file.read(&text[0], (std::streamsize)text.size());
-        text.resize((size_t)file.gcount());
-        return kvtuner_plan_from_json(text, path);
-    } catch (const std::runtime_error & err) {
-        fail("KV config " + path + ": " + err.what());
-    }
+    return type;
 }
 
 static std::vector<ggml_type> types_from_key(const gguf_context * metadata, const std::string & key, uint32_t n_layer,
@@ -109,9 +81,9 @@ static std::vector<ggml_type> types_from_key(const gguf_context * metadata, cons
         fail(key + " is missing while its counterpart is there: annotate the model again");
     }
     if (gguf_get_kv_type(metadata, id) == GGUF_TYPE_STRING) {
-        return std::vector<ggml_type>(n_layer, type_from_name(gguf_get_val_str(metadata, id), 0, side));
+        return std::vector<ggml_type>(n_layer, type_from_text(gguf_get_val_str(metadata, id), 0, side));
     }
-    if (gguf_get_kv_type(metadata, id) != GGUF_TYPE_ARRAY || gguf_get_arr_type(metadata, id) != GGUF_TYPE_STRING) {
+    if (gguf_get_kv_type(metadata, id) != GGUF_TYPE_ARRAY) {
         fail(key + " is no list of names: annotate the model again");
     }
     const size_t n = gguf_get_arr_n(metadata, id);
@@ -119,9 +91,12 @@ static std::vector<ggml_type> types_from_key(const gguf_context * metadata, cons
         fail(key + " has " + std::to_string(n) + " layers, the model " + std::to_string(n_layer) +
              ": annotate the model again");
     }
+    if (gguf_get_arr_type(metadata, id) != GGUF_TYPE_STRING) {
+        fail(key + " is no list of names: annotate the model again");
+    }
     std::vector<ggml_type> types;
     for (size_t il = 0; il < n; ++il) {
-        types.push_back(type_from_name(gguf_get_arr_str(metadata, id, il), il, side));
+        types.push_back(type_from_text(gguf_get_arr_str(metadata, id, il), il, side));
     }
     return types;
 }
@@ -137,8 +112,8 @@ kvtuner_plan_ptr kvtuner_plan_from_gguf(const gguf_context * metadata, const std
     return std::make_shared<const kvtuner_plan>(kvtuner_plan{
             types_from_key(metadata, prefix + "type_k", n_layer, "K"),
             types_from_key(metadata, prefix + "type_v", n_layer, "V"),
-            kvtuner_vectors_from_gguf(metadata, prefix + "center_k", sizes.k),
-            kvtuner_vectors_from_gguf(metadata, prefix + "center_v", sizes.v),
+            kvtuner_vectors_from_gguf(metadata, prefix + "center_k", sizes.k, "K"),
+            kvtuner_vectors_from_gguf(metadata, prefix + "center_v", sizes.v, "V"),
             "metadata",
     });
 }

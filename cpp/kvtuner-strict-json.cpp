@@ -30,15 +30,17 @@ size_t utf8_length(const std::string & text, size_t at) {
     if (first < 0x80) {
         return 1;
     }
-    const size_t n = is_between(text[at], 0xc2, 0xdf) ? 2 : is_between(text[at], 0xe0, 0xef) ? 3
-                   : is_between(text[at], 0xf0, 0xf4) ? 4 : 0;
+    const size_t n = is_between(text[at], 0xc2, 0xdf)   ? 2
+                     : is_between(text[at], 0xe0, 0xef) ? 3
+                     : is_between(text[at], 0xf0, 0xf4) ? 4
+                                                        : 0;
     if (n == 0 || n > text.size() - at) {
         return 0;
     }
     const unsigned char low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
     const unsigned char high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
-    const bool is_whole = std::all_of(text.begin() + at + 2, text.begin() + at + n,
-                                      [](char c) { return is_between(c, 0x80, 0xbf); });
+    const bool is_whole =
+            std::all_of(text.begin() + at + 2, text.begin() + at + n, [](char c) { return is_between(c, 0x80, 0xbf); });
     return is_between(text[at + 1], low, high) && is_whole ? n : 0;
 }
 
