@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr const char * KEY = "kvtuner.choice";
+constexpr const char * OVERRIDE_KEY = "kvtuner.choice";
 
 // An override has room for 127 bytes, a path may be longer: it holds the choice's number here.
 std::mutex choices_mutex;
@@ -43,7 +43,7 @@ void kvtuner_check_conflict(const std::string & kv_config, bool types_given) {
 }
 
 kvtuner_choice kvtuner_choice_of(const std::unordered_map<std::string, llama_model_kv_override> & overrides) {
-    const auto it = overrides.find(KEY);
+    const auto it = overrides.find(OVERRIDE_KEY);
     if (it == overrides.end() || it->second.tag != LLAMA_KV_OVERRIDE_TYPE_INT) {
         return {};
     }
@@ -55,7 +55,7 @@ kvtuner_choice kvtuner_choice_of(const std::unordered_map<std::string, llama_mod
 llama_model_kv_override kvtuner_kv_override(const char * kv_config, bool types_given, bool use_centers) {
     llama_model_kv_override override = {};
     override.tag = LLAMA_KV_OVERRIDE_TYPE_INT;
-    snprintf(override.key, sizeof(override.key), "%s", KEY);
+    snprintf(override.key, sizeof(override.key), "%s", OVERRIDE_KEY);
     override.val_i64 = (int64_t)number_of({ kvtuner_config_text(kv_config), types_given, use_centers });
     return override;
 }

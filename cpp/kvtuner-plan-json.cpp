@@ -13,10 +13,10 @@
 
 using json = nlohmann::json;
 
-static constexpr const char * SCHEMA = "kvtuner.plan/1";
-static constexpr size_t MAX_LAYERS = 4096;
+static constexpr const char * PLAN_SCHEMA = "kvtuner.plan/1";
+static constexpr size_t MAX_PLAN_LAYERS = 4096;
 static constexpr size_t MAX_JSON_BYTES = 16u << 20;
-static constexpr int64_t MAX_COUNT = (int64_t(1) << 31) - 1;
+static constexpr int64_t MAX_PLAN_COUNT = (int64_t(1) << 31) - 1;
 
 namespace {
 
@@ -27,7 +27,7 @@ struct model_shape {
     uint64_t head_dim_v;
 };
 
-[[noreturn]] void fail(const std::string & message) {
+[[noreturn]] void reject(const std::string & message) {
     throw std::runtime_error(message);
 }
 
@@ -42,28 +42,28 @@ const json & member(const json & object, const char * key) {
 }
 
 bool is_count(const json & value) {
-    return value.is_number_integer() && value <= MAX_COUNT && value >= 0;
+    return value.is_number_integer() && value <= MAX_PLAN_COUNT && value >= 0;
 }
 
 // the entries of all layers, from layer 0 on
 std::vector<const json *> ordered_layers(const json & layers) {
     if (!layers.is_array() || layers.empty()) {
-        fail("'layers' must be a list of {layer, k, v}: see configs/plan.schema.json");
+        reject("'layers' must be a list of {layer, k, v}: see configs/plan.schema.json");
     }
-    if (layers.size() > MAX_LAYERS) {
-        fail("'layers' has " + std::to_string(layers.size()) + " entries, more than " + std::to_string(MAX_LAYERS) +
-             ": tune the model again");
+    if (layers.size() > MAX_PLAN_LAYERS) {
+        reject("'layers' has " + std::to_string(layers.size()) + " entries, more than " +
+               std::to_string(MAX_PLAN_LAYERS) + ": tune the model again");
     }
     std::vector<size_t> numbers;
     std::vector<const json *> entries(layers.size());
     for (const json & entry : layers) {
         const json & number = member(entry, "layer");
         if (!is_count(number)) {
-            fail("a layer entry has the number " + kvtuner_shown(number) + ": give a whole number from 0");
+            reject("a layer entry has the number " + kvtuner_shown(number) + ": give a whole number from 0");
         }
         const size_t il = number.get<size_t>();
         if (std::find(numbers.begin(), numbers.end(), il) != numbers.end()) {
-            fail(layer_name(il) + " is given twice: keep one entry");
+            reject(layer_name(il) + " is given twice: keep one entry");
         }
         numbers.push_back(il);
         if (il < entries.size()) {
@@ -72,8 +72,8 @@ std::vector<const json *> ordered_layers(const json & layers) {
     }
     const auto missing = std::find(entries.begin(), entries.end(), nullptr);
     if (missing != entries.end()) {
-        fail(layer_name((size_t)(missing - entries.begin())) + " is missing of " + std::to_string(entries.size()) +
-             ": number the layers from 0 without a gap");
+        reject(layer_name((size_t)(missing - entries.begin())) + " is missing of " + std::to_string(entries.size()) +
+               ": number the layers from 0 without a gap");
     }
     return entries;
 }
@@ -82,7 +82,7 @@ ggml_type layer_type(const json & entry, const char * key, size_t il, const char
     const json & name = member(entry, key);
     const ggml_type type = name.is_string() ? kvtuner_type_from_name(name.get<std::string>()) : GGML_TYPE_COUNT;
     if (type == GGML_TYPE_COUNT) {
-        fail(layer_name(il) + ": " + kvtuner_unknown_type(kvtuner_shown(name), side));
+        reject(layer_name(il) + ": " + kvtuner_unknown_type(kvtuner_shown(name), side));
     }
     return type;
 }
@@ -93,7 +93,7 @@ std::vector<std::vector<float>> layer_centers(const std::vector<const json *> & 
     for (size_t il = 0; il < entries.size(); ++il) {
         const json & text = member(*entries[il], key);
         if (!text.is_null() && !text.is_string()) {
-            fail(layer_name(il) + ": the " + side + " center is no base64: tune the model again");
+            reject(layer_name(il) + ": the " + side + " center is no base64: tune the model again");
         }
         vectors.push_back(text.is_null() ? std::vector<float>()
                                          : kvtuner_vector_from_base64(text.get<std::string>(), il, side));
@@ -104,7 +104,7 @@ std::vector<std::vector<float>> layer_centers(const std::vector<const json *> & 
 uint64_t count_of(const json & model, const char * key) {
     const json & value = member(model, key);
     if (!is_count(value)) {
-        fail("'model." + std::string(key) + "' is " + kvtuner_shown(value) + ", not a count: tune the model again");
+        reject("'model." + std::string(key) + "' is " + kvtuner_shown(value) + ", not a count: tune the model again");
     }
     return value.get<uint64_t>();
 }
@@ -112,23 +112,23 @@ uint64_t count_of(const json & model, const char * key) {
 void check_text(const json & model, const char * key) {
     const json & value = member(model, key);
     if (!value.is_null() && !value.is_string()) {
-        fail("'model." + std::string(key) + "' is " + kvtuner_shown(value) + ", no text: tune the model again");
+        reject("'model." + std::string(key) + "' is " + kvtuner_shown(value) + ", no text: tune the model again");
     }
 }
 
 model_shape shape_of(const json & model) {
     if (!model.is_object()) {
-        fail("'model' must be an object: tune the model again or remove the entry");
+        reject("'model' must be an object: tune the model again or remove the entry");
     }
     const uint64_t n_layer = count_of(model, "n_layer");
-    if (n_layer > MAX_LAYERS) {
-        fail("'model.n_layer' is " + std::to_string(n_layer) + ", more than " + std::to_string(MAX_LAYERS) +
-             ": tune the model again");
+    if (n_layer > MAX_PLAN_LAYERS) {
+        reject("'model.n_layer' is " + std::to_string(n_layer) + ", more than " + std::to_string(MAX_PLAN_LAYERS) +
+               ": tune the model again");
     }
     const json & given = member(model, "n_head_kv");
     const json heads = is_count(given) ? json(std::vector<json>(n_layer, given)) : given;
     if (!heads.is_array() || heads.size() != n_layer || !std::all_of(heads.begin(), heads.end(), is_count)) {
-        fail("'model.n_head_kv' must be one count per layer (" + std::to_string(n_layer) + "): tune the model again");
+        reject("'model.n_head_kv' must be one count per layer (" + std::to_string(n_layer) + "): tune the model again");
     }
     check_text(model, "architecture");
     const uint64_t head_dim_k = count_of(model, "head_dim_k");
@@ -140,9 +140,9 @@ model_shape shape_of(const json & model) {
 void check_blocks(size_t il, const char * side, ggml_type type, uint64_t head_dim) {
     const uint64_t block = (uint64_t)ggml_blck_size(type);
     if (head_dim % block != 0) {
-        fail(layer_name(il) + ": " + side + " type " + ggml_type_name(type) + " has blocks of " +
-             std::to_string(block) + " values, which do not divide the head size " + std::to_string(head_dim) +
-             ": use f16 there");
+        reject(layer_name(il) + ": " + side + " type " + ggml_type_name(type) + " has blocks of " +
+               std::to_string(block) + " values, which do not divide the head size " + std::to_string(head_dim) +
+               ": use f16 there");
     }
 }
 
@@ -151,7 +151,7 @@ void check_centers(const std::vector<std::vector<float>> & vectors, const model_
     for (size_t il = 0; il < vectors.size(); ++il) {
         const uint64_t size = shape.n_head_kv[il] * head_dim;
         if (!vectors[il].empty() && vectors[il].size() != size) {
-            fail(kvtuner_center_size_problem(il, side, vectors[il].size(), size));
+            reject(kvtuner_center_size_problem(il, side, vectors[il].size(), size));
         }
     }
 }
@@ -159,8 +159,8 @@ void check_centers(const std::vector<std::vector<float>> & vectors, const model_
 void check_model(const kvtuner_plan & plan, const model_shape & shape) {
     const size_t n_layer = shape.n_head_kv.size();
     if (plan.type_k.size() != n_layer) {
-        fail("the plan has " + std::to_string(plan.type_k.size()) + " layers, the model " + std::to_string(n_layer) +
-             ": use a plan that was tuned for this model");
+        reject("the plan has " + std::to_string(plan.type_k.size()) + " layers, the model " + std::to_string(n_layer) +
+               ": use a plan that was tuned for this model");
     }
     for (size_t il = 0; il < n_layer; ++il) {
         if (shape.n_head_kv[il] > 0) {
@@ -174,7 +174,7 @@ void check_model(const kvtuner_plan & plan, const model_shape & shape) {
 
 void check_size(size_t n_bytes) {
     if (n_bytes > MAX_JSON_BYTES) {
-        fail("more than " + std::to_string(MAX_JSON_BYTES >> 20) + " MiB is no plan: check the path");
+        reject("more than " + std::to_string(MAX_JSON_BYTES >> 20) + " MiB is no plan: check the path");
     }
 }
 
@@ -184,7 +184,7 @@ std::string read_file(const std::string & path) {
     std::string text(file ? MAX_JSON_BYTES + 1 : 0, '\0');
     text.resize(file ? fread(&text[0], 1, text.size(), file.get()) : 0);
     if (!file || ferror(file.get())) {
-        fail("cannot be read: check the path, or use auto or none (" + std::string(strerror(errno)) + ")");
+        reject("cannot be read: check the path, or use auto or none (" + std::string(strerror(errno)) + ")");
     }
     return text;
 }
@@ -195,14 +195,14 @@ kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text, const std::str
     check_size(text.size());
     const json data = kvtuner_parse_json(text);
     if (!data.is_object()) {
-        fail("a plan is a JSON object with 'schema' and 'layers': see configs/plan.schema.json");
+        reject("a plan is a JSON object with 'schema' and 'layers': see configs/plan.schema.json");
     }
     const json & schema = member(data, "schema");
-    if (schema != SCHEMA) {
-        fail("the plan's schema is " + kvtuner_shown(schema) + ", not '" + SCHEMA + "': tune with this version");
+    if (schema != PLAN_SCHEMA) {
+        reject("the plan's schema is " + kvtuner_shown(schema) + ", not '" + PLAN_SCHEMA + "': tune with this version");
     }
     if (data.contains("provenance") && !member(data, "provenance").is_object()) {
-        fail("'provenance' must be an object: remove it or tune again");
+        reject("'provenance' must be an object: remove it or tune again");
     }
     const std::vector<const json *> entries = ordered_layers(member(data, "layers"));
     kvtuner_plan plan;
@@ -225,6 +225,6 @@ kvtuner_plan_ptr kvtuner_plan_from_file(const std::string & path) {
     try {
         return kvtuner_plan_from_json(read_file(path), path);
     } catch (const std::runtime_error & err) {
-        fail("KV config " + path + ": " + err.what());
+        reject("KV config " + path + ": " + err.what());
     }
 }

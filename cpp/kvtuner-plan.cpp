@@ -74,6 +74,32 @@ static ggml_type type_from_text(const char * name, size_t il, const char * side)
     return type;
 }
 
+// as kvtuner_shown
+static std::string shown_scalar(const gguf_context * metadata, int64_t id) {
+    switch (gguf_get_kv_type(metadata, id)) {
+        case GGUF_TYPE_UINT8:
+            return std::to_string(gguf_get_val_u8(metadata, id));
+        case GGUF_TYPE_INT8:
+            return std::to_string(gguf_get_val_i8(metadata, id));
+        case GGUF_TYPE_UINT16:
+            return std::to_string(gguf_get_val_u16(metadata, id));
+        case GGUF_TYPE_INT16:
+            return std::to_string(gguf_get_val_i16(metadata, id));
+        case GGUF_TYPE_UINT32:
+            return std::to_string(gguf_get_val_u32(metadata, id));
+        case GGUF_TYPE_INT32:
+            return std::to_string(gguf_get_val_i32(metadata, id));
+        case GGUF_TYPE_UINT64:
+            return std::to_string(gguf_get_val_u64(metadata, id));
+        case GGUF_TYPE_INT64:
+            return std::to_string(gguf_get_val_i64(metadata, id));
+        case GGUF_TYPE_BOOL:
+            return gguf_get_val_bool(metadata, id) ? "True" : "False";
+        default:
+            return "a number";
+    }
+}
+
 static std::vector<ggml_type> types_from_key(const gguf_context * metadata, const std::string & key, uint32_t n_layer,
                                              const char * side) {
     const int64_t id = gguf_find_key(metadata, key.c_str());
@@ -84,15 +110,15 @@ static std::vector<ggml_type> types_from_key(const gguf_context * metadata, cons
         return std::vector<ggml_type>(n_layer, type_from_text(gguf_get_val_str(metadata, id), 0, side));
     }
     if (gguf_get_kv_type(metadata, id) != GGUF_TYPE_ARRAY) {
-        fail(key + " is no list of names: annotate the model again");
+        fail(key + " has the value " + shown_scalar(metadata, id) + ", no list of names: annotate the model again");
     }
     const size_t n = gguf_get_arr_n(metadata, id);
     if (n != n_layer) {
-        fail(key + " has " + std::to_string(n) + " layers, the model " + std::to_string(n_layer) +
-             ": annotate the model again");
+        fail(key + " has " + std::to_string(n) + " entries, the model " + std::to_string(n_layer) +
+             " layers: annotate the model again");
     }
     if (gguf_get_arr_type(metadata, id) != GGUF_TYPE_STRING) {
-        fail(key + " is no list of names: annotate the model again");
+        fail("layer 0: " + key + " holds no name: annotate the model again");
     }
     std::vector<ggml_type> types;
     for (size_t il = 0; il < n; ++il) {

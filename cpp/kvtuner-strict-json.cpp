@@ -8,7 +8,7 @@ using json = nlohmann::json;
 
 namespace {
 
-constexpr int MAX_DEPTH = 64;
+constexpr int MAX_JSON_DEPTH = 64;
 constexpr size_t MAX_QUOTED = 40;
 constexpr const char * BYTE_ORDER_MARK = "\xef\xbb\xbf";
 
@@ -16,7 +16,7 @@ bool is_between(char c, unsigned char low, unsigned char high) {
     return (unsigned char)c >= low && (unsigned char)c <= high;
 }
 
-bool is_digit(char c) {
+bool is_ascii_digit(char c) {
     return is_between(c, '0', '9');
 }
 
@@ -54,9 +54,9 @@ void check_utf8(const std::string & text) {
 }
 
 // Texts and numbers are found here and decoded by the JSON library.
-class reader {
+class json_reader {
 public:
-    reader(const std::string & text) : text(text) {
+    explicit json_reader(const std::string & text) : text(text) {
         begin = at = text.compare(0, 3, BYTE_ORDER_MARK) == 0 ? 3 : 0;
     }
 
@@ -102,8 +102,8 @@ private:
 
     json value(int depth) {
         if (next() == '{' || next() == '[') {
-            if (depth == MAX_DEPTH) {
-                fail("nested in more than " + std::to_string(MAX_DEPTH) + " levels", at);
+            if (depth == MAX_JSON_DEPTH) {
+                fail("nested in more than " + std::to_string(MAX_JSON_DEPTH) + " levels", at);
             }
             return next() == '{' ? object(depth + 1) : list(depth + 1);
         }
@@ -202,7 +202,7 @@ private:
     }
 
     void pass_digits() {
-        while (is_digit(next())) {
+        while (is_ascii_digit(next())) {
             ++at;
         }
     }
@@ -210,7 +210,7 @@ private:
     json number() {
         const size_t start = at;
         at += next() == '-';
-        if (!is_digit(next())) {
+        if (!is_ascii_digit(next())) {
             fail("a value is expected", start);
         }
         if (next() == '0') {
@@ -218,12 +218,12 @@ private:
         } else {
             pass_digits();
         }
-        if (next() == '.' && is_digit(next(1))) {
+        if (next() == '.' && is_ascii_digit(next(1))) {
             ++at;
             pass_digits();
         }
         const size_t sign = next(1) == '-' || next(1) == '+' ? 1 : 0;
-        if ((next() == 'e' || next() == 'E') && is_digit(next(1 + sign))) {
+        if ((next() == 'e' || next() == 'E') && is_ascii_digit(next(1 + sign))) {
             at += 1 + sign;
             pass_digits();
         }
@@ -241,7 +241,7 @@ private:
 
 json kvtuner_parse_json(const std::string & text) {
     check_utf8(text);
-    return reader(text).whole();
+    return json_reader(text).whole();
 }
 
 std::string kvtuner_quoted(const std::string & text) {

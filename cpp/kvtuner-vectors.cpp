@@ -31,7 +31,7 @@ static bool is_base64(const std::string & text) {
 }
 
 // the vector of layer il, or none for one of zeros
-static std::vector<float> checked(std::vector<float> values, size_t il, const char * side) {
+static std::vector<float> checked_vector(std::vector<float> values, size_t il, const char * side) {
     if (!std::all_of(values.begin(), values.end(), is_finite)) {
         throw std::runtime_error("layer " + std::to_string(il) + ": the " + side +
                                  " center holds a value that is no number: tune the model again");
@@ -55,7 +55,7 @@ std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t i
         memcpy(&half, raw.data() + i * sizeof(half), sizeof(half));
         values[i] = ggml_fp16_to_fp32(half);
     }
-    return checked(std::move(values), il, side);
+    return checked_vector(std::move(values), il, side);
 }
 
 static float as_float16(float value) {
@@ -83,7 +83,7 @@ std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * m
     for (size_t il = 0; il < sizes.size(); ++il) {
         std::vector<float> vector(sizes[il]);
         std::transform(values, values + sizes[il], vector.begin(), as_float16);
-        vectors.push_back(checked(std::move(vector), il, side));
+        vectors.push_back(checked_vector(std::move(vector), il, side));
         values += sizes[il];
     }
     return vectors;

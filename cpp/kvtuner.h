@@ -65,6 +65,10 @@ LLAMA_API size_t kvtuner_fingerprint(const struct llama_context * ctx, char * te
 // Where the plan was read from: "metadata", "JSON", the path of a file, or "none". Valid as long as the context.
 LLAMA_API const char * kvtuner_source(const struct llama_context * ctx);
 
+// The first error that the library logged in this thread since the last call, in one line; empty if there was none. Call
+// it before what may fail, to forget what was, and after. The text is valid until the thread's next call.
+LLAMA_API const char * kvtuner_take_reason(void);
+
 // Why this thread's last load of a state was refused for its plan, in one line; empty if it was not. The call forgets
 // it; the text is valid until the thread's next call.
 LLAMA_API const char * kvtuner_take_state_refusal(void);

@@ -110,6 +110,13 @@ def from_flat(values: np.ndarray, sizes: Sequence[int], side: str) -> list[np.nd
     return np.split(values, np.cumsum(sizes)[:-1])
 
 
+def raw_vector(values: np.ndarray, il: int, side: str) -> bytes:
+    """The float16 bytes of layer ``il``; nothing for zeros. Raises `KvtunerError` where they cannot be such."""
+    raw = _raw(values)
+    _check(raw, il, side)
+    return raw
+
+
 def unless_zero(raw: bytes) -> bytes:
     """``raw``, or nothing for a center of zeros, which is none."""
     return raw if np.frombuffer(raw, FLOAT16).any() else b""
