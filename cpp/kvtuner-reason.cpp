@@ -7,15 +7,19 @@
 
 static thread_local std::string last_reason;
 
+static void erase_word_before_colon(std::string & text) {
+    const size_t colon = text.find(": ");
+    if (colon != std::string::npos && text.find(' ') > colon) {
+        text.erase(0, colon + 2);
+    }
+}
+
 // "state_load_file: error loading session file: why" is "why"
 static std::string without_prefixes(std::string text) {
-    const std::string separator = ": ";
-    const size_t name = text.find(separator);
-    if (name != std::string::npos && text.find(' ') > name) {
-        text.erase(0, name + separator.size());
-    }
-    if (text.compare(0, 6, "error ") == 0 && text.find(separator) != std::string::npos) {
-        text.erase(0, text.find(separator) + separator.size());
+    erase_word_before_colon(text);
+    if (text.compare(0, 6, "error ") == 0 && text.find(": ") != std::string::npos) {
+        text.erase(0, text.find(": ") + 2);
+        erase_word_before_colon(text);
     }
     return text.substr(0, text.find_last_not_of(" \n") + 1);
 }

@@ -127,6 +127,13 @@ static std::string verdict_of_gguf(const char * path) {
         return "unreadable";
     }
     const std::unique_ptr<gguf_context, void (*)(gguf_context *)> owner(metadata, gguf_free);
+    const uint64_t start = gguf_get_data_offset(metadata), end = std::filesystem::file_size(path);
+    for (int64_t i = 0; i < gguf_get_n_tensors(metadata); ++i) {  // as llama_model_loader
+        const uint64_t offset = start + gguf_get_tensor_offset(metadata, i), size = gguf_get_tensor_size(metadata, i);
+        if (offset + size < offset || offset + size > end) {
+            return "unreadable";
+        }
+    }
     const std::vector<uint32_t> sizes = { 64, 64, 0, 64 };
     return verdict(kvtuner_plan_from_gguf(metadata, "llama", { sizes, sizes }));
 }

@@ -72,7 +72,7 @@ def model_shape(headers: list[GgufHeader]) -> ModelShape:
 
 def is_mla(header: GgufHeader) -> bool:
     """Whether K and V share one tensor (multi-head latent attention)."""
-    return header.get(Keys.KV_LORA_RANK) is not None
+    return bool(header.get(Keys.KV_LORA_RANK))
 
 
 def centering_obstacle(headers: list[GgufHeader]) -> str | None:

@@ -128,7 +128,44 @@ MORE: dict[str, bytes] = {
     "alignment-48.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 48), Q8, V),
     "alignment-1.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 1), Q8, V),
 }
-INPUTS = {**SEEDS, **MORE}
+
+
+def tensor(name_: str, shape: Sequence[int], kind: int, offset: int) -> bytes:
+    return string(name_) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+
+
+def with_tensors(*infos: bytes, n_data: int, alignment: int = 32, fields: Sequence[bytes] = ()) -> bytes:
+    raw = bytearray(gguf(Q8, V, *fields) + b"".join(infos))
+    raw[8:16] = struct.pack("<Q", len(infos))
+    return bytes(raw + bytes(-len(raw) % alignment) + bytes(n_data))
+
+
+F32, Q8_0 = 0, 8
+ALIGNED_64 = string("general.alignment") + struct.pack("<II", 4, 64)
+TENSORS: dict[str, bytes] = {
+    "tensors.gguf": with_tensors(tensor("a", [3], F32, 0), tensor("b", [64, 2], Q8_0, 32), n_data=32 + 136),
+    "cut-tensors.gguf": with_tensors(tensor("a", [3], F32, 0), tensor("b", [64, 2], Q8_0, 32), n_data=32 + 135),
+    "gap.gguf": with_tensors(tensor("a", [3], F32, 0), tensor("b", [3], F32, 64), n_data=128),
+    "overlap.gguf": with_tensors(tensor("a", [3], F32, 0), tensor("b", [3], F32, 0), n_data=128),
+    "rows.gguf": with_tensors(tensor("a", [33], Q8_0, 0), n_data=128),
+    "long-tensor-name.gguf": with_tensors(tensor("a" * 64, [3], F32, 0), n_data=128),
+    "tensor-name.gguf": with_tensors(tensor("a" * 63, [3], F32, 0), n_data=128),
+    "tensor-type.gguf": with_tensors(tensor("a", [3], 99, 0), n_data=128),
+    "removed-type.gguf": with_tensors(tensor("a", [32], 4, 0), n_data=128),
+    "our-type.gguf": with_tensors(tensor("a", [64], 120, 0), n_data=128),
+    "huge.gguf": with_tensors(tensor("a", [1 << 32, 1 << 32], F32, 0), n_data=128),
+    "negative.gguf": with_tensors(tensor("a", [1 << 63], F32, 0), n_data=128),
+    "no-values.gguf": with_tensors(tensor("a", [0, 1 << 62], F32, 0), tensor("b", [3], F32, 0), n_data=128),
+    "no-dimensions.gguf": with_tensors(tensor("a", [], F32, 0), n_data=128),
+    "five-dimensions.gguf": with_tensors(tensor("a", [1] * 5, F32, 0), n_data=128),
+    "aligned-64.gguf": with_tensors(
+        tensor("a", [3], F32, 0), tensor("b", [3], F32, 64), n_data=128, alignment=64, fields=[ALIGNED_64]
+    ),
+    "aligned-32-not-64.gguf": with_tensors(
+        tensor("a", [3], F32, 0), tensor("b", [3], F32, 32), n_data=128, alignment=64, fields=[ALIGNED_64]
+    ),
+}
+INPUTS = {**SEEDS, **MORE, **TENSORS}
 
 
 def of_python(path: Path) -> str | None:
