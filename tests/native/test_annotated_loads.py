@@ -12,7 +12,7 @@ import pytest
 
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.gguffile.annotate import annotate
+from kvtuner_gguf.gguffile.annotate import annotate, strip
 from kvtuner_gguf.gguffile.reader import read_gguf
 from kvtuner_gguf.plan import Plan
 from tests.native.archs import SEED, WRITER
@@ -57,10 +57,11 @@ def aligned(source: Path, path: Path, alignment: int) -> None:
 def test_any_alignment_of_llama_cpp(alignment: int, source: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     aligned(source, path, alignment)
-    assert loads(path)
     annotate(path, PLAN, tmp_path / "out.gguf")
     assert read_gguf(tmp_path / "out.gguf").alignment == alignment
     assert loads(tmp_path / "out.gguf")
+    strip(tmp_path / "out.gguf", tmp_path / "stripped.gguf")
+    assert (tmp_path / "stripped.gguf").read_bytes() == path.read_bytes()
 
 
 def with_field(raw: bytes, source: Path, field: bytes) -> bytes:
