@@ -100,7 +100,7 @@ class Cursor:
         return self._text(start, n_bytes)
 
     def value(self, kind: int, key: str) -> object:
-        """One value of type ``kind``, a `Skipped` where it is too long to keep. Lists of float32 are numpy arrays."""
+        """One value of type ``kind``, a `Skipped` where it is too long to keep."""
         if kind == GGUFValueType.STRING:
             return self._string()
         if kind == GGUFValueType.ARRAY:
@@ -129,7 +129,7 @@ class Cursor:
             raise self.fail(f"damaged GGUF, {key[:80]!r} is a list of the unknown type {kind}")
         code = SCALARS[kind]
         start = self.take(code.size * count)
-        if kind == GGUFValueType.FLOAT32:
+        if kind == GGUFValueType.FLOAT32 and count > MAX_KEPT_VALUES:
             return self._floats(start, count)
         if count > MAX_KEPT_VALUES or not self._keeps(code.size * count, MAX_KEPT_BYTES):
             return Skipped(count=count)

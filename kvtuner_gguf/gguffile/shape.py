@@ -110,9 +110,7 @@ def _provenance(header: GgufHeader) -> dict[str, object]:
     found = {name: header.get(key) for key, name in PROVENANCE.items() if header.get(key) is not None}
     spread = {field.name: header.get(Keys.KEY_SPREAD.format(field=field.name)) for field in fields(KeySpread)}
     if any(values is not None for values in spread.values()):
-        found["keys"] = {
-            name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in spread.items()
-        }
+        found["keys"] = spread
     return found
 
 
@@ -131,7 +129,8 @@ def _vectors(header: GgufHeader, side: str, key: str, sizes: list[int]) -> tuple
     values = found.value
     if isinstance(values, Skipped):  # no number in it, and its length tells more often what is wrong
         values = np.broadcast_to(np.float32(np.nan), values.count)
-    return tuple(raw_vector(part, il, side) for il, part in enumerate(from_flat(values, sizes, side)))
+    parts = from_flat(np.asarray(values, np.float32), sizes, side)
+    return tuple(raw_vector(part, il, side) for il, part in enumerate(parts))
 
 
 def _names(header: GgufHeader, side: str, n_layer: int) -> list[str]:

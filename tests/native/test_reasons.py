@@ -121,10 +121,9 @@ def test_a_reason_is_that_of_the_failure_at_hand(model: Path) -> None:
     with pytest.raises(ValueError, match="flash_attn"):
         llama(model, type_v=8, flash_attn=False)
     state = llama(model).save_state()
-    state.llama_state, state.llama_state_size = state.llama_state[:100], 100
-    with pytest.raises(RuntimeError) as caught:
+    state.llama_state, state.llama_state_size = state.llama_state[:5], 5
+    with pytest.raises(RuntimeError, match=r"^Failed to set llama state data: unexpectedly reached end of buffer$"):
         llama(model).load_state(state)
-    assert "flash_attn" not in str(caught.value)
     assert llama_cpp.kvtuner.failure("none") == "none"
 
 
