@@ -30,7 +30,8 @@ LLAMA_API bool kvtuner_model_set_kv_config(struct llama_model * model, const cha
 // An entry for the kv_overrides of llama_model_params: a model loaded with it starts with this kv_config. types_given
 // says that the user named uniform cache types: then "auto" means no plan, and a plan file is a conflict that the load
 // refuses.
-LLAMA_API struct llama_model_kv_override kvtuner_kv_override(const char * kv_config, bool types_given, bool use_centers);
+LLAMA_API struct llama_model_kv_override kvtuner_kv_override(const char * kv_config, bool types_given,
+                                                             bool use_centers);
 
 // True if the selected plan quantizes V in some layer, so that contexts need FlashAttention.
 LLAMA_API bool kvtuner_model_needs_flash_attn(const struct llama_model * model);
@@ -65,8 +66,8 @@ LLAMA_API size_t kvtuner_fingerprint(const struct llama_context * ctx, char * te
 // Where the plan was read from: "metadata", "JSON", the path of a file, or "none". Valid as long as the context.
 LLAMA_API const char * kvtuner_source(const struct llama_context * ctx);
 
-// The first error that the library logged in this thread since the last call, in one line; empty if there was none. Call
-// it before what may fail, to forget what was, and after. The text is valid until the thread's next call.
+// The first error that the library logged in this thread since the last call, in one line; empty if there was none.
+// Call it before what may fail, to forget what was, and after. The text is valid until the thread's next call.
 LLAMA_API const char * kvtuner_take_reason(void);
 
 // Why this thread's last load of a state was refused for its plan, in one line; empty if it was not. The call forgets
