@@ -72,10 +72,11 @@ $(SANITIZE)/build.ninja: build/src/.git/kvtuner-stamp CMakeLists.txt
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(SANITIZE) -G Ninja -Wno-dev --log-level=WARNING \
 		-DKVTUNER_SANITIZE=ON -DKVTUNER_TOOLS=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo
 
-fuzz: build $(SANITIZE)/build.ninja ## hostile plans under AddressSanitizer and UBSan (FUZZ_SECONDS=600)
+fuzz: build $(SANITIZE)/build.ninja ## hostile plans under the sanitizers, and both readers against each other (FUZZ_SECONDS=600)
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(SANITIZE) --target kvtuner-fuzz --parallel $(JOBS)
 	$(BIN)/python tests/native/corpus.py $(SANITIZE)/corpus
 	$(SANITIZE)/kvtuner-fuzz $(FUZZ_SECONDS) $$(date +%s) $(SANITIZE)/corpus
+	$(BIN)/python tests/native/differential.py $(SANITIZE)/kvtuner-fuzz $(FUZZ_SECONDS) $$(date +%s)
 
 test-sanitize: build $(SANITIZE)/build.ninja ## all architectures, CPU kernels and a minute of fuzz under the sanitizers
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(SANITIZE) --parallel $(JOBS) \

@@ -1,6 +1,8 @@
 #include "kvtuner-model.h"
 
 #include "kvtuner-check.h"
+#include "kvtuner-choice.h"
+#include "kvtuner-vectors.h"
 #include "kvtuner.h"
 
 #include "llama-arch.h"
@@ -8,27 +10,9 @@
 #include "llama-model.h"
 
 #include <algorithm>
-#include <map>
-#include <mutex>
 #include <stdexcept>
 
 namespace {
-
-struct path_config {
-    std::string kv_config;
-    bool types_given;
-    bool use_centers;
-};
-
-// what the command line asked for, by model path; read once per load
-std::mutex path_configs_mutex;
-std::map<std::string, path_config> path_configs;
-
-path_config config_for_path(const std::string & path_model) {
-    std::lock_guard<std::mutex> lock(path_configs_mutex);
-    const auto it = path_configs.find(path_model);
-    return it == path_configs.end() ? path_config{ "auto", false, true } : it->second;
-}
 
 bool is_quantized(ggml_type type) {
     return ggml_is_quantized(type);
@@ -61,9 +45,7 @@ void check_vectors(const std::vector<std::vector<float>> & vectors, const std::v
                    const char * side) {
     for (size_t il = 0; il < vectors.size(); ++il) {
         if (!vectors[il].empty() && vectors[il].size() != sizes[il]) {
-            throw std::runtime_error("layer " + std::to_string(il) + ": the " + side + " center has " +
-                                     std::to_string(vectors[il].size()) + " values, the layer " +
-                                     std::to_string(sizes[il]) + ": use a plan that was tuned for this model");
+            throw std::runtime_error(kvtuner_center_size_problem(il, side, vectors[il].size(), sizes[il]));
         }
     }
 }
@@ -111,20 +93,17 @@ std::string context_problem(const llama_model & model, const llama_context_param
 
 }  // namespace
 
-void kvtuner_model_init(llama_model & model, const gguf_context * metadata, const std::string & path_model) {
+void kvtuner_model_init(llama_model & model, const gguf_context * metadata,
+                        const std::unordered_map<std::string, llama_model_kv_override> & overrides) {
     kvtuner_model_plans & plans = model.kvtuner;
     try {
         plans.metadata = kvtuner_plan_from_gguf(metadata, llm_arch_name(model.arch), row_sizes(model.hparams));
     } catch (const std::runtime_error & err) {
         plans.metadata_error = err.what();
     }
-    const path_config config = config_for_path(path_model);
-    const bool is_file = config.kv_config != "auto" && config.kv_config != "none";
-    if (is_file && config.types_given) {
-        throw std::runtime_error("--kv-config " + config.kv_config +
-                                 " and -ctk/-ctv ask for different caches: keep one");
-    }
-    select(model, config.types_given ? "none" : config.kv_config, config.use_centers);
+    const kvtuner_choice choice = kvtuner_choice_of(overrides);
+    kvtuner_check_conflict(choice.kv_config, choice.types_given);
+    select(model, choice.types_given ? "none" : choice.kv_config, choice.use_centers);
 }
 
 bool kvtuner_prepare_context(const llama_model & model, llama_context_params & params) {
@@ -169,9 +148,11 @@ static bool report(const std::string & problem, char * err, size_t err_size) {
     return problem.empty();
 }
 
-bool kvtuner_check_kv_config(const char * kv_config, char * err, size_t err_size) {
+bool kvtuner_check_kv_config(const char * kv_config, bool types_given, char * err, size_t err_size) {
     try {
-        plan_from_config(kv_config);
+        const std::string text = kvtuner_config_text(kv_config);
+        kvtuner_check_conflict(text, types_given);
+        plan_from_config(text);
         return true;
     } catch (const std::exception & e) {
         return report(e.what(), err, err_size);
@@ -181,7 +162,7 @@ bool kvtuner_check_kv_config(const char * kv_config, char * err, size_t err_size
 bool kvtuner_model_set_kv_config(llama_model * model, const char * kv_config, bool use_centers, char * err,
                                  size_t err_size) {
     try {
-        select(*model, kv_config ? kv_config : "auto", use_centers);
+        select(*model, kvtuner_config_text(kv_config), use_centers);
         return report(model->kvtuner.active_error, err, err_size);
     } catch (const std::exception & e) {
         return report(e.what(), err, err_size);
@@ -191,11 +172,6 @@ bool kvtuner_model_set_kv_config(llama_model * model, const char * kv_config, bo
 bool kvtuner_check_context(const llama_model * model, const llama_context_params * params, char * err,
                            size_t err_size) {
     return report(context_problem(*model, *params), err, err_size);
-}
-
-void kvtuner_path_set_kv_config(const char * path_model, const char * kv_config, bool types_given, bool use_centers) {
-    std::lock_guard<std::mutex> lock(path_configs_mutex);
-    path_configs[path_model] = { kv_config, types_given, use_centers };
 }
 
 bool kvtuner_model_needs_flash_attn(const llama_model * model) {

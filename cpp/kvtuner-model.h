@@ -6,14 +6,16 @@
 #include "llama.h"
 
 #include <string>
+#include <unordered_map>
 
 struct llama_hparams;
 struct llama_model;
 
-// Once the hyperparameters are read: take the plan from the metadata and apply the kv_config set for this path.
+// Once the hyperparameters are read: take the plan from the metadata and apply the choice among the load's overrides.
 // Throws std::runtime_error where that kv_config is of no use. Unusable metadata is kept as an error for later, so
 // that `--kv-config none` can still load the model.
-void kvtuner_model_init(llama_model & model, const gguf_context * metadata, const std::string & path_model);
+void kvtuner_model_init(llama_model & model, const gguf_context * metadata,
+                        const std::unordered_map<std::string, llama_model_kv_override> & overrides);
 
 // Before a context is created: check the selected plan, layer by layer, against the model and the parameters, and turn
 // FlashAttention on where the plan needs it. False with an error in the log where it does not fit.

@@ -1,22 +1,13 @@
 #include "kvtuner-plan.h"
 
+#include "kvtuner-strict-json.h"
 #include "kvtuner-vectors.h"
-
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cinttypes>
 #include <cstdio>
-#include <fstream>
 #include <stdexcept>
-
-using json = nlohmann::ordered_json;
-
-static constexpr const char * SCHEMA = "kvtuner.plan/1";
-static constexpr size_t MAX_LAYERS = 4096;
-static constexpr size_t MAX_JSON_BYTES = 16u << 20;
-static constexpr int MAX_JSON_DEPTH = 64;
 
 // the types that every cache operation of the base handles
 static constexpr std::array<ggml_type, 11> CACHE_TYPES = {
@@ -28,80 +19,18 @@ static constexpr std::array<ggml_type, 11> CACHE_TYPES = {
     throw std::runtime_error(message);
 }
 
-// a value of outside data, short and without control characters, for a message of one line
-static std::string quoted(const std::string & value) {
-    std::string out = "'";
-    for (char c : value.substr(0, 40)) {
-        out += c >= 0x20 && c < 0x7f ? c : '?';
-    }
-    return out + (value.size() > 40 ? "...'" : "'");
+ggml_type kvtuner_type_from_name(const std::string & name) {
+    const auto has_name = [&](ggml_type type) { return name == ggml_type_name(type); };
+    const auto found = std::find_if(CACHE_TYPES.begin(), CACHE_TYPES.end(), has_name);
+    return found == CACHE_TYPES.end() ? GGML_TYPE_COUNT : *found;
 }
 
-static ggml_type type_from_name(const std::string & name, size_t il, const char * side) {
-    for (ggml_type type : CACHE_TYPES) {
-        if (name == ggml_type_name(type)) {
-            return type;
-        }
-    }
+std::string kvtuner_unknown_type(const std::string & shown, const char * side) {
     std::string known;
     for (ggml_type type : CACHE_TYPES) {
         known += (known.empty() ? "" : ", ") + std::string(ggml_type_name(type));
     }
-    fail("layer " + std::to_string(il) + ": unknown " + side + " cache type " + quoted(name) + ": use one of " + known);
-}
-
-static const json & member(const json & object, const char * key) {
-    static const json absent;
-    const auto it = object.find(key);
-    return it == object.end() ? absent : *it;
-}
-
-static size_t layer_number(const json & entry, size_t n_layer) {
-    const json number = entry.is_object() ? member(entry, "layer") : json();
-    if (!number.is_number_unsigned() || number.get<uint64_t>() >= n_layer) {
-        const std::string value = number.dump(-1, ' ', true, json::error_handler_t::replace);
-        fail("layer number " + quoted(value) + " is not in 0.." + std::to_string(n_layer - 1) +
-             ": number the layers from 0 without a gap");
-    }
-    return number.get<size_t>();
-}
-
-static ggml_type layer_type(const json & entry, const char * key, size_t il, const char * side) {
-    const json & name = member(entry, key);
-    if (!name.is_string()) {
-        fail("layer " + std::to_string(il) + ": the " + side + " cache type is missing: give its name as \"" + key +
-             "\"");
-    }
-    return type_from_name(name.get<std::string>(), il, side);
-}
-
-static std::vector<float> layer_center(const json & entry, const char * key, size_t il, const char * side) {
-    const json & text = member(entry, key);
-    if (text.is_null()) {
-        return {};
-    }
-    if (!text.is_string()) {
-        fail("layer " + std::to_string(il) + ": the " + side + " center is no text: tune the model again");
-    }
-    return kvtuner_vector_from_base64(text.get<std::string>(), il, side);
-}
-
-// a parser that gives up on deep nesting, so that hostile text cannot exhaust the stack
-static json parse_json(const std::string & text) {
-    if (text.size() > MAX_JSON_BYTES) {
-        fail("more than " + std::to_string(MAX_JSON_BYTES >> 20) + " MiB is no plan: check the path");
-    }
-    const auto shallow = [](int depth, json::parse_event_t, json &) {
-        if (depth > MAX_JSON_DEPTH) {
-            fail("nested too deeply for a plan: tune the model again");
-        }
-        return true;
-    };
-    try {
-        return json::parse(text, shallow);
-    } catch (const json::exception & err) {
-        fail("not JSON (" + quoted(err.what()) + "): correct it or tune the model again");
-    }
+    return "unknown cache type " + shown + " for " + side + ": use one of " + known;
 }
 
 static uint64_t fnv1a_64(const std::string & text) {
@@ -128,7 +57,7 @@ static std::string center_digest(const std::vector<std::vector<float>> & vectors
 }
 
 std::string kvtuner_plan_fingerprint(const kvtuner_plan & plan) {
-    std::string text = SCHEMA;
+    std::string text = "kvtuner.plan/1";
     for (size_t il = 0; il < plan.type_k.size(); ++il) {
         text += ";" + std::to_string(il) + ":" + ggml_type_name(plan.type_k[il]) + "/" +
                 ggml_type_name(plan.type_v[il]) + center_digest(plan.center_k, il, "center_k") +
@@ -137,48 +66,37 @@ std::string kvtuner_plan_fingerprint(const kvtuner_plan & plan) {
     return hex(fnv1a_64(text));
 }
 
-kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text, const std::string & source) {
-    const json data = parse_json(text);
-    if (!data.is_object() || member(data, "schema") != SCHEMA) {
-        fail(std::string("the schema is not ") + SCHEMA + ": tune the model with a matching version of kvtuner-gguf");
+static ggml_type type_from_text(const char * name, size_t il, const char * side) {
+    const ggml_type type = kvtuner_type_from_name(name);
+    if (type == GGML_TYPE_COUNT) {
+        fail("layer " + std::to_string(il) + ": " + kvtuner_unknown_type(kvtuner_quoted(name), side));
     }
-    const json & layers = member(data, "layers");
-    if (!layers.is_array() || layers.empty() || layers.size() > MAX_LAYERS) {
-        fail("'layers' must be a list of 1 to " + std::to_string(MAX_LAYERS) + " layers: tune the model again");
-    }
-    const size_t n_layer = layers.size();
-
-    kvtuner_plan plan;
-    plan.type_k.assign(n_layer, GGML_TYPE_COUNT);
-    plan.type_v.assign(n_layer, GGML_TYPE_COUNT);
-    plan.center_k.resize(n_layer);
-    plan.center_v.resize(n_layer);
-    plan.source = source;
-    for (const json & entry : layers) {
-        const size_t il = layer_number(entry, n_layer);
-        if (plan.type_k[il] != GGML_TYPE_COUNT) {
-            fail("layer " + std::to_string(il) + " is given twice: keep one entry");
-        }
-        plan.type_k[il] = layer_type(entry, "k", il, "K");
-        plan.type_v[il] = layer_type(entry, "v", il, "V");
-        plan.center_k[il] = layer_center(entry, "center_k", il, "K");
-        plan.center_v[il] = layer_center(entry, "center_v", il, "V");
-    }
-    return std::make_shared<const kvtuner_plan>(std::move(plan));
+    return type;
 }
 
-kvtuner_plan_ptr kvtuner_plan_from_file(const std::string & path) {
-    try {
-        std::ifstream file(path, std::ios::binary);
-        if (!file) {
-            fail("cannot be read: check the path, or use auto or none");
-        }
-        std::string text(MAX_JSON_BYTES + 1, '\0');
-        file.read(&text[0], (std::streamsize)text.size());
-        text.resize((size_t)file.gcount());
-        return kvtuner_plan_from_json(text, path);
-    } catch (const std::runtime_error & err) {
-        fail("KV config " + path + ": " + err.what());
+// as kvtuner_shown
+static std::string shown_scalar(const gguf_context * metadata, int64_t id) {
+    switch (gguf_get_kv_type(metadata, id)) {
+        case GGUF_TYPE_UINT8:
+            return std::to_string(gguf_get_val_u8(metadata, id));
+        case GGUF_TYPE_INT8:
+            return std::to_string(gguf_get_val_i8(metadata, id));
+        case GGUF_TYPE_UINT16:
+            return std::to_string(gguf_get_val_u16(metadata, id));
+        case GGUF_TYPE_INT16:
+            return std::to_string(gguf_get_val_i16(metadata, id));
+        case GGUF_TYPE_UINT32:
+            return std::to_string(gguf_get_val_u32(metadata, id));
+        case GGUF_TYPE_INT32:
+            return std::to_string(gguf_get_val_i32(metadata, id));
+        case GGUF_TYPE_UINT64:
+            return std::to_string(gguf_get_val_u64(metadata, id));
+        case GGUF_TYPE_INT64:
+            return std::to_string(gguf_get_val_i64(metadata, id));
+        case GGUF_TYPE_BOOL:
+            return gguf_get_val_bool(metadata, id) ? "True" : "False";
+        default:
+            return "a number";
     }
 }
 
@@ -189,19 +107,22 @@ static std::vector<ggml_type> types_from_key(const gguf_context * metadata, cons
         fail(key + " is missing while its counterpart is there: annotate the model again");
     }
     if (gguf_get_kv_type(metadata, id) == GGUF_TYPE_STRING) {
-        return std::vector<ggml_type>(n_layer, type_from_name(gguf_get_val_str(metadata, id), 0, side));
+        return std::vector<ggml_type>(n_layer, type_from_text(gguf_get_val_str(metadata, id), 0, side));
     }
-    if (gguf_get_kv_type(metadata, id) != GGUF_TYPE_ARRAY || gguf_get_arr_type(metadata, id) != GGUF_TYPE_STRING) {
-        fail(key + " is no list of names: annotate the model again");
+    if (gguf_get_kv_type(metadata, id) != GGUF_TYPE_ARRAY) {
+        fail(key + " has the value " + shown_scalar(metadata, id) + ", no list of names: annotate the model again");
     }
     const size_t n = gguf_get_arr_n(metadata, id);
     if (n != n_layer) {
-        fail(key + " has " + std::to_string(n) + " layers, the model " + std::to_string(n_layer) +
-             ": annotate the model again");
+        fail(key + " has " + std::to_string(n) + " entries, the model " + std::to_string(n_layer) +
+             " layers: annotate the model again");
+    }
+    if (gguf_get_arr_type(metadata, id) != GGUF_TYPE_STRING) {
+        fail("layer 0: " + key + " holds no name: annotate the model again");
     }
     std::vector<ggml_type> types;
     for (size_t il = 0; il < n; ++il) {
-        types.push_back(type_from_name(gguf_get_arr_str(metadata, id, il), il, side));
+        types.push_back(type_from_text(gguf_get_arr_str(metadata, id, il), il, side));
     }
     return types;
 }
@@ -217,8 +138,8 @@ kvtuner_plan_ptr kvtuner_plan_from_gguf(const gguf_context * metadata, const std
     return std::make_shared<const kvtuner_plan>(kvtuner_plan{
             types_from_key(metadata, prefix + "type_k", n_layer, "K"),
             types_from_key(metadata, prefix + "type_v", n_layer, "V"),
-            kvtuner_vectors_from_gguf(metadata, prefix + "center_k", sizes.k),
-            kvtuner_vectors_from_gguf(metadata, prefix + "center_v", sizes.v),
+            kvtuner_vectors_from_gguf(metadata, prefix + "center_k", sizes.k, "K"),
+            kvtuner_vectors_from_gguf(metadata, prefix + "center_v", sizes.v, "V"),
             "metadata",
     });
 }

@@ -44,6 +44,10 @@ struct kvtuner_model_plans {
     std::string active_error;  // set while "auto" is selected and the metadata is unusable
 };
 
+// The cache type called so, GGML_TYPE_COUNT where there is none, and what to say then of the value as shown.
+ggml_type kvtuner_type_from_name(const std::string & name);
+std::string kvtuner_unknown_type(const std::string & shown, const char * side);
+
 // 16 hex digits, the same as `Plan.fingerprint` in Python: 64-bit FNV-1a over "kvtuner.plan/1;0:q8_0/q4_0;1:f16/f16"
 // and so on. A layer's centers follow its types as ";center_k=" and the same hash over their float32 values.
 std::string kvtuner_plan_fingerprint(const kvtuner_plan & plan);

@@ -20,17 +20,31 @@ static std::vector<float> unless_zero(std::vector<float> values) {
     return is_zero ? std::vector<float>() : values;
 }
 
-static std::string decode(const std::string & text, const std::string & where) {
-    try {
-        return base64::decode(text);
-    } catch (const std::exception &) {
-        throw std::runtime_error(where + "is no base64: tune the model again");
+static bool is_code(char c) {
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '+' || c == '/';
+}
+
+// whole groups of four, at most two of the last padded
+static bool is_base64(const std::string & text) {
+    const size_t end = text.find_last_not_of('=') + 1;
+    return text.size() % 4 == 0 && text.size() - end <= 2 && std::all_of(text.begin(), text.begin() + end, is_code);
+}
+
+// the vector of layer il, or none for one of zeros
+static std::vector<float> checked_vector(std::vector<float> values, size_t il, const char * side) {
+    if (!std::all_of(values.begin(), values.end(), is_finite)) {
+        throw std::runtime_error("layer " + std::to_string(il) + ": the " + side +
+                                 " center holds a value that is no number: tune the model again");
     }
+    return unless_zero(std::move(values));
 }
 
 std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t il, const char * side) {
     const std::string where = "layer " + std::to_string(il) + ": the " + side + " center ";
-    const std::string raw = decode(text, where);
+    if (!is_base64(text)) {
+        throw std::runtime_error(where + "is no base64: tune the model again");
+    }
+    const std::string raw = base64::decode(text);
     if (raw.size() % sizeof(ggml_fp16_t) != 0) {
         throw std::runtime_error(where + "has " + std::to_string(raw.size()) +
                                  " bytes, which are no float16 values: tune the model again");
@@ -41,23 +55,15 @@ std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t i
         memcpy(&half, raw.data() + i * sizeof(half), sizeof(half));
         values[i] = ggml_fp16_to_fp32(half);
     }
-    if (!std::all_of(values.begin(), values.end(), is_finite)) {
-        throw std::runtime_error(where + "holds a value that is no number: tune the model again");
-    }
-    return unless_zero(std::move(values));
+    return checked_vector(std::move(values), il, side);
 }
 
-static std::vector<float> slice(const float * values, size_t n, size_t il, const std::string & key) {
-    std::vector<float> out(values, values + n);
-    if (!std::all_of(out.begin(), out.end(), is_finite)) {
-        throw std::runtime_error("layer " + std::to_string(il) + ": " + key +
-                                 " holds a value that is no number: annotate the model again");
-    }
-    return unless_zero(std::move(out));
+static float as_float16(float value) {
+    return ggml_fp16_to_fp32(ggml_fp32_to_fp16(value));
 }
 
 std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * metadata, const std::string & key,
-                                                          const std::vector<uint32_t> & sizes) {
+                                                          const std::vector<uint32_t> & sizes, const char * side) {
     const int64_t id = gguf_find_key(metadata, key.c_str());
     if (id < 0) {
         return {};
@@ -68,14 +74,22 @@ std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * m
     const uint64_t wanted = std::accumulate(sizes.begin(), sizes.end(), uint64_t(0));
     const uint64_t found = gguf_get_arr_n(metadata, id);
     if (found != wanted) {
-        throw std::runtime_error(key + " has " + std::to_string(found) + " values, the model's layers " +
-                                 std::to_string(wanted) + ": annotate the model again");
+        throw std::runtime_error("the " + std::string(side) + " centers have " + std::to_string(found) +
+                                 " values, the model's layers " + std::to_string(wanted) +
+                                 ": annotate the model again");
     }
     const float * values = (const float *)gguf_get_arr_data(metadata, id);
     std::vector<std::vector<float>> vectors;
     for (size_t il = 0; il < sizes.size(); ++il) {
-        vectors.push_back(slice(values, sizes[il], il, key));
+        std::vector<float> vector(sizes[il]);
+        std::transform(values, values + sizes[il], vector.begin(), as_float16);
+        vectors.push_back(checked_vector(std::move(vector), il, side));
         values += sizes[il];
     }
     return vectors;
+}
+
+std::string kvtuner_center_size_problem(size_t il, const char * side, uint64_t found, uint64_t size) {
+    return "layer " + std::to_string(il) + ": the " + side + " center has " + std::to_string(found) +
+           " values, the layer " + std::to_string(size) + ": use a plan that was tuned for this model";
 }

@@ -11,6 +11,10 @@
 std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t il, const char * side);
 
 // The vectors of all layers, whose sizes are given, from the float32 array `key`; none at all where the key is absent.
-// A vector of zeros is left empty. Throws std::runtime_error where the array does not fit or holds what is no number.
+// They are rounded to float16, as vectors of a plan are. A vector of zeros is left empty. Throws std::runtime_error
+// where the array does not fit or holds what is no number.
 std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * metadata, const std::string & key,
-                                                          const std::vector<uint32_t> & sizes);
+                                                          const std::vector<uint32_t> & sizes, const char * side);
+
+// What to say of a vector that does not have the size of its layer.
+std::string kvtuner_center_size_problem(size_t il, const char * side, uint64_t found, uint64_t size);

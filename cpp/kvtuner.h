@@ -8,7 +8,7 @@
 // changes nothing in exact arithmetic and lets them lose less in few bits. With use_centers false they are left out.
 //
 // A kv_config says where the plan comes from:
-//   "auto"   the model's own metadata, if it has a plan (the default)
+//   "auto"   the model's own metadata, if it has a plan (the default, also where the text is empty)
 //   "none"   no plan
 //   else     the path of a plan JSON, or the JSON itself where the text starts with '{'
 #pragma once
@@ -20,16 +20,18 @@ extern "C" {
 #endif
 
 // True if the kv_config is "auto", "none" or a plan that can be read, whatever model it is for; else err says why not.
-LLAMA_API bool kvtuner_check_kv_config(const char * kv_config, char * err, size_t err_size);
+// types_given says that the user named uniform cache types, with which a plan conflicts.
+LLAMA_API bool kvtuner_check_kv_config(const char * kv_config, bool types_given, char * err, size_t err_size);
 
 // Select the plan of a loaded model. On false nothing has changed and err holds one line that says why.
 LLAMA_API bool kvtuner_model_set_kv_config(struct llama_model * model, const char * kv_config, bool use_centers,
                                            char * err, size_t err_size);
 
-// Select the kv_config that models loaded from path_model afterwards start with. types_given says that the user named
-// uniform cache types: then "auto" means no plan, and a plan file is a conflict that the load refuses.
-LLAMA_API void kvtuner_path_set_kv_config(const char * path_model, const char * kv_config, bool types_given,
-                                          bool use_centers);
+// An entry for the kv_overrides of llama_model_params: a model loaded with it starts with this kv_config. types_given
+// says that the user named uniform cache types: then "auto" means no plan, and a plan file is a conflict that the load
+// refuses.
+LLAMA_API struct llama_model_kv_override kvtuner_kv_override(const char * kv_config, bool types_given,
+                                                             bool use_centers);
 
 // True if the selected plan quantizes V in some layer, so that contexts need FlashAttention.
 LLAMA_API bool kvtuner_model_needs_flash_attn(const struct llama_model * model);
@@ -63,6 +65,10 @@ LLAMA_API size_t kvtuner_fingerprint(const struct llama_context * ctx, char * te
 
 // Where the plan was read from: "metadata", "JSON", the path of a file, or "none". Valid as long as the context.
 LLAMA_API const char * kvtuner_source(const struct llama_context * ctx);
+
+// The first error that the library logged in this thread since the last call, in one line; empty if there was none.
+// Call it before what may fail, to forget what was, and after. The text is valid until the thread's next call.
+LLAMA_API const char * kvtuner_take_reason(void);
 
 // Why this thread's last load of a state was refused for its plan, in one line; empty if it was not. The call forgets
 // it; the text is valid until the thread's next call.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kvtuner_gguf import atomicfile
+from kvtuner_gguf import atomicfile, strictjson
 from kvtuner_gguf.errors import KvtunerError
 
 if TYPE_CHECKING:
@@ -25,12 +25,9 @@ def load(path: Path, parse: Callable[[object], T], what: str) -> T:
     """
     raw = read(path, MAX_JSON_BYTES, what)
     try:
-        return parse(json.loads(raw.decode()))
+        return parse(strictjson.parse(raw))
     except KvtunerError as err:
         raise KvtunerError(f"{path}: {err}") from err
-    except (ValueError, RecursionError) as err:  # no UTF-8, no JSON, or a number of thousands of digits
-        reason = str(err).splitlines()[0]
-        raise KvtunerError(f"{path}: not JSON ({reason}): correct it or tune again") from err
 
 
 def read(path: Path, limit: int, what: str) -> bytes:

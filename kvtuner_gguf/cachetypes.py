@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.errors import KvtunerError, shown
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ CACHE_TYPES: dict[str, CacheType] = {
 }
 
 
-def cache_type(name: str) -> CacheType:
-    """The type called ``name``; raises `KvtunerError` for any other name."""
+def cache_type(name: str, role: str = "") -> CacheType:
+    """The type called ``name``; raises `KvtunerError` for any other name, which says ``role`` of it."""
     found = CACHE_TYPES.get(name) if isinstance(name, str) else None
     if found is None:
-        raise KvtunerError(f"unknown cache type {name!r}: use one of {', '.join(CACHE_TYPES)}")
+        raise KvtunerError(f"unknown cache type {shown(name)}{role}: use one of {', '.join(CACHE_TYPES)}")
     return found
 
 
@@ -79,8 +79,8 @@ class Pair:
     v: str
 
     def __post_init__(self) -> None:
-        cache_type(self.k)
-        cache_type(self.v)
+        cache_type(self.k, " for K")
+        cache_type(self.v, " for V")
 
     def __str__(self) -> str:
         return f"{self.k}/{self.v}"

@@ -7,7 +7,7 @@ added back to the attention output, so any vector is right; a good one leaves le
 from __future__ import annotations
 
 import base64
-import binascii
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
 
 FLOAT16 = np.dtype("<f2")
+BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,7 @@ class Centers:
             raise KvtunerError(f"centers of {len(self.k)} layers for K and {len(self.v)} for V: tune the model again")
         for side, vectors in (("K", self.k), ("V", self.v)):
             for il, raw in enumerate(vectors):
-                if len(raw) % FLOAT16.itemsize:
-                    raise KvtunerError(
-                        f"layer {il}: the {side} center has {len(raw)} bytes, which are no float16 values: "
-                        "tune the model again"
-                    )
-                if not np.isfinite(np.frombuffer(raw, FLOAT16)).all():
-                    raise KvtunerError(
-                        f"layer {il}: the {side} center holds a value that is no number: tune the model again"
-                    )
+                _check(raw, il, side)
 
     @classmethod
     def from_arrays(cls, k: Iterable[np.ndarray | None], v: Iterable[np.ndarray | None]) -> Centers:
@@ -86,10 +79,20 @@ def decode(text: object, il: int, side: str) -> bytes:
     """The bytes of one center in a plan's JSON; None is no center. Raises `KvtunerError` naming the layer."""
     if text is None:
         return b""
-    try:
-        return unless_zero(base64.b64decode(text, validate=True))
-    except (TypeError, ValueError, binascii.Error) as err:
-        raise KvtunerError(f"layer {il}: the {side} center is no base64: tune the model again") from err
+    if not isinstance(text, str) or len(text) % 4 or not BASE64.fullmatch(text):
+        raise KvtunerError(f"layer {il}: the {side} center is no base64: tune the model again")
+    raw = base64.b64decode(text)
+    _check(raw, il, side)
+    return unless_zero(raw)
+
+
+def _check(raw: bytes, il: int, side: str) -> None:
+    if len(raw) % FLOAT16.itemsize:
+        raise KvtunerError(
+            f"layer {il}: the {side} center has {len(raw)} bytes, which are no float16 values: tune the model again"
+        )
+    if not np.isfinite(np.frombuffer(raw, FLOAT16)).all():
+        raise KvtunerError(f"layer {il}: the {side} center holds a value that is no number: tune the model again")
 
 
 def flat_float32(vectors: Sequence[bytes], sizes: Sequence[int]) -> np.ndarray:
@@ -102,14 +105,21 @@ def from_flat(values: np.ndarray, sizes: Sequence[int], side: str) -> list[np.nd
     """The layers out of ``values`` [all layers in one piece]."""
     if len(values) != sum(sizes):
         raise KvtunerError(
-            f"the {side} centers have {len(values)} values, the model's layers {sum(sizes)}: annotate it again"
+            f"the {side} centers have {len(values)} values, the model's layers {sum(sizes)}: annotate the model again"
         )
     return np.split(values, np.cumsum(sizes)[:-1])
 
 
+def raw_vector(values: np.ndarray, il: int, side: str) -> bytes:
+    """The float16 bytes of layer ``il``; nothing for zeros. Raises `KvtunerError` where they cannot be such."""
+    raw = _raw(values)
+    _check(raw, il, side)
+    return raw
+
+
 def unless_zero(raw: bytes) -> bytes:
     """``raw``, or nothing for a center of zeros, which is none."""
-    return raw if len(raw) % FLOAT16.itemsize or np.frombuffer(raw, FLOAT16).any() else b""
+    return raw if np.frombuffer(raw, FLOAT16).any() else b""
 
 
 def _raw(values: np.ndarray | None) -> bytes:

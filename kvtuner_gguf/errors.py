@@ -2,6 +2,31 @@
 
 from __future__ import annotations
 
+MAX_QUOTED = 40
+
 
 class KvtunerError(ValueError):
     """Bad input. The message is one line and says what to do about it."""
+
+
+def quoted(text: str) -> str:
+    """A text of outside data for such a line: short, and with ``\\xNN`` for each byte that is no printable ASCII.
+
+    ``kvtuner_quoted`` in ``cpp/kvtuner-strict-json.cpp`` is the same.
+    """
+    raw = text.encode(errors="surrogatepass")
+    shown = "".join(chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in raw[: MAX_QUOTED + 1])
+    return f"'{shown[:MAX_QUOTED]}...'" if len(shown) > MAX_QUOTED else f"'{shown}'"
+
+
+def shown(value: object) -> str:
+    """A value of outside data for such a line; ``kvtuner_shown`` is the same."""
+    if isinstance(value, str):
+        return quoted(value)
+    if value is None or isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int) and -(1 << 63) <= value < 1 << 64:
+        return str(value)
+    if isinstance(value, int | float):
+        return "a number"
+    return "a list" if isinstance(value, list | tuple) else "an object"

@@ -1,6 +1,7 @@
 """A plan: the K and V cache type of every layer, with the model it is for and where it comes from.
 
-``configs/plan.schema.json`` describes the same JSON for other programs.
+``configs/plan.schema.json`` describes the same JSON for other programs. ``cpp/kvtuner-plan-json.cpp`` makes the same
+checks in the same order with the same words.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from kvtuner_gguf import artifact
 from kvtuner_gguf import centers as centers_module
 from kvtuner_gguf.cachetypes import Pair, cache_type
 from kvtuner_gguf.centers import Centers
-from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.errors import KvtunerError, shown
 
 T = TypeVar("T")
 
@@ -72,15 +73,14 @@ class ModelShape:
             raise KvtunerError(f"'model.n_layer' is {n_layer}, more than {MAX_LAYERS}: tune the model again")
         if isinstance(heads, int):
             heads = [heads] * n_layer
-        if not isinstance(heads, Sequence) or not all(_is_count(h) for h in heads) or len(heads) != n_layer:
+        if not isinstance(heads, list | tuple) or not all(_is_count(h) for h in heads) or len(heads) != n_layer:
             raise KvtunerError(f"'model.n_head_kv' must be one count per layer ({n_layer}): tune the model again")
-        fingerprint = data.get("fingerprint")
         return cls(
-            architecture=str(data.get("architecture", "")),
+            architecture=_text(data, "architecture") or "",
             n_head_kv=tuple(heads),
             head_dim_k=_count(data, "head_dim_k"),
             head_dim_v=_count(data, "head_dim_v"),
-            fingerprint=None if fingerprint is None else str(fingerprint),
+            fingerprint=_text(data, "fingerprint"),
         )
 
 
@@ -206,7 +206,9 @@ class Plan:
         if not isinstance(data, Mapping):
             raise KvtunerError("a plan is a JSON object with 'schema' and 'layers': see configs/plan.schema.json")
         if data.get("schema") != SCHEMA:
-            raise KvtunerError(f"the plan's schema is {data.get('schema')!r}, not {SCHEMA!r}: tune with this version")
+            raise KvtunerError(
+                f"the plan's schema is {shown(data.get('schema'))}, not '{SCHEMA}': tune with this version"
+            )
         provenance = data.get("provenance", {})
         if not isinstance(provenance, Mapping):
             raise KvtunerError("'provenance' must be an object: remove it or tune again")
@@ -247,7 +249,7 @@ def _ordered_layers(layers: object) -> list[Mapping[str, Any]]:
 def _number_of(entry: object) -> int:
     il = entry.get("layer") if isinstance(entry, Mapping) else None
     if not _is_count(il):
-        raise KvtunerError(f"a layer entry has the number {il!r}: give a whole number from 0")
+        raise KvtunerError(f"a layer entry has the number {shown(il)}: give a whole number from 0")
     return il
 
 
@@ -289,5 +291,12 @@ def _is_count(value: object) -> bool:
 def _count(data: Mapping[str, Any], key: str) -> int:
     value = data.get(key)
     if not _is_count(value):
-        raise KvtunerError(f"'model.{key}' is {value!r}, not a count: tune the model again")
+        raise KvtunerError(f"'model.{key}' is {shown(value)}, not a count: tune the model again")
+    return value
+
+
+def _text(data: Mapping[str, Any], key: str) -> str | None:
+    value = data.get(key)
+    if value is not None and not isinstance(value, str):
+        raise KvtunerError(f"'model.{key}' is {shown(value)}, no text: tune the model again")
     return value

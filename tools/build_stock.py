@@ -12,7 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "build" / "stock-src"
 BUILD = ROOT / "build" / "stock"
-NEEDED = (ROOT / "patches" / "llama.cpp" / "0001-cpu-keep-the-whole-AMX-tile-configuration.patch",)  # it crashes without
+NEEDED = (
+    ROOT / "patches" / "llama.cpp" / "0001-cpu-keep-the-whole-AMX-tile-configuration.patch",
+)  # it crashes without
 OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DBUILD_SHARED_LIBS=ON",

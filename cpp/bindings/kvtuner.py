@@ -53,7 +53,11 @@ _kv_bytes = _declare("kvtuner_kv_bytes", ctypes.c_uint64, _context)
 _has_plan = _declare("kvtuner_has_plan", ctypes.c_bool, _context)
 _fingerprint = _declare("kvtuner_fingerprint", ctypes.c_size_t, _context, ctypes.c_char_p, ctypes.c_size_t)
 _source = _declare("kvtuner_source", ctypes.c_char_p, _context)
+_take_reason = _declare("kvtuner_take_reason", ctypes.c_char_p)
 _take_state_refusal = _declare("kvtuner_take_state_refusal", ctypes.c_char_p)
+_is_quantized = libggml.ggml_is_quantized
+_is_quantized.restype = ctypes.c_bool
+_is_quantized.argtypes = [ctypes.c_int]
 _type_name = libggml.ggml_type_name
 _type_name.restype = ctypes.c_char_p
 _type_name.argtypes = [ctypes.c_int]
@@ -64,8 +68,20 @@ def _text(kv_config: KvConfig) -> str:
     if kv_config is None:
         return "none"
     if isinstance(kv_config, Mapping):
-        return json.dumps(dict(kv_config))
-    return os.fspath(kv_config)
+        return _json(kv_config)
+    text = os.fspath(kv_config) if isinstance(kv_config, os.PathLike) else kv_config
+    if not isinstance(text, str):
+        raise TypeError(f'kv_config is {kv_config!r:.40}: give "auto", None, the path of a plan, or a plan as a dict')
+    if "\0" in text:
+        raise ValueError(f"kv_config {text!r:.40} holds a NUL: give the path of a plan, or a plan as a dict")
+    return text
+
+
+def _json(plan: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(plan), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as err:
+        raise type(err)(f"kv_config is no plan as JSON has it ({err}): correct it or tune the model again") from err
 
 
 def _raise_on_failure(function: Any, *arguments: Any) -> None:
@@ -79,7 +95,7 @@ def set_kv_config(model: Any, kv_config: KvConfig, kv_center: bool = True) -> No
 
     Raises ValueError where it is of no use.
     """
-    _raise_on_failure(_set_kv_config, model, _text(kv_config).encode("utf-8"), kv_center)
+    _raise_on_failure(_set_kv_config, model, os.fsencode(_text(kv_config)), kv_center)
 
 
 def configure(
@@ -94,10 +110,10 @@ def configure(
 
     Raises ValueError where plan, model and parameters do not fit, naming the layer, the value and the remedy.
     """
-    if types_given and kv_config not in (None, "auto", "none"):
+    if types_given and kv_config not in (None, "", "auto", "none"):
         raise ValueError("kv_config and type_k/type_v ask for different caches: keep one")
     set_kv_config(model, None if types_given else kv_config, kv_center)
-    if flash_attn is None and _needs_flash_attn(model):
+    if flash_attn is None and (_needs_flash_attn(model) or _is_quantized(params.type_v)):
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
     _raise_on_failure(_check_context, model, ctypes.byref(params))
 
@@ -134,11 +150,23 @@ def plan_source(context: Any) -> str:
     return os.fsdecode(_source(context))
 
 
+def forget_reason() -> None:
+    """What failed in this thread before is none of what comes."""
+    _take_reason()
+    _take_state_refusal()
+
+
+def failure(message: str) -> str:
+    """`message`, with the first error that the library has logged in this thread since `forget_reason`."""
+    reason = _take_reason().decode("utf-8", errors="replace")
+    return f"{message}: {reason}" if reason else message
+
+
 class StateRefused(RuntimeError):
     """A state was saved with another plan; the context is as it was."""
 
 
 def state_failure(message: str) -> RuntimeError:
-    """The error for this thread's last state, with the reason where it was refused for its plan."""
+    """The error for this thread's last state, with the reason; of its own kind where it was refused for its plan."""
     refusal = _take_state_refusal().decode()
-    return StateRefused(f"{message}: {refusal}") if refusal else RuntimeError(message)
+    return StateRefused(f"{message}: {refusal}") if refusal else RuntimeError(failure(message))

@@ -1,7 +1,8 @@
 // Hostile plans: the readers of JSON and of GGUF metadata must give a plan or one line, whatever the bytes.
 //
 // With clang's libFuzzer (-fsanitize=fuzzer) this is an ordinary fuzz target. With any other compiler it has a main of
-// its own: `fuzz_plan SECONDS SEED CORPUS_FOLDER` mutates the files of the corpus for that long.
+// its own: `fuzz_plan SECONDS SEED CORPUS_FOLDER` mutates the files of the corpus for that long, and
+// `fuzz_plan --verdicts` prints what the readers say of each file named on its input, for tests/native/differential.py.
 
 #include "kvtuner-plan.h"
 
@@ -10,6 +11,8 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
+#include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -114,9 +117,53 @@ static void mutate(bytes & input, const std::vector<bytes> & corpus, std::mt1993
     }
 }
 
+static std::string verdict(const kvtuner_plan_ptr & plan) {
+    return plan ? "plan " + kvtuner_plan_fingerprint(*plan) : "none";
+}
+
+static std::string verdict_of_gguf(const char * path) {
+    gguf_context * metadata = gguf_init_from_file(path, { /*.no_alloc =*/true, /*.ctx =*/nullptr });
+    if (!metadata) {
+        return "unreadable";
+    }
+    const std::unique_ptr<gguf_context, void (*)(gguf_context *)> owner(metadata, gguf_free);
+    const uint64_t start = gguf_get_data_offset(metadata), end = std::filesystem::file_size(path);
+    for (int64_t i = 0; i < gguf_get_n_tensors(metadata); ++i) {  // as llama_model_loader
+        const uint64_t offset = start + gguf_get_tensor_offset(metadata, i), size = gguf_get_tensor_size(metadata, i);
+        if (offset + size < offset || offset + size > end) {
+            return "unreadable";
+        }
+    }
+    const std::vector<uint32_t> sizes = { 64, 64, 0, 64 };
+    return verdict(kvtuner_plan_from_gguf(metadata, "llama", { sizes, sizes }));
+}
+
+static std::string verdict_of(const std::string & path) {
+    try {
+        if (path.size() > 5 && path.substr(path.size() - 5) == ".gguf") {
+            return verdict_of_gguf(path.c_str());
+        }
+        std::ifstream file(path, std::ios::binary);
+        return verdict(kvtuner_plan_from_json({ std::istreambuf_iterator<char>(file), {} }));
+    } catch (const std::runtime_error & err) {
+        check_message(err.what());
+        return std::string("error ") + err.what();
+    }
+}
+
+static int print_verdicts() {
+    for (std::string path; std::getline(std::cin, path);) {
+        printf("%s\n", verdict_of(path).c_str());
+    }
+    return 0;
+}
+
 int main(int argc, char ** argv) {
+    if (argc == 2 && std::string(argv[1]) == "--verdicts") {
+        return print_verdicts();
+    }
     if (argc != 4) {
-        fprintf(stderr, "usage: %s SECONDS SEED CORPUS_FOLDER\n", argv[0]);
+        fprintf(stderr, "usage: %s SECONDS SEED CORPUS_FOLDER | --verdicts < PATHS\n", argv[0]);
         return 2;
     }
     const std::vector<bytes> corpus = read_corpus(argv[3]);

@@ -25,6 +25,9 @@ from kvtuner_gguf.keyspread import KeySpread
 from kvtuner_gguf.plan import ModelShape, Plan
 
 CHUNK_BYTES = 8 << 20
+HEADER_BYTES = 24  # magic, version and two counts
+COUNT_BYTES = 8
+MAPPED_ALIGNMENT = 32  # TENSOR_ALIGNMENT of ggml: it ends the program where mapped data lies otherwise
 
 Progress = Callable[[int, int], None]
 """Called with the bytes written and the bytes in all."""
@@ -103,6 +106,8 @@ def _write(headers: list[GgufHeader], fields: bytes, target: Path, progress: Pro
 
 def _write_header(header: GgufHeader, source: BinaryIO, added: bytes, file: BinaryIO) -> None:
     kept = [field for key, field in header.fields.items() if not Keys.is_ours(key)]
+    if added:
+        added = _padded(header, sum(field.end - field.start for field in kept), added)
     n_fields = len(kept) + _count_fields(added)
     file.write(MAGIC + struct.pack("<IQQ", header.version, len(header.tensors), n_fields))
     for field in kept:
@@ -110,6 +115,21 @@ def _write_header(header: GgufHeader, source: BinaryIO, added: bytes, file: Bina
     file.write(added[8:])
     file.write(_range(source, header.fields_end, header.infos_end))
     file.write(b"\0" * (-file.tell() % header.alignment))
+
+
+def _padded(header: GgufHeader, n_kept: int, added: bytes) -> bytes:
+    """With one more field where a small alignment would put the tensor data where llama.cpp cannot map it."""
+    end = HEADER_BYTES + n_kept + len(added) - COUNT_BYTES + header.infos_end - header.fields_end
+    if _aligned(end, header.alignment) % MAPPED_ALIGNMENT == 0:
+        return added
+    n_fields = struct.pack("<Q", _count_fields(added) + 1)
+    padding = _string_field(Keys.PADDING, "")
+    missing = -(end + len(padding)) % MAPPED_ALIGNMENT
+    return n_fields + added[COUNT_BYTES:] + _string_field(Keys.PADDING, " " * missing)
+
+
+def _aligned(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment
 
 
 def _range(source: BinaryIO, start: int, end: int) -> bytes:

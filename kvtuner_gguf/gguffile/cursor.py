@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from kvtuner_gguf.errors import KvtunerError
 
 # far above any model: a file with more is damaged or made to exhaust the reader
 MAX_NAME_BYTES = 4096
+SHOWN_BYTES = 64  # of a longer text
 MAX_STRINGS = 1 << 23
 # longer values, such as vocabularies, are stepped over; a plan has one value per layer
 MAX_KEPT_VALUES = 4096
@@ -41,14 +43,15 @@ SCALARS = {
 }
 
 
+@dataclass(frozen=True)
 class Skipped:
-    """Stands for a value that was too long to keep."""
+    """Stands for a value that was too long to keep: how a text starts, or how many values a list has."""
+
+    start: str = ""
+    count: int = 0
 
     def __repr__(self) -> str:
         return "too long"
-
-
-SKIPPED = Skipped()
 
 
 class Cursor:
@@ -79,6 +82,12 @@ class Cursor:
     def u32(self) -> int:
         return self.scalar(GGUFValueType.UINT32)
 
+    def u32_ahead(self) -> int:
+        """The next value, not stepped over."""
+        start, value = self.position, self.u32()
+        self.position = start
+        return value
+
     def u64(self) -> int:
         return self.scalar(GGUFValueType.UINT64)
 
@@ -91,7 +100,7 @@ class Cursor:
         return self._text(start, n_bytes)
 
     def value(self, kind: int, key: str) -> object:
-        """One value of type ``kind``, `SKIPPED` where it is too long to keep."""
+        """One value of type ``kind``, a `Skipped` where it is too long to keep."""
         if kind == GGUFValueType.STRING:
             return self._string()
         if kind == GGUFValueType.ARRAY:
@@ -104,9 +113,12 @@ class Cursor:
         return self._data[start : start + n_bytes].decode("utf-8", errors="backslashreplace")
 
     def _string(self) -> str | Skipped:
+        """Up to its first NUL: llama.cpp reads the strings of a GGUF as those of C."""
         n_bytes = self.u64()
         start = self.take(n_bytes)
-        return self._text(start, n_bytes) if self._keeps(n_bytes, MAX_KEPT_BYTES) else SKIPPED
+        if self._keeps(n_bytes, MAX_KEPT_BYTES):
+            return self._text(start, n_bytes).partition("\0")[0]
+        return Skipped(start=self._text(start, SHOWN_BYTES).partition("\0")[0])
 
     def _list(self, kind: int, count: int, key: str) -> list | np.ndarray | Skipped:
         if kind == GGUFValueType.STRING:
@@ -120,7 +132,7 @@ class Cursor:
         if kind == GGUFValueType.FLOAT32 and count > MAX_KEPT_VALUES:
             return self._floats(start, count)
         if count > MAX_KEPT_VALUES or not self._keeps(code.size * count, MAX_KEPT_BYTES):
-            return SKIPPED
+            return Skipped(count=count)
         return [value for (value,) in code.iter_unpack(self._data[start : self.position])]
 
     def _strings(self, count: int, key: str) -> list | Skipped:
@@ -132,7 +144,7 @@ class Cursor:
         if count <= MAX_KEPT_VALUES:
             return [self._string() for _ in range(count)]
         self._step_over_strings(count)
-        return SKIPPED
+        return Skipped(count=count)
 
     def _step_over_strings(self, count: int) -> None:
         """As `_string` ``count`` times, but fast, since a vocabulary has some 100,000."""
@@ -146,7 +158,7 @@ class Cursor:
 
     def _floats(self, start: int, count: int) -> np.ndarray | Skipped:
         if not self._keeps(FLOAT32_BYTES * count, MAX_KEPT_FLOAT_BYTES):
-            return SKIPPED
+            return Skipped(count=count)
         return np.frombuffer(self._data[start : self.position], "<f4")
 
     def _keeps(self, n_bytes: int, limit: int) -> bool:

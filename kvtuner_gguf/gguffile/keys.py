@@ -33,6 +33,8 @@ class Keys:
     TEXT_SHA256 = "kvtuner.text_sha256"
     TEXT_TOKENS = "kvtuner.text_tokens"
     KLD_MEAN = "kvtuner.kld_mean"
+    # text without a meaning, so long that the tensor data starts where llama.cpp can map it
+    PADDING = "kvtuner.padding"
     # one float32 per layer and key: the fields of `KeySpread`
     KEY_SPREAD = "kvtuner.key_spread.{field}"
 

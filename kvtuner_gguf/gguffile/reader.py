@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.cursor import Cursor
@@ -25,6 +25,8 @@ VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 1 << 30
 MAX_DIMENSIONS = 4
+MAX_TENSOR_NAME_BYTES = 63  # as in llama.cpp
+NAME_LENGTH_BYTES = 8
 # far above any model: a file with more is damaged or made to exhaust the reader
 MAX_FIELDS = 1 << 16
 MAX_TENSORS = 1 << 20
@@ -34,23 +36,29 @@ ARCHITECTURE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True)
 class Field:
-    """One key with its byte range in the file. ``value`` is `SKIPPED` where it was too long to keep."""
+    """One key with its byte range in the file.
+
+    ``kind`` is the type of the value, ``element`` that of a list's values; ``value`` is `Skipped` where it was too long
+    to keep.
+    """
 
     key: str
     start: int
     end: int
+    kind: int
+    element: int | None
     value: object
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor: ``shape`` in GGUF order, ``offset`` from the start of the data, ``n_bytes`` if the type is known."""
+    """One tensor: ``shape`` in GGUF order, ``offset`` from the start of the data."""
 
     name: str
     shape: tuple[int, ...]
     ggml_type: int
     offset: int
-    n_bytes: int | None
+    n_bytes: int
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,12 @@ class GgufHeader:
 
     def get(self, key: str) -> object:
         """The value of ``key`` (``{arch}`` filled in), or None."""
-        found = self.fields.get(self.name(key))
+        found = self.find(key)
         return None if found is None else found.value
+
+    def find(self, key: str) -> Field | None:
+        """The field of ``key`` (``{arch}`` filled in)."""
+        return _find(self.fields, self.name(key))
 
     def name(self, key: str) -> str:
         """``key`` with ``{arch}`` filled in."""
@@ -78,7 +90,7 @@ class GgufHeader:
 
     @property
     def architecture(self) -> str:
-        found = self.fields.get(Keys.ARCHITECTURE)
+        found = _find(self.fields, Keys.ARCHITECTURE)
         if found is None:
             raise KvtunerError(f"{self.path}: no {Keys.ARCHITECTURE}: this is no language model, choose another file")
         if not isinstance(found.value, str) or not ARCHITECTURE.fullmatch(found.value):
@@ -86,6 +98,11 @@ class GgufHeader:
                 f"{self.path}: {Keys.ARCHITECTURE} is {found.value!r:.80}, which is no name: fetch the file again"
             )
         return found.value
+
+
+def _find(fields: dict[str, Field], key: str) -> Field | None:
+    """The first field called so, as llama.cpp finds it: up to a NUL."""
+    return next((field for name, field in fields.items() if name.partition("\0")[0] == key), None)
 
 
 def read_gguf(path: Path) -> GgufHeader:
@@ -113,7 +130,7 @@ def _header(path: Path, data: mmap.mmap) -> GgufHeader:
     infos_end = cursor.position
     alignment = _alignment(cursor, fields)
     data_start = -(-infos_end // alignment) * alignment
-    _check_data(cursor, tensors.values(), data_start, len(data))
+    _check_data(cursor, tensors.values(), alignment, data_start, len(data))
     return GgufHeader(
         path=path,
         version=version,
@@ -151,37 +168,56 @@ def _named(
 
 
 def _field(cursor: Cursor, key: str, start: int) -> Field:
-    value = cursor.value(cursor.u32(), key)
-    return Field(key, start, cursor.position, value)
+    if not key:
+        raise cursor.fail(f"damaged GGUF, the key at byte {start} has no name")
+    kind = cursor.u32()
+    element = cursor.u32_ahead() if kind == GGUFValueType.ARRAY else None
+    value = cursor.value(kind, key)
+    return Field(key, start, cursor.position, kind, element, value)
 
 
 def _tensor(cursor: Cursor, name: str, start: int) -> TensorInfo:
+    if cursor.position - start - NAME_LENGTH_BYTES > MAX_TENSOR_NAME_BYTES:
+        raise cursor.fail(f"damaged GGUF, the tensor name {name[:80]!r} has more than {MAX_TENSOR_NAME_BYTES} bytes")
     n_dimensions = cursor.u32()
     if n_dimensions > MAX_DIMENSIONS:
         raise cursor.fail(f"damaged GGUF, tensor {name[:80]!r} has {n_dimensions} dimensions")
     shape = tuple(cursor.u64() for _ in range(n_dimensions))
     ggml_type, offset = cursor.u32(), cursor.u64()
-    return TensorInfo(name, shape, ggml_type, offset, _n_bytes(shape, ggml_type))
+    return TensorInfo(name, shape, ggml_type, offset, _n_bytes(cursor, name, shape, ggml_type))
 
 
 def _alignment(cursor: Cursor, fields: dict[str, Field]) -> int:
-    found = fields.get(Keys.ALIGNMENT)
-    value = DEFAULT_ALIGNMENT if found is None else found.value
-    if type(value) is not int or not 0 < value <= MAX_ALIGNMENT or value & (value - 1):
-        raise cursor.fail(f"damaged GGUF, the alignment is {value!r:.80}")
+    found = _find(fields, Keys.ALIGNMENT)
+    if found is None:
+        return DEFAULT_ALIGNMENT
+    value = found.value
+    if found.kind != GGUFValueType.UINT32 or not 0 < value <= MAX_ALIGNMENT or value & (value - 1):
+        raise cursor.fail(f"damaged GGUF, the alignment is {value!r:.80}, no power of 2 as an uint32")
     return value
 
 
-def _check_data(cursor: Cursor, tensors: Iterable[TensorInfo], data_start: int, size: int) -> None:
+def _check_data(cursor: Cursor, tensors: Iterable[TensorInfo], alignment: int, data_start: int, size: int) -> None:
+    """The data must lie as llama.cpp expects it: tensor after tensor, each padded to the alignment."""
+    expected = 0
     for tensor in tensors:
-        end = data_start + tensor.offset + (tensor.n_bytes or 0)
+        end = data_start + tensor.offset + tensor.n_bytes
         if end > size:
             raise cursor.fail(f"truncated GGUF, tensor {tensor.name[:80]!r} ends at byte {end}, the file at {size}")
+        if tensor.offset != expected:
+            raise cursor.fail(
+                f"damaged GGUF, tensor {tensor.name[:80]!r} is at byte {tensor.offset} of the data, not at {expected}"
+            )
+        expected += -(-tensor.n_bytes // alignment) * alignment
 
 
-def _n_bytes(shape: tuple[int, ...], ggml_type: int) -> int | None:
+def _n_bytes(cursor: Cursor, name: str, shape: tuple[int, ...], ggml_type: int) -> int:
     try:
         block, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(ggml_type)]
     except (KeyError, ValueError):
-        return None  # a type of a later version
+        raise cursor.fail(f"tensor {name[:80]!r} has type {ggml_type}, which llama.cpp does not know here") from None
+    if math.prod(shape) >= 1 << 63 or any(size >= 1 << 63 for size in shape):
+        raise cursor.fail(f"damaged GGUF, tensor {name[:80]!r} has the shape {shape}")
+    if math.prod(shape[:1]) % block:
+        raise cursor.fail(f"damaged GGUF, the rows of tensor {name[:80]!r} are no blocks of {block} values")
     return math.prod(shape) // block * n_bytes

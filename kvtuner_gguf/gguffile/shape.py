@@ -8,10 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+from gguf import GGUFValueType
 
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.centers import Centers, from_flat
-from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.cachetypes import Pair, cache_type
+from kvtuner_gguf.centers import Centers, from_flat, raw_vector
+from kvtuner_gguf.errors import KvtunerError, shown
+from kvtuner_gguf.gguffile.cursor import Skipped
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.reader import GgufHeader, read_gguf
 from kvtuner_gguf.keyspread import KeySpread
@@ -104,7 +106,7 @@ def model_shape(headers: list[GgufHeader]) -> ModelShape:
 
 def is_mla(header: GgufHeader) -> bool:
     """Whether K and V share one tensor (multi-head latent attention)."""
-    return header.get(Keys.KV_LORA_RANK) is not None
+    return bool(header.get(Keys.KV_LORA_RANK))
 
 
 def centering_obstacle(headers: list[GgufHeader]) -> str | None:
@@ -123,57 +125,71 @@ def centering_obstacle(headers: list[GgufHeader]) -> str | None:
 
 def plan_of(headers: list[GgufHeader]) -> Plan | None:
     """The plan in the metadata, or None; raises `KvtunerError` where it is unusable."""
-    header, shape = headers[0], model_shape(headers)
-    names_k, names_v = (_names(header, key, shape.n_layer) for key in (Keys.TYPE_K, Keys.TYPE_V))
-    if names_k is None and names_v is None:
+    return plan_in(headers[0], model_shape(headers))
+
+
+def plan_in(header: GgufHeader, shape: ModelShape) -> Plan | None:
+    """The plan in the metadata of a model of this shape, as `plan_of`."""
+    if header.get(Keys.TYPE_K) is None and header.get(Keys.TYPE_V) is None:
         return None
-    if names_k is None or names_v is None:
-        raise KvtunerError(f"{header.path}: one of {Keys.TYPE_K} and {Keys.TYPE_V} is missing: annotate it again")
-    pairs = tuple(_pair(header, il, k, v) for il, (k, v) in enumerate(zip(names_k, names_v, strict=True)))
-    provenance = {name: header.get(key) for key, name in PROVENANCE.items() if header.get(key) is not None}
-    spread = {field.name: header.get(Keys.KEY_SPREAD.format(field=field.name)) for field in fields(KeySpread)}
-    if any(values is not None for values in spread.values()):
-        provenance["keys"] = spread
     try:
-        return Plan(pairs, shape, provenance, _centers(header, shape))
+        names_k, names_v = (_names(header, side, shape.n_layer) for side in ("K", "V"))
+        pairs = tuple(Pair(k, v) for k, v in zip(names_k, names_v, strict=True))
+        return Plan(pairs, shape, _provenance(header), _centers(header, shape))
     except KvtunerError as err:
         raise KvtunerError(f"{header.path}: {err}") from err
 
 
+def _provenance(header: GgufHeader) -> dict[str, object]:
+    found = {name: header.get(key) for key, name in PROVENANCE.items() if header.get(key) is not None}
+    spread = {field.name: header.get(Keys.KEY_SPREAD.format(field=field.name)) for field in fields(KeySpread)}
+    if any(values is not None for values in spread.values()):
+        found["keys"] = spread
+    return found
+
+
 def _centers(header: GgufHeader, shape: ModelShape) -> Centers | None:
-    sides = (("K", Keys.CENTER_K, shape.sizes_k), ("V", Keys.CENTER_V, shape.sizes_v))
-    if all(header.get(key) is None for _, key, _ in sides):
-        return None
-    return Centers.from_arrays(*(_vectors(header, side, key, sizes) for side, key, sizes in sides))
+    k = _vectors(header, "K", Keys.CENTER_K, shape.sizes_k)
+    v = _vectors(header, "V", Keys.CENTER_V, shape.sizes_v)
+    return Centers(k, v) if any(k) or any(v) else None
 
 
-def _vectors(header: GgufHeader, side: str, key: str, sizes: list[int]) -> list[np.ndarray | None]:
-    value = header.get(key)
-    if value is None:
-        return [None] * len(sizes)
-    if isinstance(value, list) and all(isinstance(number, float) for number in value):
-        value = np.array(value, np.float32)
-    if not isinstance(value, np.ndarray):
-        raise KvtunerError(f"{header.name(key)} is no list of float32 values: annotate it again")
-    return from_flat(value, sizes, side)
+def _vectors(header: GgufHeader, side: str, key: str, sizes: list[int]) -> tuple[bytes, ...]:
+    found = header.find(key)
+    if found is None:
+        return (b"",) * len(sizes)
+    if found.element != GGUFValueType.FLOAT32:
+        raise KvtunerError(f"{header.name(key)} is no list of float32 values: annotate the model again")
+    values = found.value
+    if isinstance(values, Skipped):  # no number in it, and its length tells more often what is wrong
+        values = np.broadcast_to(np.float32(np.nan), values.count)
+    parts = from_flat(np.asarray(values, np.float32), sizes, side)
+    return tuple(raw_vector(part, il, side) for il, part in enumerate(parts))
 
 
-def _pair(header: GgufHeader, il: int, k: object, v: object) -> Pair:
+def _names(header: GgufHeader, side: str, n_layer: int) -> list[str]:
+    """The type names of one side, in the checks and words of `types_from_key` in ``cpp/kvtuner-plan.cpp``."""
+    key = {"K": Keys.TYPE_K, "V": Keys.TYPE_V}[side]
+    found, name = header.find(key), header.name(key)
+    if found is None:
+        raise KvtunerError(f"{name} is missing while its counterpart is there: annotate the model again")
+    if found.kind == GGUFValueType.STRING:
+        return [_type_name(found.value, 0, side)] * n_layer
+    if found.kind != GGUFValueType.ARRAY:
+        raise KvtunerError(f"{name} has the value {shown(found.value)}, no list of names: annotate the model again")
+    n_found = found.value.count if isinstance(found.value, Skipped) else len(found.value)
+    if n_found != n_layer:
+        raise KvtunerError(f"{name} has {n_found} entries, the model {n_layer} layers: annotate the model again")
+    if found.element != GGUFValueType.STRING:
+        raise KvtunerError(f"layer 0: {name} holds no name: annotate the model again")
+    return [_type_name(text, il, side) for il, text in enumerate(found.value)]
+
+
+def _type_name(text: str | Skipped, il: int, side: str) -> str:
     try:
-        return Pair(k, v)
+        return cache_type(text.start if isinstance(text, Skipped) else text, f" for {side}").name
     except KvtunerError as err:
-        raise KvtunerError(f"{header.path}: layer {il}: {err}") from err
-
-
-def _names(header: GgufHeader, key: str, n_layer: int) -> list | None:
-    value = header.get(key)
-    if value is None:
-        return None
-    names = [value] * n_layer if isinstance(value, str) else value
-    if not isinstance(names, list) or len(names) != n_layer:
-        found = f"{len(names)} entries" if isinstance(names, list) else f"the value {names!r:.40}"
-        raise KvtunerError(f"{header.path}: {key} has {found}, the model {n_layer} layers: annotate it again")
-    return names
+        raise KvtunerError(f"layer {il}: {err}") from err
 
 
 def _count(header: GgufHeader, key: str, default: int | None = None) -> int:
@@ -190,7 +206,8 @@ def _per_layer(header: GgufHeader, key: str, n_layer: int) -> tuple[int, ...]:
     if not isinstance(value, list):
         return (_count(header, key),) * n_layer
     if len(value) != n_layer or not all(type(count) is int and count >= 0 for count in value):
-        raise KvtunerError(f"{header.path}: {key} has {len(value)} entries, not one per layer ({n_layer})")
+        name = header.name(key)
+        raise KvtunerError(f"{header.path}: {name} has {len(value)} entries, not one count per layer ({n_layer})")
     return tuple(value)
 
 

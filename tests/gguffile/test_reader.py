@@ -109,8 +109,26 @@ def with_types(path: Path, k: object, v: object) -> Path:
 )
 def test_hostile_plan_keys(k: object, v: object, words: str, tmp_path: Path) -> None:
     path = with_types(tmp_path / "m.gguf", k, v)
-    with pytest.raises(KvtunerError, match=words):
+    with pytest.raises(KvtunerError, match=words) as caught:
         plan_of(read_model(path))
+    assert "{" not in str(caught.value)  # the key as it is in the file
+
+
+def test_a_wrong_count_of_heads_names_the_key_of_the_file(tmp_path: Path) -> None:
+    path = write_heads(tmp_path / "m.gguf", [2, 2, 2])
+    with pytest.raises(KvtunerError, match=r"m\.gguf: llama\.attention\.head_count has 3 entries"):
+        model_shape(read_model(path))
+
+
+def write_heads(path: Path, heads: list[int]) -> Path:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_embedding_length(64)
+    writer.add_array("llama.attention.head_count", heads)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
 
 
 def test_one_name_stands_for_all_layers(tmp_path: Path) -> None:

@@ -156,7 +156,8 @@ def test_a_state_that_fails_otherwise_does_not_name_the_plan(folder: Path) -> No
     with pytest.raises(RuntimeError, match="plan"):
         reader.load_state(state)
     state.llama_state = bytes(len(state.llama_state))
-    with pytest.raises(RuntimeError, match=r"^Failed to set llama state data$"):
+    reason = "wrong model arch: '' instead of 'llama'"
+    with pytest.raises(RuntimeError, match=rf"^Failed to set llama state data: {reason}$"):
         reader.load_state(state)
 
 

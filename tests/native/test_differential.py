@@ -1,0 +1,67 @@
+"""Python and the library say the same of every plan; `make fuzz` compares them for longer."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.native.differential import INPUTS, MORE, batch, differences, of_library, of_python
+from tests.native.test_fuzz import FUZZ
+
+pytestmark = pytest.mark.native
+
+# what is decided, of inputs that the two once read differently or as nobody would expect
+DECIDED = {
+    "bom.json": "plan ",
+    "two-boms.json": "line 1, column 1: a value is expected",
+    "nan.json": "a value is expected",
+    "infinity.json": "a value is expected",
+    "nul.json": "line 1, column 201: something follows the value",
+    "surrogate.json": "half of a surrogate pair",
+    "pair.json": "plan ",
+    "twice-a-name.json": "the name 'schema' is there twice",
+    "too-large.json": "a number is too large",
+    "many-digits.json": "a number is too large",
+    "minus-zero.json": "plan ",
+    "64-levels.json": "plan ",
+    "65-levels.json": "nested in more than 64 levels",
+    "deep-and-cut.json": "line 1, column 65: nested in more than 64 levels",
+    "long.json": "more than 16 MiB",
+    "model-of-one-layer.json": "the plan has 4 layers, the model 1",
+    "odd-head.json": "layer 0: V type q4_0 has blocks of 32 values, which do not divide the head size 80",
+    "model-center.json": "layer 0: the K center has 2 values, the layer 64",
+    "name-nul.gguf": "plan ",
+    "key-nul.gguf": "plan ",
+    "empty-key.gguf": "unreadable",
+    "doubles.gguf": "center_k is no list of float32 values",
+    "beyond-float16.gguf": "layer 0: the K center holds a value that is no number",
+    "alignment-64.gguf": "unreadable",
+}
+
+
+def test_both_say_the_same_of_all_seeds(tmp_path: Path) -> None:
+    assert differences(FUZZ, INPUTS, tmp_path) == []
+
+
+@pytest.mark.parametrize("file", DECIDED)
+def test_both_say_what_is_decided(file: str, tmp_path: Path) -> None:
+    path = tmp_path / file
+    path.write_bytes(MORE[file])
+    (found,) = of_library(FUZZ, [path])
+    assert DECIDED[file] in found
+    assert of_python(path) == found
+
+
+def test_both_say_the_same_of_mutated_plans(tmp_path: Path) -> None:
+    inputs = batch(random.Random(1), 5000)
+    assert differences(FUZZ, inputs, tmp_path) == []
+    verdicts = {str(of_python(tmp_path / file)).split()[0] for file in inputs}
+    assert {"plan", "error", "none", "unreadable"} <= verdicts
+
+
+def test_a_difference_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.native.differential.of_python", lambda _: "none")
+    (line,) = differences(FUZZ, {"good.json": INPUTS["good.json"]}, tmp_path)
+    assert "good.json: 'none' and 'plan " in line
