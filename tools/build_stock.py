@@ -12,7 +12,9 @@ from pathlib import Path
 from build_folders import ROOT, stock_folder
 
 SOURCE = ROOT / "build" / "stock-src"
-NEEDED = (ROOT / "patches" / "llama.cpp" / "0001-cpu-keep-the-whole-AMX-tile-configuration.patch",)  # it crashes without
+NEEDED = (
+    ROOT / "patches" / "llama.cpp" / "0001-cpu-keep-the-whole-AMX-tile-configuration.patch",
+)  # it crashes without
 OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DBUILD_SHARED_LIBS=ON",

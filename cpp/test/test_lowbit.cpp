@@ -47,8 +47,8 @@ values random_row(int64_t n, const row_kind & kind, std::mt19937 & random) {
 
 bytes quantize(ggml_type type, const values & row, bool by_reference) {
     bytes blocks(ggml_row_size(type, row.size()), 0xa5);
-    const auto from_float =
-            by_reference ? ggml_get_type_traits(type)->from_float_ref : CPU_FUNCTION(ggml_get_type_traits_cpu)(type)->from_float;
+    const auto from_float = by_reference ? ggml_get_type_traits(type)->from_float_ref
+                                         : CPU_FUNCTION(ggml_get_type_traits_cpu)(type)->from_float;
     from_float(row.data(), blocks.data(), row.size());
     return blocks;
 }
@@ -179,12 +179,12 @@ void time_writes(std::mt19937 & random) {
     const values rows = random_row(n * n_rows, KINDS[0], random);
     for (const ggml_type type : { GGML_TYPE_Q4_0, GGML_TYPE_Q8_0, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL }) {
         bytes blocks(ggml_row_size(type, n) * n_rows);
+        const auto from_float = CPU_FUNCTION(ggml_get_type_traits_cpu)(type)->from_float;
         double best = 1e9;
         for (int repetition = 0; repetition < 200; ++repetition) {
             const auto start = std::chrono::steady_clock::now();
             for (int row = 0; row < n_rows; ++row) {
-                CPU_FUNCTION(ggml_get_type_traits_cpu)(type)->from_float(rows.data() + row * n,
-                                                           blocks.data() + row * ggml_row_size(type, n), n);
+                from_float(rows.data() + row * n, blocks.data() + row * ggml_row_size(type, n), n);
             }
             const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
             best = std::min(best, time.count() / n_rows);

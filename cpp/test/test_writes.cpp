@@ -340,7 +340,7 @@ std::vector<shape> shapes() {
 }
 
 void test_on(const char * name) {
-    cpu_registry();
+    printf("%s\n", cpu_library());
     ggml_backend_load_all();
     ggml_backend_ptr backend(ggml_backend_init_by_name(name, nullptr));
     if (!backend) {

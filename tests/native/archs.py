@@ -9,10 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from build_folders import installed_folder
-
 import gguf
 import numpy as np
+from build_folders import installed_folder
 
 WRITER = installed_folder() / "bin" / "test-llama-archs"
 SEED = "1"

@@ -22,7 +22,7 @@ def main(model: str, plan: str, n_tokens: int, out: str, library: str | None = N
     if library and not libggml.ggml_backend_load(library.encode()):
         sys.exit(f"{library} does not load")
     llama_cpp.llama_backend_init()
-    with open_model(Path(model), 2) as opened, opened.context(Plan.read(Path(plan)), 512, 512) as context:
+    with open_model(Path(model), 2) as opened, opened.context(Plan.load(Path(plan)), 512, 512) as context:
         tokens = opened.tokenize(sys.stdin.read())[:n_tokens]
         np.save(out, context.decode(tokens, 0, True))
     maps = Path("/proc/self/maps").read_text().split()

@@ -83,7 +83,11 @@ def test_an_unknown_processor_is_refused_with_the_known_ones(tmp_path: Path) -> 
 
 
 def test_arm_takes_what_march_takes(tmp_path: Path) -> None:
-    cross = ("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", "-DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY")
+    cross = (
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        "-DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY",
+    )
     done = configure(tmp_path, *cross, "-DKVTUNER_CPU=armv8.2-a+dotprod+fp16")
     assert done.returncode == 0, done.stderr
     assert flags(tmp_path) == {"ggml-cpu": {"-march=armv8.2-a+dotprod+fp16"}}

@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from build_folders import stock_folder
 import pytest
 import upstream_tests
 from both_builds import Build, both_builds, options
+from build_folders import stock_folder
 from side_by_side import FAILED, PASSED, SKIPPED, TIMEOUT, Outcome
 from upstream_tests import FETCHED_MODEL, RANDOM_MODELS, REPOSITORY, Run, fill_hub, of_one_test, run_ctest, watch
 
