@@ -55,7 +55,7 @@ demo: build ## tune, annotate, measure and run SmolLM2-135M
 
 COUNTER := $(if $(filter x86_64 amd64,$(shell uname -m)),build/cpu-haswell/kvtuner-count-instructions)
 
-build/cpu-haswell/kvtuner-count-instructions: $(NATIVE)
+build/cpu-haswell/kvtuner-count-instructions: $(NATIVE) | .venv/.package
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/cpu-haswell -G Ninja -Wno-dev --log-level=WARNING \
 		-DKVTUNER_CPU=haswell
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/cpu-haswell --parallel $(JOBS) --target $(notdir $@)
