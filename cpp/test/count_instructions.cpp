@@ -43,8 +43,8 @@ struct shape {
 
 // Small, since a virtual machine takes 20 us for a trap.
 const shape SHAPES[] = {
-    { "decode", 1, 128, 9, 3, 1.3 },
-    { "prefill", 64, 64, 3, 1, 1.05 },
+    { "decode", 1, 128, 9, 3, 0.8 },
+    { "prefill", 64, 64, 3, 1, 0.85 },
 };
 
 constexpr int64_t HEAD_SIZE = 64;
