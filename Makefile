@@ -2,12 +2,16 @@
 PYTHON  ?= python3
 TORCH   ?= torch==2.13.0
 BACKEND ?= cpu
+CPU     ?= native
 SDIST   ?=
 JOBS    ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN     := .venv/bin
+OTHER   := $(if $(filter-out native,$(CPU)),-$(CPU))
+BUILD   := build/$(BACKEND)$(OTHER)
+STOCK   := build/stock$(OTHER)
 CPP     := $(foreach end,h c cpp cu cuh,$(wildcard cpp/*.$(end) cpp/*/*.$(end) cpp/*/*/*.$(end)))
 
-.PHONY: help setup build stock demo test test-quick test-large test-upstream test-sanitize test-arm test-avx2 fuzz soak lint format clean
+.PHONY: help setup build stock demo test test-quick test-large test-upstream test-sanitize test-arm test-avx2 test-variants fuzz soak lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -25,32 +29,44 @@ build/src/.git/kvtuner-stamp: $(wildcard patches/*) $(wildcard patches/*/*) .ven
 	$(BIN)/python tools/llama_patches.py prepare $(if $(SDIST),--sdist $(SDIST))
 	touch $@
 
-build/$(BACKEND)/.built: build/src/.git/kvtuner-stamp CMakeLists.txt tools/build_native.py \
-		$(wildcard cpp/*) $(wildcard cpp/*/*) $(wildcard cpp/*/*/*)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/build_native.py --backend $(BACKEND) --jobs $(JOBS)
+NATIVE := build/src/.git/kvtuner-stamp CMakeLists.txt cpp/cpu.cmake \
+	$(wildcard cpp/*) $(wildcard cpp/*/*) $(wildcard cpp/*/*/*)
+
+# one build is installed at a time: another one's mark goes
+$(BUILD)/.built: $(NATIVE) tools/build_native.py tools/build_folders.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/build_native.py --backend $(BACKEND) --cpu $(CPU) --jobs $(JOBS)
+	rm -f $(foreach backend,cpu cuda metal vulkan,build/$(backend)/.built build/$(backend)-*/.built)
 	touch $@
 
-.venv/.package: build/$(BACKEND)/.built pyproject.toml
+.venv/.package: $(BUILD)/.built pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[tune,server,dev]'
 	touch $@
 
-build: .venv/.package ## compile llama.cpp and install everything (BACKEND=cpu|cuda|metal|vulkan, SDIST=file)
+build: .venv/.package ## compile llama.cpp and install everything (BACKEND=cpu|cuda|metal|vulkan, CPU=native|all|haswell|..., SDIST=file)
 
-build/stock/.built: build/src/.git/kvtuner-stamp tools/build_stock.py
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/build_stock.py --jobs $(JOBS)
+$(STOCK)/.built: build/src/.git/kvtuner-stamp cpp/cpu.cmake tools/build_stock.py tools/build_folders.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/build_stock.py --cpu $(CPU) --jobs $(JOBS)
 	touch $@
 
-stock: build/stock/.built ## compile the unpatched library, which tests compare with
+stock: $(STOCK)/.built ## compile the unpatched library, which tests compare with
 
 demo: build ## tune, annotate, measure and run SmolLM2-135M
 	$(BIN)/kvtuner-gguf demo
 
-test: build stock ## all tests that need neither a GPU nor a large model
+COUNTER := $(if $(filter x86_64 amd64,$(shell uname -m)),build/cpu-haswell/kvtuner-count-instructions)
+
+build/cpu-haswell/kvtuner-count-instructions: $(NATIVE) | .venv/.package
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/cpu-haswell -G Ninja -Wno-dev --log-level=WARNING \
+		-DKVTUNER_CPU=haswell
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/cpu-haswell --parallel $(JOBS) --target $(notdir $@)
+	touch $@
+
+test: build stock $(COUNTER) ## all tests that need neither a GPU nor a large model
 	$(BIN)/ruff check kvtuner_gguf tools tests
-	$(BIN)/python -m pytest -m "not large and not gpu"
+	$(BIN)/python -m pytest -m "not large and not gpu and not variants"
 
 test-quick: build ## the tests that need no model
-	$(BIN)/python -m pytest -m "not large and not gpu and not model" -q
+	$(BIN)/python -m pytest -m "not large and not gpu and not model and not variants" -q
 
 test-large: build stock ## the tests on the 1.5B model, about 1.1 GB to fetch
 	$(BIN)/python -m pytest -m large
@@ -93,19 +109,22 @@ QEMU     ?= qemu-aarch64-static
 
 # in folder $(1), compiled with the options $(2), run by $(3)
 define run_kernel_tests
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(1) -G Ninja -Wno-dev --log-level=WARNING -DKVTUNER_TOOLS=OFF \
-		-DGGML_NATIVE=OFF $(2)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B $(1) -G Ninja -Wno-dev --log-level=WARNING $(2)
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(1) --parallel $(JOBS) --target $(KERNEL_TESTS)
 	for test in $(KERNEL_TESTS); do $(3) $(1)/$$test || exit 1; done
 endef
 
 test-arm: build ## the kernels and upstream's quantizers on 64-bit Arm: needs g++-aarch64-linux-gnu, qemu-aarch64
-	$(call run_kernel_tests,$(ARM),-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	$(call run_kernel_tests,$(ARM),-DKVTUNER_TOOLS=OFF -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
 		-DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
-		-DGGML_CPU_ARM_ARCH=$(ARM_ARCH),$(QEMU) -L $(ARM_ROOT))
+		-DKVTUNER_CPU=$(ARM_ARCH),$(QEMU) -L $(ARM_ROOT))
 
 test-avx2: build ## the same on x86 without AVX-512
-	$(call run_kernel_tests,build/avx2,,)
+	$(call run_kernel_tests,build/cpu-haswell,-DKVTUNER_CPU=haswell,)
+
+test-variants: ## each CPU variant that runs here, in the build of all of them, which it leaves installed
+	$(MAKE) build CPU=all
+	$(BIN)/python -m pytest -m variants
 
 soak: build ## load a server with a mixed plan, compare its answers with those of each request alone
 	$(BIN)/python tools/soak_server.py

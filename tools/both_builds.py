@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import build_stock
+from build_folders import build_folder
 
-ROOT = Path(__file__).resolve().parent.parent
 OPTION = re.compile(r"^((?:GGML|LLAMA)_\w+|BUILD_SHARED_LIBS|CMAKE_BUILD_TYPE):(?:BOOL|STRING)=(.*)$", re.MULTILINE)
 
 
@@ -35,7 +35,7 @@ class Build:
 
 def both_builds(backend: str) -> tuple[Build, Build]:
     """The unpatched build and the patched one."""
-    stock, ours = ROOT / "build" / f"stock-{backend}", ROOT / "build" / backend
+    stock, ours = build_folder(f"stock-{backend}"), build_folder(backend)
     bindings = {"PYTHONPATH": str(build_stock.SOURCE), "LLAMA_CPP_LIB_PATH": str(stock / "bin")}
     return Build("unpatched", stock, stock, bindings), Build("patched", ours, ours / "llama.cpp")
 

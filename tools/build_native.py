@@ -15,7 +15,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from build_folders import ROOT, build_folder
+
 SOURCE = ROOT / "build" / "src"
 TOOLS = (
     "llama-server",
@@ -43,8 +44,8 @@ def release() -> str:
     return re.search(r"^release\s*=\s*(\d+)", (ROOT / "patches" / "UPSTREAM").read_text(), re.MULTILINE).group(1)
 
 
-def compile_native(folder: Path, backend: str, jobs: int, definitions: list[str]) -> None:
-    options = [f"-DKVTUNER_BACKEND={backend}", *(f"-D{text}" for text in definitions)]
+def compile_native(folder: Path, backend: str, cpu: str, jobs: int, definitions: list[str]) -> None:
+    options = [f"-DKVTUNER_BACKEND={backend}", f"-DKVTUNER_CPU={cpu}", *(f"-D{text}" for text in definitions)]
     run("cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", "-Wno-dev", "--log-level=WARNING", *options)
     run("cmake", "--build", folder, "--target", "kvtuner", "--parallel", str(jobs))
 
@@ -86,11 +87,12 @@ def install(wheel: Path, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=("cpu", "cuda", "metal", "vulkan"), default="cpu")
+    parser.add_argument("--cpu", default="native", help="native, all, haswell, x86-64-v4, ...: see cpp/cpu.cmake")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parallel compile jobs")
     parser.add_argument("-D", dest="definitions", action="append", default=[], help="pass NAME=VALUE on to CMake")
     args = parser.parse_args()
-    folder = ROOT / "build" / args.backend
-    compile_native(folder, args.backend, args.jobs, args.definitions)
+    folder = build_folder(args.backend, args.cpu)
+    compile_native(folder, args.backend, args.cpu, args.jobs, args.definitions)
     install(pack_wheel(stage_wheel(folder), folder / "dist"), folder)
 
 

@@ -9,9 +9,9 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from build_folders import ROOT, stock_folder
+
 SOURCE = ROOT / "build" / "stock-src"
-BUILD = ROOT / "build" / "stock"
 NEEDED = (
     ROOT / "patches" / "llama.cpp" / "0001-cpu-keep-the-whole-AMX-tile-configuration.patch",
 )  # it crashes without
@@ -56,18 +56,21 @@ def git_output(*args: str) -> str:
     return subprocess.run(["git", "-C", str(SOURCE), *args], check=True, capture_output=True, text=True).stdout
 
 
-def configure(folder: Path, options: Iterable[str]) -> None:
+def configure(folder: Path, options: Iterable[str | Path]) -> None:
     llama = SOURCE / "vendor" / "llama.cpp"
     run("cmake", "-S", llama, "-B", folder, "-G", "Ninja", "-Wno-dev", "--log-level=WARNING", *options)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cpu", default="native", help="as for tools/build_native.py")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parallel compile jobs")
     args = parser.parse_args()
     check_out()
-    configure(BUILD, OPTIONS)
-    run("cmake", "--build", BUILD, "--target", "llama", "--parallel", str(args.jobs))
+    folder = stock_folder(args.cpu)
+    cpu = (f"-DKVTUNER_SOURCE={SOURCE}", f"-DKVTUNER_CPU={args.cpu}", "-C", ROOT / "cpp" / "cpu.cmake")
+    configure(folder, (*cpu, *OPTIONS))
+    run("cmake", "--build", folder, "--target", "llama", "--parallel", str(args.jobs))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from both_builds import ROOT, Build, both_builds, compile_both
+from both_builds import Build, both_builds, compile_both
+from build_folders import ROOT
 from build_stock import SOURCE
 from outputs import output_file
 from side_by_side import (

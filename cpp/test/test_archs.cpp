@@ -360,6 +360,7 @@ int main(int argc, char ** argv) {
     }
     setvbuf(stdout, nullptr, _IOLBF, 0);  // so that the model that aborts is the last one named
     llama_log_set(keep_log, nullptr);
+    llama_backend_init();
     bool is_good = true;
     for (const std::string & path : opts.paths) {
         printf("%s\n", path.substr(path.rfind('/') + 1).c_str());

@@ -5,9 +5,8 @@
 //
 //   kvtuner-test-attention [CASES OF A PAIR AND SIZE] [SEED]
 
+#include "cpu_backend.h"
 #include "kernels/kvtuner-mark.h"
-
-#include "ggml-cpu.h"
 
 #include <algorithm>
 #include <cmath>
@@ -114,11 +113,11 @@ struct attention_case {
         ggml_cgraph * graph = ggml_new_graph(ctx.get());
         ggml_build_forward_expand(graph, out);
         memset(out->data, 0xff, ggml_nbytes(out));
-        ggml_cplan plan = ggml_graph_plan(graph, has_buffer ? n_threads : 1, nullptr);
+        ggml_cplan plan = CPU_FUNCTION(ggml_graph_plan)(graph, has_buffer ? n_threads : 1, nullptr);
         plan.n_threads = n_threads;
         std::vector<uint8_t> buffer(plan.work_size);
         plan.work_data = buffer.data();
-        ggml_graph_compute(graph, &plan);
+        CPU_FUNCTION(ggml_graph_compute)(graph, &plan);
         const float * values = (const float *)out->data;
         return std::vector<float>(values, values + ggml_nelements(out));
     }
@@ -137,7 +136,7 @@ private:
         if (t->type == GGML_TYPE_F32) {
             memcpy(t->data, values.data(), ggml_nbytes(t));
         } else {
-            ggml_get_type_traits_cpu(t->type)->from_float(values.data(), t->data, values.size());
+            CPU_FUNCTION(ggml_get_type_traits_cpu)(t->type)->from_float(values.data(), t->data, values.size());
         }
     }
 
@@ -339,7 +338,7 @@ size_t buffer_size(const setting & s, int n_threads, bool is_marked, bool has_he
     }
     ggml_cgraph * graph = ggml_new_graph_custom(ctx.get(), 16, false);
     ggml_build_forward_expand(graph, out);
-    return ggml_graph_plan(graph, n_threads, nullptr).work_size;
+    return CPU_FUNCTION(ggml_graph_plan)(graph, n_threads, nullptr).work_size;
 }
 
 // The weights of the KV heads that do not go round between the threads, a float each, and their tiles' references.

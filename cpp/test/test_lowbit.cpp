@@ -1,9 +1,8 @@
 // The cache types q2_nl and q3_nl: the same blocks from every implementation, right dot products, small errors.
 // With --time also how long a row takes to write, beside q4_0.
 
+#include "cpu_backend.h"
 #include "kernels/kvtuner-lowbit.h"
-
-#include "ggml-cpu.h"
 
 #include <chrono>
 #include <cmath>
@@ -48,8 +47,8 @@ values random_row(int64_t n, const row_kind & kind, std::mt19937 & random) {
 
 bytes quantize(ggml_type type, const values & row, bool by_reference) {
     bytes blocks(ggml_row_size(type, row.size()), 0xa5);
-    const auto from_float =
-            by_reference ? ggml_get_type_traits(type)->from_float_ref : ggml_get_type_traits_cpu(type)->from_float;
+    const auto from_float = by_reference ? ggml_get_type_traits(type)->from_float_ref
+                                         : CPU_FUNCTION(ggml_get_type_traits_cpu)(type)->from_float;
     from_float(row.data(), blocks.data(), row.size());
     return blocks;
 }
@@ -164,7 +163,7 @@ void test_dot(ggml_type type, std::mt19937 & random) {
             const bytes x = quantize(type, random_row(n, kind, random), false);
             const bytes y = quantize(GGML_TYPE_Q8_0, random_row(n, KINDS[0], random), false);
             float found = NAN;
-            ggml_get_type_traits_cpu(type)->vec_dot(n, &found, 0, x.data(), 0, y.data(), 0, 1);
+            CPU_FUNCTION(ggml_get_type_traits_cpu)(type)->vec_dot(n, &found, 0, x.data(), 0, y.data(), 0, 1);
             const values exact_x = dequantize(type, x, n);
             const values exact_y = dequantize(GGML_TYPE_Q8_0, y, n);
             const double size = std::sqrt(mean_square(exact_x) * mean_square(exact_y)) * n;
@@ -180,12 +179,12 @@ void time_writes(std::mt19937 & random) {
     const values rows = random_row(n * n_rows, KINDS[0], random);
     for (const ggml_type type : { GGML_TYPE_Q4_0, GGML_TYPE_Q8_0, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL }) {
         bytes blocks(ggml_row_size(type, n) * n_rows);
+        const auto from_float = CPU_FUNCTION(ggml_get_type_traits_cpu)(type)->from_float;
         double best = 1e9;
         for (int repetition = 0; repetition < 200; ++repetition) {
             const auto start = std::chrono::steady_clock::now();
             for (int row = 0; row < n_rows; ++row) {
-                ggml_get_type_traits_cpu(type)->from_float(rows.data() + row * n,
-                                                           blocks.data() + row * ggml_row_size(type, n), n);
+                from_float(rows.data() + row * n, blocks.data() + row * ggml_row_size(type, n), n);
             }
             const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
             best = std::min(best, time.count() / n_rows);
@@ -197,7 +196,7 @@ void time_writes(std::mt19937 & random) {
 }  // namespace
 
 int main(int argc, char ** argv) {
-    ggml_cpu_init();
+    printf("%s\n", cpu_library());
     std::mt19937 random(1);
     test_layout();
     for (const ggml_type type : { GGML_TYPE_Q2_NL, GGML_TYPE_Q3_NL }) {

@@ -1,6 +1,7 @@
 // Which writes into a cache one kernel may do, and whether it stores what the steps store: on the CPU, or on the device
 // that is named.
 
+#include "cpu_backend.h"
 #include "kernels/kvtuner-writes.h"
 
 #include "ggml-alloc.h"
@@ -339,6 +340,7 @@ std::vector<shape> shapes() {
 }
 
 void test_on(const char * name) {
+    printf("%s\n", cpu_library());
     ggml_backend_load_all();
     ggml_backend_ptr backend(ggml_backend_init_by_name(name, nullptr));
     if (!backend) {

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+from build_folders import installed_folder
 
-WRITER = Path(__file__).resolve().parents[2] / "build" / "cpu" / "bin" / "test-llama-archs"
+WRITER = installed_folder() / "bin" / "test-llama-archs"
 SEED = "1"
 # Standard deviation of the weights: with upstream's 0.1 attention is so even that errors in K hardly show in the
 # logits; a model that runs its layers over and over is chaotic with more.

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from build_folders import installed_folder
 
 from tests.native.archs import write_models
 
 pytestmark = pytest.mark.native
 
-PROGRAM = Path(__file__).resolve().parents[2] / "build" / "cpu" / "kvtuner-test-archs"
+PROGRAM = installed_folder() / "kvtuner-test-archs"
 GROUPS = {
     "sliding window": "afmoe cohere2 cohere2moe exaone4 exaone-moe gemma2 gemma3 gpt-oss granite_swa laguna llama4 "
     "maple mellum mimo2 muse-glimmer olmo2 phi3 plamo3 smallthinker spark2_5",

@@ -6,10 +6,10 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
+from build_folders import installed_folder
 
 from kvtuner_gguf.assets import fetch_model, fetch_text
 from kvtuner_gguf.cachetypes import Pair
@@ -40,7 +40,7 @@ def test_upstreams_cases_agree_with_its_reference() -> None:
 
 def test_every_pair_against_float64() -> None:
     """And the same bits for 1, 2, 3 and 5 threads, whose blocks and tiles differ."""
-    test = Path(__file__).resolve().parents[2] / "build" / "cpu" / "kvtuner-test-attention"
+    test = installed_folder() / "kvtuner-test-attention"
     done = subprocess.run([test], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout
     assert re.search(r"^2[0-9]{3} cases, worst normalized error \S+, 0 failures$", done.stdout, re.MULTILINE)

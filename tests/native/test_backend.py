@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
+from build_folders import installed_folder
 
 pytestmark = pytest.mark.native
 
-PROGRAM = Path(__file__).resolve().parents[2] / "build" / "cpu" / "kvtuner-test-backend"
+PROGRAM = installed_folder() / "kvtuner-test-backend"
 
 
 def test_slow_layers_are_named_with_the_remedy() -> None:

@@ -6,12 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from build_folders import installed_folder
 
 from tests.native.corpus import write_corpus
 
 pytestmark = pytest.mark.native
 
-FUZZ = Path(__file__).resolve().parents[2] / "build" / "cpu" / "kvtuner-fuzz"
+FUZZ = installed_folder() / "kvtuner-fuzz"
 
 
 def test_hostile_plans_give_a_plan_or_one_line(tmp_path: Path) -> None:

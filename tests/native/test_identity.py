@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from build_folders import installed_cpu, stock_folder
 
 from kvtuner_gguf.assets import fetch_model, fetch_text
 from kvtuner_gguf.cachetypes import Pair, cache_type
@@ -19,7 +20,7 @@ pytestmark = [pytest.mark.native, pytest.mark.model]
 
 ROOT = Path(__file__).resolve().parents[2]
 STOCK_BINDINGS = ROOT / "build" / "stock-src"
-STOCK_LIBRARY = ROOT / "build" / "stock" / "bin"
+STOCK_LIBRARY = stock_folder(installed_cpu()) / "bin"
 SCRIPT = Path(__file__).with_name("greedy_or_logits.py")
 N_LAYER = 30
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from build_folders import installed_folder
 
 from kvtuner_gguf.assets import fetch_model
 from kvtuner_gguf.runtime.server import find_tool
 
 pytestmark = pytest.mark.native
 
-BUILD = Path(__file__).resolve().parents[2] / "build" / "cpu"
+BUILD = installed_folder()
 
 
 def test_blocks_dot_products_and_errors() -> None:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
+from build_folders import build_folder, installed_folder
 
 pytestmark = pytest.mark.native
 
-BUILD = Path(__file__).resolve().parents[2] / "build"
-
 
 def test_writes_are_found_and_store_what_their_steps_store() -> None:
-    done = subprocess.run([BUILD / "cpu" / "kvtuner-test-writes"], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([installed_folder() / "kvtuner-test-writes"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout
     assert "CPU: 1890 writes equal in every byte\n0 failures" in done.stdout
 
 
 @pytest.mark.gpu
 def test_a_write_in_one_launch_stores_what_the_steps_store() -> None:
-    program = BUILD / "cuda" / "kvtuner-test-writes"
+    program = build_folder("cuda") / "kvtuner-test-writes"
     done = subprocess.run([program, "CUDA0"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout
     assert "1566 writes equal in every byte" in done.stdout

@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-import build_stock
 import pytest
 import upstream_tests
 from both_builds import Build, both_builds, options
+from build_folders import stock_folder
 from side_by_side import FAILED, PASSED, SKIPPED, TIMEOUT, Outcome
 from upstream_tests import FETCHED_MODEL, RANDOM_MODELS, REPOSITORY, Run, fill_hub, of_one_test, run_ctest, watch
 
@@ -69,7 +69,7 @@ def test_the_unpatched_build_takes_the_choices_of_the_patched_one() -> None:
 
 def test_the_unpatched_build_leaves_the_one_of_make_stock_alone() -> None:
     unpatched, patched = both_builds("cpu")
-    assert len({unpatched.folder, patched.folder, build_stock.BUILD}) == 3
+    assert len({unpatched.folder, patched.folder, stock_folder()}) == 3
     assert unpatched.bindings["LLAMA_CPP_LIB_PATH"] == str(unpatched.programs)
     assert not patched.bindings
 

@@ -32,12 +32,18 @@ class Traits(ctypes.Structure):
     )
 
 
+def score(cpu: ctypes.CDLL) -> int:
+    """Of a variant how well it suits this machine, 0 if it does not run; a CPU back end without variants runs."""
+    return cpu.ggml_backend_score() if hasattr(cpu, "ggml_backend_score") else 1
+
+
 @pytest.fixture(scope="module")
 def ggml() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     import llama_cpp
 
     folder = Path(llama_cpp.__file__).parent / "lib"
-    base, cpu = (ctypes.CDLL(str(next(folder.glob(f"libggml-{name}.*")))) for name in ("base", "cpu"))
+    base = ctypes.CDLL(str(next(folder.glob("libggml-base.*"))))
+    cpu = max((ctypes.CDLL(str(path)) for path in folder.glob("libggml-cpu*")), key=score)
     base.ggml_get_type_traits.restype = ctypes.POINTER(Traits)
     cpu.ggml_get_type_traits_cpu.restype = ctypes.POINTER(CpuTraits)
     cpu.ggml_cpu_init()

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <initializer_list>
 
-#if defined(__AVX__)
+#if defined(__SSSE3__)
 #    include <immintrin.h>
 #elif defined(__ARM_NEON) && defined(__aarch64__)
 #    include <arm_neon.h>
