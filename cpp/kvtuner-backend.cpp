@@ -7,6 +7,7 @@
 #include "llama-impl.h"
 #include "llama-model.h"
 
+#include <algorithm>
 #include <map>
 
 namespace {
@@ -27,13 +28,23 @@ bool runs_attention(ggml_backend_dev_t device, const kvtuner_attention_layer & l
     return ggml_backend_dev_supports_op(device, ggml_flash_attn_ext(ctx.get(), q, k, v, mask, 1.0f, 0.0f, 0.0f));
 }
 
-// the pairs whose kernels were compiled into a CUDA build: "all", or "q8_0-q8_0,f16-f16,..."; empty for other back ends
-std::string compiled_pairs(ggml_backend_dev_t device) {
+std::string compiled_pairs_of_one(ggml_backend_dev_t device) {
     ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(device);
     auto * get = (ggml_backend_get_features_t)ggml_backend_reg_get_proc_address(reg, "ggml_backend_get_features");
     for (ggml_backend_feature * feature = get ? get(reg) : nullptr; feature && feature->name; ++feature) {
         if (std::string(feature->name) == "FA_QUANTS") {
             return feature->value;
+        }
+    }
+    return "";
+}
+
+// the pairs whose kernels were compiled into a CUDA build: "all", or "q8_0-q8_0,f16-f16,..."; empty for other back ends
+std::string compiled_pairs(ggml_backend_dev_t device) {
+    for (ggml_backend_dev_t simple : kvtuner_simple_devices(device)) {
+        const std::string pairs = compiled_pairs_of_one(simple);
+        if (!pairs.empty()) {
+            return pairs;
         }
     }
     return "";
@@ -58,6 +69,23 @@ std::string describe(const layers_by_pair & found) {
 }
 
 }  // namespace
+
+std::vector<ggml_backend_dev_t> kvtuner_simple_devices(ggml_backend_dev_t device) {
+    if (ggml_backend_dev_backend_reg(device)) {
+        return { device };
+    }
+    // without a registry of its own; upstream tells the devices behind it by its name alone, "Meta(CUDA0,CUDA1)"
+    std::string names = ggml_backend_dev_name(device);
+    std::replace_if(names.begin(), names.end(), [](char c) { return c == '(' || c == ')'; }, ',');
+    std::vector<ggml_backend_dev_t> devices;
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        ggml_backend_dev_t simple = ggml_backend_dev_get(i);
+        if (names.find(std::string(",") + ggml_backend_dev_name(simple) + ",") != std::string::npos) {
+            devices.push_back(simple);
+        }
+    }
+    return devices;
+}
 
 bool kvtuner_can_write(ggml_backend_dev_t device, ggml_type type, int64_t row_size) {
     ggml_context_ptr ctx(ggml_init({ 4 * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));

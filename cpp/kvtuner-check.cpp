@@ -7,10 +7,16 @@
 #include "llama-arch.h"
 #include "llama-model.h"
 
+#include <algorithm>
+#include <vector>
+
 namespace {
 
 bool is_remote(ggml_backend_dev_t device) {
-    return std::string(ggml_backend_reg_name(ggml_backend_dev_backend_reg(device))) == "RPC";
+    const std::vector<ggml_backend_dev_t> devices = kvtuner_simple_devices(device);
+    return std::any_of(devices.begin(), devices.end(), [](ggml_backend_dev_t simple) {
+        return std::string(ggml_backend_reg_name(ggml_backend_dev_backend_reg(simple))) == "RPC";
+    });
 }
 
 bool has_cache(const llama_model & model, uint32_t il) {
@@ -83,11 +89,10 @@ bool can_flash_attn(const llama_model & model) {
 
 std::string kvtuner_plan_problem(const llama_model & model, const llama_context_params & params) {
     const bool has_fa = params.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED && can_flash_attn(model);
-    if (!model.kvtuner.active_error.empty()) {
-        return "the plan in the model's metadata is unusable: " + model.kvtuner.active_error +
-               "; or use --kv-config none";
+    const auto [plan, error] = kvtuner_selected(model);
+    if (!error.empty()) {
+        return "the plan in the model's metadata is unusable: " + error + "; or use --kv-config none";
     }
-    const auto & plan = model.kvtuner.active;
     if (!plan) {
         return "";
     }
