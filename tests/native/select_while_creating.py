@@ -1,4 +1,4 @@
-"""Run by a test in a process of its own, which a race may end: one thread selects plans, another creates contexts.
+"""Run by a test in a process of its own, which a race may end: some threads select plans, another creates contexts.
 
 Prints the distinct [types of the layers, fingerprint] that the contexts had.
 """
@@ -13,7 +13,7 @@ import llama_cpp
 from llama_cpp import kvtuner
 
 SILENT = llama_cpp.llama_log_callback(lambda level, text, data: None)
-N_CONTEXTS = 40
+N_CONTEXTS = 200
 
 
 def main() -> None:
@@ -28,8 +28,9 @@ def main() -> None:
             for plan in plans:
                 kvtuner.set_kv_config(model, plan)
 
-    selecting = threading.Thread(target=select)
-    selecting.start()
+    selecting = [threading.Thread(target=select) for _ in range(3)]
+    for thread in selecting:
+        thread.start()
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = 32
     seen = []
@@ -42,7 +43,8 @@ def main() -> None:
                 seen.append(row)
     finally:
         done.set()
-        selecting.join()
+        for thread in selecting:
+            thread.join()
     print(json.dumps([[list(map("/".join, types)), fingerprint] for types, fingerprint in seen]))
 
 
