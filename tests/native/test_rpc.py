@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,8 @@ N_LAYER = 30
 PLAN = Plan(tuple(Pair.parse(("q8_0/q4_0", "f16/f16", "q5_1/q4_1")[il % 3]) for il in range(N_LAYER)))
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
+@contextmanager
+def running_rpc_server() -> Iterator[str]:
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -36,6 +36,19 @@ def endpoint() -> Iterator[str]:
             yield f"127.0.0.1:{port}"
         finally:
             server.kill()
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with running_rpc_server() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def endpoints(endpoint: str) -> Iterator[str]:
+    """Two servers, as --rpc takes them."""
+    with running_rpc_server() as other:
+        yield f"{endpoint},{other}"
 
 
 def _wait_until_listening(port: int) -> None:
@@ -73,6 +86,43 @@ class OlderServer(threading.Thread):
             if zeroed is not None and seen <= zeroed < seen + len(data):
                 data[zeroed - seen] = 0
             seen += len(data)
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+class CountingServer(threading.Thread):
+    """Passes everything on to ``endpoint`` and counts the reads of tensors."""
+
+    GET_TENSOR = 8  # of enum rpc_cmd
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(daemon=True)
+        host, port = endpoint.split(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.n_reads = 0
+
+    def run(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            server = socket.create_connection(self._target)
+            threading.Thread(target=self._pass_on, args=(client, server, True), daemon=True).start()
+            threading.Thread(target=self._pass_on, args=(server, client, False), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, is_asking: bool) -> None:
+        next_command, seen, head = 0, 0, bytearray()
+        while data := source.recv(1 << 16):
+            for byte in data if is_asking and next_command < seen + len(data) else b"":
+                if seen >= next_command:
+                    head.append(byte)
+                if len(head) == 9:  # the command and the size of what follows
+                    self.n_reads += head[0] == self.GET_TENSOR
+                    next_command = seen + 1 + int.from_bytes(head[1:], "little")
+                    head.clear()
+                seen += 1
+            else:
+                seen += 0 if is_asking and next_command < seen else 0
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
 
