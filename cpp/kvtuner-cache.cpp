@@ -32,7 +32,9 @@ bool llama_kv_cache::is_rotated_v(int32_t il) const {
 }
 
 bool llama_kv_cache::is_rotated_upstream() const {
-    return !llm_arch_is_hybrid(model.arch) || model.hparams.swa_type == LLAMA_SWA_TYPE_NONE;
+    // upstream's graph of hybrid models with a sliding window leaves it out; deepseek4 counts as hybrid, but is none
+    const bool is_hybrid = llm_arch_is_hybrid(model.arch) && model.arch != LLM_ARCH_DEEPSEEK4;
+    return !is_hybrid || model.hparams.swa_type == LLAMA_SWA_TYPE_NONE;
 }
 
 bool llama_kv_cache_context::has_plan() const {
