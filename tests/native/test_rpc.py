@@ -144,20 +144,7 @@ class CountingServer(threading.Thread):
 
 
 def run_completion(plan: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    fixed = [
-        "--kv-config",
-        plan,
-        "-p",
-        "The capital of France is",
-        "-n",
-        "12",
-        "--ignore-eos",
-        "--temp",
-        "0",
-        "-no-cnv",
-        "-c",
-        "256",
-    ]
+    fixed = ["--kv-config", plan, "-p", "The capital of France is", "-n", "12", "--temp", "0", "-no-cnv", "-c", "256"]
     command = [
         find_tool("llama-completion"),
         "-m",
@@ -243,7 +230,8 @@ def test_saving_a_state_reads_no_center_back(endpoint: str, tmp_path: Path) -> N
         server = CountingServer(endpoint)
         server.start()
         state = tmp_path / f"{len(n_reads)}.state"
-        complete(tmp_path / "plan.json", "--rpc", server.endpoint, "-ngl", "99", "--prompt-cache", str(state), *args)
+        cache = ("--prompt-cache", str(state), "--ignore-eos")
+        complete(tmp_path / "plan.json", "--rpc", server.endpoint, "-ngl", "99", *cache, *args)
         assert state.stat().st_size > 10_000
         n_reads.append(server.n_reads)
     assert n_reads[0] == n_reads[1] > N_LAYER
