@@ -212,12 +212,13 @@ def test_a_plan_runs_where_devices_split_every_tensor(is_centered: bool, endpoin
     assert "Paris" in far_text
 
 
-def test_types_unknown_to_one_of_the_devices_that_split_are_refused(endpoint: str, tmp_path: Path) -> None:
+def test_types_unknown_to_one_of_the_devices_that_split_are_refused(endpoints: str, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     Plan((Pair("q8_0", "q2_nl"),) * N_LAYER).save(plan)
-    older = OlderServer(endpoint)
+    first, second = endpoints.split(",")
+    older = OlderServer(second)
     older.start()
-    refused = run_completion(plan, "--rpc", f"{endpoint},{older.endpoint}", "-ngl", "99", "-sm", "tensor")
+    refused = run_completion(plan, "--rpc", f"{first},{older.endpoint}", "-ngl", "99", "-sm", "tensor")
     assert refused.returncode > 0, "a crash"
     assert "layer 0: V type q2_nl is unknown to Meta(RPC0,RPC1)" in refused.stderr
     assert "or run the ggml-rpc-server of this build there" in refused.stderr
