@@ -1,13 +1,13 @@
 #include "kvtuner-backend.h"
 
 #include "kvtuner-layers.h"
+#include "kvtuner-meta.h"
 
 #include "ggml-cpp.h"
 #include "llama-context.h"
 #include "llama-impl.h"
 #include "llama-model.h"
 
-#include <algorithm>
 #include <map>
 
 namespace {
@@ -50,6 +50,15 @@ std::string compiled_pairs(ggml_backend_dev_t device) {
     return "";
 }
 
+// upstream's own name of a device that splits tensors tells nothing of those behind it
+std::string name_of(ggml_backend_dev_t device) {
+    std::string name;
+    for (ggml_backend_dev_t simple : kvtuner_simple_devices(device)) {
+        name += (name.empty() ? "" : "+") + std::string(ggml_backend_dev_name(simple));
+    }
+    return name;
+}
+
 std::string option_name(ggml_type type_k, ggml_type type_v) {
     return std::string(ggml_type_name(type_k)) + "-" + ggml_type_name(type_v);
 }
@@ -74,15 +83,9 @@ std::vector<ggml_backend_dev_t> kvtuner_simple_devices(ggml_backend_dev_t device
     if (ggml_backend_dev_backend_reg(device)) {
         return { device };
     }
-    // without a registry of its own; upstream tells the devices behind it by its name alone, "Meta(CUDA0,CUDA1)"
-    std::string names = ggml_backend_dev_name(device);
-    std::replace_if(names.begin(), names.end(), [](char c) { return c == '(' || c == ')'; }, ',');
-    std::vector<ggml_backend_dev_t> devices;
-    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
-        ggml_backend_dev_t simple = ggml_backend_dev_get(i);
-        if (names.find(std::string(",") + ggml_backend_dev_name(simple) + ",") != std::string::npos) {
-            devices.push_back(simple);
-        }
+    std::vector<ggml_backend_dev_t> devices;  // without a registry of its own
+    for (size_t i = 0; i < ggml_backend_meta_dev_n_devs(device); ++i) {
+        devices.push_back(ggml_backend_meta_dev_simple_dev(device, i));
     }
     return devices;
 }
@@ -125,7 +128,7 @@ std::string kvtuner_slow_layers(ggml_backend_dev_t device, const std::vector<kvt
         text += (text.empty() ? "" : "; and ") + ("converts K and V to f16 on every call for " + describe(converted)) +
                 ": build with -D \"GGML_CUDA_FA_QUANTS=" + compiled + wanted + "\"";
     }
-    return text.empty() ? "" : std::string(ggml_backend_dev_name(device)) + " is slow with this plan: it " + text;
+    return text.empty() ? "" : name_of(device) + " is slow with this plan: it " + text;
 }
 
 void kvtuner_warn_slow_layers(const llama_context & ctx) {

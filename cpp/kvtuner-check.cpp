@@ -7,16 +7,10 @@
 #include "llama-arch.h"
 #include "llama-model.h"
 
-#include <algorithm>
-#include <vector>
-
 namespace {
 
 bool is_remote(ggml_backend_dev_t device) {
-    const std::vector<ggml_backend_dev_t> devices = kvtuner_simple_devices(device);
-    return std::any_of(devices.begin(), devices.end(), [](ggml_backend_dev_t simple) {
-        return std::string(ggml_backend_reg_name(ggml_backend_dev_backend_reg(simple))) == "RPC";
-    });
+    return std::string(ggml_backend_reg_name(ggml_backend_dev_backend_reg(device))) == "RPC";
 }
 
 bool has_cache(const llama_model & model, uint32_t il) {
@@ -56,17 +50,24 @@ std::string layer_problem(const llama_model & model, uint32_t il, ggml_type type
     return "";
 }
 
-// why the device of layer il cannot keep a cache of these types; empty where it can
+// why the device of layer il, or one of those that split its tensors, cannot keep a cache of these types; empty where
+// all can
 std::string device_problem(const llama_model & model, uint32_t il, ggml_type type_k, ggml_type type_v) {
-    ggml_backend_dev_t device = model.dev_layer(il);
     const auto problem = [&](const char * side, ggml_type type, int64_t row_size) -> std::string {
-        if (!kvtuner_is_cache_only(type) || !device || kvtuner_can_write(device, type, row_size)) {
+        ggml_backend_dev_t layer_device = kvtuner_is_cache_only(type) ? model.dev_layer(il) : nullptr;
+        if (!layer_device) {
             return "";
         }
-        return type_problem(il, side, type,
-                            "is unknown to " + std::string(ggml_backend_dev_name(device)) +
-                                    ": use --no-kv-offload or another type" +
-                                    (is_remote(device) ? ", or run the ggml-rpc-server of this build there" : ""));
+        for (ggml_backend_dev_t device : kvtuner_simple_devices(layer_device)) {
+            if (!kvtuner_can_write(device, type, row_size)) {
+                return type_problem(
+                        il, side, type,
+                        "is unknown to " + std::string(ggml_backend_dev_name(device)) +
+                                ": use --no-kv-offload or another type" +
+                                (is_remote(device) ? ", or run the ggml-rpc-server of this build there" : ""));
+            }
+        }
+        return "";
     };
     const std::string of_k = problem("K", type_k, model.hparams.n_embd_k_gqa(il));
     return of_k.empty() ? problem("V", type_v, model.hparams.n_embd_v_gqa(il)) : of_k;
