@@ -220,7 +220,7 @@ def test_types_unknown_to_one_of_the_devices_that_split_are_refused(endpoints: s
     older.start()
     refused = run_completion(plan, "--rpc", f"{first},{older.endpoint}", "-ngl", "99", "-sm", "tensor")
     assert refused.returncode > 0, "a crash"
-    assert "layer 0: V type q2_nl is unknown to RPC1" in refused.stderr
+    assert "layer 0: V type q2_nl is unknown to RPC0" in refused.stderr
     assert "or run the ggml-rpc-server of this build there" in refused.stderr
 
 
