@@ -1,6 +1,7 @@
 #include "kvtuner-backend.h"
 
 #include "kvtuner-layers.h"
+#include "kvtuner-meta.h"
 
 #include "ggml-cpp.h"
 #include "llama-context.h"
@@ -27,8 +28,7 @@ bool runs_attention(ggml_backend_dev_t device, const kvtuner_attention_layer & l
     return ggml_backend_dev_supports_op(device, ggml_flash_attn_ext(ctx.get(), q, k, v, mask, 1.0f, 0.0f, 0.0f));
 }
 
-// the pairs whose kernels were compiled into a CUDA build: "all", or "q8_0-q8_0,f16-f16,..."; empty for other back ends
-std::string compiled_pairs(ggml_backend_dev_t device) {
+std::string compiled_pairs_of_one(ggml_backend_dev_t device) {
     ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(device);
     auto * get = (ggml_backend_get_features_t)ggml_backend_reg_get_proc_address(reg, "ggml_backend_get_features");
     for (ggml_backend_feature * feature = get ? get(reg) : nullptr; feature && feature->name; ++feature) {
@@ -37,6 +37,26 @@ std::string compiled_pairs(ggml_backend_dev_t device) {
         }
     }
     return "";
+}
+
+// the pairs whose kernels were compiled into a CUDA build: "all", or "q8_0-q8_0,f16-f16,..."; empty for other back ends
+std::string compiled_pairs(ggml_backend_dev_t device) {
+    for (ggml_backend_dev_t simple : kvtuner_simple_devices(device)) {
+        const std::string pairs = compiled_pairs_of_one(simple);
+        if (!pairs.empty()) {
+            return pairs;
+        }
+    }
+    return "";
+}
+
+// upstream's own name of a device that splits tensors tells nothing of those behind it
+std::string name_of(ggml_backend_dev_t device) {
+    std::string name;
+    for (ggml_backend_dev_t simple : kvtuner_simple_devices(device)) {
+        name += (name.empty() ? "" : "+") + std::string(ggml_backend_dev_name(simple));
+    }
+    return name;
 }
 
 std::string option_name(ggml_type type_k, ggml_type type_v) {
@@ -58,6 +78,17 @@ std::string describe(const layers_by_pair & found) {
 }
 
 }  // namespace
+
+std::vector<ggml_backend_dev_t> kvtuner_simple_devices(ggml_backend_dev_t device) {
+    if (ggml_backend_dev_backend_reg(device)) {
+        return { device };
+    }
+    std::vector<ggml_backend_dev_t> devices;  // without a registry of its own
+    for (size_t i = 0; i < ggml_backend_meta_dev_n_devs(device); ++i) {
+        devices.push_back(ggml_backend_meta_dev_simple_dev(device, i));
+    }
+    return devices;
+}
 
 bool kvtuner_can_write(ggml_backend_dev_t device, ggml_type type, int64_t row_size) {
     ggml_context_ptr ctx(ggml_init({ 4 * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
@@ -97,7 +128,7 @@ std::string kvtuner_slow_layers(ggml_backend_dev_t device, const std::vector<kvt
         text += (text.empty() ? "" : "; and ") + ("converts K and V to f16 on every call for " + describe(converted)) +
                 ": build with -D \"GGML_CUDA_FA_QUANTS=" + compiled + wanted + "\"";
     }
-    return text.empty() ? "" : std::string(ggml_backend_dev_name(device)) + " is slow with this plan: it " + text;
+    return text.empty() ? "" : name_of(device) + " is slow with this plan: it " + text;
 }
 
 void kvtuner_warn_slow_layers(const llama_context & ctx) {

@@ -24,6 +24,9 @@ struct kvtuner_attention_layer {
 // converted copies or to the CPU.
 std::string kvtuner_slow_layers(ggml_backend_dev_t device, const std::vector<kvtuner_attention_layer> & layers);
 
+// The devices behind one that splits every tensor among several (--split-mode tensor); any other device alone.
+std::vector<ggml_backend_dev_t> kvtuner_simple_devices(ggml_backend_dev_t device);
+
 // Whether a device can write rows of row_size values into a cache of this type; where it cannot, no context works.
 bool kvtuner_can_write(ggml_backend_dev_t device, ggml_type type, int64_t row_size);
 

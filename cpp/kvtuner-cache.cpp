@@ -5,6 +5,7 @@
 #include "kvtuner-center.h"
 #include "kvtuner-mark.h"
 
+#include "llama-arch.h"
 #include "llama-kv-cache.h"
 #include "llama-model.h"
 
@@ -22,15 +23,27 @@ ggml_tensor * llama_kv_cache::get_v_storage(int32_t il) const {
 bool llama_kv_cache::is_rotated_k(int32_t il) const {
     // attention over compressed keys stores them as they are; index keys have hyperparameters of their own
     const bool is_compressed = hparams.is_mla() && &hparams == &model.hparams;
-    return attn_rot_k && !is_compressed && (!plan || ggml_is_quantized(get_k_storage(il)->type));
+    const bool is_wanted = plan ? ggml_is_quantized(get_k_storage(il)->type) : is_rotated_upstream();
+    return attn_rot_k && !is_compressed && is_wanted;
 }
 
 bool llama_kv_cache::is_rotated_v(int32_t il) const {
-    return attn_rot_v && (!plan || ggml_is_quantized(get_v_storage(il)->type));
+    return attn_rot_v && (plan ? ggml_is_quantized(get_v_storage(il)->type) : is_rotated_upstream());
+}
+
+bool llama_kv_cache::is_rotated_upstream() const {
+    // upstream's graph of hybrid models with a sliding window leaves it out; deepseek4 counts as hybrid, but is none
+    const bool is_hybrid = llm_arch_is_hybrid(model.arch) && model.arch != LLM_ARCH_DEEPSEEK4;
+    return !is_hybrid || model.hparams.swa_type == LLAMA_SWA_TYPE_NONE;
+}
+
+bool llama_kv_cache_context::has_plan() const {
+    return kv->plan != nullptr;
 }
 
 ggml_tensor * llama_kv_cache::layer_rot_k(ggml_tensor * rot, int32_t il) const {
-    return is_rotated_k(il) ? rot : nullptr;
+    // without a plan a context shift turns back whatever upstream's does
+    return is_rotated_k(il) || (!plan && !is_rotated_upstream()) ? rot : nullptr;
 }
 
 ggml_tensor * llama_kv_cache::layer_rot_v(ggml_tensor * rot, int32_t il) const {

@@ -10,6 +10,19 @@
 
 namespace {
 
+// Where a center keeps the digest of its values: a tensor that no operation makes has no use for its parameters.
+constexpr int DIGEST_AT = 0;
+
+// FNV-1a
+void keep_digest(ggml_tensor * row, const std::vector<float> & values) {
+    const uint8_t * bytes = (const uint8_t *)values.data();
+    uint32_t hash = 2166136261u;
+    for (size_t i = 0; i < values.size() * sizeof(float); ++i) {
+        hash = (hash ^ bytes[i]) * 16777619u;
+    }
+    row->op_params[DIGEST_AT] = (int32_t)hash;
+}
+
 using planned_tensor = std::pair<ggml_tensor *, const std::vector<float> *>;
 
 ggml_tensor * make_tensor(ggml_context * ctx, const std::vector<std::vector<float>> & vectors, uint32_t il,
@@ -17,17 +30,20 @@ ggml_tensor * make_tensor(ggml_context * ctx, const std::vector<std::vector<floa
     if (il >= vectors.size() || vectors[il].empty()) {
         return nullptr;
     }
-    ggml_tensor * tensor = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, head_size, (int64_t)vectors[il].size() / head_size);
-    ggml_format_name(tensor, "center_%s_l%u", name, il);
-    planned.emplace_back(tensor, &vectors[il]);
-    return tensor;
+    // one row and a name like those of the cache, so that devices that split its heads split these alike
+    const int64_t n = (int64_t)vectors[il].size();
+    ggml_tensor * row = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, n);
+    ggml_format_name(row, "cache_%s_center_l%u", name, il);
+    planned.emplace_back(row, &vectors[il]);
+    keep_digest(row, vectors[il]);
+    return ggml_reshape_2d(ctx, row, head_size, n / head_size);
 }
 
 // a buffer without memory keeps the scheduler from allocating what only stands for its size
-ggml_backend_buffer_t dummy_buffer(ggml_backend_buffer_type_t buft, const std::vector<planned_tensor> & planned) {
+ggml_backend_buffer_t dummy_buffer(ggml_backend_buffer_type_t buft, ggml_context * ctx) {
     ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(buft, 0);
-    for (const auto & [tensor, values] : planned) {
-        tensor->buffer = buffer;
+    for (ggml_tensor * t = ggml_get_first_tensor(ctx); t; t = ggml_get_next_tensor(ctx, t)) {
+        t->buffer = buffer;
     }
     return buffer;
 }
@@ -53,7 +69,7 @@ void kvtuner_centers::init(const kvtuner_plan & plan, const llama_hparams & hpar
         by_buft[ggml_backend_buffer_get_type(l.k->buffer)].push_back(l);
     }
     for (const auto & [buft, group] : by_buft) {
-        ggml_context_ptr ctx(ggml_init({ 2 * group.size() * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
+        ggml_context_ptr ctx(ggml_init({ 4 * group.size() * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
         std::vector<planned_tensor> planned;
         for (const layer & l : group) {
             by_storage[l.k] = {
@@ -62,7 +78,7 @@ void kvtuner_centers::init(const kvtuner_plan & plan, const llama_hparams & hpar
             };
         }
         if (!planned.empty()) {
-            ggml_backend_buffer_ptr buffer(no_alloc ? dummy_buffer(buft, planned)
+            ggml_backend_buffer_ptr buffer(no_alloc ? dummy_buffer(buft, ctx.get())
                                                     : filled_buffer(buft, ctx.get(), planned));
             ctxs_bufs.emplace_back(std::move(ctx), std::move(buffer));
         }
@@ -77,6 +93,10 @@ ggml_tensor * kvtuner_centers::k(const ggml_tensor * k_storage) const {
 ggml_tensor * kvtuner_centers::v(const ggml_tensor * k_storage) const {
     const auto it = by_storage.find(k_storage);
     return it == by_storage.end() ? nullptr : it->second.v;
+}
+
+uint32_t kvtuner_center_digest(const ggml_tensor * center) {
+    return (uint32_t)center->view_src->op_params[DIGEST_AT];
 }
 
 void kvtuner_build_first(ggml_cgraph * graph, std::initializer_list<ggml_tensor *> tensors) {

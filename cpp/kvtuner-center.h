@@ -42,6 +42,9 @@ private:
     std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs;
 };
 
+// A hash over the values of a vector, kept from when they were stored: nothing is read back from its device.
+uint32_t kvtuner_center_digest(const ggml_tensor * center);
+
 // Adds tensors, null ones left out, to the graph before what is made of them: the steps that write a layer's keys and
 // values then lie side by side.
 void kvtuner_build_first(ggml_cgraph * graph, std::initializer_list<ggml_tensor *> tensors);

@@ -50,17 +50,24 @@ std::string layer_problem(const llama_model & model, uint32_t il, ggml_type type
     return "";
 }
 
-// why the device of layer il cannot keep a cache of these types; empty where it can
+// why the device of layer il, or one of those that split its tensors, cannot keep a cache of these types; empty where
+// all can
 std::string device_problem(const llama_model & model, uint32_t il, ggml_type type_k, ggml_type type_v) {
-    ggml_backend_dev_t device = model.dev_layer(il);
     const auto problem = [&](const char * side, ggml_type type, int64_t row_size) -> std::string {
-        if (!kvtuner_is_cache_only(type) || !device || kvtuner_can_write(device, type, row_size)) {
+        ggml_backend_dev_t layer_device = kvtuner_is_cache_only(type) ? model.dev_layer(il) : nullptr;
+        if (!layer_device) {
             return "";
         }
-        return type_problem(il, side, type,
-                            "is unknown to " + std::string(ggml_backend_dev_name(device)) +
-                                    ": use --no-kv-offload or another type" +
-                                    (is_remote(device) ? ", or run the ggml-rpc-server of this build there" : ""));
+        for (ggml_backend_dev_t device : kvtuner_simple_devices(layer_device)) {
+            if (!kvtuner_can_write(device, type, row_size)) {
+                return type_problem(
+                        il, side, type,
+                        "is unknown to " + std::string(ggml_backend_dev_name(device)) +
+                                ": use --no-kv-offload or another type" +
+                                (is_remote(device) ? ", or run the ggml-rpc-server of this build there" : ""));
+            }
+        }
+        return "";
     };
     const std::string of_k = problem("K", type_k, model.hparams.n_embd_k_gqa(il));
     return of_k.empty() ? problem("V", type_v, model.hparams.n_embd_v_gqa(il)) : of_k;
@@ -83,11 +90,10 @@ bool can_flash_attn(const llama_model & model) {
 
 std::string kvtuner_plan_problem(const llama_model & model, const llama_context_params & params) {
     const bool has_fa = params.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED && can_flash_attn(model);
-    if (!model.kvtuner.active_error.empty()) {
-        return "the plan in the model's metadata is unusable: " + model.kvtuner.active_error +
-               "; or use --kv-config none";
+    const auto [plan, error] = kvtuner_selected(model);
+    if (!error.empty()) {
+        return "the plan in the model's metadata is unusable: " + error + "; or use --kv-config none";
     }
-    const auto & plan = model.kvtuner.active;
     if (!plan) {
         return "";
     }

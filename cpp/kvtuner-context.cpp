@@ -80,7 +80,7 @@ bool is_centered(const llama_context * ctx, int32_t il, bool kvtuner_layer_tenso
 }  // namespace
 
 void kvtuner_log_context(const llama_context & ctx) {
-    if (ctx.get_model().kvtuner.active && kvtuner_caches_of(ctx.get_memory()).empty()) {
+    if (kvtuner_selected(ctx.get_model()).plan && kvtuner_caches_of(ctx.get_memory()).empty()) {
         LLAMA_LOG_INFO("kvtuner: this model keeps no KV cache, its plan is ignored\n");
     }
     if (!kvtuner_has_plan(&ctx)) {

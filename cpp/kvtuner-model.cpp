@@ -19,7 +19,7 @@ bool is_quantized(ggml_type type) {
 }
 
 bool plan_quantizes_v(const llama_model & model) {
-    const auto & plan = model.kvtuner.active;
+    const kvtuner_plan_ptr plan = kvtuner_selected(model).plan;
     return plan && std::any_of(plan->type_v.begin(), plan->type_v.end(), is_quantized);
 }
 
@@ -65,45 +65,71 @@ kvtuner_plan_ptr without_centers(const kvtuner_plan_ptr & plan) {
                 : plan;
 }
 
-void select(llama_model & model, const std::string & kv_config, bool use_centers) {
-    kvtuner_model_plans & plans = model.kvtuner;
-    if (kv_config == "auto") {
-        plans.active = use_centers ? plans.metadata : without_centers(plans.metadata);
-        plans.active_error = plans.metadata_error;
-        return;
-    }
-    const kvtuner_plan_ptr plan = plan_from_config(kv_config);
-    if (plan) {
-        check_sizes(*plan, model.hparams);
-    }
-    plans.active = use_centers ? plan : without_centers(plan);
-    plans.active_error.clear();
+// a model that was loaded for its vocabulary alone has no layers, which no plan fits and none has to
+bool has_layers(const llama_model & model) {
+    return model.hparams.n_layer_all > 0;
 }
 
-bool uses_plan(const llama_model & model, ggml_type type_k, ggml_type type_v) {
-    const bool has_plan = model.kvtuner.active || !model.kvtuner.active_error.empty();
-    return has_plan && type_k == GGML_TYPE_F16 && type_v == GGML_TYPE_F16;
+// what the kv_config stands for in this model; throws where it is of no use
+kvtuner_selection choose(const llama_model & model, const std::string & kv_config, bool use_centers) {
+    if (kv_config == "auto") {
+        const kvtuner_selection & found = model.kvtuner.metadata;
+        return { use_centers ? found.plan : without_centers(found.plan), found.error };
+    }
+    const kvtuner_plan_ptr plan = plan_from_config(kv_config);
+    if (!plan || !has_layers(model)) {
+        return {};
+    }
+    check_sizes(*plan, model.hparams);
+    return { use_centers ? plan : without_centers(plan), "" };
+}
+
+kvtuner_selection plan_of_metadata(const llama_model & model, const gguf_context * metadata) {
+    if (!has_layers(model)) {
+        return {};
+    }
+    try {
+        return { kvtuner_plan_from_gguf(metadata, llm_arch_name(model.arch), row_sizes(model.hparams)), "" };
+    } catch (const std::runtime_error & err) {
+        return { nullptr, err.what() };
+    }
+}
+
+bool uses_plan(ggml_type type_k, ggml_type type_v) {
+    return type_k == GGML_TYPE_F16 && type_v == GGML_TYPE_F16;
 }
 
 // why a context with these parameters cannot have its cache; empty where it can
 std::string context_problem(const llama_model & model, const llama_context_params & params) {
-    const std::string found = uses_plan(model, params.type_k, params.type_v) ? kvtuner_plan_problem(model, params) : "";
+    const bool is_planned = uses_plan(params.type_k, params.type_v);
+    const std::string found = is_planned ? kvtuner_plan_problem(model, params) : "";
     return found.empty() ? kvtuner_device_problem(model, params) : found;
 }
+
+thread_local const kvtuner_snapshot * innermost = nullptr;
 
 }  // namespace
 
 void kvtuner_model_init(llama_model & model, const gguf_context * metadata,
                         const std::unordered_map<std::string, llama_model_kv_override> & overrides) {
-    kvtuner_model_plans & plans = model.kvtuner;
-    try {
-        plans.metadata = kvtuner_plan_from_gguf(metadata, llm_arch_name(model.arch), row_sizes(model.hparams));
-    } catch (const std::runtime_error & err) {
-        plans.metadata_error = err.what();
-    }
+    model.kvtuner.metadata = plan_of_metadata(model, metadata);
     const kvtuner_choice choice = kvtuner_choice_of(overrides);
     kvtuner_check_conflict(choice.kv_config, choice.types_given);
-    select(model, choice.types_given ? "none" : choice.kv_config, choice.use_centers);
+    model.kvtuner.select(choose(model, choice.types_given ? "none" : choice.kv_config, choice.use_centers));
+}
+
+kvtuner_snapshot::kvtuner_snapshot(const llama_model & model)
+    : model(model), selection(model.kvtuner.selected()), outer(innermost) {
+    innermost = this;
+}
+
+kvtuner_snapshot::~kvtuner_snapshot() {
+    innermost = outer;
+}
+
+kvtuner_selection kvtuner_selected(const llama_model & model) {
+    const bool is_taken = innermost && &innermost->model == &model;
+    return is_taken ? innermost->selection : model.kvtuner.selected();
 }
 
 bool kvtuner_prepare_context(const llama_model & model, llama_context_params & params) {
@@ -122,7 +148,7 @@ bool kvtuner_prepare_context(const llama_model & model, llama_context_params & p
 
 kvtuner_plan_ptr kvtuner_plan_for(const llama_model & model, const llama_hparams & hparams, ggml_type type_k,
                                   ggml_type type_v) {
-    return &hparams == &model.hparams && uses_plan(model, type_k, type_v) ? model.kvtuner.active : nullptr;
+    return &hparams == &model.hparams && uses_plan(type_k, type_v) ? kvtuner_selected(model).plan : nullptr;
 }
 
 ggml_type kvtuner_layer_type_k(const llama_model & model, const llama_hparams & hparams, uint32_t il, ggml_type type_k,
@@ -138,7 +164,7 @@ ggml_type kvtuner_layer_type_v(const llama_model & model, const llama_hparams & 
 }
 
 bool kvtuner_quantized_v(const llama_model & model, const llama_context_params & params) {
-    return is_quantized(params.type_v) || (uses_plan(model, params.type_k, params.type_v) && plan_quantizes_v(model));
+    return is_quantized(params.type_v) || (uses_plan(params.type_k, params.type_v) && plan_quantizes_v(model));
 }
 
 static bool report(const std::string & problem, char * err, size_t err_size) {
@@ -162,8 +188,11 @@ bool kvtuner_check_kv_config(const char * kv_config, bool types_given, char * er
 bool kvtuner_model_set_kv_config(llama_model * model, const char * kv_config, bool use_centers, char * err,
                                  size_t err_size) {
     try {
-        select(*model, kvtuner_config_text(kv_config), use_centers);
-        return report(model->kvtuner.active_error, err, err_size);
+        const kvtuner_selection chosen = choose(*model, kvtuner_config_text(kv_config), use_centers);
+        if (chosen.error.empty()) {
+            model->kvtuner.select(chosen);
+        }
+        return report(chosen.error, err, err_size);
     } catch (const std::exception & e) {
         return report(e.what(), err, err_size);
     }
@@ -171,6 +200,7 @@ bool kvtuner_model_set_kv_config(llama_model * model, const char * kv_config, bo
 
 bool kvtuner_check_context(const llama_model * model, const llama_context_params * params, char * err,
                            size_t err_size) {
+    const kvtuner_snapshot snapshot(*model);
     return report(context_problem(*model, *params), err, err_size);
 }
 

@@ -17,6 +17,25 @@ struct llama_model;
 void kvtuner_model_init(llama_model & model, const gguf_context * metadata,
                         const std::unordered_map<std::string, llama_model_kv_override> & overrides);
 
+// What is selected for a model at one moment. While it lives, all that this thread asks about the model's plan is
+// answered by it, whatever other threads select: one for each context that is created.
+class kvtuner_snapshot {
+public:
+    explicit kvtuner_snapshot(const llama_model & model);
+    ~kvtuner_snapshot();
+    kvtuner_snapshot(const kvtuner_snapshot &) = delete;
+    kvtuner_snapshot & operator=(const kvtuner_snapshot &) = delete;
+
+    const llama_model & model;
+    const kvtuner_selection selection;
+
+private:
+    const kvtuner_snapshot * const outer;
+};
+
+// What is selected for a model: by the thread's snapshot, where it has one, else now.
+kvtuner_selection kvtuner_selected(const llama_model & model);
+
 // Before a context is created: check the selected plan, layer by layer, against the model and the parameters, and turn
 // FlashAttention on where the plan needs it. False with an error in the log where it does not fit.
 bool kvtuner_prepare_context(const llama_model & model, llama_context_params & params);

@@ -6,7 +6,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 struct kvtuner_plan {
@@ -35,13 +37,31 @@ struct kvtuner_row_sizes {
 
 using kvtuner_plan_ptr = std::shared_ptr<const kvtuner_plan>;
 
-// The plan that a model carries and the one that is selected, which may be the same.
-struct kvtuner_model_plans {
-    kvtuner_plan_ptr metadata;
-    std::string metadata_error;  // why the metadata holds no usable plan; empty where it holds none at all
+// A plan, or none, or why there is no usable one: then the error is not empty.
+struct kvtuner_selection {
+    kvtuner_plan_ptr plan;
+    std::string error;
+};
 
-    kvtuner_plan_ptr active;
-    std::string active_error;  // set while "auto" is selected and the metadata is unusable
+// The plan that a model carries and the one that is selected, which may be the same. One thread may select while others
+// create contexts: each reads the selection once, as a whole.
+class kvtuner_model_plans {
+public:
+    kvtuner_selection metadata;  // set before the model is shared
+
+    kvtuner_selection selected() const {
+        std::lock_guard<std::mutex> lock(mutex);
+        return selection;
+    }
+
+    void select(kvtuner_selection chosen) {
+        std::lock_guard<std::mutex> lock(mutex);
+        selection = std::move(chosen);
+    }
+
+private:
+    mutable std::mutex mutex;
+    kvtuner_selection selection;
 };
 
 // The cache type called so, GGML_TYPE_COUNT where there is none, and what to say then of the value as shown.

@@ -1,8 +1,8 @@
 #include "kvtuner-state.h"
 
+#include "kvtuner-center.h"
 #include "kvtuner.h"
 
-#include "ggml-backend.h"
 #include "llama-impl.h"
 #include "llama-io.h"
 #include "llama-kv-cache.h"
@@ -18,16 +18,9 @@
 static constexpr uint32_t MAGIC = 0x6b767431;  // "kvt1"
 static constexpr uint32_t MAX_BYTES = 1u << 20;
 
-// eight hex digits over the values, FNV-1a
-static std::string digest(const ggml_tensor * tensor) {
-    std::vector<uint8_t> bytes(ggml_nbytes(tensor));
-    ggml_backend_tensor_get(tensor, bytes.data(), 0, bytes.size());
-    uint32_t hash = 2166136261u;
-    for (uint8_t byte : bytes) {
-        hash = (hash ^ byte) * 16777619u;
-    }
+static std::string digest(const ggml_tensor * center) {
     char text[9];
-    snprintf(text, sizeof(text), "%08x", hash);
+    snprintf(text, sizeof(text), "%08x", kvtuner_center_digest(center));
     return text;
 }
 
@@ -58,7 +51,8 @@ static std::string describe(const llama_kv_cache & cache) {
 static bool is_uniform(const llama_kv_cache & cache) {
     const std::vector<uint32_t> layers = cache.get_layer_ids();
     return std::all_of(layers.begin(), layers.end(), [&](uint32_t il) {
-        return !cache.layer_center_k(il) && !cache.layer_center_v(il) &&
+        const bool is_rotated = cache.is_rotated_k(il) || cache.is_rotated_v(il);
+        return !cache.layer_center_k(il) && !cache.layer_center_v(il) && (!is_rotated || cache.is_rotated_upstream()) &&
                describe_layer(cache, il) == describe_layer(cache, layers.front());
     });
 }
@@ -103,8 +97,11 @@ void kvtuner_state_write(const llama_kv_cache & cache, llama_io_write_i & io) {
     io.write(plan.data(), plan.size());
 }
 
-uint32_t kvtuner_state_read(const llama_kv_cache & cache, llama_io_read_i & io) {
+void kvtuner_state_begin() {
     refusal.clear();
+}
+
+uint32_t kvtuner_state_read(const llama_kv_cache & cache, llama_io_read_i & io) {
     uint32_t n_stream;
     io.read(&n_stream, sizeof(n_stream));
     if (n_stream != MAGIC) {

@@ -10,6 +10,9 @@ class llama_kv_cache;
 // Before the cache's own data. A cache without a plan writes nothing, as upstream does.
 void kvtuner_state_write(const llama_kv_cache & cache, llama_io_write_i & io);
 
+// A load of a state begins: forgets why an earlier one was refused, if nobody has asked.
+void kvtuner_state_begin();
+
 // Reads what kvtuner_state_write wrote and the number of streams that follows, which it returns.
 // Throws std::runtime_error that names both plans where they differ; the cache is still untouched then.
 uint32_t kvtuner_state_read(const llama_kv_cache & cache, llama_io_read_i & io);

@@ -14,6 +14,7 @@ from typing import Any
 from kvtuner_gguf import __version__, atomicfile
 from kvtuner_gguf.assets import fetch_model
 from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.childprocess import how_it_ended
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation import Row
 from kvtuner_gguf.report.layers import pair_lines
@@ -188,5 +189,5 @@ class Demo:
         pipe = subprocess.PIPE if capture else None
         result = subprocess.run([sys.executable, "-c", program, *arguments], stdout=pipe, text=True, check=False)
         if result.returncode:
-            raise KvtunerError(f"'{arguments[0]}' ended with status {result.returncode}: see its message above")
+            raise KvtunerError(f"'{arguments[0]}' {how_it_ended(result.returncode)}; see its messages above")
         return result.stdout or ""

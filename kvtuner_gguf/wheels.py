@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvtuner_gguf.childprocess import how_it_ended
 from kvtuner_gguf.errors import KvtunerError
 
 BLOCK_BYTES = 1 << 20
@@ -107,9 +108,9 @@ def fetch_wheel(wheel: Wheel, meter: Meter) -> Path:
 def _download(wheel: Wheel, staging: Path, meter: Meter) -> Path:
     """The checked wheel in ``staging``, which also takes the client's temporary files: they are as large."""
     with (staging / "log").open("w+") as log:
-        if _run_client(wheel, staging, log, meter):
+        if returncode := _run_client(wheel, staging, log, meter):
             log.seek(0)
-            raise KvtunerError(_client_error(wheel, log.read()))
+            raise KvtunerError(_client_error(wheel, returncode, log.read()))
     path = staging / wheel.filename
     if not is_pinned_file(path, wheel.n_bytes, wheel.sha256):
         raise KvtunerError(
@@ -146,7 +147,9 @@ def _bytes_below(folder: Path) -> int:
     return n_bytes
 
 
-def _client_error(wheel: Wheel, log: str) -> str:
+def _client_error(wheel: Wheel, returncode: int, log: str) -> str:
+    if returncode < 0:
+        return f"cannot fetch {wheel.requirement}: pip {how_it_ended(returncode)}"
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")] or lines[-1:] or ["no message"]
     return (

@@ -63,7 +63,7 @@ bool takes_center(const ggml_tensor * sub, int64_t row_length) {
     const ggml_tensor * rows = sub->src[0];
     const ggml_tensor * center = sub->src[1];
     return sub->op == GGML_OP_SUB && is_plain_rows(rows) && rows->ne[0] * rows->ne[1] == row_length &&
-           center->op == GGML_OP_NONE && center->type == GGML_TYPE_F32 && ggml_is_contiguous(center) &&
+           storage_of(center)->op == GGML_OP_NONE && center->type == GGML_TYPE_F32 && ggml_is_contiguous(center) &&
            center->ne[0] == rows->ne[0] && center->ne[1] == rows->ne[1] && ggml_nelements(center) == row_length;
 }
 
@@ -73,14 +73,19 @@ bool takes_rotation(const ggml_tensor * mul_mat, int64_t row_length) {
            ggml_is_contiguous(mul_mat) && row_length % mul_mat->ne[0] == 0;
 }
 
+bool is_first_step(const ggml_tensor * node) {
+    return node->op == GGML_OP_SUB || is_hadamard(node);
+}
+
 bool is_step(const ggml_tensor * node) {
-    return node->op == GGML_OP_RESHAPE || node->op == GGML_OP_VIEW || node->op == GGML_OP_SUB || is_hadamard(node);
+    return node->op == GGML_OP_RESHAPE || node->op == GGML_OP_VIEW || is_first_step(node);
 }
 
 bool is_cache_write(const ggml_tensor * node) {
-    return node->op == GGML_OP_SET_ROWS && node->src[0]->type == GGML_TYPE_F32 && node->src[1]->type == GGML_TYPE_I64 &&
-           node->src[1]->op == GGML_OP_NONE && node->ne[2] == 1 && node->ne[3] == 1 && node->src[0]->ne[2] == 1 &&
-           node->src[0]->ne[3] == 1;
+    return node->op == GGML_OP_SET_ROWS && (node->flags & GGML_TENSOR_FLAG_COMPUTE) != 0 &&
+           ggml_nelements(node->src[0]) > 0 && node->src[0]->type == GGML_TYPE_F32 &&
+           node->src[1]->type == GGML_TYPE_I64 && node->src[1]->op == GGML_OP_NONE && node->ne[2] == 1 &&
+           node->ne[3] == 1 && node->src[0]->ne[2] == 1 && node->src[0]->ne[3] == 1;
 }
 
 // whether a node between the two reads the cache, which must then be as it was
@@ -139,6 +144,9 @@ bool can_overlap(const kvtuner_write & write, const ggml_tensor * node) {
 }  // namespace
 
 kvtuner_writes::kvtuner_writes(const ggml_cgraph & graph, bool (*can_do)(const kvtuner_write &)) {
+    if (std::none_of(graph.nodes, graph.nodes + graph.n_nodes, is_first_step)) {
+        return;  // as most graphs without a plan
+    }
     positions steps_before;
     for (int i = 0; i < graph.n_nodes; ++i) {
         const ggml_tensor * node = graph.nodes[i];

@@ -25,6 +25,11 @@ public:
     // those of a graph that a back end says it can do
     kvtuner_writes(const ggml_cgraph & graph, bool (*can_do)(const kvtuner_write &));
 
+    // null where the graph has no write
+    const kvtuner_writes * unless_none() const {
+        return writes.empty() ? nullptr : this;
+    }
+
     // the write that starts with node i of the graph, or null
     const kvtuner_write * starting_with(int i) const {
         return (size_t)i < nodes.size() && nodes[i].write >= 0 ? &writes[nodes[i].write] : nullptr;

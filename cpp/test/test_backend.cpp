@@ -75,6 +75,15 @@ int main() {
            "0-1, which the CPU attends instead: use other types there");
     expect("a plan that it runs", kvtuner_slow_layers(&device, { layers[2], layers[3] }), "");
 
+    compiled = "q4_0-q4_0,q8_0-q8_0";
+    device.iface.get_description = device_name;
+    ggml_backend_dev_t both[] = { &device, &device };
+    const std::string found = kvtuner_slow_layers(ggml_backend_meta_device(both, 2, nullptr, nullptr), { layers[0] });
+    expect("devices that split every tensor", found,
+           "GPU0+GPU0 is slow with this plan: it converts K and V to f16 on every call for q8_0/q4_0 in layers "
+           "0: "
+           "build with -D \"GGML_CUDA_FA_QUANTS=q4_0-q4_0;q8_0-q8_0;q8_0-q4_0\"");
+
     printf("%d failures\n", failures);
     return failures != 0;
 }

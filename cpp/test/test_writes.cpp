@@ -12,9 +12,29 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
+#include <new>
 #include <random>
 #include <string>
 #include <vector>
+
+static size_t n_allocated = 0;
+
+void * operator new(size_t size) {
+    ++n_allocated;
+    if (void * memory = malloc(size)) {
+        return memory;
+    }
+    throw std::bad_alloc();
+}
+
+void operator delete(void * memory) noexcept {
+    free(memory);
+}
+
+void operator delete(void * memory, size_t) noexcept {
+    free(memory);
+}
 
 namespace {
 
@@ -365,9 +385,26 @@ void test_on(const char * name) {
     printf("%s: %d writes equal in every byte\n", name, n_equal);
 }
 
+// a graph without a rotation and a center, as most without a plan: nothing is kept of its nodes
+void test_other_graphs() {
+    ggml_context_ptr ctx(ggml_init({ N_NODES * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true }));
+    ggml_tensor * cache = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F16, 128, N_CELLS);
+    ggml_tensor * rows = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, 64, 2, 3);
+    ggml_tensor * indices = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I64, 3);
+    ggml_cgraph * graph = ggml_new_graph(ctx.get());
+    ggml_build_forward_expand(graph,
+                              ggml_set_rows(ctx.get(), cache, ggml_reshape_2d(ctx.get(), rows, 128, 3), indices));
+    const size_t before = n_allocated;
+    const kvtuner_writes writes(*graph, [](const kvtuner_write &) { return true; });
+    const bool is_kept = n_allocated != before;
+    expect(!is_kept, "a graph without a write: the nodes were kept");
+    expect(!writes.unless_none(), "a graph without a write: one was found");
+}
+
 }  // namespace
 
 int main(int argc, char ** argv) {
+    test_other_graphs();
     test_steps();
     test_order();
     test_other_readers();

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kvtuner_gguf.commands.outputs import check_outputs
-from kvtuner_gguf.commands.tune import make_settings, print_tuned
+from kvtuner_gguf.commands.tune import make_settings, print_tuned, print_tuned_json
 from kvtuner_gguf.commands.tuningoptions import (
     FILE,
     check_search_outputs,
@@ -103,4 +103,7 @@ def search_command(
     tuned.plan.save(out)
     if front is not None:
         artifact.save(front, tuned.front.to_json())
-    print_tuned(out, tuned, as_json)
+    if as_json:
+        print_tuned_json(out, tuned, None)
+    else:
+        print_tuned(out, tuned)

@@ -97,7 +97,13 @@ def tune_command(
         from kvtuner_gguf.report.front import save_front_chart
 
         save_front_chart(tuned.front, tuned.plan, png, model.name)
-    print_tuned(out, tuned, as_json, _native_row(model, tuned, options["threads"]) if native else None)
+    if not as_json:
+        print_tuned(out, tuned)  # before native code runs, which may crash
+    judged = _native_row(model, tuned, options["threads"]) if native else None
+    if as_json:
+        print_tuned_json(out, tuned, judged)
+    elif judged is not None:
+        print_judged(tuned, judged)
 
 
 @click.command("profile")
@@ -201,25 +207,34 @@ def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
         return evaluate(model, tuned.plan.model, caches, Chunks(tuned.held_out), threads, progress)[1]
 
 
-def print_tuned(out: Path, tuned: Tuned, as_json: bool, native: Row | None = None) -> None:
+def print_tuned_json(out: Path, tuned: Tuned, native: Row | None) -> None:
     from dataclasses import asdict
 
-    from kvtuner_gguf.report.plans import plan_summary, plan_to_json
+    from kvtuner_gguf.report.plans import plan_to_json
 
-    why = _reasons(tuned)
     rows = [tuned.row] if native is None else [tuned.row, native]
-    if as_json:
-        data = {"file": str(out), "payload_bits": tuned.plan.payload_bits(), **plan_to_json(tuned.plan)}
-        judged = {"reasons": why, "held_out": list(map(asdict, rows))}
-        click.echo(json.dumps({**data, **judged, "front": tuned.front.to_json()["points"]}, indent=1))
-        return
-    from kvtuner_gguf.report.front import print_front
+    data = {"file": str(out), "payload_bits": tuned.plan.payload_bits(), **plan_to_json(tuned.plan)}
+    judged = {"reasons": _reasons(tuned), "held_out": list(map(asdict, rows))}
+    click.echo(json.dumps({**data, **judged, "front": tuned.front.to_json()["points"]}, indent=1))
+
+
+def print_judged(tuned: Tuned, native: Row) -> None:
+    """What the built llama.cpp makes of the plan."""
     from kvtuner_gguf.report.table import print_rows
 
+    print_rows([tuned.row, native], "the same text in llama.cpp")
+    click.echo(f"the two differ by {abs(native.kld_mean - tuned.row.kld_mean):.5f} in mean KLD")
+
+
+def print_tuned(out: Path, tuned: Tuned) -> None:
+    from kvtuner_gguf.report.front import print_front
+    from kvtuner_gguf.report.plans import plan_summary
+    from kvtuner_gguf.report.table import print_rows
+
+    why = _reasons(tuned)
     print_front(tuned.front, tuned.plan)
-    print_rows(rows, f"held-out text, {len(tuned.held_out)} x {len(tuned.held_out[0])} tokens, against the f16 cache")
-    if native is not None:
-        click.echo(f"the two differ by {abs(native.kld_mean - tuned.row.kld_mean):.5f} in mean KLD")
+    title = f"held-out text, {len(tuned.held_out)} x {len(tuned.held_out[0])} tokens, against the f16 cache"
+    print_rows([tuned.row], title)
     click.echo(f"{out}\n{plan_summary(tuned.plan)}")
     for text in why[:SHOWN_REASONS]:
         click.echo(text)

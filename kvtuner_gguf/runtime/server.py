@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kvtuner_gguf.childprocess import how_it_ended
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.runtime.cachereport import CacheReport
 from kvtuner_gguf.runtime.native import default_threads
@@ -148,7 +149,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log_path: Path, seconds:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise KvtunerError(f"llama-server ended with status {process.returncode}: {_reason(log_path)}")
+            raise KvtunerError(f"llama-server {how_it_ended(process.returncode)}: {_reason(log_path)}")
         listening = _LISTENING.search(log_path.read_text(encoding="utf-8", errors="replace"))
         if listening and (server := Server(listening[1], log_path, process)).is_healthy():
             return server

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from build_folders import installed_folder
 
+from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.plan import Plan
 from tests.native.archs import write_models
 
 pytestmark = pytest.mark.native
 
 PROGRAM = installed_folder() / "kvtuner-test-archs"
+SCRIPT = Path(__file__).with_name("greedy_or_logits.py")
 GROUPS = {
     "sliding window": "afmoe cohere2 cohere2moe exaone4 exaone-moe gemma2 gemma3 gpt-oss granite_swa laguna llama4 "
     "maple mellum mimo2 muse-glimmer olmo2 phi3 plamo3 smallthinker spark2_5",
@@ -102,3 +108,22 @@ def test_a_mistake_in_one_layer_is_found(mistake: str, n_found: int, models: dic
     code, report = run("--wrong", mistake, model)
     assert code == 1
     assert report.count("FAILED: above the limit") == n_found, report
+
+
+def test_hybrid_models_with_a_sliding_window_rotate_with_a_plan_alone(
+    models: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    """As the unpatched library, whose graph of these models has no rotation: the caches hold the same either way."""
+    model = next(path for path in models["hybrid"] if path.name == "lfm2-dense.gguf")
+    plan = tmp_path / "plan.json"
+    Plan.uniform(Pair.parse("q8_0"), 2).save(plan)
+    states = {}
+    for name, is_off in itertools.product(("types", "plan"), ("0", "1")):
+        choice = ["--kv-config", plan] if name == "plan" else ["--type-k", "8", "--type-v", "8"]
+        command = [sys.executable, SCRIPT, model, tmp_path / "state", "--state", "1:60", *choice]
+        env = {**os.environ, "LLAMA_ATTN_ROT_DISABLE": is_off}
+        subprocess.run(list(map(str, command)), check=True, env=env, timeout=120)
+        states[name, is_off] = (tmp_path / "state").read_bytes()
+    assert len(states["types", "0"]) > 10_000
+    assert states["types", "0"] == states["types", "1"]
+    assert states["plan", "0"] != states["plan", "1"]

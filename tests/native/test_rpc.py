@@ -6,14 +6,16 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kvtuner_gguf.assets import fetch_model
 from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.plan import Plan
 from kvtuner_gguf.runtime.cachereport import CacheReport
 from kvtuner_gguf.runtime.server import find_tool
@@ -21,11 +23,13 @@ from kvtuner_gguf.runtime.server import find_tool
 pytestmark = [pytest.mark.native, pytest.mark.model]
 
 N_LAYER = 30
+RNG = np.random.default_rng(0)
+CENTERS = Centers.from_arrays(*([0.1 * RNG.standard_normal(192) for _ in range(N_LAYER)] for _ in range(2)))
 PLAN = Plan(tuple(Pair.parse(("q8_0/q4_0", "f16/f16", "q5_1/q4_1")[il % 3]) for il in range(N_LAYER)))
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
+@contextmanager
+def running_rpc_server() -> Iterator[str]:
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -36,6 +40,19 @@ def endpoint() -> Iterator[str]:
             yield f"127.0.0.1:{port}"
         finally:
             server.kill()
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with running_rpc_server() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def endpoints(endpoint: str) -> Iterator[str]:
+    """Two servers, as --rpc takes them."""
+    with running_rpc_server() as other:
+        yield f"{endpoint},{other}"
 
 
 def _wait_until_listening(port: int) -> None:
@@ -75,6 +92,55 @@ class OlderServer(threading.Thread):
             seen += len(data)
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
+
+
+class CountingServer(threading.Thread):
+    """Passes everything on to ``endpoint`` and counts the reads of tensors."""
+
+    GET_TENSOR = 8  # of enum rpc_cmd
+    HEAD = 9  # bytes: the command, and the size of what follows
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(daemon=True)
+        host, port = endpoint.split(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.n_reads = 0
+
+    def run(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            server = socket.create_connection(self._target)
+            threading.Thread(target=self._pass_on, args=(client, server, self._count()), daemon=True).start()
+            threading.Thread(target=self._pass_on, args=(server, client, None), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket, counter: Generator[None, bytes] | None) -> None:
+        while data := source.recv(1 << 16):
+            if counter:
+                counter.send(data)
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+    def _count(self) -> Generator[None, bytes]:
+        """Takes what a client sends, piece by piece."""
+        counter = self._commands()
+        next(counter)
+        return counter
+
+    def _commands(self) -> Generator[None, bytes]:
+        buffer = bytearray()
+        while True:
+            while len(buffer) < self.HEAD:
+                buffer += yield
+            self.n_reads += buffer[0] == self.GET_TENSOR
+            left = int.from_bytes(buffer[1 : self.HEAD], "little") + self.HEAD
+            while len(buffer) < left:
+                left -= len(buffer)
+                buffer.clear()
+                buffer += yield
+            del buffer[:left]
 
 
 def run_completion(plan: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -133,3 +199,42 @@ def test_types_that_a_server_does_not_know_are_refused(endpoint: str, tmp_path: 
     assert "layer 1: V type q2_nl is unknown to RPC0" in refused.stderr
     assert "use --no-kv-offload or another type, or run the ggml-rpc-server of this build there" in refused.stderr
     assert complete(plan, "--rpc", older.endpoint, "-ngl", "99", "--no-kv-offload") == (text, report)
+
+
+@pytest.mark.parametrize("is_centered", [False, True], ids=["plain", "centered"])
+def test_a_plan_runs_where_devices_split_every_tensor(is_centered: bool, endpoints: str, tmp_path: Path) -> None:
+    """3 KV heads on 2 devices: in each layer one of them has no head at all."""
+    plan = Plan(PLAN.pairs, centers=CENTERS if is_centered else None)
+    plan.save(tmp_path / "plan.json")
+    text, report = complete(tmp_path / "plan.json")
+    far_text, far_report = complete(tmp_path / "plan.json", "--rpc", endpoints, "-ngl", "99", "-sm", "tensor")
+    assert report == far_report
+    assert report.pairs == dict(enumerate(PLAN.pairs))
+    assert "Paris" in text
+    assert "Paris" in far_text
+
+
+def test_types_unknown_to_one_of_the_devices_that_split_are_refused(endpoints: str, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    Plan((Pair("q8_0", "q2_nl"),) * N_LAYER).save(plan)
+    first, second = endpoints.split(",")
+    older = OlderServer(second)
+    older.start()
+    refused = run_completion(plan, "--rpc", f"{first},{older.endpoint}", "-ngl", "99", "-sm", "tensor")
+    assert refused.returncode > 0, "a crash"
+    assert "layer 0: V type q2_nl is unknown to RPC0" in refused.stderr
+    assert "or run the ggml-rpc-server of this build there" in refused.stderr
+
+
+def test_saving_a_state_reads_no_center_back(endpoint: str, tmp_path: Path) -> None:
+    Plan(PLAN.pairs, centers=CENTERS).save(tmp_path / "plan.json")
+    n_reads = []
+    for args in ([], ["--no-kv-center"]):
+        server = CountingServer(endpoint)
+        server.start()
+        state = tmp_path / f"{len(n_reads)}.state"
+        cache = ("--prompt-cache", str(state), "--ignore-eos")
+        complete(tmp_path / "plan.json", "--rpc", server.endpoint, "-ngl", "99", *cache, *args)
+        assert state.stat().st_size > 10_000
+        n_reads.append(server.n_reads)
+    assert n_reads[0] == n_reads[1] > N_LAYER

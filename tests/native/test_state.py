@@ -139,6 +139,17 @@ def test_a_refusal_names_both_plans(model: Model, contexts: dict[str, Context], 
     assert "plan [none]" in model._log.reason()
 
 
+def test_a_refusal_is_not_told_of_a_later_failure(contexts: dict[str, Context], states: dict) -> None:
+    from llama_cpp import kvtuner
+
+    for reader, part in ((load, 0), (load_sequence, 1)):
+        assert reader(contexts["mixed"], states["mixed otherwise"][part]) == 0
+        assert reader(contexts["mixed"], b"damaged!") == 0
+        assert kvtuner.state_failure("it failed") == "it failed"
+        assert reader(contexts["mixed"], states["mixed otherwise"][part]) == 0
+        assert "was saved with the KV cache plan" in kvtuner.state_failure("it failed")
+
+
 def test_a_refused_state_leaves_the_cache_as_it_was(contexts: dict[str, Context], states: dict) -> None:
     context = contexts["mixed"]
     context.clear()

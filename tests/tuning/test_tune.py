@@ -85,3 +85,21 @@ def test_bad_input_is_one_line(args: tuple[str, ...], words: str, tmp_path: Path
     assert result.exit_code == 1
     (line,) = result.output.strip().splitlines()
     assert words in line
+
+
+def test_the_result_is_told_before_llama_cpp_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Crash(BaseException):
+        """As the end of the process: nothing that comes after is told."""
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    monkeypatch.setattr("kvtuner_gguf.commands.tune._native_row", crash)
+    out = tmp_path / "a.json"
+    runner = CliRunner()
+    with runner.isolation() as (stdout, *_), pytest.raises(Crash):
+        main(["tune", str(fetch_model("smollm2-135m")), "-o", str(out), *SMALL], standalone_mode=False)
+    said = stdout.getvalue().decode()
+    assert f"{out}\n" in said
+    assert "held-out text" in said
+    assert len(Plan.load(out).pairs) == 30

@@ -226,9 +226,9 @@ bool is_ours(const ggml_tensor * node) {
 
 bool can_do(const ggml_tensor * node) {
     const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2], *mask = node->src[3];
-    return q->type == GGML_TYPE_F32 && !ggml_is_empty(k) && row_reader_of(k->type) && row_reader_of(v->type) &&
-           k->ne[2] == v->ne[2] && k->ne[3] == v->ne[3] && k->ne[3] == q->ne[3] && (!mask || mask->ne[2] == 1) &&
-           is_ours(node);
+    return q->type == GGML_TYPE_F32 && !ggml_is_empty(q) && !ggml_is_empty(k) && q->ne[2] % k->ne[2] == 0 &&
+           row_reader_of(k->type) && row_reader_of(v->type) && k->ne[2] == v->ne[2] && k->ne[3] == v->ne[3] &&
+           k->ne[3] == q->ne[3] && (!mask || mask->ne[2] == 1) && is_ours(node);
 }
 
 }  // namespace

@@ -74,12 +74,12 @@ const kvtuner_writes * kvtuner_cpu_writes(const ggml_cgraph * graph) {
     static thread_local std::unordered_map<uint64_t, kvtuner_writes> kept;
     const auto it = kept.find(graph->uid);
     if (it != kept.end() && graph->uid != 0) {
-        return &it->second;
+        return it->second.unless_none();
     }
     if (kept.size() >= kvtuner::KEPT_GRAPHS) {
         kept.clear();
     }
-    return &kept.insert_or_assign(graph->uid, kvtuner_writes(*graph, kvtuner::can_do)).first->second;
+    return kept.insert_or_assign(graph->uid, kvtuner_writes(*graph, kvtuner::can_do)).first->second.unless_none();
 }
 
 bool kvtuner_cpu_write(const kvtuner_writes * writes, const ggml_compute_params * params, int i) {
