@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -50,14 +51,18 @@ def test_a_model_of_vocabulary_alone_needs_no_plan(annotated: Path, tmp_path: Pa
         llama.close()
 
 
-def test_a_load_of_vocabulary_alone_takes_the_choice_for_its_path(annotated: Path, tmp_path: Path) -> None:
+def test_a_load_of_vocabulary_alone_takes_its_choice(annotated: Path, tmp_path: Path) -> None:
     llama_cpp = patched_llama_cpp()
     from llama_cpp import kvtuner
 
     plan = tmp_path / "plan.json"
     Plan.uniform(Pair.parse("q4_0"), N_LAYER).save(plan)
-    kvtuner._lib.kvtuner_path_set_kv_config(str(annotated).encode(), str(plan).encode(), False, True)
+    kv_override = kvtuner._lib.kvtuner_kv_override
+    kv_override.argtypes = [ctypes.c_char_p, ctypes.c_bool, ctypes.c_bool]
+    kv_override.restype = llama_cpp.llama_model_kv_override
+    overrides = (llama_cpp.llama_model_kv_override * 2)(kv_override(str(plan).encode(), False, True))
     params = llama_cpp.llama_model_default_params()
+    params.kv_overrides = overrides
     params.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(str(annotated).encode(), params)
     assert model
