@@ -65,7 +65,7 @@ test: build stock $(COUNTER) ## all tests that need neither a GPU nor a large mo
 	$(BIN)/ruff check kvtuner_gguf tools tests
 	$(BIN)/python -m pytest -m "not large and not gpu and not variants"
 
-test-quick: build ## the tests that need no model
+test-quick: build $(COUNTER) ## the tests that need no model
 	$(BIN)/python -m pytest -m "not large and not gpu and not model and not variants" -q
 
 test-large: build stock ## the tests on the 1.5B model, about 1.1 GB to fetch

@@ -363,6 +363,7 @@ bool buffer_is_small() {
 int main(int argc, char ** argv) {
     const int n_each = argc > 1 ? atoi(argv[1]) : 2;
     std::mt19937 random(argc > 2 ? atoi(argv[2]) : 1);
+    printf("%s\n", cpu_library());
     tally all;
     for (ggml_type type_k : TYPES) {
         for (ggml_type type_v : TYPES) {
