@@ -99,6 +99,7 @@ void kvtuner_state_write(const llama_kv_cache & cache, llama_io_write_i & io) {
 
 void kvtuner_state_begin() {
     refusal.clear();
+    kvtuner_take_reason();
 }
 
 uint32_t kvtuner_state_read(const llama_kv_cache & cache, llama_io_read_i & io) {

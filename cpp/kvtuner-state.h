@@ -10,7 +10,7 @@ class llama_kv_cache;
 // Before the cache's own data. A cache without a plan writes nothing, as upstream does.
 void kvtuner_state_write(const llama_kv_cache & cache, llama_io_write_i & io);
 
-// A load of a state begins: forgets why an earlier one was refused, if nobody has asked.
+// A load of a state begins: forgets why an earlier one was refused, or another call failed, if nobody has asked.
 void kvtuner_state_begin();
 
 // Reads what kvtuner_state_write wrote and the number of streams that follows, which it returns.

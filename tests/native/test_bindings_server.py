@@ -196,7 +196,7 @@ def test_a_state_that_fails_otherwise_is_no_miss(folder: Path) -> None:
     for state in cache.cache_state.values():
         state.llama_state = bytes(len(state.llama_state))
     reader.set_cache(cache)
-    with pytest.raises(RuntimeError, match=r"^Failed to set llama state data$"):
+    with pytest.raises(RuntimeError, match=r"^Failed to set llama state data: wrong model arch"):
         reader(PROMPT, max_tokens=2)
 
 

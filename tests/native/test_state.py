@@ -145,9 +145,14 @@ def test_a_refusal_is_not_told_of_a_later_failure(contexts: dict[str, Context], 
     for reader, part in ((load, 0), (load_sequence, 1)):
         assert reader(contexts["mixed"], states["mixed otherwise"][part]) == 0
         assert reader(contexts["mixed"], b"damaged!") == 0
-        assert kvtuner.state_failure("it failed") == "it failed"
+        failure = kvtuner.state_failure("it failed")
+        assert not isinstance(failure, kvtuner.StateRefused)
+        assert str(failure).startswith("it failed: ")
+        assert "plan" not in str(failure)
         assert reader(contexts["mixed"], states["mixed otherwise"][part]) == 0
-        assert "was saved with the KV cache plan" in kvtuner.state_failure("it failed")
+        again = kvtuner.state_failure("it failed")
+        assert isinstance(again, kvtuner.StateRefused)
+        assert "was saved with the KV cache plan" in str(again)
 
 
 def test_a_refused_state_leaves_the_cache_as_it_was(contexts: dict[str, Context], states: dict) -> None:
