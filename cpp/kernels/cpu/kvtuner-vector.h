@@ -27,8 +27,8 @@ constexpr int64_t round_up(int64_t n, int64_t unit) {
     return (n + unit - 1) / unit * unit;
 }
 
-// One instruction each. With memcpy in their place GCC 12 moves a vector in two halves through the stack and loads it
-// again, which the processor can't forward.
+// One instruction each, from any address. A vector type of less than its own alignment and memcpy would do the same,
+// but GCC 12 then moves each vector through the stack in two halves and loads it again, which processors can't forward.
 template <typename V, typename T>
 inline V load(const T * x) {
     typedef V any __attribute__((may_alias, aligned(alignof(T))));
