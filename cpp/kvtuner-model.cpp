@@ -14,8 +14,12 @@
 
 namespace {
 
+bool is_type(ggml_type type) {
+    return type >= 0 && type < GGML_TYPE_COUNT && ggml_blck_size(type) > 0;
+}
+
 bool is_quantized(ggml_type type) {
-    return ggml_is_quantized(type);
+    return is_type(type) && ggml_is_quantized(type);
 }
 
 bool plan_quantizes_v(const llama_model & model) {
@@ -23,13 +27,19 @@ bool plan_quantizes_v(const llama_model & model) {
     return plan && std::any_of(plan->type_v.begin(), plan->type_v.end(), is_quantized);
 }
 
+// JSON is a plan's text, anything else the path of one; before the brace may stand what may in a file
+bool is_json(const std::string & kv_config) {
+    const size_t begin = kv_config.compare(0, 3, "\xef\xbb\xbf") == 0 ? 3 : 0;
+    const size_t at = kv_config.find_first_not_of(" \t\r\n", begin);
+    return at != std::string::npos && kv_config[at] == '{';
+}
+
 // null for "auto" and "none"
 kvtuner_plan_ptr plan_from_config(const std::string & kv_config) {
     if (kv_config == "auto" || kv_config == "none") {
         return nullptr;
     }
-    const bool is_text = !kv_config.empty() && kv_config[0] == '{';
-    return is_text ? kvtuner_plan_from_json(kv_config) : kvtuner_plan_from_file(kv_config);
+    return is_json(kv_config) ? kvtuner_plan_from_json(kv_config) : kvtuner_plan_from_file(kv_config);
 }
 
 kvtuner_row_sizes row_sizes(const llama_hparams & hparams) {
@@ -99,8 +109,20 @@ bool uses_plan(ggml_type type_k, ggml_type type_v) {
     return type_k == GGML_TYPE_F16 && type_v == GGML_TYPE_F16;
 }
 
+std::string type_problem(const char * name, ggml_type type) {
+    const bool is_type = type >= 0 && type < GGML_TYPE_COUNT && ggml_blck_size(type) > 0;
+    return is_type ? ""
+                   : std::string(name) + " is " + std::to_string(type) + ", which is no type: use one of GGML_TYPE_*";
+}
+
 // why a context with these parameters cannot have its cache; empty where it can
 std::string context_problem(const llama_model & model, const llama_context_params & params) {
+    for (const std::string & problem :
+         { type_problem("type_k", params.type_k), type_problem("type_v", params.type_v) }) {
+        if (!problem.empty()) {
+            return problem;
+        }
+    }
     const bool is_planned = uses_plan(params.type_k, params.type_v);
     const std::string found = is_planned ? kvtuner_plan_problem(model, params) : "";
     return found.empty() ? kvtuner_device_problem(model, params) : found;
@@ -204,8 +226,8 @@ bool kvtuner_check_context(const llama_model * model, const llama_context_params
     return report(context_problem(*model, *params), err, err_size);
 }
 
-bool kvtuner_model_needs_flash_attn(const llama_model * model) {
-    return plan_quantizes_v(*model);
+bool kvtuner_needs_flash_attn(const llama_model * model, const llama_context_params * params) {
+    return kvtuner_quantized_v(*model, *params);
 }
 
 bool kvtuner_file_has_plan(const char * path_model) {

@@ -33,8 +33,8 @@ LLAMA_API bool kvtuner_model_set_kv_config(struct llama_model * model, const cha
 LLAMA_API struct llama_model_kv_override kvtuner_kv_override(const char * kv_config, bool types_given,
                                                              bool use_centers);
 
-// True if the selected plan quantizes V in some layer, so that contexts need FlashAttention.
-LLAMA_API bool kvtuner_model_needs_flash_attn(const struct llama_model * model);
+// True if a context with these parameters has a quantized V in some layer, so that it needs FlashAttention.
+LLAMA_API bool kvtuner_needs_flash_attn(const struct llama_model * model, const struct llama_context_params * params);
 
 // True if a context with these parameters can be created as far as the plan is concerned; else err says why not.
 LLAMA_API bool kvtuner_check_context(const struct llama_model * model, const struct llama_context_params * params,
@@ -67,7 +67,8 @@ LLAMA_API size_t kvtuner_fingerprint(const struct llama_context * ctx, char * te
 LLAMA_API const char * kvtuner_source(const struct llama_context * ctx);
 
 // The first error that the library logged in this thread since the last call, in one line; empty if there was none.
-// Call it before what may fail, to forget what was, and after. The text is valid until the thread's next call.
+// Call it before what may fail, to forget what was, and after. The text is valid until the thread's
+// next call or load of a state.
 LLAMA_API const char * kvtuner_take_reason(void);
 
 // Why this thread's last load of a state was refused for its plan, in one line; empty if it was not. The call forgets

@@ -37,7 +37,9 @@ _set_kv_config = _declare(
     ctypes.c_char_p,
     ctypes.c_size_t,
 )
-_needs_flash_attn = _declare("kvtuner_model_needs_flash_attn", ctypes.c_bool, _model)
+_needs_flash_attn = _declare(
+    "kvtuner_needs_flash_attn", ctypes.c_bool, _model, ctypes.POINTER(llama_cpp.llama_context_params)
+)
 _check_context = _declare(
     "kvtuner_check_context",
     ctypes.c_bool,
@@ -55,9 +57,6 @@ _fingerprint = _declare("kvtuner_fingerprint", ctypes.c_size_t, _context, ctypes
 _source = _declare("kvtuner_source", ctypes.c_char_p, _context)
 _take_reason = _declare("kvtuner_take_reason", ctypes.c_char_p)
 _take_state_refusal = _declare("kvtuner_take_state_refusal", ctypes.c_char_p)
-_is_quantized = libggml.ggml_is_quantized
-_is_quantized.restype = ctypes.c_bool
-_is_quantized.argtypes = [ctypes.c_int]
 _type_name = libggml.ggml_type_name
 _type_name.restype = ctypes.c_char_p
 _type_name.argtypes = [ctypes.c_int]
@@ -74,6 +73,10 @@ def _text(kv_config: KvConfig) -> str:
         raise TypeError(f'kv_config is {kv_config!r:.40}: give "auto", None, the path of a plan, or a plan as a dict')
     if "\0" in text:
         raise ValueError(f"kv_config {text!r:.40} holds a NUL: give the path of a plan, or a plan as a dict")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as err:
+        raise ValueError(f"kv_config {text!r:.40} is no text that can be encoded ({err.reason}): correct it") from err
     return text
 
 
@@ -113,7 +116,7 @@ def configure(
     if types_given and kv_config not in (None, "", "auto", "none"):
         raise ValueError("kv_config and type_k/type_v ask for different caches: keep one")
     set_kv_config(model, None if types_given else kv_config, kv_center)
-    if flash_attn is None and (_needs_flash_attn(model) or _is_quantized(params.type_v)):
+    if flash_attn is None and _needs_flash_attn(model, ctypes.byref(params)):
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
     _raise_on_failure(_check_context, model, ctypes.byref(params))
 

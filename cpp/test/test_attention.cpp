@@ -324,6 +324,31 @@ bool broken_numbers_show(std::mt19937 & random) {
     return is_right;
 }
 
+// A model whose queries are all no numbers, and one whose last key is none, alone in its tile: nothing but that comes
+// out, also where threads share out the tokens of a head.
+bool broken_models_show(std::mt19937 & random) {
+    bool is_right = true;
+    for (int64_t group : { 1, 3 }) {
+        for (int64_t n_head_kv : { 1, 3 }) {
+            for (bool is_query : { true, false }) {
+                attention_case c(plain_setting(group, n_head_kv, 1, 289), random);
+                for (int64_t head = 0; head < (is_query ? c.s.n_head() : n_head_kv); ++head) {
+                    const float query = NAN;
+                    const uint16_t scale = 0x7e00;
+                    char * key = (char *)c.k->data + (c.s.n_token - 1) * c.k->nb[1] + head * c.k->nb[2];
+                    is_query ? memcpy((char *)c.q->data + head * c.q->nb[2], &query, sizeof(query))
+                             : memcpy(key, &scale, sizeof(scale));
+                }
+                for (int n_threads : { 1, 2, 4 }) {
+                    is_right = is_right && is_broken(c.run(n_threads), 0, c.s.n_head() * c.s.size.v);
+                }
+            }
+        }
+    }
+    printf("%s: broken models show\n", is_right ? "ok" : "FAIL");
+    return is_right;
+}
+
 size_t buffer_size(const setting & s, int n_threads, bool is_marked, bool has_heads = true) {
     const std::unique_ptr<ggml_context, decltype(&ggml_free)> ctx(ggml_init({ 1 << 20, nullptr, true }), ggml_free);
     ggml_tensor * q = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, s.size.k, s.n_query, s.n_head());
@@ -374,7 +399,7 @@ int main(int argc, char ** argv) {
             }
         }
     }
-    const bool is_right = broken_numbers_show(random) & buffer_is_small();
+    const bool is_right = broken_numbers_show(random) & broken_models_show(random) & buffer_is_small();
     printf("%d cases, worst normalized error %.2e, %d failures\n", all.n_cases, all.worst, all.n_failed);
     return all.n_failed != 0 || !is_right;
 }

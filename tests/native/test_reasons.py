@@ -91,7 +91,8 @@ def test_a_kv_config_of_no_use_is_named(kv_config: object, model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kv_config", "error"), [({"a": {1}}, TypeError), ({"a": float("nan")}, ValueError), ("a\0b", ValueError)]
+    ("kv_config", "error"),
+    [({"a": {1}}, TypeError), ({"a": float("nan")}, ValueError), ("a\0b", ValueError), ("\ud800x", ValueError)],
 )
 def test_a_kv_config_that_cannot_be_passed_on_is_named(kv_config: object, error: type, model: Path) -> None:
     with pytest.raises(error, match=r"^kv_config "):
@@ -158,3 +159,16 @@ def test_a_session_file_that_was_cut_is_called_so(cut: int, model: Path, tmp_pat
     assert "the file ends" in done.stderr
     assert "bytes too early: it was cut" in done.stderr
     assert "mismatched" not in done.stderr
+
+
+@pytest.mark.parametrize("side", ["type_k", "type_v"])
+@pytest.mark.parametrize("number", [4, 43, 999])
+def test_a_type_number_that_is_no_type_is_refused(side: str, number: int, model: Path) -> None:
+    with pytest.raises(ValueError, match=rf"^{side} is {number}, which is no type: use one of GGML_TYPE_"):
+        llama(model, **{side: number})
+
+
+@pytest.mark.parametrize("before", ["", " \n", "\ufeff", "\ufeff "])
+def test_the_text_of_a_plan_is_known_whatever_stands_before_it(before: str, model: Path) -> None:
+    with pytest.raises(ValueError, match=r"line [12], column 13"):
+        llama(model, kv_config=before + '{"type_k": [,')

@@ -11,9 +11,10 @@ namespace kvtuner {
 
 namespace {
 
-constexpr int64_t ROWS = 96;           // query rows that share a tile, about
-constexpr int64_t LEAST_ROWS = 8;      // and at least
-constexpr int64_t SPLIT_ROWS = 64;     // up to so many rows of a KV head its tokens and channels can be split
+constexpr int64_t ROWS = 96;        // query rows that share a tile, about
+constexpr int64_t LEAST_ROWS = 8;   // and at least
+constexpr int64_t SPLIT_ROWS = 64;  // up to so many rows of a KV head its tokens and channels can be split
+constexpr int32_t NO_WEIGHTS = NOTHING_SEEN - 1;  // as a reference: of a tile that no query sees
 constexpr int64_t SPLIT_TOKENS = 256;  // and with more tokens: with fewer, waiting takes longer than it saves
 
 bool can_split(const problem & p) {
@@ -123,9 +124,10 @@ void find_weights(const problem & p, const blocks & all, const split_layout & l,
         }
         float * weights = l.weights_of(block, tile);
         int32_t * references = l.references_of(block, tile);
-        std::fill(references, references + l.n_row, NOTHING_SEEN);
         const int64_t n = l.n_tokens(p, tile);
-        if (of_keys.score(p, tile * l.n_tile, n, weights, l.n_wide)) {
+        const bool is_seen = of_keys.score(p, tile * l.n_tile, n, weights, l.n_wide);
+        std::fill(references, references + l.n_row, is_seen ? NOTHING_SEEN : NO_WEIGHTS);
+        if (is_seen) {
             raise_references(weights, l.n_wide, n, l.n_row, references, factors.data());
             weigh(weights, l.n_wide, n, l.n_row, references);
         }
@@ -154,7 +156,7 @@ struct split_worker {
 private:
     void add_tile(const problem & p, const split_layout & l, int64_t block, int64_t tile) {
         const int32_t * of_tile = l.references_of(block, tile);
-        if (std::all_of(of_tile, of_tile + l.n_row, [](int32_t r) { return r == NOTHING_SEEN; })) {
+        if (*of_tile == NO_WEIGHTS) {
             return;
         }
         const int64_t n = l.n_tokens(p, tile);

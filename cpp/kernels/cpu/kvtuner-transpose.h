@@ -40,18 +40,11 @@ inline row_part<E, BYTES> interleave(row_part<E, BYTES> a, row_part<E, BYTES> b,
 #endif
 }
 
-// where in the columns of `transpose` those of one begin
-template <typename E, int BYTES>
-constexpr int place_of(int column) {
-    constexpr int N = LANE / sizeof(E);
-    static_assert(BYTES == LANE || N_ROW <= N, "a column must lie in one lane");
-    const int at = column % N * N_ROW;
-    return at / N * (BYTES / sizeof(E)) + column / N * N + at % N;
-}
-
-// Writes the columns of integers E. Each round puts the top bit of a row's number behind the number of the column.
+// Writes the columns of integers E, lane by lane: vector k has in each of its lanes the columns of that lane from
+// k * LANE / (N_ROW * sizeof(E)) on. Each round puts the top bit of a row's number behind the number of the column.
 template <typename E, int BYTES>
 inline void transpose(row_part<E, BYTES> (&rows)[N_ROW], E * columns) {
+    static_assert(BYTES == LANE || N_ROW * sizeof(E) <= LANE, "a column must lie in one lane");
     using all = std::make_index_sequence<BYTES / sizeof(E)>;
     for (int round = 1; round < N_ROW; round *= 2) {
         row_part<E, BYTES> next[N_ROW];
