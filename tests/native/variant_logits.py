@@ -1,4 +1,6 @@
-"""Logits of a plan from one variant of the CPU back end: MODEL PLAN TOKENS OUT [LIBRARY]; without it the best one.
+"""Logits over an f16 cache and over a plan's from one variant of the CPU back end: MODEL PLAN TOKENS OUT [LIBRARY].
+
+Without a library the best one is taken.
 
 Prints the libraries of CPU back ends that the process has open.
 """
@@ -13,6 +15,7 @@ import numpy as np
 from llama_cpp import llama_cpp
 from llama_cpp._ggml import libggml
 
+from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.plan import Plan
 from kvtuner_gguf.runtime.native import open_model
 
@@ -22,9 +25,10 @@ def main(model: str, plan: str, n_tokens: int, out: str, library: str | None = N
     if library and not libggml.ggml_backend_load(library.encode()):
         sys.exit(f"{library} does not load")
     llama_cpp.llama_backend_init()
-    with open_model(Path(model), 2) as opened, opened.context(Plan.load(Path(plan)), 512, 512) as context:
+    with open_model(Path(model), 2) as opened:
         tokens = opened.tokenize(sys.stdin.read())[:n_tokens]
-        np.save(out, context.decode(tokens, 0, True))
+        with opened.contexts([Pair("f16", "f16"), Plan.load(Path(plan))], 512, 512) as contexts:
+            np.save(out, [context.decode(tokens, 0, True) for context in contexts])
     maps = Path("/proc/self/maps").read_text().split()
     print("\n".join(sorted({word for word in maps if "libggml-cpu" in word})))
 
