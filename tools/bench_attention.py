@@ -132,12 +132,14 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--depth", type=int, action="append", help="tokens already in the cache  [0 4096 16384]")
     parser.add_argument("--threads", type=int, action="append", help="[1 2]")
-    parser.add_argument("--cache", action="append", help="K/V or paper  [q8_0 q4_0 q8_0/q4_0 paper]")
+    parser.add_argument("--cache", action="append", help="K/V or paper  [q8_0 q4_0 q8_0/q4_0 q3_nl/q2_nl paper]")
     parser.add_argument("--decode", type=int, default=16, help="tokens of a decode run")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     depths = args.depth or [0, 4096, 16384]
-    wanted = caches(args.cache or ["q8_0", "q4_0", "q8_0/q4_0", "paper"], model_shape(read_model(args.model)).n_layer)
+    wanted = caches(
+        args.cache or ["q8_0", "q4_0", "q8_0/q4_0", "q3_nl/q2_nl", "paper"], model_shape(read_model(args.model)).n_layer
+    )
     for n_threads in args.threads or [1, 2]:
         print(f"{args.model.name}, {n_threads} threads, {args.rounds} rounds: tokens per second and ratio to the base")
         with (
