@@ -64,10 +64,8 @@ def _wait_until_listening(port: int) -> None:
     pytest.fail("ggml-rpc-server does not listen")
 
 
-class OlderServer(threading.Thread):
-    """Passes everything on to ``endpoint``, and greets as a server does that knows no types but upstream's."""
-
-    GREETED = 8 + 3  # where the answer says which cache types are known: after its size and the version
+class Between(threading.Thread):
+    """Listens before the server at ``endpoint`` and passes everything on, as `sent` and `answered` leave it."""
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(daemon=True)
@@ -80,56 +78,53 @@ class OlderServer(threading.Thread):
         while True:
             client, _ = self._listener.accept()
             server = socket.create_connection(self._target)
-            threading.Thread(target=self._pass_on, args=(client, server, None), daemon=True).start()
-            threading.Thread(target=self._pass_on, args=(server, client, self.GREETED), daemon=True).start()
+            for ends in ((client, server, self.sent()), (server, client, self.answered())):
+                threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
 
     @staticmethod
-    def _pass_on(source: socket.socket, target: socket.socket, zeroed: int | None) -> None:
-        seen = 0
+    def _pass_on(source: socket.socket, target: socket.socket, see: Generator[None, bytearray]) -> None:
+        next(see)
         while data := bytearray(source.recv(1 << 16)):
-            if zeroed is not None and seen <= zeroed < seen + len(data):
-                data[zeroed - seen] = 0
-            seen += len(data)
+            see.send(data)
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
 
+    def sent(self) -> Generator[None, bytearray]:
+        """Takes what a client sends, piece by piece."""
+        while True:
+            yield
 
-class CountingServer(threading.Thread):
-    """Passes everything on to ``endpoint`` and counts the reads of tensors."""
+    def answered(self) -> Generator[None, bytearray]:
+        """Takes what the server answers, piece by piece."""
+        while True:
+            yield
+
+
+class OlderServer(Between):
+    """Greets as a server does that knows no types but upstream's."""
+
+    GREETED = 8 + 3  # where the answer says which cache types are known: after its size and the version
+
+    def answered(self) -> Generator[None, bytearray]:
+        seen = 0
+        while True:
+            data = yield
+            if seen <= self.GREETED < seen + len(data):
+                data[self.GREETED - seen] = 0
+            seen += len(data)
+
+
+class CountingServer(Between):
+    """Counts the reads of tensors."""
 
     GET_TENSOR = 8  # of enum rpc_cmd
     HEAD = 9  # bytes: the command, and the size of what follows
 
     def __init__(self, endpoint: str) -> None:
-        super().__init__(daemon=True)
-        host, port = endpoint.split(":")
-        self._target = (host, int(port))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        super().__init__(endpoint)
         self.n_reads = 0
 
-    def run(self) -> None:
-        while True:
-            client, _ = self._listener.accept()
-            server = socket.create_connection(self._target)
-            threading.Thread(target=self._pass_on, args=(client, server, self._count()), daemon=True).start()
-            threading.Thread(target=self._pass_on, args=(server, client, None), daemon=True).start()
-
-    @staticmethod
-    def _pass_on(source: socket.socket, target: socket.socket, counter: Generator[None, bytes] | None) -> None:
-        while data := source.recv(1 << 16):
-            if counter:
-                counter.send(data)
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
-
-    def _count(self) -> Generator[None, bytes]:
-        """Takes what a client sends, piece by piece."""
-        counter = self._commands()
-        next(counter)
-        return counter
-
-    def _commands(self) -> Generator[None, bytes]:
+    def sent(self) -> Generator[None, bytearray]:
         buffer = bytearray()
         while True:
             while len(buffer) < self.HEAD:
