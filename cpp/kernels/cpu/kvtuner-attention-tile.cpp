@@ -1,6 +1,7 @@
 #include "kvtuner-attention-tile.h"
 
 #include "kvtuner-product.h"
+#include "kvtuner-sums.h"
 
 #include "ggml-cpu.h"
 
@@ -15,33 +16,6 @@ row_range rows_of(const ggml_tensor * cache, const block & b, int64_t first, int
                   int64_t n) {
     const char * row = at(cache, token, b.head_kv, b.stream) + ggml_row_size(cache->type, first);
     return { row, (int64_t)cache->nb[1], n, n_value, (int64_t)ggml_row_size(cache->type, n_value) };
-}
-
-// adds n weights of each of N rows to its sum, one after the other: rows side by side, since each step waits for the
-// last
-template <int N>
-void add_weights_of(const float * weights, int64_t wide, int64_t n, float * sums) {
-    float now[N];
-    std::copy(sums, sums + N, now);
-    for (int64_t t = 0; t < n; ++t) {
-        for (int r = 0; r < N; ++r) {
-            now[r] += weights[r * wide + t];
-        }
-    }
-    std::copy(now, now + N, sums);
-}
-
-void add_weights(const float * weights, int64_t wide, int64_t n, int64_t n_row, float * sums) {
-    int64_t r = 0;
-    for (; r + 6 <= n_row; r += 6) {
-        add_weights_of<6>(weights + r * wide, wide, n, sums + r);
-    }
-    for (; r + 3 <= n_row; r += 3) {
-        add_weights_of<3>(weights + r * wide, wide, n, sums + r);
-    }
-    for (; r < n_row; ++r) {
-        add_weights_of<1>(weights + r * wide, wide, n, sums + r);
-    }
 }
 
 }  // namespace
@@ -141,9 +115,10 @@ bool raise_references(const float * scores, int64_t wide, int64_t n, int64_t n_r
 
 void weigh(float * scores, int64_t wide, int64_t n, int64_t n_row, const int32_t * references) {
     for (int64_t r = 0; r < n_row; ++r) {
+        const int32_t reference = references[r];
         for (int64_t t = 0; t < n; t += LANES) {
             float * score = scores + r * wide + t;
-            store(score, exp2_of(load<vec>(score), references[r]));
+            store(score, exp2_of(load<vec>(score), reference));
         }
     }
 }

@@ -74,7 +74,13 @@ inline V select(ivec mask, V yes, V no) {
 
 // a where b is no number
 inline vec vmax(vec a, vec b) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_max_ps((__m512)b, (__m512)a);
+#elif defined(__AVX__)
+    return (vec)_mm256_max_ps((__m256)b, (__m256)a);
+#else
     return select(b > a, b, a);
+#endif
 }
 
 inline float largest(vec x) {
@@ -104,9 +110,9 @@ inline vec exp2_of(vec x, int32_t reference) {
     for (float c : { 1.339887440e-3f, 9.618437358e-3f, 5.550332471e-2f, 2.402264791e-1f, 6.931472028e-1f, 1.0f }) {
         p = multiply_add(p, r, splat(c));
     }
-    const ivec exponent = (ivec)shifted - (ivec)splat(ROUND) + (127 - reference);
-    const ivec is_zero = (x < LOWEST) | (exponent < 2);
-    return p * (vec)(~is_zero & (exponent << 23));
+    const ivec exponent = (ivec)shifted + (127 - reference - (ivec)splat(ROUND));
+    const ivec is_seen = (x >= LOWEST) & (exponent > 1);
+    return p * (vec)(is_seen & (exponent << 23));
 }
 
 }  // namespace kvtuner
