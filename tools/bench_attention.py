@@ -27,7 +27,7 @@ from kvtuner_gguf.gguffile.shape import model_shape, read_model
 from kvtuner_gguf.plan import Plan
 from kvtuner_gguf.runtime.native import Context, Model, open_model
 
-N_PREFILL = 512
+N_BATCH = 512
 BASE = "f16, base"
 PAPER_K = (2, 4, 4, 4, 2, 4, 4, 4, 4, 4, 4, 4, 4, 8, 4, 4, 4, 8, 4, 4, 4, 4, 4, 4, 4, 2, 4, 2, 4, 4, 4, 4)
 PAPER_V = (2, 4, 4, 4, 2, 2, 2, 4, 2, 2, 2, 2, 2, 4, 2, 2, 2, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 4, 2, 4)
@@ -51,7 +51,7 @@ class Sequence:
 
     def __init__(self, lib: object, context: Context, tokens: np.ndarray) -> None:
         self._lib, self._context, self._tokens = lib, context, tokens
-        self._context.decode(tokens[:N_PREFILL], 0, False)
+        self._context.decode(tokens[:N_BATCH], 0, False)
         self._state = self._save()
 
     def set_depth(self, depth: int) -> None:
@@ -79,11 +79,11 @@ class Sequence:
 
 
 def repeat_cells(state: bytes, depth: int) -> bytes:
-    """The ``state`` of a sequence of N_PREFILL tokens as one of ``depth`` tokens, whose rows repeat."""
-    begin = state.index(struct.pack("<IIiI", 1, N_PREFILL, 0, 1))  # streams, cells, position, sequences of the cell
+    """The ``state`` of a sequence of N_BATCH tokens as one of ``depth`` tokens, whose rows repeat."""
+    begin = state.index(struct.pack("<IIiI", 1, N_BATCH, 0, 1))  # streams, cells, position, sequences of the cell
     parts = [state[:begin], struct.pack("<II", 1, depth)]
     parts += [struct.pack("<iIi", position, 1, 0) for position in range(depth)]
-    at = begin + 8 + 12 * N_PREFILL
+    at = begin + 8 + 12 * N_BATCH
     is_transposed, n_layer = struct.unpack_from("<II", state, at)
     assert not is_transposed
     parts.append(state[at : at + 8])
@@ -92,9 +92,9 @@ def repeat_cells(state: bytes, depth: int) -> bytes:
         (row_bytes,) = struct.unpack_from("<Q", state, at + 4)
         parts.append(state[at : at + 12])
         at += 12
-        rows = state[at : at + row_bytes * N_PREFILL]
-        parts.append((rows * -(-depth // N_PREFILL))[: depth * row_bytes])
-        at += row_bytes * N_PREFILL
+        rows = state[at : at + row_bytes * N_BATCH]
+        parts.append((rows * -(-depth // N_BATCH))[: depth * row_bytes])
+        at += row_bytes * N_BATCH
     return b"".join(parts) + state[at:]
 
 
@@ -103,13 +103,15 @@ def sequences(model: Model, wanted: Mapping[str, Pair | Plan], n_ctx: int) -> It
     import llama_cpp
 
     text = fetch_text("encyclopedia").read_bytes()[:8000].decode("utf-8", "ignore")
-    tokens = model.tokenize(text)[:N_PREFILL]
+    tokens = model.tokenize(text)[:N_BATCH]
     with ExitStack() as stack:
-        opened = {name: stack.enter_context(model.context(cache, n_ctx, N_PREFILL)) for name, cache in wanted.items()}
+        opened = {name: stack.enter_context(model.context(cache, n_ctx, N_BATCH)) for name, cache in wanted.items()}
         yield {name: Sequence(llama_cpp, context, tokens) for name, context in opened.items()}
 
 
-def measure(all_of_them: Mapping[str, Sequence], depth: int, n_decode: int, n_rounds: int) -> None:
+def measure(
+    all_of_them: Mapping[str, Sequence], depth: int, n_prefill: int, n_decode: int, n_rounds: int
+) -> None:
     for sequence in all_of_them.values():
         sequence.set_depth(depth)
     speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in all_of_them}
@@ -117,7 +119,7 @@ def measure(all_of_them: Mapping[str, Sequence], depth: int, n_decode: int, n_ro
         order = list(all_of_them) if turn % 2 == 0 else list(all_of_them)[::-1]
         for name in order:
             sequence = all_of_them[name]
-            prefill = sequence.time(N_PREFILL, N_PREFILL, depth)
+            prefill = sequence.time(n_prefill, n_prefill, depth)
             speeds[name].append((prefill, sequence.time(n_decode, 1, depth)))
     for name, rounds in speeds.items():
         cells = []
@@ -133,6 +135,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, action="append", help="tokens already in the cache  [0 4096 16384]")
     parser.add_argument("--threads", type=int, action="append", help="[1 2]")
     parser.add_argument("--cache", action="append", help="K/V or paper  [q8_0 q4_0 q8_0/q4_0 q3_nl/q2_nl paper]")
+    parser.add_argument("--prefill", type=int, default=N_BATCH, help=f"tokens of a prefill run, at most {N_BATCH}")
     parser.add_argument("--decode", type=int, default=16, help="tokens of a decode run")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
@@ -144,10 +147,10 @@ def main() -> None:
         print(f"{args.model.name}, {n_threads} threads, {args.rounds} rounds: tokens per second and ratio to the base")
         with (
             open_model(args.model, n_threads) as model,
-            sequences(model, wanted, max(depths) + N_PREFILL) as all_of_them,
+            sequences(model, wanted, max(depths) + N_BATCH) as all_of_them,
         ):
             for depth in depths:
-                measure(all_of_them, depth, args.decode, args.rounds)
+                measure(all_of_them, depth, args.prefill, args.decode, args.rounds)
 
 
 if __name__ == "__main__":
