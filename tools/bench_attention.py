@@ -109,9 +109,7 @@ def sequences(model: Model, wanted: Mapping[str, Pair | Plan], n_ctx: int) -> It
         yield {name: Sequence(llama_cpp, context, tokens) for name, context in opened.items()}
 
 
-def measure(
-    all_of_them: Mapping[str, Sequence], depth: int, n_prefill: int, n_decode: int, n_rounds: int
-) -> None:
+def measure(all_of_them: Mapping[str, Sequence], depth: int, n_prefill: int, n_decode: int, n_rounds: int) -> None:
     for sequence in all_of_them.values():
         sequence.set_depth(depth)
     speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in all_of_them}
