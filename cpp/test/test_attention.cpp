@@ -6,7 +6,8 @@
 //   kvtuner-test-attention [CASES OF A PAIR AND SIZE] [SEED]
 
 #include "cpu_backend.h"
-#include "kernels/kvtuner-mark.h"
+#include "kvtuner-formats.h"
+#include "kvtuner-mark.h"
 
 #include <algorithm>
 #include <cmath>
@@ -22,11 +23,6 @@ namespace {
 
 constexpr double MOST_ERROR = 1e-9;  // normalized mean squared; the bar of upstream's own tests is 5e-4
 constexpr float SEEN = 0, UNSEEN = -INFINITY;
-
-const ggml_type TYPES[] = {
-    GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16,   GGML_TYPE_Q8_0,  GGML_TYPE_Q5_1,  GGML_TYPE_Q5_0,
-    GGML_TYPE_Q4_1, GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL,
-};
 
 struct head_sizes {
     int64_t k, v;
@@ -390,8 +386,8 @@ int main(int argc, char ** argv) {
     std::mt19937 random(argc > 2 ? atoi(argv[2]) : 1);
     printf("%s\n", cpu_library());
     tally all;
-    for (ggml_type type_k : TYPES) {
-        for (ggml_type type_v : TYPES) {
+    for (ggml_type type_k : KVTUNER_CACHE_TYPES) {
+        for (ggml_type type_v : KVTUNER_CACHE_TYPES) {
             for (const head_sizes & size : SIZES) {
                 for (int i = 0; i < n_each && fits(type_k, size.k) && fits(type_v, size.v); ++i) {
                     all.run(random_setting(type_k, type_v, size, random), random);

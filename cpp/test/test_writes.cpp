@@ -2,7 +2,8 @@
 // that is named.
 
 #include "cpu_backend.h"
-#include "kernels/kvtuner-writes.h"
+#include "kvtuner-formats.h"
+#include "kvtuner-writes.h"
 
 #include "ggml-alloc.h"
 #include "ggml-backend.h"
@@ -330,9 +331,7 @@ bool can_store(ggml_backend_t backend, ggml_type type) {
 
 std::vector<shape> shapes() {
     std::vector<shape> all;
-    for (const ggml_type type :
-         { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q5_1, GGML_TYPE_Q5_0, GGML_TYPE_Q4_1,
-           GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL }) {
+    for (const ggml_type type : KVTUNER_CACHE_TYPES) {
         for (const int64_t head_size : { 32, 64, 96, 128, 192, 256, 512 }) {
             for (const int64_t rotation : { 0, 64, 128, 256, 512 }) {
                 for (const int64_t n_tokens : { 1, 5, 31 }) {
