@@ -16,11 +16,11 @@ namespace kvtuner {
 constexpr int32_t NOTHING_SEEN = (int32_t)LOWEST;  // as a reference
 constexpr int64_t TILE_UNIT = 16;                  // tokens that a tile is padded to; padding has no weight
 
-// Tokens of a tile: its rows as floats fit the first cache. Few query rows need little of it, and with short tiles the
+// Tokens of a tile: its rows as floats take 32 KiB at most. Few query rows need less, and with short tiles the
 // next rows arrive from memory while these are worked on.
 inline int64_t tile_tokens(int64_t head_size, const block & b) {
     const int64_t most = b.n_row <= 16 ? 32 : 64;
-    return std::max<int64_t>(TILE_UNIT, std::min<int64_t>(most, 4096 / head_size / TILE_UNIT * TILE_UNIT));
+    return std::max<int64_t>(TILE_UNIT, std::min<int64_t>(most, 8192 / head_size / TILE_UNIT * TILE_UNIT));
 }
 
 // scores of a block's rows
