@@ -15,8 +15,11 @@ kvtuner_test(fuzz SOURCES cpp/test/fuzz_plan.cpp ${KVTUNER_PLAN}
 kvtuner_test(test-backend SOURCES cpp/test/test_backend.cpp FOLDERS "${KVTUNER_GGML}" LIBRARIES llama)
 kvtuner_test(test-decode SOURCES cpp/test/test_decode.cpp FOLDERS format cpu "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-lowbit SOURCES cpp/test/test_lowbit.cpp FOLDERS format "${KVTUNER_GGML}" LIBRARIES ggml)
-kvtuner_test(test-attention SOURCES cpp/test/test_attention.cpp FOLDERS format graph cpu LIBRARIES ggml)
-kvtuner_test(test-writes SOURCES cpp/test/test_writes.cpp ${KVTUNER_GRAPH}
+kvtuner_test(test-attention SOURCES cpp/test/test_attention.cpp cpp/test/attention_edges.cpp
+    FOLDERS format graph cpu LIBRARIES ggml)
+kvtuner_test(test-writes
+    SOURCES cpp/test/test_writes.cpp cpp/test/write_graphs.cpp cpp/test/write_kernels.cpp cpp/test/write_allocations.cpp
+        ${KVTUNER_GRAPH}
     FOLDERS format graph cpu "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-archs
     SOURCES cpp/test/test_archs.cpp cpp/test/arch_plans.cpp cpp/test/arch_runs.cpp cpp/test/slow_cache.cpp
