@@ -2,7 +2,7 @@
 
 Bits are true bits per value, block scales included; payload bits, as in the KVTuner paper, leave the scales out.
 Source: the type traits of ggml (``ggml/src/ggml.c``) at the pinned base; q3_nl and q2_nl are this project's, for caches
-alone (``cpp/kernels/kvtuner-blocks.h``).
+alone (``cpp/format/kvtuner-blocks.h``).
 """
 
 from __future__ import annotations

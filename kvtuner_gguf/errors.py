@@ -12,7 +12,7 @@ class KvtunerError(ValueError):
 def quoted(text: str) -> str:
     """A text of outside data for such a line: short, and with ``\\xNN`` for each byte that is no printable ASCII.
 
-    ``kvtuner_quoted`` in ``cpp/kvtuner-strict-json.cpp`` is the same.
+    ``kvtuner_quoted`` in ``cpp/plan/kvtuner-strict-json.cpp`` is the same.
     """
     raw = text.encode(errors="surrogatepass")
     shown = "".join(chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in raw[: MAX_QUOTED + 1])

@@ -1,6 +1,6 @@
 """A plan: the K and V cache type of every layer, with the model it is for and where it comes from.
 
-``configs/plan.schema.json`` describes the same JSON for other programs. ``cpp/kvtuner-plan-json.cpp`` makes the same
+``configs/plan.schema.json`` describes the same JSON for other programs. ``cpp/plan/kvtuner-plan-json.cpp`` makes the same
 checks in the same order with the same words.
 """
 
@@ -125,7 +125,7 @@ class Plan:
     def fingerprint(self) -> str:
         """16 hex digits over the types and centers of all layers: equal plans, equal fingerprints.
 
-        `kvtuner_plan_fingerprint` in ``cpp/kvtuner-plan.cpp`` is the same. Whatever else a plan comes to hold of a
+        `kvtuner_plan_fingerprint` in ``cpp/plan/kvtuner-plan.cpp`` is the same. Whatever else a plan comes to hold of a
         layer is appended to the layer's entry, so that plans without it keep theirs.
         """
         entries = (f"{il}:{pair}{self._center_digests(il)}" for il, pair in enumerate(self.pairs))

@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it, and nothing more: the twin of ``cpp/kvtuner-strict-json.cpp``.
+"""JSON as RFC 8259 has it, and nothing more: the twin of ``cpp/plan/kvtuner-strict-json.cpp``.
 
 Both read the same texts and refuse the same ones with the same words: what Python wrote, the library must be able to
 load. Beyond the RFC's grammar refused are names given twice, halves of surrogate pairs, numbers that no double holds

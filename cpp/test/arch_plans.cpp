@@ -85,14 +85,11 @@ static std::string name_of(const kvtuner_plan & plan) {
 }
 
 static ggml_type type_of(const std::string & name) {
-    std::vector<ggml_type> known(MIXED_TYPES, MIXED_TYPES + N_MIXED_TYPES);
-    known.insert(known.end(), { GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL });
-    for (ggml_type type : known) {
-        if (name == ggml_type_name(type)) {
-            return type;
-        }
+    const ggml_type type = kvtuner_type_from_name(name);
+    if (type == GGML_TYPE_COUNT) {
+        throw std::runtime_error(kvtuner_unknown_type("'" + name + "'", "a mixed plan"));
     }
-    throw std::runtime_error("no cache type of the mixed plans is named '" + name + "': use f16, bf16, q8_0, ...");
+    return type;
 }
 
 named_plan plan_from_pairs(const llama_model & model, const std::string & pairs) {

@@ -3,7 +3,7 @@
 // two marks ends in a trap of the processor, and its handler counts it: exact, on any x86, without privileges.
 
 #include "cpu_backend.h"
-#include "kernels/kvtuner-mark.h"
+#include "kvtuner-mark.h"
 
 #include <signal.h>
 #include <x86intrin.h>

@@ -5,62 +5,18 @@
 //
 //   kvtuner-test-attention [CASES OF A PAIR AND SIZE] [SEED]
 
-#include "cpu_backend.h"
-#include "kernels/kvtuner-mark.h"
+#include "attention_case.h"
+#include "kvtuner-formats.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
-#include <random>
-#include <string>
-#include <vector>
 
 namespace {
 
 constexpr double MOST_ERROR = 1e-9;  // normalized mean squared; the bar of upstream's own tests is 5e-4
-constexpr float SEEN = 0, UNSEEN = -INFINITY;
-
-const ggml_type TYPES[] = {
-    GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16,   GGML_TYPE_Q8_0,  GGML_TYPE_Q5_1,  GGML_TYPE_Q5_0,
-    GGML_TYPE_Q4_1, GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL,
-};
-
-struct head_sizes {
-    int64_t k, v;
-};
 
 const head_sizes SIZES[] = {
     { 64, 64 },   { 80, 80 },   { 96, 96 },   { 112, 112 }, { 128, 128 }, { 192, 192 },
     { 256, 256 }, { 512, 512 }, { 192, 128 }, { 128, 192 }, { 64, 96 },   { 40, 72 },
-};
-
-enum mask_kind { NO_MASK, CAUSAL, WINDOW, HOLES, N_MASKS };
-
-struct setting {
-    ggml_type type_k, type_v;
-    head_sizes size;
-    int64_t group, n_head_kv, n_stream, n_query, n_token;
-    mask_kind mask;
-    float scale, max_bias, softcap;
-    bool has_sinks;
-
-    int64_t n_head() const {
-        return group * n_head_kv;
-    }
-
-    std::string text() const {
-        char line[256];
-        snprintf(line, sizeof(line),
-                 "K %s V %s heads %lld/%lld group %lld KV heads %lld streams %lld queries %lld tokens %lld mask %d "
-                 "ALiBi %g cap %g sinks %d",
-                 ggml_type_name(type_k), ggml_type_name(type_v), (long long)size.k, (long long)size.v, (long long)group,
-                 (long long)n_head_kv, (long long)n_stream, (long long)n_query, (long long)n_token, mask, max_bias,
-                 softcap, has_sinks);
-        return line;
-    }
 };
 
 template <typename T, size_t N>
@@ -85,91 +41,6 @@ setting random_setting(ggml_type type_k, ggml_type type_v, head_sizes size, std:
     s.has_sinks = random() % 3 == 0;
     return s;
 }
-
-// the tensors of a case, in a context of their own
-struct attention_case {
-    const setting s;
-    std::unique_ptr<ggml_context, decltype(&ggml_free)> ctx;
-    ggml_tensor *q, *k, *v, *mask = nullptr, *sinks = nullptr, *out;
-
-    attention_case(const setting & s, std::mt19937 & random) : s(s), ctx(make_context(), ggml_free) {
-        q = make(GGML_TYPE_F32, s.size.k, s.n_query, s.n_head(), random, 2);
-        k = make(s.type_k, s.size.k, s.n_token, s.n_head_kv, random, 1);
-        v = make(s.type_v, s.size.v, s.n_token, s.n_head_kv, random, 1);
-        if (s.mask != NO_MASK) {
-            make_mask(random);
-        }
-        out = ggml_flash_attn_ext(ctx.get(), q, k, v, mask, s.scale, s.max_bias, s.softcap);
-        kvtuner_mark(out);
-        if (s.has_sinks) {
-            sinks = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, s.n_head());
-            fill(sinks, random, 3);
-            ggml_flash_attn_ext_add_sinks(out, sinks);
-        }
-    }
-
-    // with the buffer of so many threads as planned, or of one
-    std::vector<float> run(int n_threads, bool has_buffer = true) {
-        ggml_cgraph * graph = ggml_new_graph(ctx.get());
-        ggml_build_forward_expand(graph, out);
-        memset(out->data, 0xff, ggml_nbytes(out));
-        ggml_cplan plan = CPU_FUNCTION(ggml_graph_plan)(graph, has_buffer ? n_threads : 1, nullptr);
-        plan.n_threads = n_threads;
-        std::vector<uint8_t> buffer(plan.work_size);
-        plan.work_data = buffer.data();
-        CPU_FUNCTION(ggml_graph_compute)(graph, &plan);
-        const float * values = (const float *)out->data;
-        return std::vector<float>(values, values + ggml_nelements(out));
-    }
-
-private:
-    static ggml_context * make_context() {
-        return ggml_init({ (size_t)96 << 20, nullptr, false });
-    }
-
-    void fill(ggml_tensor * t, std::mt19937 & random, float scale) const {
-        std::normal_distribution<float> normal;
-        std::vector<float> values(ggml_nelements(t));
-        for (float & x : values) {
-            x = normal(random) * scale;
-        }
-        if (t->type == GGML_TYPE_F32) {
-            memcpy(t->data, values.data(), ggml_nbytes(t));
-        } else {
-            CPU_FUNCTION(ggml_get_type_traits_cpu)(t->type)->from_float(values.data(), t->data, values.size());
-        }
-    }
-
-    ggml_tensor * make(ggml_type type, int64_t n, int64_t n1, int64_t n2, std::mt19937 & random, float scale) {
-        ggml_tensor * t = ggml_new_tensor_4d(ctx.get(), type, n, n1, n2, s.n_stream);
-        fill(t, random, scale);
-        return t;
-    }
-
-    bool sees(int64_t query, int64_t token, std::mt19937 & random) const {
-        const int64_t position = s.n_token - s.n_query + query;
-        switch (s.mask) {
-            case CAUSAL:
-                return token <= position;
-            case WINDOW:
-                return token <= position && token > position - 20;
-            default:
-                return query % 5 != 3 && random() % 3 != 0;  // some queries see nothing
-        }
-    }
-
-    void make_mask(std::mt19937 & random) {
-        mask = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F16, s.n_token, s.n_query, 1, s.n_stream);
-        ggml_fp16_t * values = (ggml_fp16_t *)mask->data;
-        for (int64_t row = 0; row < s.n_query * s.n_stream; ++row) {
-            for (int64_t token = 0; token < s.n_token; ++token) {
-                const int64_t query = row % s.n_query;
-                const float distance = s.max_bias > 0 ? -0.01f * std::abs((float)(token - query)) : SEEN;
-                *values++ = ggml_fp32_to_fp16(sees(query, token, random) ? distance : UNSEEN);
-            }
-        }
-    }
-};
 
 std::vector<double> row_of(const ggml_tensor * t, int64_t i1, int64_t i2, int64_t i3) {
     const char * row = (const char *)t->data + i1 * t->nb[1] + i2 * t->nb[2] + i3 * t->nb[3];
@@ -273,116 +144,6 @@ struct tally {
     }
 };
 
-// a setting without extras: q8_0 keys and q4_0 values of 64 channels, one stream, causal
-setting plain_setting(int64_t group, int64_t n_head_kv, int64_t n_query, int64_t n_token) {
-    setting s = {};
-    s.type_k = GGML_TYPE_Q8_0;
-    s.type_v = GGML_TYPE_Q4_0;
-    s.size = { 64, 64 };
-    s.group = group;
-    s.n_head_kv = n_head_kv;
-    s.n_stream = 1;
-    s.n_query = n_query;
-    s.n_token = n_token;
-    s.mask = CAUSAL;
-    s.scale = 0.125f;
-    return s;
-}
-
-bool is_broken(const std::vector<float> & values, int64_t row, int64_t size) {
-    return std::all_of(&values[row * size], &values[row * size] + size, [](float x) { return std::isnan(x); });
-}
-
-// A query that is no number gives no number, and so does a key, for the queries that see it; other rows stay.
-bool broken_numbers_show(std::mt19937 & random) {
-    bool is_right = true;
-    for (int64_t n_query : { 1, 5 }) {
-        const setting s = plain_setting(3, 2, n_query, 300);
-        attention_case c(s, random);
-        const std::vector<float> before = c.run(2);
-        const int64_t head = 4, query = n_query - 1;
-        float & part = ((float *)c.q->data)[(head * n_query + query) * s.size.k + 7];
-        const float kept = part;
-        part = NAN;
-        std::vector<float> after = c.run(2);
-        for (int64_t row = 0; row < n_query * s.n_head(); ++row) {
-            const bool is_it = row == query * s.n_head() + head;
-            const size_t bytes = s.size.v * sizeof(float);
-            is_right = is_right && (is_it ? is_broken(after, row, s.size.v)
-                                          : !memcmp(&after[row * s.size.v], &before[row * s.size.v], bytes));
-        }
-        part = kept;
-        const uint16_t not_a_number = 0x7e00;  // as the scale of the first block of the last token's first key
-        memcpy((char *)c.k->data + (s.n_token - 1) * c.k->nb[1], &not_a_number, sizeof(not_a_number));
-        after = c.run(2);
-        for (int64_t row = 0; row < n_query * s.n_head(); ++row) {
-            const bool sees = row / s.n_head() == n_query - 1 && row % s.n_head() < s.group;
-            is_right = is_right && is_broken(after, row, s.size.v) == sees;
-        }
-    }
-    printf("%s: what is no number shows\n", is_right ? "ok" : "FAIL");
-    return is_right;
-}
-
-// A model whose queries are all no numbers, and one whose last key is none, alone in its tile: nothing but that comes
-// out, also where threads share out the tokens of a head.
-bool broken_models_show(std::mt19937 & random) {
-    bool is_right = true;
-    for (int64_t group : { 1, 3 }) {
-        for (int64_t n_head_kv : { 1, 3 }) {
-            for (bool is_query : { true, false }) {
-                attention_case c(plain_setting(group, n_head_kv, 1, 289), random);
-                for (int64_t head = 0; head < (is_query ? c.s.n_head() : n_head_kv); ++head) {
-                    const float query = NAN;
-                    const uint16_t scale = 0x7e00;
-                    char * key = (char *)c.k->data + (c.s.n_token - 1) * c.k->nb[1] + head * c.k->nb[2];
-                    is_query ? memcpy((char *)c.q->data + head * c.q->nb[2], &query, sizeof(query))
-                             : memcpy(key, &scale, sizeof(scale));
-                }
-                for (int n_threads : { 1, 2, 4 }) {
-                    is_right = is_right && is_broken(c.run(n_threads), 0, c.s.n_head() * c.s.size.v);
-                }
-            }
-        }
-    }
-    printf("%s: broken models show\n", is_right ? "ok" : "FAIL");
-    return is_right;
-}
-
-size_t buffer_size(const setting & s, int n_threads, bool is_marked, bool has_heads = true) {
-    const std::unique_ptr<ggml_context, decltype(&ggml_free)> ctx(ggml_init({ 1 << 20, nullptr, true }), ggml_free);
-    ggml_tensor * q = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, s.size.k, s.n_query, s.n_head());
-    ggml_tensor * k = ggml_new_tensor_3d(ctx.get(), s.type_k, s.size.k, s.n_token, s.n_head_kv);
-    ggml_tensor * v = ggml_new_tensor_3d(ctx.get(), s.type_v, s.size.v, s.n_token, s.n_head_kv);
-    ggml_tensor * out = ggml_flash_attn_ext(ctx.get(), q, k, v, nullptr, s.scale, 0, 0);
-    if (is_marked) {
-        kvtuner_mark(out);
-    }
-    if (!has_heads) {  // a part of a model without any, as another machine may send it
-        q->ne[2] = k->ne[2] = v->ne[2] = out->ne[1] = 0;
-    }
-    ggml_cgraph * graph = ggml_new_graph_custom(ctx.get(), 16, false);
-    ggml_build_forward_expand(graph, out);
-    return CPU_FUNCTION(ggml_graph_plan)(graph, n_threads, nullptr).work_size;
-}
-
-// The weights of the KV heads that do not go round between the threads, a float each, and their tiles' references.
-bool buffer_is_small() {
-    const int64_t n_row = 16, n_token = 131072;
-    const setting s = plain_setting(1, 8, n_row, n_token);
-    bool is_right = true;
-    for (int n_threads : { 1, 2, 3, 4, 8, 16 }) {
-        const int64_t n_split = s.n_head_kv >= 4 * n_threads ? 0 : s.n_head_kv % n_threads;
-        const size_t most = n_split * n_row * (n_token + n_token / 16) * sizeof(float);
-        const size_t base = buffer_size(s, n_threads, false), ours = buffer_size(s, n_threads, true);
-        is_right = is_right && ours <= std::max(base, base / 2 + most + (1 << 16));
-        printf("  %d threads: %zu bytes, unmarked %zu\n", n_threads, ours, base);
-    }
-    is_right = is_right && buffer_size(s, 3, true, false) <= buffer_size(s, 3, false);
-    printf("%s: the common buffer\n", is_right ? "ok" : "FAIL");
-    return is_right;
-}
-
 }  // namespace
 
 int main(int argc, char ** argv) {
@@ -390,8 +151,8 @@ int main(int argc, char ** argv) {
     std::mt19937 random(argc > 2 ? atoi(argv[2]) : 1);
     printf("%s\n", cpu_library());
     tally all;
-    for (ggml_type type_k : TYPES) {
-        for (ggml_type type_v : TYPES) {
+    for (ggml_type type_k : KVTUNER_CACHE_TYPES) {
+        for (ggml_type type_v : KVTUNER_CACHE_TYPES) {
             for (const head_sizes & size : SIZES) {
                 for (int i = 0; i < n_each && fits(type_k, size.k) && fits(type_v, size.v); ++i) {
                     all.run(random_setting(type_k, type_v, size, random), random);
@@ -399,7 +160,7 @@ int main(int argc, char ** argv) {
             }
         }
     }
-    const bool is_right = broken_numbers_show(random) & broken_models_show(random) & buffer_is_small();
+    const bool is_right = edges_are_right(random);
     printf("%d cases, worst normalized error %.2e, %d failures\n", all.n_cases, all.worst, all.n_failed);
     return all.n_failed != 0 || !is_right;
 }

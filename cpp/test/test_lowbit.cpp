@@ -2,7 +2,7 @@
 // With --time also how long a row takes to write, beside q4_0.
 
 #include "cpu_backend.h"
-#include "kernels/kvtuner-lowbit.h"
+#include "kvtuner-lowbit.h"
 
 #include <chrono>
 #include <cmath>

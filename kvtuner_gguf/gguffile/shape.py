@@ -168,7 +168,7 @@ def _vectors(header: GgufHeader, side: str, key: str, sizes: list[int]) -> tuple
 
 
 def _names(header: GgufHeader, side: str, n_layer: int) -> list[str]:
-    """The type names of one side, in the checks and words of `types_from_key` in ``cpp/kvtuner-plan.cpp``."""
+    """The type names of one side, in the checks and words of `types_from_key` in ``cpp/plan/kvtuner-plan.cpp``."""
     key = {"K": Keys.TYPE_K, "V": Keys.TYPE_V}[side]
     found, name = header.find(key), header.name(key)
     if found is None:

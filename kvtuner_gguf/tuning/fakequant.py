@@ -5,7 +5,7 @@ through ``to_float`` of the common ones. On x86 with AVX, q8_0 is written with t
 to even, where the portable reference takes the reciprocal of the scale and rounds halves away from zero; that is
 followed here. All other types are written by the reference code on every machine.
 Source: ``ggml/src/ggml-quants.c`` and ``ggml/src/ggml-cpu/arch/x86/quants.c`` at the pinned base; q2_nl and q3_nl are
-this project's (``cpp/kernels/kvtuner-lowbit-block.h``).
+this project's (``cpp/format/kvtuner-quantize.h``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kvtuner_gguf.errors import KvtunerError
 # levels of iq4_nl, from the format
 IQ4_NL_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 IQ4_NL_SMALLEST = 1e-15
-# q2_nl and q3_nl: lanes of a sum, rounds of the search for the scale (cpp/kernels/kvtuner-blocks.h)
+# q2_nl and q3_nl: lanes of a sum, rounds of the search for the scale (cpp/format/kvtuner-blocks.h)
 NL_LANES = 16
 NL_ROUNDS = 2
 

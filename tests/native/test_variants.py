@@ -44,7 +44,7 @@ def test_the_build_of_all_variants_is_installed() -> None:
     assert len(VARIANTS) > 1
 
 
-@pytest.mark.parametrize("program", ["lowbit", "attention", "writes"])
+@pytest.mark.parametrize("program", ["decode", "lowbit", "attention", "writes"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_kernels_of_a_variant(variant: str, program: str) -> None:
     needs(variant)

@@ -1,0 +1,178 @@
+#include "kvtuner-attention-tile.h"
+
+#include "kvtuner-gemm.h"
+#include "kvtuner-sums.h"
+
+#include "ggml-cpu.h"
+
+namespace kvtuner {
+
+namespace {
+
+constexpr int32_t SLACK = 8;  // weights up to 2^SLACK or so do no harm, and spare most moves of a reference
+
+// the rows of n tokens, of their values those from `first` on
+row_range rows_of(const ggml_tensor * cache, const block & b, int64_t first, int64_t n_value, int64_t token,
+                  int64_t n) {
+    const char * row = at(cache, token, b.head_kv, b.stream) + ggml_row_size(cache->type, first);
+    return { row, (int64_t)cache->nb[1], n, n_value, (int64_t)ggml_row_size(cache->type, n_value) };
+}
+
+}  // namespace
+
+void scorer::begin(const problem & p, const block & of) {
+    b = of;
+    n_tile = tile_tokens(p.size_k, b);
+    queries.resize(b.n_row * p.size_k);
+    keys.resize(n_tile * p.size_k);
+    slopes.resize(b.n_row);
+    for (int64_t r = 0; r < b.n_row; ++r) {
+        const float * row = (const float *)at(p.q, b.query(r), b.head(p, r), b.stream);
+        for (int64_t i = 0; i < p.size_k; ++i) {
+            queries[r * p.size_k + i] = row[i] * p.scale;
+        }
+        slopes[r] = r % b.n_query ? slopes[r - 1] : slope_of(p, b.head(p, r)) * LOG2E;
+    }
+}
+
+bool scorer::score(const problem & p, int64_t token, int64_t n, float * scores, int64_t wide) {
+    bool has_bias = false;
+    if (p.mask && !read_bias(p, token, n, has_bias)) {
+        return false;
+    }
+    const int64_t n_padded = round_up(n, TILE_UNIT);
+    p.read_k(rows_of(p.k, b, 0, p.size_k, token, n), keys.data(), n_tile);
+    product<false>(scores, wide, { queries.data(), p.size_k }, keys.data(), n_tile, b.n_row, n_padded, p.size_k);
+    for (int64_t r = 0; p.softcap != 0 && r < b.n_row; ++r) {
+        for (int64_t t = 0; t < n; ++t) {
+            scores[r * wide + t] = p.softcap * LOG2E * std::tanh(scores[r * wide + t]);
+        }
+    }
+    if (has_bias) {
+        add_bias(scores, wide, n_padded);
+    }
+    for (int64_t r = 0; n < n_padded && r < b.n_row; ++r) {
+        std::fill(scores + r * wide + n, scores + r * wide + n_padded, -INFINITY);
+    }
+    return true;
+}
+
+// the mask of a tile as floats, [query][token]
+bool scorer::read_bias(const problem & p, int64_t token, int64_t n, bool & has_bias) {
+    constexpr uint16_t UNSEEN = 0xfc00;  // minus infinity
+    const auto row = [&](int64_t i) {
+        return (const uint16_t *)at(p.mask, b.first + i, 0, b.stream % p.mask->ne[3]) + token;
+    };
+    uint16_t any = 0;
+    bool is_seen = false;
+    for (int64_t i = 0; i < b.n_query; ++i) {
+        const uint16_t * mask = row(i);
+        uint16_t unseen = 0;
+        for (int64_t t = 0; t < n; ++t) {
+            any |= mask[t];
+            unseen += mask[t] == UNSEEN;
+        }
+        is_seen = is_seen || unseen < n;
+    }
+    has_bias = any != 0;
+    bias.resize(n_tile * b.n_query);
+    for (int64_t i = 0; is_seen && has_bias && i < b.n_query; ++i) {
+        ggml_cpu_fp16_to_fp32((const ggml_fp16_t *)row(i), &bias[i * n_tile], n);
+    }
+    return is_seen;
+}
+
+// a token that is not seen has no score, be its key broken
+void scorer::add_bias(float * scores, int64_t wide, int64_t n) const {
+    const vec unseen = splat(-INFINITY);
+    for (int64_t r = 0; r < b.n_row; ++r) {
+        const float * row = &bias[r % b.n_query * n_tile];
+        const vec slope = splat(slopes[r]);
+        for (int64_t t = 0; t < n; t += LANES) {
+            float * score = scores + r * wide + t;
+            const vec x = load<vec>(row + t);
+            store(score, select(x == unseen, unseen, multiply_add(slope, x, load<vec>(score))));
+        }
+    }
+}
+
+bool raise_references(const float * scores, int64_t wide, int64_t n, int64_t n_row, int32_t * references,
+                      float * factors) {
+    bool has_moved = false;
+    for (int64_t r = 0; r < n_row; ++r) {
+        vec most = splat(LOWEST);
+        for (int64_t t = 0; t < n; t += LANES) {
+            most = vmax(most, load<vec>(scores + r * wide + t));
+        }
+        const int32_t top = (int32_t)std::nearbyint(std::min(largest(most), HIGHEST));
+        const int32_t before = references[r];
+        references[r] = top > before + SLACK ? top : before;
+        factors[r] = power_of_two(before - references[r]);
+        has_moved = has_moved || references[r] != before;
+    }
+    return has_moved;
+}
+
+void weigh(float * scores, int64_t wide, int64_t n, int64_t n_row, const int32_t * references) {
+    for (int64_t r = 0; r < n_row; ++r) {
+        const int32_t reference = references[r];
+        for (int64_t t = 0; t < n; t += LANES) {
+            float * score = scores + r * wide + t;
+            store(score, exp2_of(load<vec>(score), reference));
+        }
+    }
+}
+
+void accumulator::begin(const problem & p, const block & of, int64_t first_channel, int64_t n) {
+    b = of;
+    first = first_channel;
+    n_channel = n;
+    wide = round_up(n, LANES);
+    values.resize(tile_tokens(p.size_v, b) * wide);
+    if (wide != n_channel) {
+        std::fill(values.begin(), values.end(), 0.0f);
+    }
+    output.assign(b.n_row * wide, 0.0f);
+    sums.assign(b.n_row, 0.0f);
+}
+
+void accumulator::scale(const float * factors) {
+    for (int64_t r = 0; r < b.n_row; ++r) {
+        for (int64_t i = 0; factors[r] != 1 && i < wide; ++i) {
+            output[r * wide + i] *= factors[r];
+        }
+        sums[r] *= factors[r];
+    }
+}
+
+void accumulator::add(const problem & p, int64_t token, int64_t n, const float * weights, int64_t n_apart) {
+    add_weights(weights, n_apart, n, b.n_row, sums.data());
+    const int64_t n_tile = tile_tokens(p.size_v, b);
+    for (int64_t t = 0; t < n; t += n_tile) {
+        const int64_t n_now = std::min(n_tile, n - t);
+        p.read_v(rows_of(p.v, b, first, n_channel, token + t, n_now), values.data(), wide);
+        product<true>(output.data(), wide, { weights + t, n_apart }, values.data(), wide, b.n_row, wide, n_now);
+    }
+}
+
+void accumulator::finish(const problem & p, const int32_t * references) const {
+    for (int64_t r = 0; r < b.n_row; ++r) {
+        float factor = 1;
+        float sum = sums[r];
+        if (p.sinks) {
+            const float sink = ((const float *)p.sinks->data)[b.head(p, r)] * LOG2E;
+            const int32_t n = (int32_t)std::rint(sink);
+            const int32_t top = std::max(references[r], n);
+            factor = std::ldexp(1.0f, references[r] - top);
+            sum = sum * factor + std::ldexp(std::exp2(sink - (float)n), n - top);
+        }
+        factor = sum == 0 ? 0 : factor / sum;
+        float * out = (float *)((char *)p.out->data + b.stream * p.out->nb[3] + b.query(r) * p.out->nb[2] +
+                                b.head(p, r) * p.out->nb[1]);
+        for (int64_t i = 0; i < n_channel; ++i) {
+            out[first + i] = output[r * wide + i] * factor;
+        }
+    }
+}
+
+}  // namespace kvtuner

@@ -1,0 +1,111 @@
+#include "kvtuner-cpu-write.h"
+
+#include "kvtuner-hadamard.h"
+#include "kvtuner-writes.h"
+
+#include "ggml-cpu.h"
+#include "ggml-cpu/ggml-cpu-impl.h"
+#include "ggml-impl.h"
+
+#include <algorithm>
+#include <cmath>
+#include <unordered_map>
+
+namespace kvtuner {
+
+namespace {
+
+constexpr int64_t PIECE = 64;       // values that a thread takes at least
+constexpr int64_t LONGEST = 1024;   // and at most
+constexpr size_t KEPT_GRAPHS = 64;  // those of a model whose layers are on several devices
+
+bool is_rotation(int64_t n) {
+    return n >= LANES && n <= LONGEST && (n & (n - 1)) == 0;
+}
+
+// values of a row that a thread takes at once: whole rotations and whole blocks
+int64_t piece_length(const kvtuner_write & write) {
+    const int64_t unit = std::max(write.rotation, ggml_blck_size(write.set_rows->type));
+    const int64_t piece = std::max(unit, PIECE);
+    return write.set_rows->ne[0] % piece == 0 ? piece : unit;
+}
+
+bool can_do(const kvtuner_write & write) {
+    const ggml_tensor * cache = write.set_rows;
+    const int64_t block = ggml_blck_size(cache->type);
+    const bool is_whole = write.rotation == 0 || (is_rotation(write.rotation) && write.rotation % block == 0);
+    return is_whole && block <= LONGEST && cache->ne[0] % piece_length(write) == 0 &&
+           ggml_get_type_traits_cpu(cache->type)->from_float;
+}
+
+// x = (row - center), n values, of which `rotation` at a time are rotated; without a center (null), without a rotation
+// (0)
+void prepare(const float * row, const float * center, int64_t rotation, int64_t n, float * x) {
+    const float scale = rotation ? 1 / sqrtf((float)rotation) : 1;
+    for (int64_t i = 0; i < n; ++i) {
+        x[i] = (center ? row[i] - center[i] : row[i]) * scale;
+    }
+    for (int64_t i = 0; rotation && i < n; i += rotation) {
+        transform(x + i, rotation);
+    }
+}
+
+void run(const kvtuner_write & write, int ith, int nth) {
+    const ggml_tensor * cache = write.set_rows;
+    const int64_t * cells = (const int64_t *)cache->src[1]->data;
+    const ggml_from_float_t convert = ggml_get_type_traits_cpu(cache->type)->from_float;
+    const int64_t length = piece_length(write), pieces = cache->ne[0] / length;
+    const int64_t n = cache->src[0]->ne[1] * pieces;
+    alignas(64) float x[LONGEST];
+    for (int64_t i = n * ith / nth; i < n * (ith + 1) / nth; ++i) {
+        const int64_t row = i / pieces, first = i % pieces * length;
+        GGML_ASSERT(cells[row] >= 0 && cells[row] < cache->ne[1]);
+        prepare((const float *)((const char *)write.rows->data + row * write.rows_stride) + first,
+                write.center ? (const float *)write.center->data + first : nullptr, write.rotation, length, x);
+        convert(x, (char *)cache->data + cells[row] * cache->nb[1] + ggml_row_size(cache->type, first), length);
+    }
+}
+
+}  // namespace
+
+}  // namespace kvtuner
+
+const kvtuner_writes * kvtuner_cpu_writes(const ggml_cgraph * graph) {
+    static thread_local std::unordered_map<uint64_t, kvtuner_writes> kept;
+    const auto it = kept.find(graph->uid);
+    if (it != kept.end() && graph->uid != 0) {
+        return it->second.unless_none();
+    }
+    if (kept.size() >= kvtuner::KEPT_GRAPHS) {
+        kept.clear();
+    }
+    return kept.insert_or_assign(graph->uid, kvtuner_writes(*graph, kvtuner::can_do)).first->second.unless_none();
+}
+
+bool kvtuner_cpu_write(const kvtuner_writes * writes, const ggml_compute_params * params, int i) {
+    if (!writes || !writes->covers(i)) {
+        return false;
+    }
+    if (const kvtuner_write * write = writes->starting_with(i)) {
+        kvtuner::run(*write, params->ith, params->nth);
+    }
+    return true;
+}
+
+bool kvtuner_cpu_goes_on(const kvtuner_writes * writes, int i) {
+    return writes && writes->goes_on_after(i);
+}
+
+bool kvtuner_cpu_rotate(const ggml_compute_params * params, ggml_tensor * node) {
+    const ggml_tensor * values = node->src[1];
+    const int64_t n = values->ne[0];
+    if (values->type != GGML_TYPE_F32 || !ggml_is_contiguous(values) || !ggml_is_contiguous(node) ||
+        !kvtuner::is_rotation(n)) {
+        return false;
+    }
+    const int64_t n_row = ggml_nrows(values);
+    for (int64_t r = n_row * params->ith / params->nth; r < n_row * (params->ith + 1) / params->nth; ++r) {
+        kvtuner::prepare((const float *)values->data + r * n, nullptr, n, n, (float *)node->data + r * n);
+    }
+    return true;
+}

@@ -1,0 +1,29 @@
+// Rows of a cache as floats, row by row or column by column, for each type.
+#pragma once
+
+#include "ggml.h"
+
+#include <cstdint>
+
+namespace kvtuner {
+
+// n rows of n_value values, which take n_bytes, `stride` bytes apart
+struct row_range {
+    const char * first;
+    int64_t stride, n, n_value, n_bytes;
+};
+
+using read_rows = void (*)(const row_range & from, float * values, int64_t wide);
+
+struct row_reader {
+    // rows begin `wide` values apart; what pads them stays as it is
+    read_rows rows;
+
+    // columns begin `wide` values apart, and are padded to 16 tokens or less by what does not matter
+    read_rows columns;
+};
+
+}  // namespace kvtuner
+
+// null for a type that no cache has
+extern "C" const kvtuner::row_reader * kvtuner_row_reader_of(ggml_type type);

@@ -1,0 +1,37 @@
+#include "kvtuner-plan.h"
+
+#include <cinttypes>
+#include <cstdio>
+
+static uint64_t fnv1a_64(const std::string & text) {
+    uint64_t hash = 0xcbf29ce484222325;
+    for (unsigned char byte : text) {
+        hash = (hash ^ byte) * 0x100000001b3;
+    }
+    return hash;
+}
+
+static std::string hex(uint64_t number) {
+    char text[17];
+    snprintf(text, sizeof(text), "%016" PRIx64, number);
+    return text;
+}
+
+// what a layer's entry in the fingerprint says of its center
+static std::string center_digest(const std::vector<std::vector<float>> & vectors, size_t il, const char * name) {
+    if (il >= vectors.size() || vectors[il].empty()) {
+        return "";
+    }
+    const char * bytes = (const char *)vectors[il].data();
+    return std::string(";") + name + "=" + hex(fnv1a_64({ bytes, vectors[il].size() * sizeof(float) }));
+}
+
+std::string kvtuner_plan_fingerprint(const kvtuner_plan & plan) {
+    std::string text = "kvtuner.plan/1";
+    for (size_t il = 0; il < plan.type_k.size(); ++il) {
+        text += ";" + std::to_string(il) + ":" + ggml_type_name(plan.type_k[il]) + "/" +
+                ggml_type_name(plan.type_v[il]) + center_digest(plan.center_k, il, "center_k") +
+                center_digest(plan.center_v, il, "center_v");
+    }
+    return hex(fnv1a_64(text));
+}

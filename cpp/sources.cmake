@@ -1,0 +1,51 @@
+# Our sources, added to the targets of upstream that they belong to.
+
+function(kvtuner_files variable folder)
+    list(TRANSFORM ARGN PREPEND "cpp/${folder}/kvtuner-")
+    set(${variable} ${ARGN} PARENT_SCOPE)
+endfunction()
+
+kvtuner_files(KVTUNER_PLAN plan plan.cpp fingerprint.cpp plan-gguf.cpp plan-json.cpp strict-json.cpp vectors.cpp)
+kvtuner_files(KVTUNER_RUNTIME runtime
+    model.cpp choice.cpp check.cpp cache.cpp layers.cpp report.cpp backend.cpp state.cpp center.cpp reason.cpp)
+kvtuner_files(KVTUNER_GRAPH graph writes.cpp)
+kvtuner_files(KVTUNER_CPU_SOURCES cpu lowbit-cpu.cpp rows.cpp attention-tile.cpp attention.cpp cpu-write.cpp)
+kvtuner_files(KVTUNER_CUDA cuda cuda-write.cu)
+set(KVTUNER_LLAMA "${KVTUNER_SOURCE}/vendor/llama.cpp")
+
+target_sources(llama PRIVATE ${KVTUNER_PLAN} ${KVTUNER_RUNTIME})
+foreach(folder include plan runtime format)
+    target_include_directories(llama PUBLIC $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/cpp/${folder}>)
+endforeach()
+target_include_directories(llama PRIVATE
+    cpp/graph cpp/device "${KVTUNER_LLAMA}/vendor" "${KVTUNER_LLAMA}/common")
+
+# one target, or one for each variant, which ask their OBJECT libraries whether they run
+get_property(KVTUNER_CPU_TARGETS DIRECTORY "${KVTUNER_LLAMA}/ggml/src" PROPERTY BUILDSYSTEM_TARGETS)
+list(FILTER KVTUNER_CPU_TARGETS INCLUDE REGEX "^ggml-cpu")
+list(FILTER KVTUNER_CPU_TARGETS EXCLUDE REGEX "-feats$")
+
+target_sources(ggml-base PRIVATE cpp/format/kvtuner-lowbit.cpp)
+foreach(target IN LISTS KVTUNER_CPU_TARGETS)
+    target_sources(${target} PRIVATE ${KVTUNER_GRAPH} ${KVTUNER_CPU_SOURCES})
+endforeach()
+foreach(target ggml ggml-base ${KVTUNER_CPU_TARGETS} ggml-rpc)
+    target_include_directories(${target} PRIVATE cpp/format cpp/graph cpp/device cpp/cpu)
+endforeach()
+# blocks of q2_nl and q3_nl are found the same to the bit on every machine
+set_source_files_properties(cpp/format/kvtuner-lowbit.cpp cpp/cpu/kvtuner-lowbit-cpu.cpp TARGET_DIRECTORY ggml-base
+    PROPERTIES COMPILE_OPTIONS "-ffp-contract=off;-fno-math-errno")
+
+foreach(target ggml-cuda ggml-hip)  # ROCm compiles the sources of CUDA
+    if(TARGET ${target})
+        target_sources(${target} PRIVATE ${KVTUNER_GRAPH} ${KVTUNER_CUDA})
+        target_include_directories(${target} PRIVATE cpp/format cpp/graph cpp/cuda)
+    endif()
+endforeach()
+if(TARGET ggml-hip)
+    set(KVTUNER_HIP_LANGUAGE HIP)
+    if(CMAKE_CXX_COMPILER MATCHES "hipcc(.bat)?$")
+        set(KVTUNER_HIP_LANGUAGE CXX)
+    endif()
+    set_source_files_properties(${KVTUNER_CUDA} TARGET_DIRECTORY ggml-hip PROPERTIES LANGUAGE ${KVTUNER_HIP_LANGUAGE})
+endif()

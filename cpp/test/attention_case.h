@@ -1,0 +1,134 @@
+// One attention node over marked caches, with random contents.
+#pragma once
+
+#include "cpu_backend.h"
+#include "kvtuner-mark.h"
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+constexpr float SEEN = 0, UNSEEN = -INFINITY;
+
+struct head_sizes {
+    int64_t k, v;
+};
+
+enum mask_kind { NO_MASK, CAUSAL, WINDOW, HOLES, N_MASKS };
+
+struct setting {
+    ggml_type type_k, type_v;
+    head_sizes size;
+    int64_t group, n_head_kv, n_stream, n_query, n_token;
+    mask_kind mask;
+    float scale, max_bias, softcap;
+    bool has_sinks;
+
+    int64_t n_head() const {
+        return group * n_head_kv;
+    }
+
+    std::string text() const {
+        char line[256];
+        snprintf(line, sizeof(line),
+                 "K %s V %s heads %lld/%lld group %lld KV heads %lld streams %lld queries %lld tokens %lld mask %d "
+                 "ALiBi %g cap %g sinks %d",
+                 ggml_type_name(type_k), ggml_type_name(type_v), (long long)size.k, (long long)size.v, (long long)group,
+                 (long long)n_head_kv, (long long)n_stream, (long long)n_query, (long long)n_token, mask, max_bias,
+                 softcap, has_sinks);
+        return line;
+    }
+};
+
+// the tensors of a case, in a context of their own
+struct attention_case {
+    const setting s;
+    std::unique_ptr<ggml_context, decltype(&ggml_free)> ctx;
+    ggml_tensor *q, *k, *v, *mask = nullptr, *sinks = nullptr, *out;
+
+    attention_case(const setting & s, std::mt19937 & random) : s(s), ctx(make_context(), ggml_free) {
+        q = make(GGML_TYPE_F32, s.size.k, s.n_query, s.n_head(), random, 2);
+        k = make(s.type_k, s.size.k, s.n_token, s.n_head_kv, random, 1);
+        v = make(s.type_v, s.size.v, s.n_token, s.n_head_kv, random, 1);
+        if (s.mask != NO_MASK) {
+            make_mask(random);
+        }
+        out = ggml_flash_attn_ext(ctx.get(), q, k, v, mask, s.scale, s.max_bias, s.softcap);
+        kvtuner_mark(out);
+        if (s.has_sinks) {
+            sinks = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, s.n_head());
+            fill(sinks, random, 3);
+            ggml_flash_attn_ext_add_sinks(out, sinks);
+        }
+    }
+
+    // with the buffer of so many threads as planned, or of one
+    std::vector<float> run(int n_threads, bool has_buffer = true) {
+        ggml_cgraph * graph = ggml_new_graph(ctx.get());
+        ggml_build_forward_expand(graph, out);
+        memset(out->data, 0xff, ggml_nbytes(out));
+        ggml_cplan plan = CPU_FUNCTION(ggml_graph_plan)(graph, has_buffer ? n_threads : 1, nullptr);
+        plan.n_threads = n_threads;
+        std::vector<uint8_t> buffer(plan.work_size);
+        plan.work_data = buffer.data();
+        CPU_FUNCTION(ggml_graph_compute)(graph, &plan);
+        const float * values = (const float *)out->data;
+        return std::vector<float>(values, values + ggml_nelements(out));
+    }
+
+private:
+    static ggml_context * make_context() {
+        return ggml_init({ (size_t)96 << 20, nullptr, false });
+    }
+
+    void fill(ggml_tensor * t, std::mt19937 & random, float scale) const {
+        std::normal_distribution<float> normal;
+        std::vector<float> values(ggml_nelements(t));
+        for (float & x : values) {
+            x = normal(random) * scale;
+        }
+        if (t->type == GGML_TYPE_F32) {
+            memcpy(t->data, values.data(), ggml_nbytes(t));
+        } else {
+            CPU_FUNCTION(ggml_get_type_traits_cpu)(t->type)->from_float(values.data(), t->data, values.size());
+        }
+    }
+
+    ggml_tensor * make(ggml_type type, int64_t n, int64_t n1, int64_t n2, std::mt19937 & random, float scale) {
+        ggml_tensor * t = ggml_new_tensor_4d(ctx.get(), type, n, n1, n2, s.n_stream);
+        fill(t, random, scale);
+        return t;
+    }
+
+    bool sees(int64_t query, int64_t token, std::mt19937 & random) const {
+        const int64_t position = s.n_token - s.n_query + query;
+        switch (s.mask) {
+            case CAUSAL:
+                return token <= position;
+            case WINDOW:
+                return token <= position && token > position - 20;
+            default:
+                return query % 5 != 3 && random() % 3 != 0;  // some queries see nothing
+        }
+    }
+
+    void make_mask(std::mt19937 & random) {
+        mask = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F16, s.n_token, s.n_query, 1, s.n_stream);
+        ggml_fp16_t * values = (ggml_fp16_t *)mask->data;
+        for (int64_t row = 0; row < s.n_query * s.n_stream; ++row) {
+            for (int64_t token = 0; token < s.n_token; ++token) {
+                const int64_t query = row % s.n_query;
+                const float distance = s.max_bias > 0 ? -0.01f * std::abs((float)(token - query)) : SEEN;
+                *values++ = ggml_fp32_to_fp16(sees(query, token, random) ? distance : UNSEEN);
+            }
+        }
+    }
+};
+
+// broken numbers and the common buffer, which go beside the cases
+bool edges_are_right(std::mt19937 & random);

@@ -1,0 +1,45 @@
+# The programs that test the native parts. What each does stands in its file.
+
+function(kvtuner_test name)
+    cmake_parse_arguments(test "" "" "SOURCES;FOLDERS;LIBRARIES" ${ARGN})
+    list(TRANSFORM test_FOLDERS PREPEND "cpp/" REGEX "^[a-z]+$")
+    add_executable(kvtuner-${name} ${test_SOURCES})
+    target_include_directories(kvtuner-${name} PRIVATE ${test_FOLDERS})
+    target_link_libraries(kvtuner-${name} PRIVATE ${test_LIBRARIES} ${CMAKE_DL_LIBS})
+endfunction()
+
+set(KVTUNER_GGML "${KVTUNER_LLAMA}/ggml/src")
+
+kvtuner_test(fuzz SOURCES cpp/test/fuzz_plan.cpp ${KVTUNER_PLAN}
+    FOLDERS include plan format "${KVTUNER_LLAMA}/vendor" "${KVTUNER_LLAMA}/common" LIBRARIES ggml-base)
+kvtuner_test(test-backend SOURCES cpp/test/test_backend.cpp FOLDERS "${KVTUNER_GGML}" LIBRARIES llama)
+kvtuner_test(test-decode SOURCES cpp/test/test_decode.cpp FOLDERS format cpu "${KVTUNER_GGML}" LIBRARIES ggml)
+kvtuner_test(test-lowbit SOURCES cpp/test/test_lowbit.cpp FOLDERS format "${KVTUNER_GGML}" LIBRARIES ggml)
+kvtuner_test(test-attention SOURCES cpp/test/test_attention.cpp cpp/test/attention_edges.cpp
+    FOLDERS format graph cpu LIBRARIES ggml)
+kvtuner_test(test-writes
+    SOURCES cpp/test/test_writes.cpp cpp/test/write_graphs.cpp cpp/test/write_kernels.cpp cpp/test/write_allocations.cpp
+        ${KVTUNER_GRAPH}
+    FOLDERS format graph cpu "${KVTUNER_GGML}" LIBRARIES ggml)
+kvtuner_test(test-archs
+    SOURCES cpp/test/test_archs.cpp cpp/test/arch_plans.cpp cpp/test/arch_runs.cpp cpp/test/slow_cache.cpp
+    FOLDERS format graph "${KVTUNER_LLAMA}/src" "${KVTUNER_LLAMA}/common" LIBRARIES llama)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    kvtuner_test(count-instructions SOURCES cpp/test/count_instructions.cpp FOLDERS graph LIBRARIES ggml)
+endif()
+set(KVTUNER_TEST_TARGETS kvtuner-fuzz)
+foreach(name backend decode lowbit attention writes archs)
+    list(APPEND KVTUNER_TEST_TARGETS kvtuner-test-${name})
+endforeach()
+
+# upstream's, without its helpers, which its own target would compile along
+if(NOT GGML_BACKEND_DL)  # it links with the CPU back end
+    add_executable(kvtuner-test-quantize-fns "${KVTUNER_LLAMA}/tests/test-quantize-fns.cpp")
+    target_link_libraries(kvtuner-test-quantize-fns PRIVATE ggml)
+endif()
+
+if(KVTUNER_SANITIZE)
+    # what cpp/test/ubsan.supp names there must be recoverable
+    set_source_files_properties("${KVTUNER_GGML}/ggml-cpu/arch/x86/quants.c"
+        TARGET_DIRECTORY ggml-base PROPERTIES COMPILE_OPTIONS -fsanitize-recover=alignment)
+endif()

@@ -1,0 +1,85 @@
+#include "write_graphs.h"
+
+#include "ggml-impl.h"
+
+#include <algorithm>
+#include <cstdio>
+
+int failures = 0;
+
+void expect(bool is_right, const std::string & what) {
+    if (!is_right) {
+        printf("%s\n", what.c_str());
+        ++failures;
+    }
+}
+
+ggml_tensor * rotate(ggml_context * ctx, ggml_tensor * x, ggml_tensor * matrix) {
+    const int64_t n = matrix->ne[0];
+    ggml_tensor * flat = ggml_reshape_2d(ctx, x, n, ggml_nelements(x) / n);
+    ggml_tensor * product = ggml_mul_mat(ctx, matrix, flat);
+    ggml_mul_mat_set_hint(product, GGML_HINT_SRC0_IS_HADAMARD);
+    return ggml_reshape_4d(ctx, product, x->ne[0], x->ne[1], x->ne[2], x->ne[3]);
+}
+
+writing make_writing(ggml_context * ctx, const shape & s, ggml_type index_type) {
+    writing w = {};
+    const int64_t width = s.head_size * s.n_head;
+    w.base = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, s.wide ? 3 * width : width, s.n_tokens);
+    w.cache = ggml_new_tensor_2d(ctx, s.type, width, N_CELLS);
+    w.indices = ggml_new_tensor_1d(ctx, index_type, s.n_tokens);
+    const size_t head_bytes = s.head_size * sizeof(float);
+    ggml_tensor * x = ggml_view_3d(ctx, w.base, s.head_size, s.n_head, s.n_tokens, head_bytes, w.base->nb[1],
+                                   s.wide ? width * sizeof(float) : 0);
+    if (s.center) {
+        w.center = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, s.head_size, s.n_head);
+        x = w.centered = ggml_sub(ctx, x, w.center);
+    } else if (s.wide) {
+        x = ggml_cont(ctx, x);
+    }
+    if (s.rotation) {
+        w.matrix = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, s.rotation, s.rotation);
+        x = w.rotated = rotate(ctx, x, w.matrix);
+    }
+    w.stored = ggml_set_rows(ctx, w.cache, ggml_view_2d(ctx, x, width, s.n_tokens, x->nb[2], 0), w.indices);
+    return w;
+}
+
+ggml_context_ptr new_context() {
+    return ggml_context_ptr(
+            ggml_init({ 4 * ggml_graph_overhead_custom(N_NODES, false) + N_NODES * ggml_tensor_overhead(), nullptr,
+                        /*.no_alloc =*/true }));
+}
+
+ggml_cgraph * graph_of(ggml_context * ctx, const std::vector<ggml_tensor *> & last) {
+    ggml_cgraph * graph = ggml_new_graph_custom(ctx, N_NODES, false);
+    for (ggml_tensor * tensor : last) {
+        ggml_build_forward_expand(graph, tensor);
+    }
+    return graph;
+}
+
+bool any(const kvtuner_write &) {
+    return true;
+}
+
+static int position_of(const ggml_cgraph * graph, const ggml_tensor * node) {
+    return (int)(std::find(graph->nodes, graph->nodes + graph->n_nodes, node) - graph->nodes);
+}
+
+std::string found(const ggml_cgraph * graph, bool (*can_do)(const kvtuner_write &)) {
+    const kvtuner_writes writes(*graph, can_do);
+    std::string text;
+    size_t n_covered = 0;
+    for (int i = 0; i < graph->n_nodes; ++i) {
+        n_covered += writes.covers(i);
+        if (const kvtuner_write * write = writes.starting_with(i)) {
+            text += text.empty() ? "" : ", ";
+            text += write->center ? write->rotation ? "center rotation" : "center" : "rotation";
+            expect(writes.covers(i) && writes.covers(position_of(graph, write->set_rows)),
+                   "first and last step are covered");
+        }
+    }
+    expect((n_covered == 0) == text.empty(), "nothing is covered without a write");
+    return text;
+}

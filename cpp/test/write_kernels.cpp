@@ -1,0 +1,126 @@
+#include "cpu_backend.h"
+#include "kvtuner-formats.h"
+#include "write_graphs.h"
+
+#include "ggml-alloc.h"
+
+#include <cmath>
+#include <random>
+
+namespace {
+
+std::vector<float> hadamard(int64_t n) {
+    std::vector<float> matrix(n * n);
+    for (int64_t i = 0; i < n * n; ++i) {
+        matrix[i] = (__builtin_popcountll((i / n) & (i % n)) % 2 ? -1 : 1) / std::sqrt((float)n);
+    }
+    return matrix;
+}
+
+std::vector<float> random_values(int64_t n, std::mt19937 & random) {
+    std::normal_distribution<float> normal;
+    std::vector<float> values(n);
+    for (float & value : values) {
+        value = normal(random) * (random() % 16 == 0 ? 20 : 1);
+    }
+    return values;
+}
+
+void fill(ggml_tensor * tensor, const std::vector<float> & values) {
+    if (tensor) {
+        ggml_backend_tensor_set(tensor, values.data(), 0, ggml_nbytes(tensor));
+    }
+}
+
+// the bytes of the cache after a write; in steps: each step's result is an output, which no kernel may leave out
+std::vector<uint8_t> stored_bytes(ggml_backend_t backend, const shape & s, unsigned seed, bool in_steps) {
+    ggml_context_ptr ctx = new_context();
+    writing w = make_writing(ctx.get(), s);
+    for (ggml_tensor * step : { w.centered, w.rotated ? w.rotated->src[0] : nullptr }) {
+        if (in_steps && step) {
+            ggml_set_output(step);
+        }
+    }
+    ggml_cgraph * graph = graph_of(ctx.get(), { w.stored });
+    expect(found(graph).empty() == in_steps, "steps that are outputs stay steps");
+    ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors(ctx.get(), backend));
+    ggml_backend_buffer_clear(buffer.get(), 0);
+
+    std::mt19937 random(seed);
+    fill(w.base, random_values(ggml_nelements(w.base), random));
+    fill(w.center, random_values(s.head_size * s.n_head, random));
+    fill(w.matrix, hadamard(s.rotation));
+    std::vector<int64_t> indices(N_CELLS);
+    for (int64_t i = 0; i < N_CELLS; ++i) {
+        indices[i] = i * 7 % N_CELLS;
+    }
+    ggml_backend_tensor_set(w.indices, indices.data(), 0, ggml_nbytes(w.indices));
+    expect(ggml_backend_graph_compute(backend, graph) == GGML_STATUS_SUCCESS, "computed");
+    std::vector<uint8_t> bytes(ggml_nbytes(w.cache));
+    ggml_backend_tensor_get(w.cache, bytes.data(), 0, bytes.size());
+    return bytes;
+}
+
+bool can_store(ggml_backend_t backend, ggml_type type) {
+    ggml_context_ptr ctx = new_context();
+    shape s;
+    s.type = type;
+    return ggml_backend_supports_op(backend, make_writing(ctx.get(), s).stored);
+}
+
+std::vector<shape> shapes() {
+    std::vector<shape> all;
+    for (const ggml_type type : KVTUNER_CACHE_TYPES) {
+        for (const int64_t head_size : { 32, 64, 96, 128, 192, 256, 512 }) {
+            for (const int64_t rotation : { 0, 64, 128, 256, 512 }) {
+                for (const int64_t n_tokens : { 1, 5, 31 }) {
+                    for (const int variant : { 0, 1, 2, 3 }) {
+                        shape s;
+                        s.head_size = head_size;
+                        s.n_head = head_size == 96 ? 1 : 3;
+                        s.n_tokens = n_tokens;
+                        s.rotation = rotation;
+                        s.center = variant & 1;
+                        s.wide = variant & 2;
+                        s.type = type;
+                        if (s.head_size * s.n_head % ggml_blck_size(type) != 0) {
+                            continue;
+                        }
+                        if ((rotation == 0 && s.center) || (rotation != 0 && head_size % rotation == 0)) {
+                            all.push_back(s);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    return all;
+}
+
+}  // namespace
+
+void test_on(const char * name) {
+    printf("%s\n", cpu_library());
+    ggml_backend_load_all();
+    ggml_backend_ptr backend(ggml_backend_init_by_name(name, nullptr));
+    if (!backend) {
+        expect(false, std::string("no device ") + name);
+        return;
+    }
+    int n_equal = 0;
+    unsigned seed = std::random_device()();
+    printf("seed %u\n", seed);
+    for (const shape & s : shapes()) {
+        if (!can_store(backend.get(), s.type)) {
+            continue;
+        }
+        const bool is_equal = stored_bytes(backend.get(), s, seed, false) == stored_bytes(backend.get(), s, seed, true);
+        n_equal += is_equal;
+        expect(is_equal, std::string(ggml_type_name(s.type)) + ", head size " + std::to_string(s.head_size) +
+                                 ", rotation " + std::to_string(s.rotation) + ", " + std::to_string(s.n_tokens) +
+                                 " tokens" + (s.center ? ", centered" : "") + (s.wide ? ", wide rows" : "") +
+                                 ": not what the steps store");
+        ++seed;
+    }
+    printf("%s: %d writes equal in every byte\n", name, n_equal);
+}
