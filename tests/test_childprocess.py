@@ -12,8 +12,8 @@ import pytest
 from kvtuner_gguf.childprocess import how_it_ended
 from kvtuner_gguf.demo import Demo, Settings
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files.wheels import Wheel, _client_error
 from kvtuner_gguf.runtime.server import running_server
-from kvtuner_gguf.wheels import Wheel, _client_error
 
 
 @pytest.mark.parametrize(

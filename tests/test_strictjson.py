@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtuner_gguf import strictjson
 from kvtuner_gguf.errors import KvtunerError, quoted, shown
+from kvtuner_gguf.files import strictjson
 
 NUMBERS = st.integers(-(10**300), 10**300) | st.floats(allow_nan=False, allow_infinity=False)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

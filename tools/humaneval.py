@@ -28,9 +28,9 @@ from humaneval_server import Cache, Setup
 from humaneval_tasks import Answer, Chat, Raw, Task, fetch_tasks
 from outputs import output_file
 
-from kvtuner_gguf import atomicfile
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.gguffile.annotate import fitted
 from kvtuner_gguf.gguffile.reader import GgufHeader
 from kvtuner_gguf.gguffile.shape import model_shape, read_model

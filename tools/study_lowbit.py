@@ -21,9 +21,9 @@ import torch
 from outputs import output_file
 from torch import Tensor
 
-from kvtuner_gguf import atomicfile
-from kvtuner_gguf.assets import fetch_text
 from kvtuner_gguf.cachetypes import CACHE_TYPES, CacheType, Pair
+from kvtuner_gguf.files import atomicfile
+from kvtuner_gguf.files.assets import fetch_text
 from kvtuner_gguf.gguffile.shape import model_shape, read_model
 from kvtuner_gguf.tuning import fakequant
 from kvtuner_gguf.tuning.calibration import calibrate

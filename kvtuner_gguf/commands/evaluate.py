@@ -157,8 +157,8 @@ def _by_torch(model: Path, shape: ModelShape, caches: dict, sample: Sample, thre
 
 
 def _read_text(path: Path | None) -> str:
-    from kvtuner_gguf.assets import fetch_text
     from kvtuner_gguf.errors import KvtunerError
+    from kvtuner_gguf.files.assets import fetch_text
 
     path = path or fetch_text("encyclopedia")
     try:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from kvtuner_gguf import atomicfile
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files import atomicfile
 
 
 def check_outputs(*outputs: Path | None, inputs: Iterable[Path | None] = ()) -> None:

@@ -33,7 +33,7 @@ def prune_command(profile: Path, out: Path, rule: str) -> None:
     """Keep, of the pairs in PROFILE, those that are worth their bits in each layer."""
     check_outputs(out, inputs=[profile])
     import_torch(None)
-    from kvtuner_gguf import artifact
+    from kvtuner_gguf.files import artifact
     from kvtuner_gguf.tuning.pruning import CAUTIOUS, PAPER, prune
     from kvtuner_gguf.tuning.sensitivity import Profile
 
@@ -53,7 +53,7 @@ def cluster_command(profile: Path, candidates: Path, out: Path, eps: float, min_
     """Group the layers that have the same CANDIDATES and much the same e_o in PROFILE (DBSCAN)."""
     check_outputs(out, inputs=[profile, candidates])
     import_torch(None)
-    from kvtuner_gguf import artifact
+    from kvtuner_gguf.files import artifact
     from kvtuner_gguf.report.layers import ranges
     from kvtuner_gguf.tuning.clustering import cluster
     from kvtuner_gguf.tuning.pruning import Candidates
@@ -86,7 +86,7 @@ def search_command(
     """
     check_search_outputs(out, front, inputs=[model, profile, stage], work=options["work"], texts=options["texts"])
     import_torch(options["threads"])
-    from kvtuner_gguf import artifact
+    from kvtuner_gguf.files import artifact
     from kvtuner_gguf.report.progress import step_progress
     from kvtuner_gguf.tuning.given import candidates_or_groups
     from kvtuner_gguf.tuning.sensitivity import Profile

@@ -117,7 +117,7 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
     attention output (e_k, e_v, e_o), the mean absolute error of the attention weights (e_a), and the energy of the
     output's error over that of the output (error).
     """
-    from kvtuner_gguf import artifact
+    from kvtuner_gguf.files import artifact
 
     check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
     shape, settings = make_settings(model, options)

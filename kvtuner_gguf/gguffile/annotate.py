@@ -14,10 +14,10 @@ import numpy as np
 from gguf import GGUFValueType
 
 import kvtuner_gguf
-from kvtuner_gguf import atomicfile
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.centers import flat_float32
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.gguffile.keys import SCHEMA_VERSION, Keys
 from kvtuner_gguf.gguffile.reader import MAGIC, GgufHeader
 from kvtuner_gguf.gguffile.shape import SHARD_NAME, centering_obstacle, is_mla, model_shape, read_model, shard_paths

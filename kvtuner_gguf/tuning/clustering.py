@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kvtuner_gguf.artifact import entries_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files.artifact import entries_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.plan import ModelShape
 
 if TYPE_CHECKING:

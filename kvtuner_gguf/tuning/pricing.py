@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kvtuner_gguf.artifact import layers_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.cachetypes import Pair, cache_type
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files.artifact import layers_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.plan import ModelShape
 from kvtuner_gguf.tuning.sensitivity import Profile
 

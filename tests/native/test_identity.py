@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from build_folders import installed_cpu, stock_folder
 
-from kvtuner_gguf.assets import fetch_model, fetch_text
 from kvtuner_gguf.cachetypes import Pair, cache_type
+from kvtuner_gguf.files.assets import fetch_model, fetch_text
 from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.plan import Plan
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kvtuner_gguf.assets import fetch_model
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.runtime.server import running_server
 from tests.native.test_runtime import complete, llama, tool

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kvtuner_gguf.assets import fetch_model
 from kvtuner_gguf.cachetypes import Pair, cache_type
+from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.plan import Plan
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kvtuner_gguf.assets import fetch_model
 from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.plan import Plan
 from kvtuner_gguf.tasks import Task
 

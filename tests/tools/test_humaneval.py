@@ -263,7 +263,7 @@ def test_the_problems_own_solutions_pass_both_ways() -> None:
 @pytest.mark.native
 @pytest.mark.model
 def test_two_tasks_with_the_small_model(tmp_path: Path) -> None:
-    from kvtuner_gguf.assets import fetch_model
+    from kvtuner_gguf.files.assets import fetch_model
 
     arguments = ["--cache", "f16", "--cache", "q8_0", "--tasks", "2", "--n-predict", "48", "--parallel", "2"]
     arguments += ["--out", str(tmp_path), "--json", str(tmp_path / "rows.json")]

@@ -10,9 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvtuner_gguf import artifact  # noqa: E402
 from kvtuner_gguf.cachetypes import Pair  # noqa: E402
 from kvtuner_gguf.errors import KvtunerError  # noqa: E402
+from kvtuner_gguf.files import artifact  # noqa: E402
 from kvtuner_gguf.plan import ModelShape  # noqa: E402
 from kvtuner_gguf.tuning.cachemodel import CacheModel  # noqa: E402
 from kvtuner_gguf.tuning.calibration import Texts, calibrate, calibrate_texts  # noqa: E402

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kvtuner_gguf.assets import fetch_model, fetch_text
 from kvtuner_gguf.cli import main
+from kvtuner_gguf.files.assets import fetch_model, fetch_text
 from kvtuner_gguf.plan import Plan
 
 pytestmark = pytest.mark.model

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kvtuner_gguf import atomicfile, strictjson
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files import atomicfile, strictjson
 
 if TYPE_CHECKING:
     from kvtuner_gguf.plan import ModelShape

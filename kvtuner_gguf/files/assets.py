@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvtuner_gguf import atomicfile
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.wheels import BLOCK_BYTES, Meter, Progress, Wheel, cache_folder, fetch_wheel, is_pinned_file
+from kvtuner_gguf.files import atomicfile
+from kvtuner_gguf.files.wheels import BLOCK_BYTES, Meter, Progress, Wheel, cache_folder, fetch_wheel, is_pinned_file
 
 
 @dataclass(frozen=True)
