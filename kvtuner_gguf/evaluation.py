@@ -8,10 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.divergence import Divergence
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import ModelShape, Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 
 BASELINE = Pair("f16", "f16")
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from kvtuner_gguf.backends import BACKENDS, backend, of_types
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import ModelShape
+from kvtuner_gguf.plan.backends import BACKENDS, backend, of_types
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shape import ModelShape
 
 
 def test_portable_pairs_run_everywhere() -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvtuner_gguf import centers
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import ModelShape, Plan
+from kvtuner_gguf.plan import centers
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 
 SHAPE = ModelShape("llama", (2, 0, 1), 32, 64)
 RNG = np.random.default_rng(5)

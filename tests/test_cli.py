@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.cli import COMMANDS, main
 from kvtuner_gguf.gguffile.annotate import annotate
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from tests.conftest import N_LAYER
 
 PAIRS = tuple(Pair.parse(name) for name in ("q8_0/q4_0", "f16/q5_1", "iq4_nl", "f16"))
@@ -88,7 +88,7 @@ def test_center_wants_something_quantized(
 
 
 def test_the_schema_knows_every_type() -> None:
-    from kvtuner_gguf.cachetypes import CACHE_TYPES
+    from kvtuner_gguf.plan.cachetypes import CACHE_TYPES
 
     schema = json.loads((Path(__file__).parents[1] / "configs" / "plan.schema.json").read_text())
     assert schema["$defs"]["type"]["enum"] == list(CACHE_TYPES)

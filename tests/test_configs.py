@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.published.forms import read_table
 from kvtuner_gguf.published.table import NOTE, parse_types
 

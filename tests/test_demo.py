@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.demo import Demo, Settings
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.report.layers import pair_lines, ranges
 
 PLAN = Plan(tuple(Pair.parse(("q8_0/q5_1", "q8_0/q4_0", "q5_1/q4_0")[il % 3]) for il in range(30)))

@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.front import Front, Point, index_of, pareto
-from kvtuner_gguf.plan import ModelShape
+from kvtuner_gguf.plan.front import Front, Point, index_of, pareto
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shape import ModelShape
 
 SHAPE = ModelShape("llama", (2, 2), 64, 64)
 

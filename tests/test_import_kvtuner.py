@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.cli import main
 from kvtuner_gguf.gguffile.shape import model_shape, read_model
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 
 TABLES = Path(__file__).parents[1] / "configs" / "kvtuner" / "tables.json"
 NAME = "Meta-Llama-3.1-8B-Instruct_kivi_KVTuner4_1"

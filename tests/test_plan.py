@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvtuner_gguf.cachetypes import CACHE_TYPES, Pair, cache_type
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import SCHEMA, ModelShape, Plan, fnv1a_64
+from kvtuner_gguf.plan.cachetypes import CACHE_TYPES, cache_type
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import SCHEMA, Plan, fnv1a_64
+from kvtuner_gguf.plan.shape import ModelShape
 
 SHAPE = ModelShape("llama", (3, 3, 0, 3), 64, 64)
 LAYERS = [{"layer": il, "k": "q8_0", "v": "q4_0"} for il in range(4)]

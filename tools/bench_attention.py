@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.files.assets import fetch_text
 from kvtuner_gguf.gguffile.shape import model_shape, read_model
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.runtime.native import Context, Model, open_model
 
 N_BATCH = 512

@@ -28,13 +28,13 @@ from humaneval_server import Cache, Setup
 from humaneval_tasks import Answer, Chat, Raw, Task, fetch_tasks
 from outputs import output_file
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.gguffile.annotate import fitted
 from kvtuner_gguf.gguffile.reader import GgufHeader
 from kvtuner_gguf.gguffile.shape import model_shape, read_model
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.report.progress import step_progress
 from kvtuner_gguf.runtime.native import default_threads
 from kvtuner_gguf.runtime.server import find_tool

@@ -16,7 +16,8 @@ from humaneval_tasks import Answer, Mode, Task
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.shape import shard_paths
-from kvtuner_gguf.plan import ModelShape, Plan
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.runtime.server import Server, running_server
 
 PROMPT_TOKENS = 1024  # more than the longest problem takes with a chat template

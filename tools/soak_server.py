@@ -18,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files.assets import fetch_model
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.runtime.server import Server, running_server
 
 PLANS = {

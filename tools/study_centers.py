@@ -21,11 +21,11 @@ import torch
 from outputs import output_file
 from torch import Tensor
 
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.files.assets import fetch_text
 from kvtuner_gguf.gguffile.shape import model_shape, read_model
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.tuning.calibration import calibrate
 from kvtuner_gguf.tuning.centering import weighted_mean
 from kvtuner_gguf.tuning.divergence import Judge

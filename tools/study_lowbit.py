@@ -21,10 +21,11 @@ import torch
 from outputs import output_file
 from torch import Tensor
 
-from kvtuner_gguf.cachetypes import CACHE_TYPES, CacheType, Pair
 from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.files.assets import fetch_text
 from kvtuner_gguf.gguffile.shape import model_shape, read_model
+from kvtuner_gguf.plan.cachetypes import CACHE_TYPES, CacheType
+from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.tuning import fakequant
 from kvtuner_gguf.tuning.calibration import calibrate
 from kvtuner_gguf.tuning.centering import measure_centers

@@ -9,7 +9,7 @@ import click
 
 from kvtuner_gguf.commands.outputs import check_outputs
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.plan import Plan
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 

@@ -13,7 +13,7 @@ from kvtuner_gguf.commands.tuningoptions import FILE, default_text, import_torch
 from kvtuner_gguf.errors import KvtunerError
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.plan import Plan
+    from kvtuner_gguf.plan.plan import Plan
 
 
 @click.command("center")
@@ -72,10 +72,10 @@ def center_command(
 
 
 def _types(headers: list, config: Path | None, uniform: str | None) -> Plan:
-    from kvtuner_gguf.cachetypes import Pair
     from kvtuner_gguf.gguffile.annotate import fitted
     from kvtuner_gguf.gguffile.shape import model_shape
-    from kvtuner_gguf.plan import Plan
+    from kvtuner_gguf.plan.pairs import Pair
+    from kvtuner_gguf.plan.plan import Plan
 
     if (config is None) == (uniform is None):
         raise KvtunerError("say which types the plan has: give either CFG or --uniform K/V")

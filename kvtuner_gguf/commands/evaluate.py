@@ -12,9 +12,10 @@ import click
 from kvtuner_gguf.commands.outputs import check_outputs
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.cachetypes import Pair
     from kvtuner_gguf.evaluation import Row, Sample
-    from kvtuner_gguf.plan import ModelShape, Plan
+    from kvtuner_gguf.plan.pairs import Pair
+    from kvtuner_gguf.plan.plan import Plan
+    from kvtuner_gguf.plan.shape import ModelShape
 
 OWN_PLAN = "auto"
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -97,11 +98,11 @@ def eval_command(
 
 def _caches(headers: list, configs: Sequence[Path], uniform: Sequence[str], auto: bool) -> dict[str, Pair | Plan]:
     """What to judge, by its name in the table: the model's own plan, plans by file name, pairs by their types."""
-    from kvtuner_gguf.cachetypes import Pair
     from kvtuner_gguf.errors import KvtunerError
     from kvtuner_gguf.gguffile.annotate import fitted
     from kvtuner_gguf.gguffile.shape import plan_of
-    from kvtuner_gguf.plan import Plan
+    from kvtuner_gguf.plan.pairs import Pair
+    from kvtuner_gguf.plan.plan import Plan
 
     caches: dict[str, Pair | Plan] = {}
     own = plan_of(headers) if auto else None
@@ -120,11 +121,11 @@ def _caches(headers: list, configs: Sequence[Path], uniform: Sequence[str], auto
 
 def _centered(headers: list, source: Path, uniform: Sequence[str]) -> dict[str, Plan]:
     """Each uniform pair with the centers of the plan in ``source``."""
-    from kvtuner_gguf.cachetypes import Pair
     from kvtuner_gguf.commands.inspect import load_plan
     from kvtuner_gguf.errors import KvtunerError
     from kvtuner_gguf.gguffile.annotate import fitted
-    from kvtuner_gguf.plan import Plan
+    from kvtuner_gguf.plan.pairs import Pair
+    from kvtuner_gguf.plan.plan import Plan
 
     plan, _ = load_plan(source)
     if plan is None or plan.centers is None:

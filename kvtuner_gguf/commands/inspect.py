@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.keyspread import KeySpread
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.keyspread import KeySpread
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 MAGIC = b"GGUF"

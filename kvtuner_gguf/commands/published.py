@@ -13,7 +13,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.published.table import DEFAULT_TYPES
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.plan import Plan
+    from kvtuner_gguf.plan.plan import Plan
     from kvtuner_gguf.published.table import BitsTable
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -43,7 +43,7 @@ def import_kvtuner_command(
     them. The paper's results were had with quantizers of its own: judge the plan with `eval`. `center` adds centers,
     which models with large constant keys such as Qwen2.5 need.
     """
-    from kvtuner_gguf.plan import Plan
+    from kvtuner_gguf.plan.plan import Plan
     from kvtuner_gguf.published.forms import read_table
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
 

@@ -13,8 +13,8 @@ from kvtuner_gguf.commands.outputs import check_outputs
 from kvtuner_gguf.errors import KvtunerError
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.backends import Backend
-    from kvtuner_gguf.plan import ModelShape
+    from kvtuner_gguf.plan.backends import Backend
+    from kvtuner_gguf.plan.shape import ModelShape
     from kvtuner_gguf.tuning.calibration import Texts
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -99,7 +99,7 @@ _GOAL = (
 
 def chosen_backend(name: str | None, candidates: str | None) -> Backend:
     """The pairs that may be used; raises `KvtunerError` where both or unknown ones are named."""
-    from kvtuner_gguf.backends import backend, of_types
+    from kvtuner_gguf.plan.backends import backend, of_types
 
     if name and candidates:
         raise KvtunerError("--backend and --candidates both say which types to use: give one of them")

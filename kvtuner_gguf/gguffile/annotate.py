@@ -14,15 +14,16 @@ import numpy as np
 from gguf import GGUFValueType
 
 import kvtuner_gguf
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.centers import flat_float32
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.gguffile.keys import SCHEMA_VERSION, Keys
 from kvtuner_gguf.gguffile.reader import MAGIC, GgufHeader
 from kvtuner_gguf.gguffile.shape import SHARD_NAME, centering_obstacle, is_mla, model_shape, read_model, shard_paths
-from kvtuner_gguf.keyspread import KeySpread
-from kvtuner_gguf.plan import ModelShape, Plan
+from kvtuner_gguf.plan.centers import flat_float32
+from kvtuner_gguf.plan.keyspread import KeySpread
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 
 CHUNK_BYTES = 8 << 20
 HEADER_BYTES = 24  # magic, version and two counts

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFValueType
 
-from kvtuner_gguf.cachetypes import Pair, cache_type
-from kvtuner_gguf.centers import Centers, from_flat, raw_vector
 from kvtuner_gguf.errors import KvtunerError, shown
 from kvtuner_gguf.gguffile.cursor import Skipped
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.reader import GgufHeader, read_gguf
-from kvtuner_gguf.keyspread import KeySpread
-from kvtuner_gguf.plan import MAX_LAYERS, ModelShape, Plan
+from kvtuner_gguf.plan.cachetypes import cache_type
+from kvtuner_gguf.plan.centers import Centers, from_flat, raw_vector
+from kvtuner_gguf.plan.keyspread import KeySpread
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import MAX_LAYERS, ModelShape
 
 SHARD_NAME = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 # architectures whose attention logits go through a tanh, with the cap in the metadata or without

@@ -9,9 +9,11 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from kvtuner_gguf.cachetypes import Pair, cache_type
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import ModelShape, Plan
+from kvtuner_gguf.plan.cachetypes import cache_type
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 
 SOURCE = "KVTuner, arXiv 2502.04420"
 NOTE = "from the paper, not measured with these types"

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from kvtuner_gguf.front import Front, Point, index_of
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.front import Front, Point, index_of
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.report.figure import new_figure, save_figure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kvtuner_gguf.keyspread import KeySpread
+from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.report.figure import new_figure, save_figure
 
 _HEADER = f"{'layer':>5} {'largest key':>12} {'centered':>10} {'rms key':>10} {'centered':>10}"

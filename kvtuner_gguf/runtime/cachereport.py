@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.pairs import Pair
 
 _PAIR_LINE = re.compile(r"kvtuner: (\w+/\w+)\s+layers ([\d,-]+)\s*$")
 _TOTAL_LINE = re.compile(r"kvtuner: ([\d.]+) bits per value, ([\d.]+) MiB ")

@@ -19,11 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.divergence import Divergence, Tally, score
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation import BASELINE, Chunks, Row, Sample, as_plans, make_row
-from kvtuner_gguf.plan import ModelShape, Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.runtime.native import Context, open_model
 
 # Every context holds the logits of one batch twice, with a vocabulary of 152k that is 0.6 MB a token.

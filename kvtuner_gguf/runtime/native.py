@@ -15,9 +15,9 @@ from types import ModuleType
 
 import numpy as np
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.runtime.nativelog import NativeLog, captured_log
 
 _OK = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.runtime.native import Context, Model, open_model
 from kvtuner_gguf.tasks import NEXT_QUESTION, Task
 

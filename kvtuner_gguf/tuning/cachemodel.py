@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kvtuner_gguf.cachetypes import cache_type
-from kvtuner_gguf.centers import Centers
+from kvtuner_gguf.plan.cachetypes import cache_type
+from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.tuning.fakequant import fake_quantize
 from kvtuner_gguf.tuning.rotation import rotate, rotation_size
 

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kvtuner_gguf.centers import Centers
-from kvtuner_gguf.keyspread import KeySpread
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.keyspread import KeySpread
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.tuning.calibration import calibrate
 from kvtuner_gguf.tuning.reference import Reference
 

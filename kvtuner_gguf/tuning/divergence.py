@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.tuning.journal import Journal
 from kvtuner_gguf.tuning.reference import EXACT, Reference
 

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.divergence import Tally, score
 from kvtuner_gguf.evaluation import BASELINE, Row, as_plans, make_row
-from kvtuner_gguf.plan import ModelShape, Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.reference import Reference
 
 # rows of logits at a time: with a vocabulary of 152k each has 0.6 MB per cache

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from kvtuner_gguf.cachetypes import cache_type
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.cachetypes import cache_type
 
 # levels of iq4_nl, from the format
 IQ4_NL_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)

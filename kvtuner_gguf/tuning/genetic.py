@@ -18,10 +18,10 @@ from optuna.samplers import NSGAIISampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.front import Point, pareto
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.front import Point, pareto
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 
 if TYPE_CHECKING:
     from kvtuner_gguf.tuning.clustering import Group, Groups

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.front import Point
 from kvtuner_gguf.tuning.pricing import Judge, Prices
-from kvtuner_gguf.tuning.search import Candidates, Point, Sizes, refine, solve
+from kvtuner_gguf.tuning.search import Candidates, Sizes, refine, solve
 
 DEFAULT_BITS = 6.5
 # budgets that are tried for a loss, in bits per value

@@ -15,10 +15,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kvtuner_gguf.cachetypes import Pair, cache_type
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.files.artifact import layers_from_json, stage_from_json, stage_to_json
-from kvtuner_gguf.plan import ModelShape
+from kvtuner_gguf.plan.cachetypes import cache_type
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.stagefile import layers_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.tuning.sensitivity import Profile
 
 SCHEMA = "kvtuner.prices/1"

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.files.artifact import layers_from_json, stage_from_json, stage_to_json
-from kvtuner_gguf.plan import ModelShape
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.stagefile import layers_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.tuning.sensitivity import PairError, Profile
 
 SCHEMA = "kvtuner.candidates/1"

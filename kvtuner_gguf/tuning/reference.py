@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.tuning.cachemodel import CacheModel
 from kvtuner_gguf.tuning.loading import load
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvtuner_gguf.cachetypes import Pair, cache_type
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.front import Front, Point, pareto
-from kvtuner_gguf.plan import ModelShape
+from kvtuner_gguf.plan.cachetypes import cache_type
+from kvtuner_gguf.plan.front import Front, Point, pareto
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.pricing import Judge, Prices
 
 Candidates = Sequence[Sequence[Pair]]

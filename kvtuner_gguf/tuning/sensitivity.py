@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.files.artifact import layers_from_json, stage_from_json, stage_to_json
-from kvtuner_gguf.plan import ModelShape
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.stagefile import layers_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.tuning.disturbance import attention_errors
 from kvtuner_gguf.tuning.reference import Reference
 

@@ -10,10 +10,10 @@ import torch
 import transformers
 
 import kvtuner_gguf
-from kvtuner_gguf.backends import BACKENDS, Backend
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import ModelShape
+from kvtuner_gguf.plan.backends import BACKENDS, Backend
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.calibration import Texts
 from kvtuner_gguf.tuning.fixed import check_fixed, with_fixed
 from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal

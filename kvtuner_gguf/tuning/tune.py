@@ -15,13 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from kvtuner_gguf.backends import of_types
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation import Row
-from kvtuner_gguf.front import Front, Point
-from kvtuner_gguf.plan import ModelShape, Plan
+from kvtuner_gguf.plan.backends import of_types
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.front import Front, Point
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.calibration import Texts, calibrate_texts
 from kvtuner_gguf.tuning.centering import measure_centers
 from kvtuner_gguf.tuning.clustering import Groups, cluster

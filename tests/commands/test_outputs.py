@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.cli import COMMANDS, main
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from tests.conftest import N_LAYER
 
 # inputs that are not there: a command that reads first tells of them, not of the output

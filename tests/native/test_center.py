@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.divergence import Tally, score
 from kvtuner_gguf.files.assets import fetch_model, fetch_text
 from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.gguffile.shape import model_shape, read_model
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.runtime.native import Context, Model, open_model
 from kvtuner_gguf.runtime.server import find_tool
 from tests.native.test_shift import shift

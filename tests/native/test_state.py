@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.divergence import Tally, score
 from kvtuner_gguf.files.assets import fetch_model
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.runtime.native import Context, Model, open_model
 from kvtuner_gguf.runtime.server import find_tool
 from tests.native.test_identity import STOCK_BINDINGS, STOCK_LIBRARY

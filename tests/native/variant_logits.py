@@ -15,8 +15,8 @@ import numpy as np
 from llama_cpp import llama_cpp
 from llama_cpp._ggml import libggml
 
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.runtime.native import open_model
 
 

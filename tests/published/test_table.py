@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.published.table import BitsTable, parse_types
 
 

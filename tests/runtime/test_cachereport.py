@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.runtime.cachereport import CacheReport
 
 LOG = """\

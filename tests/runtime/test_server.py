@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files.assets import fetch_model
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.runtime import server
 from kvtuner_gguf.runtime.cachereport import CacheReport
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.files.assets import fetch_model
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.tasks import Task
 
 pytestmark = [pytest.mark.native, pytest.mark.model]

@@ -15,10 +15,10 @@ from humaneval_server import Cache
 from humaneval_tasks import CHAT_PROMPT, PROBLEMS, STOPS, Answer, Chat, Raw, Task, fetch_tasks
 from sandbox import CRASHED, FAILED, PASSED, TIMEOUT, Outcome, judge
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.shape import read_model
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 
 HEAD = "import math\n\n\ndef half(x):\n    return x / 2\n\n\n"
 PROMPT = HEAD + 'def root_of_half(x):\n    """The square root of half of x."""\n'
@@ -32,7 +32,7 @@ STAND_IN = """#!{python}
 import http.server, json, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.plan import Plan
 args = sys.argv[1:]
 if args == ["--version"]:
     sys.exit("version: 7 (stand-in)")

@@ -11,9 +11,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import ModelShape, Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.clustering import SCHEMA, Group, Groups, cluster
 from kvtuner_gguf.tuning.pruning import PAPER, Candidates, prune
 from kvtuner_gguf.tuning.sensitivity import PairError, Profile

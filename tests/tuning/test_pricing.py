@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import ModelShape
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.pricing import Prices, interpolate, rungs
 from kvtuner_gguf.tuning.reasons import reasons
 

@@ -9,9 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvtuner_gguf.cachetypes import Pair  # noqa: E402
 from kvtuner_gguf.errors import KvtunerError  # noqa: E402
-from kvtuner_gguf.plan import Plan  # noqa: E402
+from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
+from kvtuner_gguf.plan.plan import Plan  # noqa: E402
 from kvtuner_gguf.tuning.reference import Reference  # noqa: E402
 
 ARCHITECTURES = ("llama", "qwen2")

@@ -8,8 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvtuner_gguf.cachetypes import Pair  # noqa: E402
-from kvtuner_gguf.plan import ModelShape  # noqa: E402
+from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
+from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
 from kvtuner_gguf.tuning import disturbance  # noqa: E402
 from kvtuner_gguf.tuning.divergence import Judge, Ledger  # noqa: E402
 from kvtuner_gguf.tuning.journal import Journal  # noqa: E402

@@ -10,10 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvtuner_gguf.cachetypes import Pair  # noqa: E402
 from kvtuner_gguf.errors import KvtunerError  # noqa: E402
 from kvtuner_gguf.files import artifact  # noqa: E402
-from kvtuner_gguf.plan import ModelShape  # noqa: E402
+from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
+from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
 from kvtuner_gguf.tuning.cachemodel import CacheModel  # noqa: E402
 from kvtuner_gguf.tuning.calibration import Texts, calibrate, calibrate_texts  # noqa: E402
 from kvtuner_gguf.tuning.pricing import Prices  # noqa: E402

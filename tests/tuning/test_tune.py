@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from kvtuner_gguf.cli import main
 from kvtuner_gguf.files.assets import fetch_model, fetch_text
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.plan import Plan
 
 pytestmark = pytest.mark.model
 SMALL = ("--tokens", "128", "--ctx", "64", "--trials", "3", "--candidates", "q8_0,q5_0,q4_0", "--bits", "6")
@@ -37,7 +37,7 @@ def test_the_reference_predicts_the_text(reference) -> None:
 def test_a_restarted_forward_is_the_whole_forward(reference) -> None:
     import torch
 
-    from kvtuner_gguf.cachetypes import Pair
+    from kvtuner_gguf.plan.pairs import Pair
     from kvtuner_gguf.tuning.divergence import Judge
 
     tokens = torch.arange(1000, 1096)[None]

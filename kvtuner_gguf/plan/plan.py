@@ -11,77 +11,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kvtuner_gguf import centers as centers_module
-from kvtuner_gguf.cachetypes import Pair, cache_type
-from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.errors import KvtunerError, shown
 from kvtuner_gguf.files import artifact
+from kvtuner_gguf.plan import centers as centers_module
+from kvtuner_gguf.plan.cachetypes import cache_type
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shape import MAX_LAYERS, ModelShape, is_count
 
 T = TypeVar("T")
 
 SCHEMA = "kvtuner.plan/1"
-MAX_LAYERS = 4096
-MAX_COUNT = (1 << 31) - 1
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """What of a model decides the size of its KV cache. Layers without KV have 0 heads."""
-
-    architecture: str
-    n_head_kv: tuple[int, ...]
-    head_dim_k: int
-    head_dim_v: int
-    fingerprint: str | None = None
-
-    @property
-    def n_layer(self) -> int:
-        return len(self.n_head_kv)
-
-    @property
-    def sizes_k(self) -> list[int]:
-        """Values of K that a token has in each layer."""
-        return [heads * self.head_dim_k for heads in self.n_head_kv]
-
-    @property
-    def sizes_v(self) -> list[int]:
-        """Values of V that a token has in each layer."""
-        return [heads * self.head_dim_v for heads in self.n_head_kv]
-
-    @property
-    def n_values(self) -> int:
-        """Values that a token has in all caches."""
-        return sum(self.sizes_k) + sum(self.sizes_v)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "architecture": self.architecture,
-            "n_layer": self.n_layer,
-            "n_head_kv": list(self.n_head_kv),
-            "head_dim_k": self.head_dim_k,
-            "head_dim_v": self.head_dim_v,
-            "fingerprint": self.fingerprint,
-        }
-
-    @classmethod
-    def from_json(cls, data: object) -> ModelShape:
-        if not isinstance(data, Mapping):
-            raise KvtunerError("'model' must be an object: tune the model again or remove the entry")
-        heads = data.get("n_head_kv")
-        n_layer = _count(data, "n_layer")
-        if n_layer > MAX_LAYERS:
-            raise KvtunerError(f"'model.n_layer' is {n_layer}, more than {MAX_LAYERS}: tune the model again")
-        if isinstance(heads, int):
-            heads = [heads] * n_layer
-        if not isinstance(heads, list | tuple) or not all(_is_count(h) for h in heads) or len(heads) != n_layer:
-            raise KvtunerError(f"'model.n_head_kv' must be one count per layer ({n_layer}): tune the model again")
-        return cls(
-            architecture=_text(data, "architecture") or "",
-            n_head_kv=tuple(heads),
-            head_dim_k=_count(data, "head_dim_k"),
-            head_dim_v=_count(data, "head_dim_v"),
-            fingerprint=_text(data, "fingerprint"),
-        )
 
 
 def _per_value(n_bits: float, shape: ModelShape) -> float:
@@ -248,7 +188,7 @@ def _ordered_layers(layers: object) -> list[Mapping[str, Any]]:
 
 def _number_of(entry: object) -> int:
     il = entry.get("layer") if isinstance(entry, Mapping) else None
-    if not _is_count(il):
+    if not is_count(il):
         raise KvtunerError(f"a layer entry has the number {shown(il)}: give a whole number from 0")
     return il
 
@@ -282,21 +222,3 @@ def _parse_centers(layers: Sequence[Mapping[str, Any]]) -> Centers | None:
         for side, key in (("K", "center_k"), ("V", "center_v"))
     )
     return Centers(k, v) if any(k) or any(v) else None
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
-
-
-def _count(data: Mapping[str, Any], key: str) -> int:
-    value = data.get(key)
-    if not _is_count(value):
-        raise KvtunerError(f"'model.{key}' is {shown(value)}, not a count: tune the model again")
-    return value
-
-
-def _text(data: Mapping[str, Any], key: str) -> str | None:
-    value = data.get(key)
-    if value is not None and not isinstance(value, str):
-        raise KvtunerError(f"'model.{key}' is {shown(value)}, no text: tune the model again")
-    return value

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.pairs import Pair
 
 FLOAT16 = np.dtype("<f2")
 BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.files.artifact import entries_from_json, stage_from_json, stage_to_json
-from kvtuner_gguf.plan import ModelShape, Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.stagefile import entries_from_json, stage_from_json, stage_to_json
 
 SCHEMA = "kvtuner.front/1"
 

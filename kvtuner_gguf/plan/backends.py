@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from kvtuner_gguf.cachetypes import CACHE_TYPES, Pair, cache_type
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import ModelShape
+from kvtuner_gguf.plan.cachetypes import CACHE_TYPES, cache_type
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shape import ModelShape
 
 
 @dataclass(frozen=True)
