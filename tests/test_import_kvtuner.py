@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kvtuner_gguf.cli import main
-from kvtuner_gguf.gguffile.shape import model_shape, read_model
+from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 

@@ -30,9 +30,10 @@ from outputs import output_file
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files import atomicfile
-from kvtuner_gguf.gguffile.annotate import fitted
+from kvtuner_gguf.gguffile.fit import fitted
+from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.reader import GgufHeader
-from kvtuner_gguf.gguffile.shape import model_shape, read_model
+from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.report.progress import step_progress

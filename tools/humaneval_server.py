@@ -15,7 +15,7 @@ from typing import Any
 from humaneval_tasks import Answer, Mode, Task
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.gguffile.shape import shard_paths
+from kvtuner_gguf.gguffile.shards import shard_paths
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.runtime.server import Server, running_server

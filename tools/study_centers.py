@@ -23,7 +23,8 @@ from torch import Tensor
 
 from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.files.assets import fetch_text
-from kvtuner_gguf.gguffile.shape import model_shape, read_model
+from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.tuning.calibration import calibrate

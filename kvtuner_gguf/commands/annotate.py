@@ -15,7 +15,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def _target(model: Path, out: Path | None, in_place: bool, config: Path | None = None) -> Path:
-    from kvtuner_gguf.gguffile.shape import shard_paths
+    from kvtuner_gguf.gguffile.shards import shard_paths
 
     if (out is None) == (not in_place):
         raise KvtunerError("say where to write: give either -o OUT or --in-place")

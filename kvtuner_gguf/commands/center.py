@@ -47,7 +47,8 @@ def center_command(
     writes to the cache: exact, and with less left to lose in few bits. Layers that quantize nothing stay as they are.
     `tune` does the same on its own.
     """
-    from kvtuner_gguf.gguffile.shape import centering_obstacle, read_model
+    from kvtuner_gguf.gguffile.metadata import centering_obstacle
+    from kvtuner_gguf.gguffile.shards import read_model
     from kvtuner_gguf.report.keys import key_table
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
     from kvtuner_gguf.report.progress import step_progress
@@ -72,8 +73,8 @@ def center_command(
 
 
 def _types(headers: list, config: Path | None, uniform: str | None) -> Plan:
-    from kvtuner_gguf.gguffile.annotate import fitted
-    from kvtuner_gguf.gguffile.shape import model_shape
+    from kvtuner_gguf.gguffile.fit import fitted
+    from kvtuner_gguf.gguffile.metadata import model_shape
     from kvtuner_gguf.plan.pairs import Pair
     from kvtuner_gguf.plan.plan import Plan
 

@@ -70,7 +70,8 @@ def eval_command(
     from dataclasses import asdict
 
     from kvtuner_gguf.evaluation import Sample
-    from kvtuner_gguf.gguffile.shape import model_shape, read_model
+    from kvtuner_gguf.gguffile.metadata import model_shape
+    from kvtuner_gguf.gguffile.shards import read_model
 
     check_outputs(png, inputs=[model, *configs, centers, text])
     headers = read_model(model)
@@ -99,8 +100,8 @@ def eval_command(
 def _caches(headers: list, configs: Sequence[Path], uniform: Sequence[str], auto: bool) -> dict[str, Pair | Plan]:
     """What to judge, by its name in the table: the model's own plan, plans by file name, pairs by their types."""
     from kvtuner_gguf.errors import KvtunerError
-    from kvtuner_gguf.gguffile.annotate import fitted
-    from kvtuner_gguf.gguffile.shape import plan_of
+    from kvtuner_gguf.gguffile.fit import fitted
+    from kvtuner_gguf.gguffile.stored_plan import plan_of
     from kvtuner_gguf.plan.pairs import Pair
     from kvtuner_gguf.plan.plan import Plan
 
@@ -123,7 +124,7 @@ def _centered(headers: list, source: Path, uniform: Sequence[str]) -> dict[str, 
     """Each uniform pair with the centers of the plan in ``source``."""
     from kvtuner_gguf.commands.inspect import load_plan
     from kvtuner_gguf.errors import KvtunerError
-    from kvtuner_gguf.gguffile.annotate import fitted
+    from kvtuner_gguf.gguffile.fit import fitted
     from kvtuner_gguf.plan.pairs import Pair
     from kvtuner_gguf.plan.plan import Plan
 

@@ -28,14 +28,16 @@ def load_plan(path: Path) -> tuple[Plan | None, str]:
     """The plan in a GGUF file or a JSON file, and where it comes from: ``gguf`` or ``config``."""
     if not _is_gguf(path):
         return Plan.load(path), "config"
-    from kvtuner_gguf.gguffile.shape import plan_of, read_model
+    from kvtuner_gguf.gguffile.shards import read_model
+    from kvtuner_gguf.gguffile.stored_plan import plan_of
 
     return plan_of(read_model(path)), "gguf"
 
 
 def _default_plan(model: Path) -> Plan:
     """What the runtime allocates for a model without a plan."""
-    from kvtuner_gguf.gguffile.shape import model_shape, read_model
+    from kvtuner_gguf.gguffile.metadata import model_shape
+    from kvtuner_gguf.gguffile.shards import read_model
 
     shape = model_shape(read_model(model))
     return Plan(Plan.uniform(Pair("f16", "f16"), shape.n_layer).pairs, shape)
@@ -104,9 +106,9 @@ def verify_command(model_or_cfg: Path, model: Path | None, as_json: bool) -> Non
 
 
 def _verified(model_or_cfg: Path, model: Path | None) -> Plan:
-    from kvtuner_gguf.gguffile.annotate import fitted
+    from kvtuner_gguf.gguffile.fit import fitted
     from kvtuner_gguf.gguffile.keys import Keys
-    from kvtuner_gguf.gguffile.shape import read_model
+    from kvtuner_gguf.gguffile.shards import read_model
 
     plan, source = load_plan(model_or_cfg)
     if plan is None:

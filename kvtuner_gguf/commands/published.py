@@ -75,7 +75,7 @@ def _own_plan(plan: Plan, types: str | None, model: Path | None) -> Plan:
 
 
 def _fitted(plan: Plan, model: Path | None) -> Plan:
-    from kvtuner_gguf.gguffile.annotate import fitted
-    from kvtuner_gguf.gguffile.shape import read_model
+    from kvtuner_gguf.gguffile.fit import fitted
+    from kvtuner_gguf.gguffile.shards import read_model
 
     return plan if model is None else fitted(plan, read_model(model))

@@ -108,7 +108,8 @@ def chosen_backend(name: str | None, candidates: str | None) -> Backend:
 
 def shape_to_tune(model: Path, center: bool) -> tuple[ModelShape, bool]:
     """The shape of ``model``, and whether its keys are to be centered."""
-    from kvtuner_gguf.gguffile.shape import centering_obstacle, model_shape, read_model
+    from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape
+    from kvtuner_gguf.gguffile.shards import read_model
 
     headers = read_model(model)
     if center and (obstacle := centering_obstacle(headers)):

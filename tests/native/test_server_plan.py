@@ -56,7 +56,8 @@ def other(folder: Path) -> Iterator[Server]:
 
 
 def bytes_per_token(plan: Plan, folder: Path) -> int:
-    from kvtuner_gguf.gguffile.shape import model_shape, read_model
+    from kvtuner_gguf.gguffile.metadata import model_shape
+    from kvtuner_gguf.gguffile.shards import read_model
 
     return plan.bytes_per_token(model_shape(read_model(folder / "model.gguf")))
 

@@ -16,7 +16,7 @@ from humaneval_tasks import CHAT_PROMPT, PROBLEMS, STOPS, Answer, Chat, Raw, Tas
 from sandbox import CRASHED, FAILED, PASSED, TIMEOUT, Outcome, judge
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.gguffile.shape import read_model
+from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 
