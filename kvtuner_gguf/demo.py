@@ -18,8 +18,8 @@ from kvtuner_gguf.evaluation import Row
 from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.report.bars import byte_progress
 from kvtuner_gguf.report.layers import pair_lines
-from kvtuner_gguf.report.progress import byte_progress
 from kvtuner_gguf.report.table import print_rows
 from kvtuner_gguf.runtime.cachereport import CacheReport, layer_pairs
 from kvtuner_gguf.runtime.native import patched_llama_cpp

@@ -36,7 +36,7 @@ from kvtuner_gguf.gguffile.reader import GgufHeader
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
-from kvtuner_gguf.report.progress import step_progress
+from kvtuner_gguf.report.bars import step_progress
 from kvtuner_gguf.runtime.native import default_threads
 from kvtuner_gguf.runtime.server import find_tool
 

@@ -41,8 +41,8 @@ def annotate_command(model: Path, config: Path, out: Path | None, in_place: bool
     tensor byte stay as they are. Of a split model, give any shard: only the first one changes.
     """
     from kvtuner_gguf.gguffile.annotate import annotate
+    from kvtuner_gguf.report.bars import byte_progress
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
-    from kvtuner_gguf.report.progress import byte_progress
 
     target = _target(model, out, in_place, config)
     with byte_progress(f"annotate {target.name}") as progress:
@@ -60,7 +60,7 @@ def annotate_command(model: Path, config: Path, out: Path | None, in_place: bool
 def strip_command(model: Path, out: Path | None, in_place: bool) -> None:
     """Take the plan out of MODEL again, so that nothing of it is left."""
     from kvtuner_gguf.gguffile.annotate import strip
-    from kvtuner_gguf.report.progress import byte_progress
+    from kvtuner_gguf.report.bars import byte_progress
 
     target = _target(model, out, in_place)
     with byte_progress(f"strip {target.name}") as progress:

@@ -49,9 +49,9 @@ def center_command(
     """
     from kvtuner_gguf.gguffile.metadata import centering_obstacle
     from kvtuner_gguf.gguffile.shards import read_model
+    from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.report.keys import key_table
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
-    from kvtuner_gguf.report.progress import step_progress
 
     check_outputs(out, inputs=[model, text])  # CFG may be centered in place
     headers = read_model(model)

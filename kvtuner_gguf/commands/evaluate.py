@@ -139,7 +139,7 @@ def _centered(headers: list, source: Path, uniform: Sequence[str]) -> dict[str, 
 def _by_llama_cpp(
     model: Path, shape: ModelShape, caches: dict, sample: Sample, threads: int | None, verbose: bool
 ) -> list[Row]:
-    from kvtuner_gguf.report.progress import step_progress
+    from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.runtime.evaluate import evaluate
 
     with step_progress(f"eval {model.name}") as progress:
@@ -148,7 +148,7 @@ def _by_llama_cpp(
 
 def _by_torch(model: Path, shape: ModelShape, caches: dict, sample: Sample, threads: int | None) -> list[Row]:
     from kvtuner_gguf.commands.tuningoptions import import_torch
-    from kvtuner_gguf.report.progress import step_progress
+    from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.runtime.evaluate import sample_chunks
 
     import_torch(threads)

@@ -24,7 +24,7 @@ def fetch_model_command(name: str, output: Path | None, as_json: bool) -> None:
     cache folder is $KVTUNER_CACHE, else kvtuner-gguf in $XDG_CACHE_HOME or ~/.cache.
     """
     from kvtuner_gguf.files import assets
-    from kvtuner_gguf.report.progress import byte_progress
+    from kvtuner_gguf.report.bars import byte_progress
 
     check_outputs(output)
     with byte_progress(f"fetch {name}") as progress:

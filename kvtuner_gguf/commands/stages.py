@@ -87,7 +87,7 @@ def search_command(
     check_search_outputs(out, front, inputs=[model, profile, stage], work=options["work"], texts=options["texts"])
     import_torch(options["threads"])
     from kvtuner_gguf.files import artifact
-    from kvtuner_gguf.report.progress import step_progress
+    from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.given import candidates_or_groups
     from kvtuner_gguf.tuning.sensitivity import Profile
     from kvtuner_gguf.tuning.tune import Tuner

@@ -84,7 +84,7 @@ def tune_command(
     folder = work or out.with_suffix(".tune")
     check_search_outputs(out, png, inputs=[model, tasks], work=folder, texts=options["texts"])
     shape, settings = make_settings(model, options)
-    from kvtuner_gguf.report.progress import step_progress
+    from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.settings import check_goal
     from kvtuner_gguf.tuning.tune import Tuner
 
@@ -121,7 +121,7 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
 
     check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
     shape, settings = make_settings(model, options)
-    from kvtuner_gguf.report.progress import step_progress
+    from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.tune import Tuner
 
     tuner = Tuner(model, shape, texts_of(options["texts"]), settings, work, fresh, step_progress)
@@ -193,7 +193,7 @@ def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
     """The plan on the held-out text in the built llama.cpp; None, with a word on stderr, where that is not there."""
     from kvtuner_gguf.errors import KvtunerError
     from kvtuner_gguf.evaluation import Chunks
-    from kvtuner_gguf.report.progress import step_progress
+    from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.runtime.evaluate import evaluate
     from kvtuner_gguf.runtime.native import patched_llama_cpp
 

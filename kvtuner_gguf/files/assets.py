@@ -11,7 +11,8 @@ from pathlib import Path
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files import atomicfile
-from kvtuner_gguf.files.wheels import BLOCK_BYTES, Meter, Progress, Wheel, cache_folder, fetch_wheel, is_pinned_file
+from kvtuner_gguf.files.wheels import BLOCK_BYTES, Meter, Wheel, cache_folder, fetch_wheel, is_pinned_file
+from kvtuner_gguf.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from kvtuner_gguf.childprocess import how_it_ended
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.progress import Progress
 
 BLOCK_BYTES = 1 << 20
 _POLL_SECONDS = 0.2
 _RETRIES = 2
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes in all."""
 
 
 @dataclass(frozen=True)

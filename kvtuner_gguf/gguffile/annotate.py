@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,14 +16,12 @@ from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.reader import MAGIC, GgufHeader
 from kvtuner_gguf.gguffile.shards import SHARD_NAME, read_model, shard_paths
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.progress import Progress
 
 CHUNK_BYTES = 8 << 20
 HEADER_BYTES = 24  # magic, version and two counts
 COUNT_BYTES = 8
 MAPPED_ALIGNMENT = 32  # TENSOR_ALIGNMENT of ggml: it ends the program where mapped data lies otherwise
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes written and the bytes in all."""
 
 
 def annotate(model: Path, plan: Plan, target: Path, progress: Progress | None = None) -> Plan:

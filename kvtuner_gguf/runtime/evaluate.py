@@ -11,7 +11,7 @@ the base agree to about 0.3 %, the other numbers to all digits shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
@@ -25,13 +25,11 @@ from kvtuner_gguf.evaluation import BASELINE, Chunks, Row, Sample, as_plans, mak
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.runtime.native import Context, open_model
 
 # Every context holds the logits of one batch twice, with a vocabulary of 152k that is 0.6 MB a token.
 N_BATCH = 256
-
-Progress = Callable[[int, int], None]
-"""Called with the batches done and the batches in all."""
 
 
 class Span(NamedTuple):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.runtime.native import Context, Model, open_model
 from kvtuner_gguf.tasks import NEXT_QUESTION, Task
 
@@ -36,7 +37,7 @@ class TaskRunner:
     def __exit__(self, *reason: object) -> None:
         self._opening.__exit__(*reason)
 
-    def failed_share(self, plan: Plan, progress: Callable[[int, int], None] | None = None) -> float:
+    def failed_share(self, plan: Plan, progress: Progress | None = None) -> float:
         """The share of the tasks, 0 to 1, that are not solved with the caches of ``plan``.
 
         Raises `KvtunerError` where the plan does not fit the model.

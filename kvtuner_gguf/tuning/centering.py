@@ -12,7 +12,6 @@ pay for its operations, so that plans have it only where it is asked for; ``conf
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from torch import Tensor
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.calibration import calibrate
 from kvtuner_gguf.tuning.reference import Reference
 
@@ -34,7 +34,7 @@ def measure_centers(
     reference: Reference,
     tokens: Tensor,
     with_values: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Centers, KeySpread]:
     """The center of the keys of every layer, KV head and channel over ``tokens`` [chunks, context], and of the values.
 
@@ -65,7 +65,7 @@ def center_plan(
     n_ctx: int,
     seed: int = 0,
     with_values: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Plan, KeySpread]:
     """``plan``, whose model shape is known, with the centers of ``model`` on ``text`` where it quantizes.
 

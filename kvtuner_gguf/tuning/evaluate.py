@@ -6,7 +6,7 @@ activations of every matrix product.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from kvtuner_gguf.evaluation import BASELINE, Row, as_plans, make_row
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.reference import Reference
 
 # rows of logits at a time: with a vocabulary of 152k each has 0.6 MB per cache
@@ -30,7 +31,7 @@ def evaluate(
     shape: ModelShape,
     caches: Mapping[str, Pair | Plan],
     chunks: Sequence[np.ndarray],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Row]:
     """`judge` with a reference of its own; raises `KvtunerError`, too, where torch cannot load the model."""
     as_plans(caches, shape)  # an error here comes before the long load
@@ -42,7 +43,7 @@ def judge(
     shape: ModelShape,
     caches: Mapping[str, Pair | Plan],
     chunks: Sequence[np.ndarray],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Row]:
     """A row for the f16 cache and one for each of ``caches`` (by name), on ``chunks`` of int32 tokens.
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.front import Point
+from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.pricing import Judge, Prices
 from kvtuner_gguf.tuning.search import Candidates, Sizes, refine, solve
 
 DEFAULT_BITS = 6.5
 # budgets that are tried for a loss, in bits per value
 FINE_STEP = 0.125
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ between 2 and 5 bits the slopes of SmolLM2-135M's layers are 0.86 to 1.19, the m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.stagefile import layers_from_json, stage_from_json, stage_to_json
+from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.sensitivity import Profile
 
 SCHEMA = "kvtuner.prices/1"
@@ -93,7 +94,7 @@ def price(
     profile: Profile,
     names: Sequence[str],
     n_rungs: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Prices:
     """Prices of the types ``names`` in every layer; twice ``n_rungs`` forwards per layer."""
     n_layer = profile.model.n_layer

@@ -6,7 +6,7 @@ The priced model adds up what each layer costs alone; what layers do to each oth
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.front import Front, Point, pareto
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.pricing import Judge, Prices
 
 Candidates = Sequence[Sequence[Pair]]
@@ -99,7 +100,7 @@ def refine(
     sizes: Sizes,
     budget: int,
     trials: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[tuple[Pair, ...], float]:
     """Trade bytes between two layers as long as the KLD of the whole plan falls; the plan and its mean KLD.
 
@@ -157,7 +158,7 @@ def sweep(
     candidates: Candidates,
     sizes: Sizes,
     n_points: int = 10,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Point]:
     """The best priced plan of each of ``n_points`` sizes, smallest to largest in even ratios, judged whole."""
     smallest, largest = sizes.range(candidates)

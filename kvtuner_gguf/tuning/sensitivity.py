@@ -7,7 +7,7 @@ Source: KVTuner (arXiv 2502.04420), section 3.2 and appendix B; ``error`` is our
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.stagefile import layers_from_json, stage_from_json, stage_to_json
+from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.disturbance import attention_errors
 from kvtuner_gguf.tuning.reference import Reference
 
@@ -85,7 +86,7 @@ def profile(
     pairs: Iterable[Pair],
     model: ModelShape,
     provenance: Mapping[str, Any],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Profile:
     """Measure every pair in every layer on ``tokens`` [chunks, context]."""
     pairs, layers = tuple(pairs), []

@@ -23,6 +23,7 @@ from kvtuner_gguf.plan.front import Front, Point
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.calibration import Texts, calibrate_texts
 from kvtuner_gguf.tuning.centering import measure_centers
 from kvtuner_gguf.tuning.clustering import Groups, cluster
@@ -40,7 +41,7 @@ from kvtuner_gguf.tuning.sensitivity import Profile, profile
 from kvtuner_gguf.tuning.settings import Settings, facts_of
 from kvtuner_gguf.tuning.work import Work
 
-Stage = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+Stage = Callable[[str], AbstractContextManager[Progress]]
 """Opens a progress display with a title; gives a callback of steps done and steps in all."""
 
 
@@ -234,7 +235,7 @@ class Tuner:
         groups: Groups,
         trials: int,
         seeds: Sequence[Sequence[Pair]],
-        progress: Callable[[int, int], None],
+        progress: Progress,
         loss: Callable[[Sequence[Pair]], float] | None = None,
     ) -> tuple[Point, ...]:
         budget = self._settings.goal.budget(self._sizes)
@@ -306,7 +307,7 @@ class Tuner:
         front = self._work.stage("front", Front.from_json, lambda: front, front.__eq__)
         return Tuned(replace(plan, provenance=provenance), front, self.profile, prices, point.loss, row, held_out)
 
-    def _held_out(self, plan: Plan, chunks: Sequence[np.ndarray], progress: Callable[[int, int], None]) -> Row:
+    def _held_out(self, plan: Plan, chunks: Sequence[np.ndarray], progress: Progress) -> Row:
         def measure() -> dict[str, Any]:
             return asdict(judge(self._reference, self._shape, {"plan, torch": plan}, chunks, progress)[1])
 
