@@ -14,7 +14,7 @@ from typing import Any
 from kvtuner_gguf import __version__
 from kvtuner_gguf.childprocess import how_it_ended
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.evaluation import Row
+from kvtuner_gguf.evaluation.rows import Row
 from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.plan.pairs import Pair

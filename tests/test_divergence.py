@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kvtuner_gguf import divergence
-from kvtuner_gguf.divergence import Tally, log_softmax, score
+from kvtuner_gguf.evaluation import divergence
+from kvtuner_gguf.evaluation.divergence import Tally, log_softmax, score
 
 N_TOKENS, N_VOCAB = 37, 1000
 

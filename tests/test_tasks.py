@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.tasks import final_answer, load_tasks
+from kvtuner_gguf.evaluation.tasks import final_answer, load_tasks
 
 
 def write(path: Path, entries: list[tuple[str, str]]) -> Path:

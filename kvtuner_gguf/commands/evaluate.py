@@ -12,7 +12,8 @@ import click
 from kvtuner_gguf.commands.outputs import check_outputs
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.evaluation import Row, Sample
+    from kvtuner_gguf.evaluation.chunks import Sample
+    from kvtuner_gguf.evaluation.rows import Row
     from kvtuner_gguf.plan.pairs import Pair
     from kvtuner_gguf.plan.plan import Plan
     from kvtuner_gguf.plan.shape import ModelShape
@@ -69,7 +70,7 @@ def eval_command(
     """
     from dataclasses import asdict
 
-    from kvtuner_gguf.evaluation import Sample
+    from kvtuner_gguf.evaluation.chunks import Sample
     from kvtuner_gguf.gguffile.metadata import model_shape
     from kvtuner_gguf.gguffile.shards import read_model
 
@@ -139,8 +140,8 @@ def _centered(headers: list, source: Path, uniform: Sequence[str]) -> dict[str, 
 def _by_llama_cpp(
     model: Path, shape: ModelShape, caches: dict, sample: Sample, threads: int | None, verbose: bool
 ) -> list[Row]:
+    from kvtuner_gguf.evaluation.by_llama import evaluate
     from kvtuner_gguf.report.bars import step_progress
-    from kvtuner_gguf.runtime.evaluate import evaluate
 
     with step_progress(f"eval {model.name}") as progress:
         return evaluate(model, shape, caches, sample, threads, progress, verbose)
@@ -148,11 +149,11 @@ def _by_llama_cpp(
 
 def _by_torch(model: Path, shape: ModelShape, caches: dict, sample: Sample, threads: int | None) -> list[Row]:
     from kvtuner_gguf.commands.tuningoptions import import_torch
+    from kvtuner_gguf.evaluation.by_llama import sample_chunks
     from kvtuner_gguf.report.bars import step_progress
-    from kvtuner_gguf.runtime.evaluate import sample_chunks
 
     import_torch(threads)
-    from kvtuner_gguf.tuning.evaluate import evaluate
+    from kvtuner_gguf.evaluation.by_torch import evaluate
 
     with step_progress(f"eval {model.name}") as progress:
         return evaluate(model, shape, caches, sample_chunks(model, sample), progress)

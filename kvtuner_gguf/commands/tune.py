@@ -22,7 +22,7 @@ from kvtuner_gguf.commands.tuningoptions import (
 )
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.evaluation import Row
+    from kvtuner_gguf.evaluation.rows import Row
     from kvtuner_gguf.tuning.tune import TaskJudge, Tuned
 
 # the types for the paper's 8, 4 and 2 bits
@@ -139,8 +139,8 @@ def _task_judge(
         yield None
         return
     from kvtuner_gguf.errors import KvtunerError
-    from kvtuner_gguf.runtime.tasks import TaskRunner
-    from kvtuner_gguf.tasks import load_tasks
+    from kvtuner_gguf.evaluation.task_runner import TaskRunner
+    from kvtuner_gguf.evaluation.tasks import load_tasks
 
     if tasks is None:
         raise KvtunerError("--objective failed needs --tasks: give a file of tasks")
@@ -192,9 +192,9 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
 def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
     """The plan on the held-out text in the built llama.cpp; None, with a word on stderr, where that is not there."""
     from kvtuner_gguf.errors import KvtunerError
-    from kvtuner_gguf.evaluation import Chunks
+    from kvtuner_gguf.evaluation.by_llama import evaluate
+    from kvtuner_gguf.evaluation.chunks import Chunks
     from kvtuner_gguf.report.bars import step_progress
-    from kvtuner_gguf.runtime.evaluate import evaluate
     from kvtuner_gguf.runtime.native import patched_llama_cpp
 
     try:

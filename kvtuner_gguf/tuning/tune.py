@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.evaluation import Row
+from kvtuner_gguf.evaluation.by_torch import judge
+from kvtuner_gguf.evaluation.rows import Row
 from kvtuner_gguf.plan.backends import of_types
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.front import Front, Point
@@ -28,7 +29,6 @@ from kvtuner_gguf.tuning.calibration import Texts, calibrate_texts
 from kvtuner_gguf.tuning.centering import measure_centers
 from kvtuner_gguf.tuning.clustering import Groups, cluster
 from kvtuner_gguf.tuning.divergence import Judge, Ledger
-from kvtuner_gguf.tuning.evaluate import judge
 from kvtuner_gguf.tuning.fixed import check_fixed, fixed_facts, with_fixed
 from kvtuner_gguf.tuning.genetic import GeneticSettings, ladder
 from kvtuner_gguf.tuning.genetic import search as genetic_search

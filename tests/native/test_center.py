@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvtuner_gguf.divergence import Tally, score
+from kvtuner_gguf.evaluation.divergence import Tally, score
 from kvtuner_gguf.files.assets import fetch_model, fetch_text
 from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.gguffile.metadata import model_shape

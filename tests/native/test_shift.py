@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from kvtuner_gguf.divergence import Tally, score
+from kvtuner_gguf.evaluation.divergence import Tally, score
 from kvtuner_gguf.files.assets import fetch_model, fetch_text
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvtuner_gguf.divergence import Tally, score
+from kvtuner_gguf.evaluation.divergence import Tally, score
 from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan

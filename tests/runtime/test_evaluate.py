@@ -13,12 +13,12 @@ from click.testing import CliRunner
 
 from kvtuner_gguf.cli import main
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.evaluation import Sample
+from kvtuner_gguf.evaluation.by_llama import _spans, evaluate
+from kvtuner_gguf.evaluation.chunks import Sample
 from kvtuner_gguf.files.assets import fetch_model, fetch_text
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
-from kvtuner_gguf.runtime.evaluate import _spans, evaluate
 from kvtuner_gguf.runtime.server import find_tool
 
 N_LAYER, N_CTX, N_CHUNKS = 30, 256, 2

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from kvtuner_gguf.evaluation.tasks import Task
 from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
-from kvtuner_gguf.tasks import Task
 
 pytestmark = [pytest.mark.native, pytest.mark.model]
 EXAMPLES = "".join(f"Question: what is {n}?\nAnswer: #### {n}\n\n" for n in (7, 12, 5, 31))
 
 
 def test_tasks_are_solved_or_failed_the_same_each_time() -> None:
-    from kvtuner_gguf.runtime.tasks import TaskRunner
+    from kvtuner_gguf.evaluation.task_runner import TaskRunner
 
     easy = Task(f"{EXAMPLES}Question: what is 23?\nAnswer:", "23")
     tasks = [easy, Task(easy.prompt, "no number is this")]

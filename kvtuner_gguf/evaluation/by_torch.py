@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kvtuner_gguf.divergence import Tally, score
-from kvtuner_gguf.evaluation import BASELINE, Row, as_plans, make_row
+from kvtuner_gguf.evaluation.divergence import Tally, score
+from kvtuner_gguf.evaluation.rows import BASELINE, Row, as_plans, make_row
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.evaluation.tasks import NEXT_QUESTION, Task
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.runtime.native import Context, Model, open_model
-from kvtuner_gguf.tasks import NEXT_QUESTION, Task
 
 N_BATCH = 256
 N_PREDICT = 256

@@ -2,11 +2,11 @@
 
 The f16 cache runs as without a plan, uniform pairs run as plans: with the attention that plans have.
 
-Chunks, BOS and scored tokens (`kvtuner_gguf.evaluation`) are those of ``llama-perplexity --kl-divergence`` (upstream
-``tools/perplexity/perplexity.cpp``): every chunk starts with an empty cache and, if the model wants one, with BOS in
-place of its first token; the tokens after the middle of the chunk are scored. That tool stores the log-probabilities
-of the base in 16 bits and cuts them 16 nats below the largest, this one keeps them whole, so KLDs and the perplexity of
-the base agree to about 0.3 %, the other numbers to all digits shown.
+Chunks, BOS and scored tokens (`kvtuner_gguf.evaluation.chunks`) are those of ``llama-perplexity --kl-divergence``
+(upstream ``tools/perplexity/perplexity.cpp``): every chunk starts with an empty cache and, if the model wants one, with
+BOS in place of its first token; the tokens after the middle of the chunk are scored. That tool stores the
+log-probabilities of the base in 16 bits and cuts them 16 nats below the largest, this one keeps them whole, so KLDs and
+the perplexity of the base agree to about 0.3 %, the other numbers to all digits shown.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvtuner_gguf.divergence import Divergence, Tally, score
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.evaluation import BASELINE, Chunks, Row, Sample, as_plans, make_row
+from kvtuner_gguf.evaluation.chunks import Chunks, Sample
+from kvtuner_gguf.evaluation.divergence import Divergence, Tally, score
+from kvtuner_gguf.evaluation.rows import BASELINE, Row, as_plans, make_row
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
