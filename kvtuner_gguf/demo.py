@@ -13,6 +13,7 @@ from typing import Any
 
 from kvtuner_gguf import __version__
 from kvtuner_gguf.childprocess import how_it_ended
+from kvtuner_gguf.engine.llama.native import patched_llama_cpp
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.rows import Row
 from kvtuner_gguf.files import atomicfile
@@ -21,9 +22,8 @@ from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.report.bars import byte_progress
 from kvtuner_gguf.report.layers import pair_lines
 from kvtuner_gguf.report.table import print_rows
-from kvtuner_gguf.runtime.cachereport import CacheReport, layer_pairs
-from kvtuner_gguf.runtime.native import patched_llama_cpp
-from kvtuner_gguf.runtime.server import running_server
+from kvtuner_gguf.server.cachereport import CacheReport, layer_pairs
+from kvtuner_gguf.server.llama_server import running_server
 
 MODEL = "smollm2-135m"
 UNIFORM = ("q8_0/q8_0", "q8_0/q4_0", "q5_1/q5_1", "q4_0/q4_0")

@@ -13,7 +13,7 @@ from kvtuner_gguf.childprocess import how_it_ended
 from kvtuner_gguf.demo import Demo, Settings
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files.wheels import Wheel, _client_error
-from kvtuner_gguf.runtime.server import running_server
+from kvtuner_gguf.server.llama_server import running_server
 
 
 @pytest.mark.parametrize(

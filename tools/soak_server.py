@@ -22,7 +22,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
-from kvtuner_gguf.runtime.server import Server, running_server
+from kvtuner_gguf.server.llama_server import Server, running_server
 
 PLANS = {
     "quantized": ("q8_0", "q8_0/q4_0", "q5_1/q4_0", "q4_0"),

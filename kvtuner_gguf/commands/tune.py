@@ -191,11 +191,11 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
 
 def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
     """The plan on the held-out text in the built llama.cpp; None, with a word on stderr, where that is not there."""
+    from kvtuner_gguf.engine.llama.native import patched_llama_cpp
     from kvtuner_gguf.errors import KvtunerError
     from kvtuner_gguf.evaluation.by_llama import evaluate
     from kvtuner_gguf.evaluation.chunks import Chunks
     from kvtuner_gguf.report.bars import step_progress
-    from kvtuner_gguf.runtime.native import patched_llama_cpp
 
     try:
         patched_llama_cpp()

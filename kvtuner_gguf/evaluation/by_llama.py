@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kvtuner_gguf.engine.llama.native import Context, open_model
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.chunks import Chunks, Sample
 from kvtuner_gguf.evaluation.divergence import Divergence, Tally, score
@@ -27,7 +28,6 @@ from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.progress import Progress
-from kvtuner_gguf.runtime.native import Context, open_model
 
 # Every context holds the logits of one batch twice, with a vocabulary of 152k that is 0.6 MB a token.
 N_BATCH = 256

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from kvtuner_gguf.engine.llama.native import Context, Model, open_model
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.tasks import NEXT_QUESTION, Task
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.progress import Progress
-from kvtuner_gguf.runtime.native import Context, Model, open_model
 
 N_BATCH = 256
 N_PREDICT = 256

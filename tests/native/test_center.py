@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kvtuner_gguf.engine.llama.native import Context, Model, open_model
 from kvtuner_gguf.evaluation.divergence import Tally, score
 from kvtuner_gguf.files.assets import fetch_model, fetch_text
 from kvtuner_gguf.gguffile.annotate import annotate
@@ -18,8 +19,7 @@ from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
-from kvtuner_gguf.runtime.native import Context, Model, open_model
-from kvtuner_gguf.runtime.server import find_tool
+from kvtuner_gguf.server.llama_server import find_tool
 from tests.native.test_shift import shift
 from tests.native.test_state import follow, load, make_state
 from tests.tuning.conftest import write_tiny

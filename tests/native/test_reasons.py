@@ -11,7 +11,7 @@ import pytest
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.gguffile.annotate import annotate
-from kvtuner_gguf.runtime.server import running_server
+from kvtuner_gguf.server.llama_server import running_server
 from tests.native.test_runtime import complete, llama, tool
 from tests.native.test_server_plan import OTHER, PLAN, PROMPT
 

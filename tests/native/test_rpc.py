@@ -17,8 +17,8 @@ from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
-from kvtuner_gguf.runtime.cachereport import CacheReport
-from kvtuner_gguf.runtime.server import find_tool
+from kvtuner_gguf.server.cachereport import CacheReport
+from kvtuner_gguf.server.llama_server import find_tool
 
 pytestmark = [pytest.mark.native, pytest.mark.model]
 

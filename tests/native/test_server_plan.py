@@ -13,7 +13,7 @@ from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.report.plans import plan_to_json
-from kvtuner_gguf.runtime.server import Server, running_server
+from kvtuner_gguf.server.llama_server import Server, running_server
 
 pytestmark = [pytest.mark.native, pytest.mark.model]
 

@@ -6,7 +6,7 @@ import pytest
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.pairs import Pair
-from kvtuner_gguf.runtime.cachereport import CacheReport
+from kvtuner_gguf.server.cachereport import CacheReport
 
 LOG = """\
 0.00.170.176 I kvtuner: enabling flash_attn since the plan quantizes V

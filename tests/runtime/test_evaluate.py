@@ -19,7 +19,7 @@ from kvtuner_gguf.files.assets import fetch_model, fetch_text
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
-from kvtuner_gguf.runtime.server import find_tool
+from kvtuner_gguf.server.llama_server import find_tool
 
 N_LAYER, N_CTX, N_CHUNKS = 30, 256, 2
 SHAPE = ModelShape("llama", (3,) * N_LAYER, 64, 64)

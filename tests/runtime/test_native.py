@@ -10,11 +10,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from kvtuner_gguf.engine.llama.native import Model, open_model, patched_llama_cpp
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
-from kvtuner_gguf.runtime.native import Model, open_model, patched_llama_cpp
 
 N_LAYER = 30
 

@@ -13,8 +13,8 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
-from kvtuner_gguf.runtime import server
-from kvtuner_gguf.runtime.cachereport import CacheReport
+from kvtuner_gguf.server import llama_server as server
+from kvtuner_gguf.server.cachereport import CacheReport
 
 STAND_IN = """#!{python}
 import http.server, json, os, sys

@@ -37,7 +37,7 @@ def log_probs(reference: Reference, tokens: torch.Tensor, pair: Pair) -> torch.T
 
 
 def native_log_probs(path: Path, tokens: torch.Tensor, pair: Pair | Plan) -> torch.Tensor:
-    from kvtuner_gguf.runtime.native import open_model
+    from kvtuner_gguf.engine.llama.native import open_model
 
     with open_model(path, 1) as model, model.context(pair, 128, 96) as context:
         logits = context.decode(tokens[0].numpy().astype(np.int32), 0, True)

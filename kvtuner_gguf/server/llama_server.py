@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from kvtuner_gguf.childprocess import how_it_ended
+from kvtuner_gguf.engine.llama.native import default_threads
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.runtime.cachereport import CacheReport
-from kvtuner_gguf.runtime.native import default_threads
+from kvtuner_gguf.server.cachereport import CacheReport
 
 _ERROR_PREFIX = re.compile(r"^([\d.]+ E |error: |error while handling [^:]*: )")
 _LISTENING = re.compile(r"listening on (http://\S+)")

@@ -15,10 +15,10 @@ from types import ModuleType
 
 import numpy as np
 
+from kvtuner_gguf.engine.llama.nativelog import NativeLog, captured_log
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
-from kvtuner_gguf.runtime.nativelog import NativeLog, captured_log
 
 _OK = 0
 MAX_PIECE = 256  # bytes of a token
