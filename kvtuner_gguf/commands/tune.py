@@ -23,7 +23,8 @@ from kvtuner_gguf.commands.tuningoptions import (
 
 if TYPE_CHECKING:
     from kvtuner_gguf.evaluation.rows import Row
-    from kvtuner_gguf.tuning.tune import TaskJudge, Tuned
+    from kvtuner_gguf.tuning.judges import TaskJudge
+    from kvtuner_gguf.tuning.tune import Tuned
 
 # the types for the paper's 8, 4 and 2 bits
 PAPER_TYPES = "q8_0,q4_0,q2_nl"

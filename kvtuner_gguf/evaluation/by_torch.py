@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kvtuner_gguf.engine.torch.reference import Reference
 from kvtuner_gguf.evaluation.divergence import Tally, score
 from kvtuner_gguf.evaluation.rows import BASELINE, Row, as_plans, make_row
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.progress import Progress
-from kvtuner_gguf.tuning.reference import Reference
 
 # rows of logits at a time: with a vocabulary of 152k each has 0.6 MB per cache
 ROWS = 128

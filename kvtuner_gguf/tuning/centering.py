@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kvtuner_gguf.engine.torch.reference import Reference
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.calibration import calibrate
-from kvtuner_gguf.tuning.reference import Reference
 
 # query rows at a time, so that long chunks need no square of their length
 ROWS = 512

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.front import Point
 from kvtuner_gguf.progress import Progress
-from kvtuner_gguf.tuning.pricing import Judge, Prices
+from kvtuner_gguf.tuning.judges import Judge
+from kvtuner_gguf.tuning.pricing import Prices
 from kvtuner_gguf.tuning.search import Candidates, Sizes, refine, solve
 
 DEFAULT_BITS = 6.5

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,20 +21,13 @@ from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.stagefile import layers_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.progress import Progress
+from kvtuner_gguf.tuning.judges import Judge
 from kvtuner_gguf.tuning.sensitivity import Profile
 
 SCHEMA = "kvtuner.prices/1"
 UNQUANTIZED = "f32"
 # where nothing is lost the logarithm needs something
 TINY = 1e-30
-
-
-class Judge(Protocol):
-    """What prices and plans are measured by."""
-
-    def kld(self, pairs: Sequence[Pair]) -> float: ...
-
-    def settle(self, pairs: Sequence[Pair]) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from kvtuner_gguf.plan.front import Front, Point, pareto
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.progress import Progress
-from kvtuner_gguf.tuning.pricing import Judge, Prices
+from kvtuner_gguf.tuning.judges import Judge
+from kvtuner_gguf.tuning.pricing import Prices
 
 Candidates = Sequence[Sequence[Pair]]
 """The pairs that each layer may have."""

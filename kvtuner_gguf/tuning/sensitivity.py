@@ -13,13 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
+from kvtuner_gguf.engine.torch.reference import Reference
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.stagefile import layers_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.disturbance import attention_errors
-from kvtuner_gguf.tuning.reference import Reference
 
 SCHEMA = "kvtuner.profile/1"
 # relative errors are means of |x - x'| / |x|: values next to zero would decide them alone

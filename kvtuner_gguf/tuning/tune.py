@@ -10,11 +10,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
+from kvtuner_gguf.engine.torch.judge import TorchJudge
+from kvtuner_gguf.engine.torch.reference import Reference
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.by_torch import judge
 from kvtuner_gguf.evaluation.rows import Row
@@ -28,14 +30,13 @@ from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.calibration import Texts, calibrate_texts
 from kvtuner_gguf.tuning.centering import measure_centers
 from kvtuner_gguf.tuning.clustering import Groups, cluster
-from kvtuner_gguf.tuning.divergence import Judge, Ledger
 from kvtuner_gguf.tuning.fixed import check_fixed, fixed_facts, with_fixed
 from kvtuner_gguf.tuning.genetic import GeneticSettings, ladder
 from kvtuner_gguf.tuning.genetic import search as genetic_search
 from kvtuner_gguf.tuning.goal import Search
+from kvtuner_gguf.tuning.judges import Ledger, TaskJudge
 from kvtuner_gguf.tuning.pricing import UNQUANTIZED, Prices, one_sided, price
 from kvtuner_gguf.tuning.pruning import CAUTIOUS, PAPER, Candidates, prune
-from kvtuner_gguf.tuning.reference import Reference
 from kvtuner_gguf.tuning.search import Sizes, front_of, sweep
 from kvtuner_gguf.tuning.sensitivity import Profile, profile
 from kvtuner_gguf.tuning.settings import Settings, facts_of
@@ -43,15 +44,6 @@ from kvtuner_gguf.tuning.work import Work
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 """Opens a progress display with a title; gives a callback of steps done and steps in all."""
-
-
-class TaskJudge(Protocol):
-    """Judges plans by tasks; ``name`` stands for which these are."""
-
-    name: str
-
-    def failed_share(self, plan: Plan) -> float:
-        """The share of the tasks, 0 to 1, that the model fails with the caches of ``plan``."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +92,7 @@ class Tuner:
             self._reference = Reference(model, shape.architecture, settings.device)
             tokens = (settings.n_tokens, settings.n_ctx, settings.seed)
             self._texts = calibrate_texts(text, self._reference.tokenize, *tokens)
-        self._ledger = Ledger(lambda: Judge(self._reference, self._texts.tuning), self._work.journal)
+        self._ledger = Ledger(lambda: TorchJudge(self._reference, self._texts.tuning), self._work.journal)
         self._centers = self._center() if settings.center else None
 
     def run(self, by_tasks: TaskJudge | None = None) -> Tuned:

@@ -9,9 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from kvtuner_gguf.engine.torch.reference import Reference  # noqa: E402
 from kvtuner_gguf.tuning import centering  # noqa: E402
 from kvtuner_gguf.tuning.centering import measure_centers, weighted_mean  # noqa: E402
-from kvtuner_gguf.tuning.reference import Reference  # noqa: E402
 
 
 def by_definition(query, key, value):

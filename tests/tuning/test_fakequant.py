@@ -10,9 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from kvtuner_gguf.engine.fakequant import fake_quantize  # noqa: E402
 from kvtuner_gguf.errors import KvtunerError  # noqa: E402
 from kvtuner_gguf.plan.cachetypes import CACHE_TYPES, cache_type  # noqa: E402
-from kvtuner_gguf.tuning.fakequant import fake_quantize  # noqa: E402
 
 ROW = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 

@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from kvtuner_gguf.engine.torch.reference import Reference  # noqa: E402
 from kvtuner_gguf.errors import KvtunerError  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
 from kvtuner_gguf.plan.plan import Plan  # noqa: E402
-from kvtuner_gguf.tuning.reference import Reference  # noqa: E402
 
 ARCHITECTURES = ("llama", "qwen2")
 # Llama 3.1 and later: a divisor per RoPE frequency

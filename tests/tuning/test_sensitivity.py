@@ -8,13 +8,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from kvtuner_gguf.engine.torch.judge import TorchJudge  # noqa: E402
+from kvtuner_gguf.engine.torch.reference import Reference  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
 from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
 from kvtuner_gguf.tuning import disturbance  # noqa: E402
-from kvtuner_gguf.tuning.divergence import Judge, Ledger  # noqa: E402
 from kvtuner_gguf.tuning.journal import Journal  # noqa: E402
+from kvtuner_gguf.tuning.judges import Ledger  # noqa: E402
 from kvtuner_gguf.tuning.pricing import one_sided, price  # noqa: E402
-from kvtuner_gguf.tuning.reference import Reference  # noqa: E402
 from kvtuner_gguf.tuning.sensitivity import profile  # noqa: E402
 
 SHAPE = ModelShape("llama", (2, 2), 64, 64)
@@ -98,7 +99,7 @@ def test_an_exact_cache_has_no_error_and_coarser_types_have_more(profiled) -> No
 
 
 def test_prices_of_the_measured_type_are_the_judged_loss(reference: Reference, tokens, profiled) -> None:
-    judge = Judge(reference, tokens)
+    judge = TorchJudge(reference, tokens)
     prices = price(Ledger(lambda: judge, Journal()), profiled, NAMES, n_rungs=1)
     plan = [Pair("f32", "f32"), Pair("f32", "q5_0")]
     assert prices.v[1]["q5_0"] == pytest.approx(judge.kld(plan).mean().item())
@@ -129,7 +130,7 @@ def test_a_long_context_is_measured_by_some_of_its_queries(
 
 def test_the_divergence_is_that_of_its_definition(reference: Reference, tokens) -> None:
     plan = [Pair("q4_0", "q4_0"), Pair("q8_0", "q4_0")]
-    found = Judge(reference, tokens).kld(plan)
+    found = TorchJudge(reference, tokens).kld(plan)
     exact, read = (
         (reference.final(reference.run(reference.embed(tokens), pairs)[:, 6:].flatten(0, 1)).double())
         for pairs in (None, plan)
@@ -144,5 +145,5 @@ def test_perplexity_is_that_of_the_tokens_that_follow(reference: Reference, toke
     plan = [Pair("q4_0", "q4_0"), Pair("q8_0", "q4_0")]
     log_probs = reference.log_probs(reference.run(reference.embed(tokens), plan)).double()
     following = log_probs[:, 6:-1].gather(-1, tokens[:, 7:, None])
-    ledger = Ledger(lambda: Judge(reference, tokens), Journal())
+    ledger = Ledger(lambda: TorchJudge(reference, tokens), Journal())
     assert ledger.perplexity(plan) == pytest.approx(following.mean().neg().exp().item(), rel=1e-5)

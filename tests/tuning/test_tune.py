@@ -19,7 +19,7 @@ SMALL = ("--tokens", "128", "--ctx", "64", "--trials", "3", "--candidates", "q8_
 @pytest.fixture(scope="module")
 def reference():
     pytest.importorskip("torch")
-    from kvtuner_gguf.tuning.reference import Reference
+    from kvtuner_gguf.engine.torch.reference import Reference
 
     return Reference(fetch_model("smollm2-135m"), "llama")
 
@@ -37,14 +37,14 @@ def test_the_reference_predicts_the_text(reference) -> None:
 def test_a_restarted_forward_is_the_whole_forward(reference) -> None:
     import torch
 
+    from kvtuner_gguf.engine.torch.judge import TorchJudge
     from kvtuner_gguf.plan.pairs import Pair
-    from kvtuner_gguf.tuning.divergence import Judge
 
     tokens = torch.arange(1000, 1096)[None]
-    judge = Judge(reference, tokens)
+    judge = TorchJudge(reference, tokens)
     plan = [Pair("f32", "f32")] * 20 + [Pair("q4_0", "q8_0")] * 10
     restarted = judge.kld(plan)
-    whole = Judge(reference, tokens)
+    whole = TorchJudge(reference, tokens)
     whole._first_change = lambda pairs: 0
     assert restarted.mean() > 0
     assert torch.equal(restarted, whole.kld(plan))

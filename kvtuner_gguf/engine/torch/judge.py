@@ -7,15 +7,14 @@ the exact model three small things are kept for it, and a plan needs its logits 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from kvtuner_gguf.engine.torch.reference import EXACT, Reference
 from kvtuner_gguf.plan.pairs import Pair
-from kvtuner_gguf.tuning.journal import Journal
-from kvtuner_gguf.tuning.reference import EXACT, Reference
 
 # positions before this share of the chunk have little context and are not scored
 SKIPPED = 0.25
@@ -51,7 +50,7 @@ def _lse(logits: Tensor) -> Tensor:
     return largest[:, 0].double() + (logits - largest).exp_().sum(-1).double().log()
 
 
-class Judge:
+class TorchJudge:
     """Scores plans on ``tokens`` [chunks, context] against the exact model."""
 
     def __init__(self, reference: Reference, tokens: Tensor) -> None:
@@ -96,36 +95,3 @@ class Judge:
     def _tokens_kld(self, output: Tensor) -> Tensor:
         parts = zip(self._exact, self._scored(output), strict=True)
         return torch.cat([exact.kld(self.reference, rows) for exact, rows in parts])
-
-
-class Ledger:
-    """What plans lose on average: those in the journal from there, others measured, and written there.
-
-    The judge is made when the first plan has to be measured. ``name`` parts the plans of one judge from another's.
-    """
-
-    def __init__(self, make: Callable[[], Judge], journal: Journal, name: str = "tuning") -> None:
-        self._make, self._journal, self._name = make, journal, name
-        self._judge: Judge | None = None
-        self._base: tuple[Pair, ...] | None = None
-
-    def kld(self, pairs: Sequence[Pair]) -> float:
-        """The mean KLD of ``pairs`` in nats per token."""
-        key = " ".join([self._name, *map(str, pairs)])
-        return self._journal.remember(key, lambda: self._ready().kld(pairs).mean().item())
-
-    def perplexity(self, pairs: Sequence[Pair]) -> float:
-        """The perplexity of the text under ``pairs``."""
-        key = " ".join([self._name, "perplexity", *map(str, pairs)])
-        return self._journal.remember(key, lambda: self._ready().nll(pairs).mean().exp().item())
-
-    def settle(self, pairs: Sequence[Pair]) -> None:
-        """Say that later plans differ little from ``pairs``: their forwards restart there."""
-        self._base = tuple(pairs)
-
-    def _ready(self) -> Judge:
-        if self._judge is None:
-            self._judge = self._make()
-        if self._base is not None:
-            self._judge.settle(self._base)
-        return self._judge

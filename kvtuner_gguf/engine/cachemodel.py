@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kvtuner_gguf.engine.fakequant import fake_quantize
+from kvtuner_gguf.engine.rotation import rotate, rotation_size
 from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.centers import Centers
-from kvtuner_gguf.tuning.fakequant import fake_quantize
-from kvtuner_gguf.tuning.rotation import rotate, rotation_size
 
 # the type that loses nothing, so that a center does not even round
 UNQUANTIZED = "f32"

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from kvtuner_gguf.engine.cachemodel import CacheModel
+from kvtuner_gguf.engine.torch.loading import load
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.pairs import Pair
-from kvtuner_gguf.tuning.cachemodel import CacheModel
-from kvtuner_gguf.tuning.loading import load
 
 ATTENTION = "kvtuner"
 EXACT = Pair("f32", "f32")
