@@ -30,7 +30,7 @@ from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.tuning.calibration import calibrate
-from kvtuner_gguf.tuning.centering import weighted_mean
+from kvtuner_gguf.tuning.center import weighted_mean
 
 TEXTS = ("web", "encyclopedia", "code", "multilingual")
 

@@ -32,7 +32,7 @@ from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.cachetypes import CACHE_TYPES, CacheType
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.tuning.calibration import calibrate
-from kvtuner_gguf.tuning.centering import measure_centers
+from kvtuner_gguf.tuning.center import measure_centers
 
 LLOYD_MAX = {2: 0.11748, 3: 0.03454}
 SCALE_BYTES = 2

@@ -61,7 +61,7 @@ def center_command(
     if not any(cache_type.is_quantized for pair in plan.pairs for cache_type in pair.types[: 2 if values else 1]):
         raise KvtunerError(f"no layer of the plan has a quantized {'K or V' if values else 'K'}: nothing to center")
     import_torch(threads)
-    from kvtuner_gguf.tuning.centering import center_plan
+    from kvtuner_gguf.tuning.center import center_plan
 
     with step_progress("center keys") as progress:
         plan, spread = center_plan(model, plan, text or default_text(), tokens, ctx, seed, values, progress)

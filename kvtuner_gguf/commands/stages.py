@@ -34,8 +34,8 @@ def prune_command(profile: Path, out: Path, rule: str) -> None:
     check_outputs(out, inputs=[profile])
     import_torch(None)
     from kvtuner_gguf.files import artifact
-    from kvtuner_gguf.tuning.pruning import CAUTIOUS, PAPER, prune
-    from kvtuner_gguf.tuning.sensitivity import Profile
+    from kvtuner_gguf.tuning.profile import Profile
+    from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, prune
 
     found = prune(artifact.load(profile, Profile.from_json, "profile"), PAPER if rule == "paper" else CAUTIOUS)
     artifact.save(out, found.to_json())
@@ -55,9 +55,9 @@ def cluster_command(profile: Path, candidates: Path, out: Path, eps: float, min_
     import_torch(None)
     from kvtuner_gguf.files import artifact
     from kvtuner_gguf.report.layers import ranges
-    from kvtuner_gguf.tuning.clustering import cluster
-    from kvtuner_gguf.tuning.pruning import Candidates
-    from kvtuner_gguf.tuning.sensitivity import Profile
+    from kvtuner_gguf.tuning.cluster import cluster
+    from kvtuner_gguf.tuning.profile import Profile
+    from kvtuner_gguf.tuning.prune import Candidates
 
     profiled = artifact.load(profile, Profile.from_json, "profile")
     groups = cluster(profiled, artifact.load(candidates, Candidates.from_json, "list"), eps, min_samples)
@@ -89,8 +89,8 @@ def search_command(
     from kvtuner_gguf.files import artifact
     from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.given import candidates_or_groups
-    from kvtuner_gguf.tuning.sensitivity import Profile
-    from kvtuner_gguf.tuning.tune import Tuner
+    from kvtuner_gguf.tuning.profile import Profile
+    from kvtuner_gguf.tuning.tuner import Tuner
 
     profiled = artifact.load(profile, Profile.from_json, "profile")
     candidates, groups = artifact.load(stage, candidates_or_groups, "candidates or groups")

@@ -24,7 +24,7 @@ from kvtuner_gguf.commands.tuningoptions import (
 if TYPE_CHECKING:
     from kvtuner_gguf.evaluation.rows import Row
     from kvtuner_gguf.tuning.judges import TaskJudge
-    from kvtuner_gguf.tuning.tune import Tuned
+    from kvtuner_gguf.tuning.tuner import Tuned
 
 # the types for the paper's 8, 4 and 2 bits
 PAPER_TYPES = "q8_0,q4_0,q2_nl"
@@ -87,7 +87,7 @@ def tune_command(
     shape, settings = make_settings(model, options)
     from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.settings import check_goal
-    from kvtuner_gguf.tuning.tune import Tuner
+    from kvtuner_gguf.tuning.tuner import Tuner
 
     check_goal(settings, shape)
     text = texts_of(options["texts"])
@@ -123,7 +123,7 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
     check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
     shape, settings = make_settings(model, options)
     from kvtuner_gguf.report.bars import step_progress
-    from kvtuner_gguf.tuning.tune import Tuner
+    from kvtuner_gguf.tuning.tuner import Tuner
 
     tuner = Tuner(model, shape, texts_of(options["texts"]), settings, work, fresh, step_progress)
     artifact.save(out, tuner.profile.to_json())

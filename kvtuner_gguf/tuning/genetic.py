@@ -25,7 +25,7 @@ from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.progress import Progress
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.tuning.clustering import Group, Groups
+    from kvtuner_gguf.tuning.cluster import Group, Groups
 
 STUDY = "kvtuner"
 MAX_SEED = (1 << 32) - 1

@@ -17,7 +17,7 @@ from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.calibration import Texts
 from kvtuner_gguf.tuning.fixed import check_fixed, with_fixed
 from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal
-from kvtuner_gguf.tuning.search import Sizes
+from kvtuner_gguf.tuning.sizes import Sizes
 
 METHODS = ("exact", "paper")
 OBJECTIVES = ("kld", "perplexity", "failed")

@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from kvtuner_gguf.engine.torch.reference import Reference  # noqa: E402
-from kvtuner_gguf.tuning import centering  # noqa: E402
-from kvtuner_gguf.tuning.centering import measure_centers, weighted_mean  # noqa: E402
+from kvtuner_gguf.tuning import center  # noqa: E402
+from kvtuner_gguf.tuning.center import measure_centers, weighted_mean  # noqa: E402
 
 
 def by_definition(query, key, value):
@@ -29,7 +29,7 @@ def by_definition(query, key, value):
 
 @pytest.mark.parametrize("rows", [3, 512])
 def test_values_are_weighted_by_squared_attention(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(centering, "ROWS", rows)
+    monkeypatch.setattr(center, "ROWS", rows)
     torch.manual_seed(3)
     query, key, value = torch.randn(2, 4, 7, 8), torch.randn(2, 2, 7, 8), torch.randn(2, 2, 7, 6)
     found = weighted_mean(query, key, value)

@@ -15,9 +15,9 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
-from kvtuner_gguf.tuning.clustering import SCHEMA, Group, Groups, cluster
-from kvtuner_gguf.tuning.pruning import PAPER, Candidates, prune
-from kvtuner_gguf.tuning.sensitivity import PairError, Profile
+from kvtuner_gguf.tuning.cluster import SCHEMA, Group, Groups, cluster
+from kvtuner_gguf.tuning.profile import PairError, Profile
+from kvtuner_gguf.tuning.prune import PAPER, Candidates, prune
 
 KV8, K8V4, K4V8, KV4 = (Pair.parse(text) for text in ("q8_0", "q8_0/q4_0", "q4_0/q8_0", "q4_0"))
 K4V2, KV2 = Pair("q4_0", "q2_nl"), Pair("q2_nl", "q2_nl")

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
-from kvtuner_gguf.tuning.pricing import Prices, interpolate, rungs
+from kvtuner_gguf.tuning.prices import Prices, interpolate, rungs
 from kvtuner_gguf.tuning.reasons import reasons
 
 NAMES = ("f16", "q8_0", "q5_0", "q4_0", "q3_nl", "q2_nl")

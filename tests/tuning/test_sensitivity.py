@@ -15,8 +15,8 @@ from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
 from kvtuner_gguf.tuning import disturbance  # noqa: E402
 from kvtuner_gguf.tuning.journal import Journal  # noqa: E402
 from kvtuner_gguf.tuning.judges import Ledger  # noqa: E402
-from kvtuner_gguf.tuning.pricing import one_sided, price  # noqa: E402
-from kvtuner_gguf.tuning.sensitivity import profile  # noqa: E402
+from kvtuner_gguf.tuning.prices import one_sided, price  # noqa: E402
+from kvtuner_gguf.tuning.profile import profile  # noqa: E402
 
 SHAPE = ModelShape("llama", (2, 2), 64, 64)
 NAMES = ("q8_0", "q5_0", "q4_0")

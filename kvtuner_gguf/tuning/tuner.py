@@ -28,18 +28,18 @@ from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.calibration import Texts, calibrate_texts
-from kvtuner_gguf.tuning.centering import measure_centers
-from kvtuner_gguf.tuning.clustering import Groups, cluster
+from kvtuner_gguf.tuning.center import measure_centers
+from kvtuner_gguf.tuning.cluster import Groups, cluster
 from kvtuner_gguf.tuning.fixed import check_fixed, fixed_facts, with_fixed
 from kvtuner_gguf.tuning.genetic import GeneticSettings, ladder
 from kvtuner_gguf.tuning.genetic import search as genetic_search
-from kvtuner_gguf.tuning.goal import Search
 from kvtuner_gguf.tuning.judges import Ledger, TaskJudge
-from kvtuner_gguf.tuning.pricing import UNQUANTIZED, Prices, one_sided, price
-from kvtuner_gguf.tuning.pruning import CAUTIOUS, PAPER, Candidates, prune
-from kvtuner_gguf.tuning.search import Sizes, front_of, sweep
-from kvtuner_gguf.tuning.sensitivity import Profile, profile
+from kvtuner_gguf.tuning.prices import UNQUANTIZED, Prices, one_sided, price
+from kvtuner_gguf.tuning.profile import Profile, profile
+from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, Candidates, prune
+from kvtuner_gguf.tuning.search import Search, front_of, sweep
 from kvtuner_gguf.tuning.settings import Settings, facts_of
+from kvtuner_gguf.tuning.sizes import Sizes
 from kvtuner_gguf.tuning.work import Work
 
 Stage = Callable[[str], AbstractContextManager[Progress]]

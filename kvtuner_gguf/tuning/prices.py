@@ -22,7 +22,7 @@ from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.stagefile import layers_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.judges import Judge
-from kvtuner_gguf.tuning.sensitivity import Profile
+from kvtuner_gguf.tuning.profile import Profile
 
 SCHEMA = "kvtuner.prices/1"
 UNQUANTIZED = "f32"

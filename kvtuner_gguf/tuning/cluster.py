@@ -16,8 +16,8 @@ from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.stagefile import entries_from_json, stage_from_json, stage_to_json
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.tuning.pruning import Candidates
-    from kvtuner_gguf.tuning.sensitivity import Profile
+    from kvtuner_gguf.tuning.profile import Profile
+    from kvtuner_gguf.tuning.prune import Candidates
 
 SCHEMA = "kvtuner.groups/1"
 # the paper's

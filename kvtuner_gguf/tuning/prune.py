@@ -14,7 +14,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.stagefile import layers_from_json, stage_from_json, stage_to_json
-from kvtuner_gguf.tuning.sensitivity import PairError, Profile
+from kvtuner_gguf.tuning.profile import PairError, Profile
 
 SCHEMA = "kvtuner.candidates/1"
 
