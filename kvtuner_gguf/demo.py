@@ -35,7 +35,7 @@ Pairs = Mapping[int, Pair]
 
 
 @dataclass(frozen=True)
-class Settings:
+class DemoSettings:
     """What the results depend on. A change of one does all steps again."""
 
     bits: float
@@ -46,7 +46,7 @@ class Settings:
 class Demo:
     """Runs the steps in ``folder`` and tells them through ``say``; finished ones are skipped."""
 
-    def __init__(self, folder: Path, settings: Settings, say: Callable[[str], object]) -> None:
+    def __init__(self, folder: Path, settings: DemoSettings, say: Callable[[str], object]) -> None:
         self._folder = folder
         self._settings = settings
         self._say = say

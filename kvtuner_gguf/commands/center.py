@@ -50,8 +50,8 @@ def center_command(
     from kvtuner_gguf.gguffile.metadata import centering_obstacle
     from kvtuner_gguf.gguffile.shards import read_model
     from kvtuner_gguf.report.bars import step_progress
-    from kvtuner_gguf.report.keys import key_table
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
+    from kvtuner_gguf.report.spreads import key_table
 
     check_outputs(out, inputs=[model, text])  # CFG may be centered in place
     headers = read_model(model)

@@ -28,6 +28,6 @@ def demo_command(folder: Path, bits: float, chunks: int, force: bool) -> None:
     on encyclopedia text, and completes a prompt in Python and over HTTP. Ends with an error unless the file, the Python
     property, the server and its start-up log report the same types for every layer.
     """
-    from kvtuner_gguf.demo import Demo, Settings
+    from kvtuner_gguf.demo import Demo, DemoSettings
 
-    Demo(folder, Settings(bits=bits, chunks=chunks), click.echo).run(force)
+    Demo(folder, DemoSettings(bits=bits, chunks=chunks), click.echo).run(force)

@@ -53,8 +53,8 @@ def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None
     Where keys are centered, a table shows the largest and the root mean square key of each layer before and after. For
     a model without a plan, show what llama.cpp then allocates: f16 in every layer.
     """
-    from kvtuner_gguf.report.keys import key_table
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
+    from kvtuner_gguf.report.spreads import key_table
 
     plan, source = load_plan(model_or_cfg)
     if plan is None:
@@ -76,7 +76,7 @@ def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None
 
 
 def _draw_keys(spread: KeySpread | None, png: Path, source: Path) -> None:
-    from kvtuner_gguf.report.keys import save_key_chart
+    from kvtuner_gguf.report.spreads import save_key_chart
 
     if spread is None:
         raise KvtunerError(f"{source}: it does not say how far keys reach: tune the model with centering")

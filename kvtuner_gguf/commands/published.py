@@ -10,11 +10,11 @@ import click
 
 from kvtuner_gguf.commands.outputs import check_outputs
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.published.table import DEFAULT_TYPES
+from kvtuner_gguf.published.bitstable import DEFAULT_TYPES
 
 if TYPE_CHECKING:
     from kvtuner_gguf.plan.plan import Plan
-    from kvtuner_gguf.published.table import BitsTable
+    from kvtuner_gguf.published.bitstable import BitsTable
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -63,7 +63,7 @@ def import_kvtuner_command(
 
 
 def _plan_of(table: BitsTable, types: str | None, model: Path | None) -> Plan:
-    from kvtuner_gguf.published.table import parse_types
+    from kvtuner_gguf.published.bitstable import parse_types
 
     return table.described(_fitted(table.plan(parse_types(types)), model))
 

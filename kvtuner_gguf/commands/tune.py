@@ -95,7 +95,7 @@ def tune_command(
         tuned = Tuner(model, shape, text, settings, folder, fresh, step_progress).run(by_tasks)
     tuned.plan.save(out)
     if png is not None:
-        from kvtuner_gguf.report.front import save_front_chart
+        from kvtuner_gguf.report.fronts import save_front_chart
 
         save_front_chart(tuned.front, tuned.plan, png, model.name)
     if not as_json:
@@ -228,7 +228,7 @@ def print_judged(tuned: Tuned, native: Row) -> None:
 
 
 def print_tuned(out: Path, tuned: Tuned) -> None:
-    from kvtuner_gguf.report.front import print_front
+    from kvtuner_gguf.report.fronts import print_front
     from kvtuner_gguf.report.plans import plan_summary
     from kvtuner_gguf.report.table import print_rows
 

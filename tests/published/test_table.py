@@ -4,7 +4,7 @@ import pytest
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.pairs import Pair
-from kvtuner_gguf.published.table import BitsTable, parse_types
+from kvtuner_gguf.published.bitstable import BitsTable, parse_types
 
 
 def test_types_go_over_the_defaults() -> None:
