@@ -1,8 +1,9 @@
-"""The plan that the metadata of a model carry."""
+"""The plan that the metadata of a model carry, or that a file of either kind holds."""
 
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 from gguf import GGUFValueType
@@ -11,7 +12,8 @@ from kvtuner_gguf.errors import KvtunerError, shown
 from kvtuner_gguf.gguffile.cursor import Skipped
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.metadata import model_shape
-from kvtuner_gguf.gguffile.reader import GgufHeader
+from kvtuner_gguf.gguffile.reader import MAGIC, GgufHeader
+from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.centers import Centers, from_flat, raw_vector
 from kvtuner_gguf.plan.keyspread import KeySpread
@@ -94,3 +96,18 @@ def _type_name(text: str | Skipped, il: int, side: str) -> str:
         return cache_type(text.start if isinstance(text, Skipped) else text, f" for {side}").name
     except KvtunerError as err:
         raise KvtunerError(f"layer {il}: {err}") from err
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC or path.suffix == ".gguf"
+    except OSError as err:
+        raise KvtunerError(f"cannot read {path}: {err.strerror or err}; check the path") from err
+
+
+def load_plan(path: Path) -> tuple[Plan | None, str]:
+    """The plan in a GGUF file or a JSON file, and where it comes from: ``gguf`` or ``config``."""
+    if not _is_gguf(path):
+        return Plan.load(path), "config"
+    return plan_of(read_model(path)), "gguf"

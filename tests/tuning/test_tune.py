@@ -94,7 +94,7 @@ def test_the_result_is_told_before_llama_cpp_judges(tmp_path: Path, monkeypatch:
     def crash(*_: object) -> None:
         raise Crash
 
-    monkeypatch.setattr("kvtuner_gguf.commands.tune._native_row", crash)
+    monkeypatch.setattr("kvtuner_gguf.cli.tune._native_row", crash)
     out = tmp_path / "a.json"
     runner = CliRunner()
     with runner.isolation() as (stdout, *_), pytest.raises(Crash):

@@ -1,4 +1,4 @@
-"""The command line. Each command lives in `kvtuner_gguf.commands` and imports what is heavy when it runs."""
+"""The command line. Each command is in a file of its name, and imports what is heavy when it runs."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ import click
 from kvtuner_gguf import __version__
 from kvtuner_gguf.errors import KvtunerError
 
-COMMANDS = {
-    "annotate": "annotate",
-    "center": "center",
-    "cluster": "stages",
-    "demo": "demo",
-    "eval": "evaluate",
-    "fetch-model": "fetch",
-    "import-kvtuner": "published",
-    "inspect": "inspect",
-    "profile": "tune",
-    "prune": "stages",
-    "search": "stages",
-    "strip": "annotate",
-    "tune": "tune",
-    "verify": "inspect",
-}
+COMMANDS = (
+    "annotate",
+    "center",
+    "cluster",
+    "demo",
+    "eval",
+    "fetch-model",
+    "import-kvtuner",
+    "inspect",
+    "profile",
+    "prune",
+    "search",
+    "strip",
+    "tune",
+    "verify",
+)
 
 
 class LazyGroup(click.Group):
     """Imports a command's module only when that command is asked for; prints errors as one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module = importlib.import_module(f"kvtuner_gguf.commands.{COMMANDS[name]}")
-        return getattr(module, f"{name.replace('-', '_')}_command")
+        word = name.replace("-", "_")
+        return getattr(importlib.import_module(f"kvtuner_gguf.cli.{word}"), f"{word}_command")
 
     def invoke(self, ctx: click.Context) -> object:
         try:

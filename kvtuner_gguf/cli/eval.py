@@ -1,4 +1,4 @@
-"""`eval`: plans and uniform pairs against the f16 cache."""
+"""`kvtuner-gguf eval`: plans and uniform pairs against the f16 cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvtuner_gguf.commands.outputs import check_outputs
+from kvtuner_gguf.cli.options import EXISTING_FILE, FILE
+from kvtuner_gguf.cli.outputs import check_outputs
+from kvtuner_gguf.cli.texts import judged_text
 
 if TYPE_CHECKING:
     from kvtuner_gguf.evaluation.chunks import Sample
@@ -19,18 +21,19 @@ if TYPE_CHECKING:
     from kvtuner_gguf.plan.shape import ModelShape
 
 OWN_PLAN = "auto"
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("eval")
-@click.argument("model", type=_FILE)
-@click.option("--config", "configs", type=_FILE, multiple=True, help="Judge this plan. Repeatable.")
+@click.argument("model", type=EXISTING_FILE)
+@click.option("--config", "configs", type=EXISTING_FILE, multiple=True, help="Judge this plan. Repeatable.")
 @click.option("--uniform", "uniform", metavar="K/V", multiple=True, help="Judge this pair in all layers. Repeatable.")
 @click.option(
-    "--centers", type=_FILE, help="Judge every uniform pair a second time, centered as in this plan or annotated model."
+    "--centers",
+    type=EXISTING_FILE,
+    help="Judge every uniform pair a second time, centered as in this plan or annotated model.",
 )
 @click.option("--auto/--no-auto", default=True, help="Judge the plan that MODEL itself carries, if any, as 'auto'.")
-@click.option("--text", type=_FILE, help="UTF-8 text to judge on.  [default: a pinned encyclopedia text]")
+@click.option("--text", type=EXISTING_FILE, help="UTF-8 text to judge on.  [default: a pinned encyclopedia text]")
 @click.option("--ctx", type=click.IntRange(min=4), default=512, show_default=True, help="Tokens in a chunk.")
 @click.option(
     "--chunks", type=click.IntRange(min=1), default=8, show_default=True, help="Chunks, from the text's start."
@@ -43,7 +46,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="The built llama.cpp, or the float32 reference model in torch.",
 )
-@click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Also draw KLD against bits to this file.")
+@click.option("--png", type=FILE, help="Also draw KLD against bits to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON and nothing else.")
 @click.option("--verbose", is_flag=True, help="Show what llama.cpp logs.")
 def eval_command(
@@ -80,7 +83,7 @@ def eval_command(
     caches = _caches(headers, configs, uniform, auto)
     if centers is not None:
         caches |= _centered(headers, centers, uniform)
-    sample = Sample(_read_text(text), ctx, chunks)
+    sample = Sample(judged_text(text), ctx, chunks)
     if evaluator == "torch":
         rows = _by_torch(model, shape, caches, sample, threads)
     else:
@@ -123,9 +126,9 @@ def _caches(headers: list, configs: Sequence[Path], uniform: Sequence[str], auto
 
 def _centered(headers: list, source: Path, uniform: Sequence[str]) -> dict[str, Plan]:
     """Each uniform pair with the centers of the plan in ``source``."""
-    from kvtuner_gguf.commands.inspect import load_plan
     from kvtuner_gguf.errors import KvtunerError
     from kvtuner_gguf.gguffile.fit import fitted
+    from kvtuner_gguf.gguffile.stored_plan import load_plan
     from kvtuner_gguf.plan.pairs import Pair
     from kvtuner_gguf.plan.plan import Plan
 
@@ -148,7 +151,7 @@ def _by_llama_cpp(
 
 
 def _by_torch(model: Path, shape: ModelShape, caches: dict, sample: Sample, threads: int | None) -> list[Row]:
-    from kvtuner_gguf.commands.tuningoptions import import_torch
+    from kvtuner_gguf.engine.torch.install import import_torch
     from kvtuner_gguf.evaluation.by_llama import sample_chunks
     from kvtuner_gguf.report.bars import step_progress
 
@@ -157,14 +160,3 @@ def _by_torch(model: Path, shape: ModelShape, caches: dict, sample: Sample, thre
 
     with step_progress(f"eval {model.name}") as progress:
         return evaluate(model, shape, caches, sample_chunks(model, sample), progress)
-
-
-def _read_text(path: Path | None) -> str:
-    from kvtuner_gguf.errors import KvtunerError
-    from kvtuner_gguf.files.assets import fetch_text
-
-    path = path or fetch_text("encyclopedia")
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as err:
-        raise KvtunerError(f"cannot read {path} as UTF-8 text ({err}): give another --text") from err

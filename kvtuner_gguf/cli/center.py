@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvtuner_gguf.commands.outputs import check_outputs
-from kvtuner_gguf.commands.tuningoptions import FILE, default_text, import_torch
+from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.outputs import check_outputs
+from kvtuner_gguf.cli.texts import default_text
+from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.errors import KvtunerError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`fetch-model`: a pinned model into the cache, or to a file."""
+"""`kvtuner-gguf fetch-model`: a pinned model into the cache, or to a file."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 
 import click
 
-from kvtuner_gguf.commands.outputs import check_outputs
+from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.outputs import check_outputs
 
 
 @click.command("fetch-model")
 @click.argument("name")
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Also copy the model to this file."
-)
+@click.option("-o", "--output", type=FILE, help="Also copy the model to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print name, path, sha256 and bytes as JSON.")
 def fetch_model_command(name: str, output: Path | None, as_json: bool) -> None:
     """Fetch the model NAME, check it, and print its path.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
 
+from kvtuner_gguf.cli.texts import text_and_weight
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files import atomicfile
 
@@ -42,3 +43,28 @@ def _tell_other_names(out: Path) -> None:
     if others > 0:
         names = "another name" if others == 1 else f"{others} other names"
         click.echo(f"{out} has {names} (hard links), which will keep what it holds now", err=True)
+
+
+def check_search_outputs(
+    *outputs: Path | None, inputs: Sequence[Path | None], work: Path | None, texts: Sequence[str]
+) -> None:
+    """`check_outputs` beside the ``texts`` as they are named, and the folder ``work`` of what is finished."""
+    check_outputs(*outputs, inputs=[*inputs, *(text_and_weight(name)[0] for name in texts)])
+    for out in outputs:
+        if work is not None and out is not None and out.absolute() == work.absolute():
+            raise KvtunerError(f"{out} is also the folder of what is finished: choose another with --work or -o")
+
+
+def model_target(model: Path, out: Path | None, in_place: bool, config: Path | None = None) -> Path:
+    """The file that a changed ``model`` goes to; raises `KvtunerError` unless one is named, and can be written."""
+    from kvtuner_gguf.gguffile.shards import shard_paths
+
+    if (out is None) == (not in_place):
+        raise KvtunerError("say where to write: give either -o OUT or --in-place")
+    if out is None:
+        check_outputs(model)
+        return model
+    if out.exists() and any(shard.exists() and out.samefile(shard) for shard in shard_paths(model)):
+        raise KvtunerError(f"{out} is the model itself: use --in-place for that, or another target")
+    check_outputs(out, inputs=[config])
+    return out

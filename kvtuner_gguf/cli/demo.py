@@ -1,4 +1,4 @@
-"""`demo`: the whole way on a small model, from the file to per-layer types in Python and in a server."""
+"""`kvtuner-gguf demo`: the whole way on a small model, from the file to per-layer types in Python and in a server."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from kvtuner_gguf.cli.options import FOLDER
+
 
 @click.command("demo")
 @click.option(
     "--dir",
     "folder",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     default=Path("out/demo"),
     show_default=True,
     help="Where plan, annotated model, results and logs go.",

@@ -1,8 +1,7 @@
-"""`kvtuner-gguf tune`, and `profile`, its first stage alone."""
+"""`kvtuner-gguf tune`: the whole offline stage."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,26 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvtuner_gguf.commands.tuningoptions import (
-    FILE,
-    check_search_outputs,
-    chosen_backend,
-    goal_options,
-    import_torch,
-    measure_options,
-    shape_to_tune,
-    texts_of,
-)
+from kvtuner_gguf.cli.options import FILE, goal_options, measure_options
+from kvtuner_gguf.cli.outputs import check_search_outputs
+from kvtuner_gguf.cli.settings import make_settings
+from kvtuner_gguf.cli.texts import texts_of
+from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json
 
 if TYPE_CHECKING:
     from kvtuner_gguf.evaluation.rows import Row
     from kvtuner_gguf.tuning.judges import TaskJudge
     from kvtuner_gguf.tuning.tuner import Tuned
-
-# the types for the paper's 8, 4 and 2 bits
-PAPER_TYPES = "q8_0,q4_0,q2_nl"
-# reasons that are printed; the others are in the prices
-SHOWN_REASONS = 8
 
 
 @click.command("tune")
@@ -107,30 +96,6 @@ def tune_command(
         print_judged(tuned, judged)
 
 
-@click.command("profile")
-@click.argument("model", type=FILE)
-@click.option("-o", "--out", type=FILE, default="profile.json", show_default=True, help="Write the profile here.")
-@measure_options
-def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **options: Any) -> None:
-    """Measure how much each pair of cache types disturbs the attention of each layer of MODEL.
-
-    From full-precision queries, keys and values, each layer alone: the mean relative errors of keys, values and
-    attention output (e_k, e_v, e_o), the mean absolute error of the attention weights (e_a), and the energy of the
-    output's error over that of the output (error).
-    """
-    from kvtuner_gguf.files import artifact
-
-    check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
-    shape, settings = make_settings(model, options)
-    from kvtuner_gguf.report.bars import step_progress
-    from kvtuner_gguf.tuning.tuner import Tuner
-
-    tuner = Tuner(model, shape, texts_of(options["texts"]), settings, work, fresh, step_progress)
-    artifact.save(out, tuner.profile.to_json())
-    n_pairs = len(tuner.profile.layers[0])
-    click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers; prune it with 'kvtuner-gguf prune {out}'")
-
-
 @contextmanager
 def _task_judge(
     model: Path, objective: str, tasks: Path | None, n_tasks: int, threads: int | None
@@ -149,47 +114,6 @@ def _task_judge(
         yield runner
 
 
-def make_settings(model: Path, options: dict[str, Any]) -> tuple:
-    """The shape of the model and the settings that ``options`` stand for."""
-    import_torch(options["threads"])
-    shape, center = shape_to_tune(model, options["center"])
-    names = options["candidates"]
-    if options.get("method") == "paper" and not (names or options["backend"]):
-        names = PAPER_TYPES
-    backend = chosen_backend(options["backend"], names)
-    from kvtuner_gguf.tuning.settings import Settings
-
-    measure = {"n_tokens": options["tokens"], "n_ctx": options["ctx"], "seed": options["seed"], "center": center}
-    measure["device"] = options["device"]
-    return shape, Settings(backend=backend, **measure, **_search_settings(options))
-
-
-def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
-    """Those settings of a search that are not left to their defaults."""
-    if "bits" not in options:
-        return {}
-    from kvtuner_gguf.tuning.fixed import parse_fixed
-    from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal
-
-    bits, mib, max_kld = (options[name] for name in ("bits", "mib", "max_kld"))
-    if bits is None and mib is None and max_kld is None:
-        bits = DEFAULT_BITS
-    method = options["method"]
-    trials = options["trials"] if options["trials"] is not None else {"exact": 32, "paper": 200}[method]
-    goal = Goal(bits, mib, options["for_ctx"], max_kld)
-    objective = options.get("objective", "kld")
-    return {
-        "goal": goal,
-        "method": method,
-        "objective": objective,
-        "trials": trials,
-        "n_rungs": options["rungs"],
-        "evolve": options["evolve"],
-        "n_points": options["points"],
-        "fixed": parse_fixed(options["fix"]),
-    }
-
-
 def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
     """The plan on the held-out text in the built llama.cpp; None, with a word on stderr, where that is not there."""
     from kvtuner_gguf.engine.llama.native import patched_llama_cpp
@@ -206,44 +130,3 @@ def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
     with step_progress("judge by llama.cpp") as progress:
         caches = {"plan, llama.cpp": tuned.plan}
         return evaluate(model, tuned.plan.model, caches, Chunks(tuned.held_out), threads, progress)[1]
-
-
-def print_tuned_json(out: Path, tuned: Tuned, native: Row | None) -> None:
-    from dataclasses import asdict
-
-    from kvtuner_gguf.report.plans import plan_to_json
-
-    rows = [tuned.row] if native is None else [tuned.row, native]
-    data = {"file": str(out), "payload_bits": tuned.plan.payload_bits(), **plan_to_json(tuned.plan)}
-    judged = {"reasons": _reasons(tuned), "held_out": list(map(asdict, rows))}
-    click.echo(json.dumps({**data, **judged, "front": tuned.front.to_json()["points"]}, indent=1))
-
-
-def print_judged(tuned: Tuned, native: Row) -> None:
-    """What the built llama.cpp makes of the plan."""
-    from kvtuner_gguf.report.table import print_rows
-
-    print_rows([tuned.row, native], "the same text in llama.cpp")
-    click.echo(f"the two differ by {abs(native.kld_mean - tuned.row.kld_mean):.5f} in mean KLD")
-
-
-def print_tuned(out: Path, tuned: Tuned) -> None:
-    from kvtuner_gguf.report.fronts import print_front
-    from kvtuner_gguf.report.plans import plan_summary
-    from kvtuner_gguf.report.table import print_rows
-
-    why = _reasons(tuned)
-    print_front(tuned.front, tuned.plan)
-    title = f"held-out text, {len(tuned.held_out)} x {len(tuned.held_out[0])} tokens, against the f16 cache"
-    print_rows([tuned.row], title)
-    click.echo(f"{out}\n{plan_summary(tuned.plan)}")
-    for text in why[:SHOWN_REASONS]:
-        click.echo(text)
-    if len(why) > SHOWN_REASONS:
-        click.echo(f"and {len(why) - SHOWN_REASONS} more: see --json")
-
-
-def _reasons(tuned: Tuned) -> list[str]:
-    from kvtuner_gguf.tuning.reasons import reasons
-
-    return [] if tuned.prices is None else reasons(tuned.plan.pairs, tuned.prices)

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvtuner_gguf.commands.outputs import check_outputs
+from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.published.bitstable import DEFAULT_TYPES
 
 if TYPE_CHECKING:
     from kvtuner_gguf.plan.plan import Plan
     from kvtuner_gguf.published.bitstable import BitsTable
-
-FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("import-kvtuner")
