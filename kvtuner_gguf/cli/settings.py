@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from kvtuner_gguf.plan.backends import Backend
     from kvtuner_gguf.plan.shape import ModelShape
 
-
 # the types for the paper's 8, 4 and 2 bits
 PAPER_TYPES = "q8_0,q4_0,q2_nl"
 

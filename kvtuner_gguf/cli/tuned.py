@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from kvtuner_gguf.evaluation.rows import Row
     from kvtuner_gguf.tuning.tuner import Tuned
 
-
 # reasons that are printed; the others are in the prices
 SHOWN_REASONS = 8
 

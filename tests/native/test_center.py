@@ -22,7 +22,7 @@ from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.server.llama_server import find_tool
 from tests.native.test_shift import shift
 from tests.native.test_state import follow, load, make_state
-from tests.tuning.conftest import write_tiny
+from tests.tiny import write_tiny
 
 pytestmark = [pytest.mark.native, pytest.mark.model]
 

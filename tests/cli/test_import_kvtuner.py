@@ -16,7 +16,7 @@ from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 
-TABLES = Path(__file__).parents[1] / "configs" / "kvtuner" / "tables.json"
+TABLES = Path(__file__).parents[2] / "configs" / "kvtuner" / "tables.json"
 NAME = "Meta-Llama-3.1-8B-Instruct_kivi_KVTuner4_1"
 PRESET = "".join(
     f"{il}: {{nbits_key: {k}, nbits_value: {v}}}\n" for il, (k, v) in enumerate([(8, 8), (8, 4), (4, 4), (4, 4)])

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-import pytest
 
 N_HEAD, N_HEAD_KV, N_VOCAB = 4, 2, 258
 TEXT = "The quick brown fox jumps over the lazy dog; " * 3
@@ -85,13 +84,3 @@ def write_tiny(
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-@pytest.fixture(scope="session")
-def tiny():
-    return write_tiny
-
-
-@pytest.fixture(scope="session")
-def text() -> str:
-    return TEXT

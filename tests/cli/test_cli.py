@@ -90,5 +90,5 @@ def test_center_wants_something_quantized(
 def test_the_schema_knows_every_type() -> None:
     from kvtuner_gguf.plan.cachetypes import CACHE_TYPES
 
-    schema = json.loads((Path(__file__).parents[1] / "configs" / "plan.schema.json").read_text())
+    schema = json.loads((Path(__file__).parents[2] / "configs" / "plan.schema.json").read_text())
     assert schema["$defs"]["type"]["enum"] == list(CACHE_TYPES)
