@@ -1,1 +1,1 @@
-"""The torch reference. With `fakequant`, `rotation`, `cachemodel` and `tuning` the only importer of torch."""
+"""The torch reference: float32, loaded from the GGUF itself."""
