@@ -11,14 +11,10 @@ import click
 
 from kvtuner_gguf.cli.options import EXISTING_FILE, FILE
 from kvtuner_gguf.cli.outputs import check_outputs
-from kvtuner_gguf.cli.texts import judged_text
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.evaluation.chunks import Sample
-    from kvtuner_gguf.evaluation.rows import Row
     from kvtuner_gguf.plan.pairs import Pair
     from kvtuner_gguf.plan.plan import Plan
-    from kvtuner_gguf.plan.shape import ModelShape
 
 OWN_PLAN = "auto"
 
@@ -73,9 +69,11 @@ def eval_command(
     """
     from dataclasses import asdict
 
-    from kvtuner_gguf.evaluation.chunks import Sample
+    from kvtuner_gguf.evaluation.by_either import evaluate
+    from kvtuner_gguf.evaluation.chunks import Sample, read_text
     from kvtuner_gguf.gguffile.metadata import model_shape
     from kvtuner_gguf.gguffile.shards import read_model
+    from kvtuner_gguf.report.bars import step_progress
 
     check_outputs(png, inputs=[model, *configs, centers, text])
     headers = read_model(model)
@@ -83,11 +81,9 @@ def eval_command(
     caches = _caches(headers, configs, uniform, auto)
     if centers is not None:
         caches |= _centered(headers, centers, uniform)
-    sample = Sample(judged_text(text), ctx, chunks)
-    if evaluator == "torch":
-        rows = _by_torch(model, shape, caches, sample, threads)
-    else:
-        rows = _by_llama_cpp(model, shape, caches, sample, threads, verbose)
+    sample = Sample(read_text(text), ctx, chunks)
+    with step_progress(f"eval {model.name}") as progress:
+        rows = evaluate(evaluator, model, shape, caches, sample, threads, progress, verbose)
     title = f"{model.name}: {chunks} x {ctx} tokens of {text.name if text else 'encyclopedia text'}"
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=1))
@@ -138,25 +134,3 @@ def _centered(headers: list, source: Path, uniform: Sequence[str]) -> dict[str, 
     plan = fitted(plan, headers)
     pairs = list(map(Pair.parse, uniform))
     return {f"{pair} centered": Plan.uniform(pair, plan.n_layer, plan.centers) for pair in pairs}
-
-
-def _by_llama_cpp(
-    model: Path, shape: ModelShape, caches: dict, sample: Sample, threads: int | None, verbose: bool
-) -> list[Row]:
-    from kvtuner_gguf.evaluation.by_llama import evaluate
-    from kvtuner_gguf.report.bars import step_progress
-
-    with step_progress(f"eval {model.name}") as progress:
-        return evaluate(model, shape, caches, sample, threads, progress, verbose)
-
-
-def _by_torch(model: Path, shape: ModelShape, caches: dict, sample: Sample, threads: int | None) -> list[Row]:
-    from kvtuner_gguf.engine.torch.install import import_torch
-    from kvtuner_gguf.evaluation.by_llama import sample_chunks
-    from kvtuner_gguf.report.bars import step_progress
-
-    import_torch(threads)
-    from kvtuner_gguf.evaluation.by_torch import evaluate
-
-    with step_progress(f"eval {model.name}") as progress:
-        return evaluate(model, shape, caches, sample_chunks(model, sample), progress)

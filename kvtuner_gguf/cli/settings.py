@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvtuner_gguf.engine.torch.install import import_torch
-from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.backends import chosen_backend
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.plan.backends import Backend
     from kvtuner_gguf.plan.shape import ModelShape
 
 # the types for the paper's 8, 4 and 2 bits
@@ -25,7 +24,7 @@ def make_settings(model: Path, options: dict[str, Any]) -> tuple:
     names = options["candidates"]
     if options.get("method") == "paper" and not (names or options["backend"]):
         names = PAPER_TYPES
-    backend = chosen_backend(options["backend"], names)
+    backend = chosen_backend(options["backend"], names.split(",") if names else ())
     from kvtuner_gguf.tuning.settings import Settings
 
     measure = {"n_tokens": options["tokens"], "n_ctx": options["ctx"], "seed": options["seed"], "center": center}
@@ -57,18 +56,6 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
         "n_points": options["points"],
         "fixed": parse_fixed(options["fix"]),
     }
-
-
-DEFAULT_BACKEND = "cpu"
-
-
-def chosen_backend(name: str | None, candidates: str | None) -> Backend:
-    """The pairs that may be used; raises `KvtunerError` where both or unknown ones are named."""
-    from kvtuner_gguf.plan.backends import backend, of_types
-
-    if name and candidates:
-        raise KvtunerError("--backend and --candidates both say which types to use: give one of them")
-    return of_types(candidates.split(",")) if candidates else backend(name or DEFAULT_BACKEND)
 
 
 def shape_to_tune(model: Path, center: bool) -> tuple[ModelShape, bool]:

@@ -1,12 +1,10 @@
-"""The texts that commands are given, or else the pinned ones."""
+"""The calibration texts that commands are given, or else the pinned one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from kvtuner_gguf.errors import KvtunerError
 
 if TYPE_CHECKING:
     from kvtuner_gguf.tuning.calibration import Texts
@@ -36,15 +34,4 @@ def default_text() -> Path:
     from kvtuner_gguf.report.bars import byte_progress
 
     with byte_progress("fetch the calibration text") as progress:
-        return assets.fetch_text("web", progress)
-
-
-def judged_text(path: Path | None) -> str:
-    """The text that caches are judged on: that of ``path``, or else the pinned one."""
-    from kvtuner_gguf.files.assets import fetch_text
-
-    path = path or fetch_text("encyclopedia")
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as err:
-        raise KvtunerError(f"cannot read {path} as UTF-8 text ({err}): give another --text") from err
+        return assets.fetch_text(assets.TUNING_TEXT, progress)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files.assets import JUDGING_TEXT, fetch_text
 
 
 class Tokenizer(Protocol):
@@ -59,3 +61,12 @@ class Chunks:
     def chunks(self, model: Tokenizer) -> list[np.ndarray]:
         """The arrays; ``model`` is not asked."""
         return list(self.arrays)
+
+
+def read_text(path: Path | None) -> str:
+    """The text of the UTF-8 file at ``path``, or else the pinned one; raises `KvtunerError` where it cannot be read."""
+    path = path or fetch_text(JUDGING_TEXT)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        raise KvtunerError(f"cannot read {path} as UTF-8 text ({err}): give another --text") from err

@@ -148,6 +148,8 @@ MODELS: Mapping[str, Asset] = {
     ),
 }
 
+# what plans are tuned on by default, and the other text that they are judged on
+TUNING_TEXT, JUDGING_TEXT = "web", "encyclopedia"
 TEXTS: Mapping[str, Asset] = {
     "code": _text("code.utf8", 1_357_117, "12a80d96af7e16b3ecbf2e6899a9c70aee2f4e0003b581979fe6876944e2d891"),
     "encyclopedia": _text("wiki.utf8", 2_093_275, "d53fe0aeadf3355eb5d32b48bf8691575244c31caccae88ed46be8e1b40209c7"),

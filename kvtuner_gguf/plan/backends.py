@@ -40,6 +40,7 @@ class Backend:
 
 
 _OF_BASE = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+DEFAULT_BACKEND = "cpu"
 BACKENDS = {
     "cpu": Backend((*_OF_BASE, "q3_nl", "q2_nl"), mixed=True),
     "cuda": Backend(("f16", "q8_0", "q4_0"), mixed=False),
@@ -63,3 +64,10 @@ def of_types(names: Sequence[str]) -> Backend:
     if not names or len(set(names)) != len(names):
         raise KvtunerError(f"the candidates {','.join(names)!r}: name each type once, at least one")
     return Backend(tuple(sorted(names, key=list(CACHE_TYPES).index)), mixed=True)
+
+
+def chosen_backend(name: str | None, candidates: Sequence[str]) -> Backend:
+    """That of the name, or of the types ``candidates``; raises `KvtunerError` where both or unknown ones are named."""
+    if name and candidates:
+        raise KvtunerError("--backend and --candidates both say which types to use: give one of them")
+    return of_types(candidates) if candidates else backend(name or DEFAULT_BACKEND)

@@ -11,7 +11,7 @@ import transformers
 
 import kvtuner_gguf
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan.backends import BACKENDS, Backend
+from kvtuner_gguf.plan.backends import BACKENDS, DEFAULT_BACKEND, Backend
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.calibration import Texts
@@ -34,7 +34,7 @@ class Settings:
     """
 
     goal: Goal = field(default_factory=lambda: Goal(bits=DEFAULT_BITS))
-    backend: Backend = BACKENDS["cpu"]
+    backend: Backend = BACKENDS[DEFAULT_BACKEND]
     method: str = "exact"
     n_tokens: int = 1024
     n_ctx: int = 512
