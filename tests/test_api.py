@@ -48,7 +48,7 @@ def test_every_public_name_is_there_and_no_other() -> None:
 
 def test_annotate_writes_the_plan(model: Path, tmp_path: Path) -> None:
     plan = Plan.uniform(Pair("q8_0", "q4_0"), N_LAYER)
-    written = kvtuner_gguf.annotate(model, plan, tmp_path / "out.gguf")
+    written = kvtuner_gguf.annotate(str(model), plan, str(tmp_path / "out.gguf"))
     assert written.pairs == plan.pairs
     assert plan_of(read_model(tmp_path / "out.gguf")).fingerprint == plan.fingerprint
 

@@ -24,7 +24,7 @@ COUNT_BYTES = 8
 MAPPED_ALIGNMENT = 32  # TENSOR_ALIGNMENT of ggml: it ends the program where mapped data lies otherwise
 
 
-def annotate(model: Path, plan: Plan, target: Path, progress: Progress | None = None) -> Plan:
+def annotate(model: Path | str, plan: Plan, target: Path | str, progress: Progress | None = None) -> Plan:
     """Write ``model`` with ``plan`` to ``target``, which may be ``model`` itself; the plan as written.
 
     Of a split model only the first shard changes; the others are linked beside ``target`` where they are not there yet.
@@ -36,14 +36,14 @@ def annotate(model: Path, plan: Plan, target: Path, progress: Progress | None = 
     return plan
 
 
-def strip(model: Path, target: Path, progress: Progress | None = None) -> bool:
+def strip(model: Path | str, target: Path | str, progress: Progress | None = None) -> bool:
     """Write ``model`` without a plan to ``target``; whether there was one."""
     headers = read_model(model)
     _write(headers, b"", target, progress)
     return any(Keys.is_ours(key) for key in headers[0].fields)
 
 
-def _write(headers: list[GgufHeader], fields: bytes, target: Path, progress: Progress | None) -> None:
+def _write(headers: list[GgufHeader], fields: bytes, target: Path | str, progress: Progress | None) -> None:
     target = _checked_target(headers, Path(target))
     header = headers[0]
     try:

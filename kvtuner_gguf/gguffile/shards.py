@@ -12,7 +12,7 @@ from kvtuner_gguf.gguffile.reader import GgufHeader, read_gguf
 SHARD_NAME = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 
-def shard_paths(path: Path) -> list[Path]:
+def shard_paths(path: Path | str) -> list[Path]:
     """All shards of the model that ``path`` is or belongs to, the first one first."""
     path = Path(path)
     match = SHARD_NAME.match(path.name)
@@ -22,7 +22,7 @@ def shard_paths(path: Path) -> list[Path]:
     return [path.with_name(f"{match['stem']}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1)]
 
 
-def read_model(path: Path) -> list[GgufHeader]:
+def read_model(path: Path | str) -> list[GgufHeader]:
     """The headers of all shards; raises `KvtunerError` where one is missing."""
     paths = shard_paths(path)
     missing = next((shard for shard in paths if not shard.exists()), None)
