@@ -49,7 +49,7 @@ def tune(
     from kvtuner_gguf.tuning.settings import Settings, check_goal
     from kvtuner_gguf.tuning.tuner import Tuner
 
-    headers = read_model(Path(model))
+    headers = read_model(model)
     shape = model_shape(headers)
     settings = Settings(
         goal=Goal(bits),
@@ -83,7 +83,7 @@ def evaluate(
 
     Raises `KvtunerError` naming the cache that does not fit the model, or where the evaluator is not there.
     """
-    headers = read_model(Path(model))
+    headers = read_model(model)
     fitting = {name: _fitted(name, cache, headers) for name, cache in caches.items()}
     sample = Sample(read_text(None if text is None else Path(text)), ctx, chunks)
     return by_either.evaluate(evaluator, Path(model), model_shape(headers), fitting, sample, threads)
