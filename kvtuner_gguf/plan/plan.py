@@ -1,7 +1,7 @@
 """A plan: the K and V cache type of every layer, with the model it is for and where it comes from.
 
-``configs/plan.schema.json`` describes the same JSON for other programs. ``cpp/plan/kvtuner-plan-json.cpp`` makes the same
-checks in the same order with the same words.
+``configs/plan.schema.json`` describes the same JSON for other programs. ``cpp/plan/kvtuner-plan-json.cpp`` makes the
+same checks in the same order with the same words.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Plan:
     def fingerprint(self) -> str:
         """16 hex digits over the types and centers of all layers: equal plans, equal fingerprints.
 
-        `kvtuner_plan_fingerprint` in ``cpp/plan/kvtuner-fingerprint.cpp`` is the same. Whatever else a plan comes to hold of a
-        layer is appended to the layer's entry, so that plans without it keep theirs.
+        `kvtuner_plan_fingerprint` in ``cpp/plan/kvtuner-fingerprint.cpp`` is the same. Whatever else a plan comes to
+        hold of a layer is appended to the layer's entry, so that plans without it keep theirs.
         """
         entries = (f"{il}:{pair}{self._center_digests(il)}" for il, pair in enumerate(self.pairs))
         return f"{fnv1a_64(';'.join((SCHEMA, *entries)).encode()):016x}"
