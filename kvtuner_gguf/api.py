@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kvtuner_gguf.engine.opening import open_engine
 from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation import by_either
@@ -58,12 +59,11 @@ def tune(
         n_ctx=ctx,
         seed=seed,
         center=center and centering_obstacle(headers) is None,
-        device=device,
     )
     check_goal(settings, shape)
     texts = Texts((fetch_text(TUNING_TEXT) if text is None else Path(text),), (1.0,))
     folder = None if work is None else Path(work)
-    return Tuner(Path(model), shape, texts, settings, folder).run().plan
+    return Tuner(open_engine(Path(model), shape, device), texts, settings, folder).run().plan
 
 
 def evaluate(

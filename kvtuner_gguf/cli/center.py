@@ -11,7 +11,7 @@ import click
 from kvtuner_gguf.cli.options import FILE
 from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.cli.texts import default_text
-from kvtuner_gguf.engine.torch.install import import_torch
+from kvtuner_gguf.engine.opening import open_engine
 from kvtuner_gguf.errors import KvtunerError
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ def center_command(
     plan = _types(headers, config, uniform)
     if not any(cache_type.is_quantized for pair in plan.pairs for cache_type in pair.types[: 2 if values else 1]):
         raise KvtunerError(f"no layer of the plan has a quantized {'K or V' if values else 'K'}: nothing to center")
-    import_torch(threads)
+    engine = open_engine(model, plan.model, threads=threads)
     from kvtuner_gguf.tuning.center import center_plan
 
     with step_progress("center keys") as progress:
-        plan, spread = center_plan(model, plan, text or default_text(), tokens, ctx, seed, values, progress)
+        plan, spread = center_plan(engine, plan, text or default_text(), tokens, ctx, seed, values, progress)
     plan.save(out)
     if as_json:
         click.echo(json.dumps({"file": str(out), **plan_to_json(plan)}, indent=1))

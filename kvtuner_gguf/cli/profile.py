@@ -28,10 +28,12 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
 
     check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
     shape, settings = make_settings(model, options)
+    from kvtuner_gguf.engine.opening import open_engine
     from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.tuner import Tuner
 
-    tuner = Tuner(model, shape, texts_of(options["texts"]), settings, work, fresh, step_progress)
+    engine = open_engine(model, shape, options["device"])
+    tuner = Tuner(engine, texts_of(options["texts"]), settings, work, fresh, step_progress)
     artifact.save(out, tuner.profile.to_json())
     n_pairs = len(tuner.profile.layers[0])
     click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers; prune it with 'kvtuner-gguf prune {out}'")

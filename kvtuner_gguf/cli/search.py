@@ -34,6 +34,7 @@ def search_command(
     """
     check_search_outputs(out, front, inputs=[model, profile, stage], work=options["work"], texts=options["texts"])
     import_torch(options["threads"])
+    from kvtuner_gguf.engine.opening import open_engine
     from kvtuner_gguf.files import artifact
     from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.given import candidates_or_groups
@@ -45,7 +46,8 @@ def search_command(
     method = "exact" if groups is None else "paper"
     shape, settings = make_settings(model, {**options, "method": method})
     text = texts_of(options["texts"])
-    tuner = Tuner(model, shape, text, settings, options["work"], options["fresh"], step_progress)
+    engine = open_engine(model, shape, options["device"])
+    tuner = Tuner(engine, text, settings, options["work"], options["fresh"], step_progress)
     tuner.take(profiled, candidates, groups)
     tuned = tuner.run()
     tuned.plan.save(out)

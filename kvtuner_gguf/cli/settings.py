@@ -28,7 +28,6 @@ def make_settings(model: Path, options: dict[str, Any]) -> tuple:
     from kvtuner_gguf.tuning.settings import Settings
 
     measure = {"n_tokens": options["tokens"], "n_ctx": options["ctx"], "seed": options["seed"], "center": center}
-    measure["device"] = options["device"]
     return shape, Settings(backend=backend, **measure, **_search_settings(options))
 
 

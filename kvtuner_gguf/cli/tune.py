@@ -74,6 +74,7 @@ def tune_command(
     folder = work or out.with_suffix(".tune")
     check_search_outputs(out, png, inputs=[model, tasks], work=folder, texts=options["texts"])
     shape, settings = make_settings(model, options)
+    from kvtuner_gguf.engine.opening import open_engine
     from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.settings import check_goal
     from kvtuner_gguf.tuning.tuner import Tuner
@@ -81,7 +82,8 @@ def tune_command(
     check_goal(settings, shape)
     text = texts_of(options["texts"])
     with _task_judge(model, options["objective"], tasks, n_tasks, options["threads"]) as by_tasks:
-        tuned = Tuner(model, shape, text, settings, folder, fresh, step_progress).run(by_tasks)
+        engine = open_engine(model, shape, options["device"])
+        tuned = Tuner(engine, text, settings, folder, fresh, step_progress).run(by_tasks)
     tuned.plan.save(out)
     if png is not None:
         from kvtuner_gguf.report.fronts import save_front_chart

@@ -12,9 +12,11 @@ from kvtuner_gguf.engine.fakequant import fake_quantize
 from kvtuner_gguf.engine.rotation import rotate, rotation_size
 from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.pairs import Pair
 
 # the type that loses nothing, so that a center does not even round
 UNQUANTIZED = "f32"
+EXACT = Pair(UNQUANTIZED, UNQUANTIZED)
 
 
 @dataclass(frozen=True)

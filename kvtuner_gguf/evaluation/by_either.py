@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from kvtuner_gguf.engine.torch.install import import_torch
+from kvtuner_gguf.engine.opening import open_engine
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation import by_llama
 from kvtuner_gguf.evaluation.chunks import Sample
@@ -36,7 +36,7 @@ def evaluate(
         raise KvtunerError(f"unknown evaluator {evaluator!r}: use one of {', '.join(EVALUATORS)}")
     if evaluator == "native":
         return by_llama.evaluate(model, shape, caches, sample, n_threads, progress, verbose)
-    import_torch(n_threads)
-    from kvtuner_gguf.evaluation import by_torch
+    engine = open_engine(model, shape, threads=n_threads)
+    from kvtuner_gguf.evaluation import by_engine
 
-    return by_torch.evaluate(model, shape, caches, by_llama.sample_chunks(model, sample), progress)
+    return by_engine.evaluate(engine, caches, by_llama.sample_chunks(model, sample), progress)

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kvtuner_gguf.engine.torch.reference import Reference
+from kvtuner_gguf.engine.attention import Attention
+from kvtuner_gguf.engine.base import Engine
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.plan.plan import Plan
@@ -31,7 +32,7 @@ ROWS = 512
 
 
 def measure_centers(
-    reference: Reference,
+    engine: Engine,
     tokens: Tensor,
     with_values: bool = False,
     progress: Progress | None = None,
@@ -44,21 +45,20 @@ def measure_centers(
     values: list[np.ndarray | None] = []
     spread: list[tuple[float, ...]] = []
 
-    def measure(il: int, query: Tensor, key: Tensor, value: Tensor) -> None:
-        order = reference.cache.runtime_order
-        center = order(key).double().mean((0, 2))
+    def measure(il: int, used: Attention) -> None:
+        center = used.key.double().mean((0, 2))
         keys.append(center.cpu().numpy())
-        values.append(weighted_mean(query, key, value).cpu().numpy() if with_values else None)
-        spread.append(_spread(order(key), center))
+        values.append(weighted_mean(used).cpu().numpy() if with_values else None)
+        spread.append(_spread(used.key, center))
         if progress:
-            progress(il + 1, reference.n_layer)
+            progress(il + 1, engine.shape.n_layer)
 
-    reference.run(reference.embed(tokens), capture=measure)
+    engine.capture(tokens, measure)
     return Centers.from_arrays(keys, values), KeySpread(*zip(*spread, strict=True))
 
 
 def center_plan(
-    model: Path,
+    engine: Engine,
     plan: Plan,
     text: Path,
     n_tokens: int,
@@ -67,13 +67,12 @@ def center_plan(
     with_values: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Plan, KeySpread]:
-    """``plan``, whose model shape is known, with the centers of ``model`` on ``text`` where it quantizes.
+    """``plan``, whose model ``engine`` runs, with the centers of that on ``text`` where it quantizes.
 
-    Raises `KvtunerError` where torch cannot load the model or the text is too short.
+    Raises `KvtunerError` where the model cannot be loaded or the text is too short.
     """
-    reference = Reference(model, plan.model.architecture)
-    texts = calibrate(text, reference.tokenize, n_tokens, n_ctx, seed)
-    centers, spread = measure_centers(reference, texts.tuning, with_values, progress)
+    texts = calibrate(text, engine.tokenize, n_tokens, n_ctx, seed)
+    centers, spread = measure_centers(engine, texts.tuning, with_values, progress)
     facts = {"text": texts.name, "text_sha256": texts.sha256, "text_tokens": texts.n_tokens, "n_ctx": n_ctx}
     provenance = {**plan.provenance, **facts, "seed": seed, "keys": spread.to_json()}
     return replace(plan, centers=centers.of_quantized(plan.pairs), provenance=provenance), spread
@@ -86,30 +85,25 @@ def _spread(key: Tensor, center: Tensor) -> tuple[float, ...]:
     return tuple(value for pair in zip(*sizes, strict=True) for value in pair)
 
 
-def weighted_mean(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The center [KV heads, head size] of one layer's ``value``; all [batch, heads, tokens, head size]."""
+def weighted_mean(used: Attention) -> Tensor:
+    """The center [KV heads, head size] of the values of one layer."""
+    value = used.value
     total = value.new_zeros(value.shape[1], value.shape[3], dtype=torch.float64)
     weight = value.new_zeros(value.shape[1], 1, dtype=torch.float64)
-    for q, k, v in zip(query, key, value, strict=True):
-        weights = _squared_attention(q.unflatten(0, (k.shape[0], -1)), k)
+    for q, k, v in zip(used.summed(used.query), used.summed(used.key), value, strict=True):
+        weights = _squared_attention(used, q.unflatten(0, (k.shape[0], -1)), k)
         total += torch.einsum("ht,htc->hc", weights, v.double())
         weight += weights.sum(1, keepdim=True)
     return total / weight
 
 
-def _squared_attention(query: Tensor, key: Tensor) -> Tensor:
+def _squared_attention(used: Attention, query: Tensor, key: Tensor) -> Tensor:
     """The sum of the squared attention weights that each token gets, [KV heads, tokens], float64.
 
     ``query`` [KV heads, query heads of each, tokens, head size], ``key`` [KV heads, tokens, head size].
     """
     weights = key.new_zeros(key.shape[:2], dtype=torch.float64)
-    for start in range(0, key.shape[1], ROWS):
-        weights += _attention(query[:, :, start : start + ROWS], key, start).square().sum((1, 2)).double()
+    for rows in torch.arange(key.shape[1]).split(ROWS):
+        products = query[:, :, rows[0] : rows[-1] + 1] @ key[:, None].transpose(-1, -2)
+        weights += used.weights(products, rows).square().sum((1, 2)).double()
     return weights
-
-
-def _attention(query: Tensor, key: Tensor, start: int) -> Tensor:
-    """Causal attention weights of queries that begin at position ``start``."""
-    scores = query @ key[:, None].transpose(-1, -2) / key.shape[-1] ** 0.5
-    later = key.new_ones(query.shape[2], key.shape[1], dtype=torch.bool).triu(start + 1)
-    return scores.masked_fill(later, -torch.inf).softmax(-1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from kvtuner_gguf.engine.attention import Attention
 
 # attention weights of a head that are looked at: of 512 tokens those of 256 queries, of 16k those of 8
 WEIGHTS = 1 << 17
@@ -17,28 +18,29 @@ SMALLEST = 1e-6
 
 
 def attention_errors(
-    query: Tensor, key: Tensor, value: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]
+    used: Attention, keys: Sequence[Tensor], values: Sequence[Tensor]
 ) -> tuple[list[float], list[list[float]], list[list[float]]]:
-    """Errors of causal attention where ``keys`` or ``values`` take the place of ``key`` and ``value``.
+    """Errors of the attention where ``keys`` or ``values`` take the place of those that it has ``used``.
 
-    All tensors are [chunks, heads, tokens, head size]. The result is, by keys, the mean absolute error of the attention
-    weights; by keys and values the mean relative error of the output; and by both the squared norm of its error over
-    its own. Some queries of each chunk are looked at.
+    All tensors are [chunks, heads, tokens, head size], ``keys`` in the order of `Attention.summed`. The result is, by
+    keys, the mean absolute error of the attention weights; by keys and values the mean relative error of the output;
+    and by both the squared norm of its error over its own. Some queries of each chunk are looked at.
     """
+    query, key, value = used.summed(used.query), used.summed(used.key), used.value
     weights = torch.zeros(len(keys), dtype=torch.float64)
     relative, squares = torch.zeros(2, len(keys), len(values), dtype=torch.float64)
     norm = n_weights = n_outputs = 0.0
     for c in range(query.shape[0]):
         stacked = torch.cat([value[c], *(v[c] for v in values)], -1)
         for rows in some_rows(query.shape[2]).split(ROWS):
-            exact_weights = _weights(query[c], key[c], rows)
+            exact_weights = _weights(used, query[c], key[c], rows)
             exact = _outputs(exact_weights, stacked, len(values) + 1)[..., :1, :]
             size = exact.abs().clamp_min(SMALLEST)
             norm += exact.square().sum().item()
-            n_weights += query.shape[1] * (rows + 1).sum().item()
+            n_weights += query.shape[1] * _n_seen(used, rows)
             n_outputs += exact.numel()
             for i, other in enumerate(keys):
-                changed = _weights(query[c], other[c], rows)
+                changed = _weights(used, query[c], other[c], rows)
                 moved = _outputs(changed, stacked, len(values) + 1)[..., 1:, :] - exact
                 weights[i] += (changed - exact_weights).abs().sum().item()
                 squares[i] += moved.square().sum((0, 1, 3)).cpu()
@@ -52,13 +54,17 @@ def some_rows(n_tokens: int) -> Tensor:
     return (torch.arange(1, n_rows + 1) * n_tokens).div(n_rows, rounding_mode="floor") - 1
 
 
-def _weights(query: Tensor, key: Tensor, rows: Tensor) -> Tensor:
-    """Causal attention weights [KV heads, query heads of each times rows, tokens up to the last row] of one chunk."""
+def _n_seen(used: Attention, rows: Tensor) -> int:
+    """Tokens that the queries at ``rows`` see, all together."""
+    return int((~used.mask.hides(rows, int(rows[-1]) + 1)).sum())
+
+
+def _weights(used: Attention, query: Tensor, key: Tensor, rows: Tensor) -> Tensor:
+    """Attention weights [KV heads, query heads of each times rows, tokens up to the last row] of one chunk."""
     n_kv, n_seen, size = key.shape[0], int(rows[-1]) + 1, key.shape[-1]
     some = query[:, rows.to(query.device)].reshape(n_kv, -1, size)
-    scores = some @ key[:, :n_seen].transpose(-1, -2) / math.sqrt(size)
-    later = (torch.arange(n_seen) > rows[:, None]).to(scores.device)
-    return scores.masked_fill_(later.repeat(query.shape[0] // n_kv, 1), -torch.inf).softmax(-1)
+    products = some @ key[:, :n_seen].transpose(-1, -2)
+    return used.weights(products.unflatten(1, (-1, len(rows))), rows).flatten(1, 2)
 
 
 def _outputs(weights: Tensor, stacked: Tensor, n: int) -> Tensor:

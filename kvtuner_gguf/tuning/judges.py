@@ -10,7 +10,7 @@ from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.tuning.journal import Journal
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.engine.torch.judge import TorchJudge
+    from kvtuner_gguf.engine.base import TokenJudge
 
 
 class Judge(Protocol):
@@ -36,9 +36,9 @@ class Ledger:
     The judge is made when the first plan has to be measured. ``name`` parts the plans of one judge from another's.
     """
 
-    def __init__(self, make: Callable[[], TorchJudge], journal: Journal, name: str = "tuning") -> None:
+    def __init__(self, make: Callable[[], TokenJudge], journal: Journal, name: str = "tuning") -> None:
         self._make, self._journal, self._name = make, journal, name
-        self._judge: TorchJudge | None = None
+        self._judge: TokenJudge | None = None
         self._base: tuple[Pair, ...] | None = None
 
     def kld(self, pairs: Sequence[Pair]) -> float:
@@ -55,7 +55,7 @@ class Ledger:
         """Say that later plans differ little from ``pairs``: their forwards restart there."""
         self._base = tuple(pairs)
 
-    def _ready(self) -> TorchJudge:
+    def _ready(self) -> TokenJudge:
         if self._judge is None:
             self._judge = self._make()
         if self._base is not None:

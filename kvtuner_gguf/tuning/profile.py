@@ -13,8 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from kvtuner_gguf.engine.torch.reference import Reference
+from kvtuner_gguf.engine.attention import Attention
+from kvtuner_gguf.engine.base import Engine
+from kvtuner_gguf.engine.cachemodel import CacheModel
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.stagefile import layers_from_json, stage_from_json, stage_to_json
@@ -81,34 +84,35 @@ def _errors_from_json(layer: Mapping[str, Any]) -> dict[Pair, PairError]:
 
 
 def profile(
-    reference: Reference,
+    engine: Engine,
     tokens: Tensor,
     pairs: Iterable[Pair],
-    model: ModelShape,
     provenance: Mapping[str, Any],
+    centers: Centers | None = None,
     progress: Progress | None = None,
 ) -> Profile:
-    """Measure every pair in every layer on ``tokens`` [chunks, context]."""
+    """Measure every pair in every layer on ``tokens`` [chunks, context], with ``centers`` taken off."""
     pairs, layers = tuple(pairs), []
+    cache = CacheModel(interleaved_rope=False, centers=centers)
 
-    def measure(il: int, query: Tensor, key: Tensor, value: Tensor) -> None:
-        layers.append(_measure_layer(reference, il, query, key, value, pairs))
+    def measure(il: int, used: Attention) -> None:
+        layers.append(_measure_layer(cache, il, used, pairs))
         if progress:
-            progress(il + 1, reference.n_layer)
+            progress(il + 1, engine.shape.n_layer)
 
-    reference.run(reference.embed(tokens), capture=measure)
-    return Profile(model, tuple(layers), dict(provenance))
+    engine.capture(tokens, measure)
+    return Profile(engine.shape, tuple(layers), dict(provenance))
 
 
-def _measure_layer(
-    reference: Reference, il: int, query: Tensor, key: Tensor, value: Tensor, pairs: Sequence[Pair]
-) -> dict[Pair, PairError]:
+def _measure_layer(cache: CacheModel, il: int, used: Attention, pairs: Sequence[Pair]) -> dict[Pair, PairError]:
     """Each K and each V type is quantized once, each K type makes its attention weights once."""
-    keys = {name: reference.cache.keys(key, name, il) for name in dict.fromkeys(pair.k for pair in pairs)}
-    values = {name: reference.cache.values(value, name, il) for name in dict.fromkeys(pair.v for pair in pairs)}
+    key, value = used.summed(used.key), used.value
+    names = dict.fromkeys(pair.k for pair in pairs), dict.fromkeys(pair.v for pair in pairs)
+    keys = {name: used.summed(cache.keys(used.key, name, il)) for name in names[0]}
+    values = {name: cache.values(value, name, il) for name in names[1]}
     e_k = {name: _relative(key, read) for name, read in keys.items()}
     e_v = {name: _relative(value, read) for name, read in values.items()}
-    e_a, e_o, error = attention_errors(query, key, value, list(keys.values()), list(values.values()))
+    e_a, e_o, error = attention_errors(used, list(keys.values()), list(values.values()))
     k_at, v_at = ({name: i for i, name in enumerate(names)} for names in (keys, values))
     return {
         pair: PairError(

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-import transformers
-
 import kvtuner_gguf
+from kvtuner_gguf.engine.base import Engine
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.backends import BACKENDS, DEFAULT_BACKEND, Backend
 from kvtuner_gguf.plan.pairs import Pair
@@ -30,7 +28,7 @@ class Settings:
     ``trials``: plans that are judged whole, in a refinement (exact) or in all (paper). ``n_rungs``: types that are
     measured in every layer. ``n_points``: sizes that the front has. ``objective``: what the paper's method minimises,
     one of `OBJECTIVES`. ``evolve``: trials of a genetic search that begins with the exact method's front.
-    ``device``: where torch runs the model. ``fixed``: pairs by layer that are not searched.
+    ``fixed``: pairs by layer that are not searched.
     """
 
     goal: Goal = field(default_factory=lambda: Goal(bits=DEFAULT_BITS))
@@ -45,7 +43,6 @@ class Settings:
     center: bool = True
     objective: str = "kld"
     evolve: int = 0
-    device: str = "cpu"
     fixed: Mapping[int, Pair] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,16 +75,15 @@ def check_goal(settings: Settings, shape: ModelShape) -> None:
         )
 
 
-def facts_of(settings: Settings, texts: Texts) -> dict[str, Any]:
-    """What a measurement depends on, apart from the model."""
+def facts_of(engine: Engine, texts: Texts, settings: Settings) -> dict[str, Any]:
+    """What a measurement depends on, apart from the shape of the model."""
     return {
         "version": kvtuner_gguf.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **engine.versions,
         "text": texts.name,
         "text_sha256": texts.sha256,
         "text_tokens": settings.n_tokens // settings.n_ctx * settings.n_ctx,
         "n_ctx": settings.n_ctx,
         "seed": settings.seed,
-        "device": settings.device,
+        "device": engine.device,
     }

@@ -15,17 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from kvtuner_gguf.engine.torch.judge import TorchJudge
-from kvtuner_gguf.engine.torch.reference import Reference
+from kvtuner_gguf.engine.base import Engine
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.evaluation.by_torch import judge
+from kvtuner_gguf.evaluation.by_engine import evaluate
 from kvtuner_gguf.evaluation.rows import Row
 from kvtuner_gguf.plan.backends import of_types
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.front import Front, Point
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
-from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.calibration import Texts, calibrate_texts
 from kvtuner_gguf.tuning.center import measure_centers
@@ -64,7 +62,7 @@ class Tuned:
 
 
 class Tuner:
-    """The stages of ``model`` on ``text``, each of which does what it needs of those before.
+    """The stages of the model of ``engine`` on ``text``, each of which does what it needs of those before.
 
     The same settings give the same plan, after an interruption, too. Raises `KvtunerError` where the model cannot be
     loaded, or ``folder`` holds another tuning.
@@ -72,28 +70,27 @@ class Tuner:
 
     def __init__(
         self,
-        model: Path,
-        shape: ModelShape,
+        engine: Engine,
         text: Texts,
         settings: Settings,
         folder: Path | None = None,
         fresh: bool = False,
         stage: Stage | None = None,
     ) -> None:
+        shape = engine.shape
         check_fixed(settings.fixed, shape)
-        self._model, self._shape, self._settings = model, shape, settings
+        self._engine, self._shape, self._settings = engine, shape, settings
         self._stage = stage or (lambda title: nullcontext(lambda done, total: None))
         self._backend = settings.backend.fitting(shape)
         self._sizes = Sizes(shape)
-        self._facts = facts_of(settings, text)
+        self._facts = facts_of(engine, text, settings)
         self._work = Work(folder, {**self._facts, "center": settings.center, "model": shape.to_json()}, fresh)
         torch.manual_seed(settings.seed)
         with self._stage("load the reference model"):
-            self._reference = Reference(model, shape.architecture, settings.device)
             tokens = (settings.n_tokens, settings.n_ctx, settings.seed)
-            self._texts = calibrate_texts(text, self._reference.tokenize, *tokens)
-        self._ledger = Ledger(lambda: TorchJudge(self._reference, self._texts.tuning), self._work.journal)
+            self._texts = calibrate_texts(text, engine.tokenize, *tokens)
         self._centers = self._center() if settings.center else None
+        self._ledger = Ledger(lambda: engine.judge(self._texts.tuning, self._centers), self._work.journal)
 
     def run(self, by_tasks: TaskJudge | None = None) -> Tuned:
         """The plan by the method of the settings; ``by_tasks`` is needed where failed tasks are the objective.
@@ -131,7 +128,7 @@ class Tuner:
 
     def _check_given(self, name: str, given: Profile | Candidates | Groups) -> None:
         if given.model != self._shape:
-            raise KvtunerError(f"{name}: it is of another model: run that stage again for {self._model}")
+            raise KvtunerError(f"{name}: it is of another model: run that stage again for {self._engine.model}")
         for fact in ("text_sha256", "text_tokens", "n_ctx", "seed"):
             if given.provenance.get(fact) != self._facts[fact]:
                 raise KvtunerError(
@@ -140,15 +137,14 @@ class Tuner:
                 )
 
     def _center(self) -> Centers:
-        """The centers of the keys, from the tuning text; the reference judges with them from here on."""
+        """The centers of the keys, from the tuning text."""
         plan = self._work.stage("centers", Plan.from_json, self._measure_centers)
-        self._reference.cache = replace(self._reference.cache, centers=plan.centers)
         self._facts["keys"] = plan.provenance["keys"]
         return plan.centers
 
     def _measure_centers(self) -> Plan:
         with self._stage("center keys") as progress:
-            centers, spread = measure_centers(self._reference, self._texts.tuning, progress=progress)
+            centers, spread = measure_centers(self._engine, self._texts.tuning, progress=progress)
         pairs = (Pair("f16", "f16"),) * self._shape.n_layer
         return Plan(pairs, self._shape, {**self._facts, "keys": spread.to_json()}, centers)
 
@@ -160,7 +156,7 @@ class Tuner:
 
         def measure() -> Profile:
             with self._stage("profile") as progress:
-                return profile(self._reference, self._texts.tuning, pairs, self._shape, self._facts, progress)
+                return profile(self._engine, self._texts.tuning, pairs, self._facts, self._centers, progress)
 
         def has_all(found: Profile) -> bool:
             return all(pair in layer for pair in pairs for layer in found.layers)
@@ -301,6 +297,6 @@ class Tuner:
 
     def _held_out(self, plan: Plan, chunks: Sequence[np.ndarray], progress: Progress) -> Row:
         def measure() -> dict[str, Any]:
-            return asdict(judge(self._reference, self._shape, {"plan, torch": plan}, chunks, progress)[1])
+            return asdict(evaluate(self._engine, {f"plan, {self._engine.name}": plan}, chunks, progress)[1])
 
         return Row(**self._work.journal.remember(" ".join(["held-out", *map(str, plan.pairs)]), measure))

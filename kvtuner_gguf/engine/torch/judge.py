@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvtuner_gguf.engine.torch.reference import EXACT, Reference
+from kvtuner_gguf.engine.cachemodel import EXACT
+from kvtuner_gguf.engine.logits_judge import SKIPPED
+from kvtuner_gguf.engine.torch.reference import Reference
 from kvtuner_gguf.plan.pairs import Pair
 
-# positions before this share of the chunk have little context and are not scored
-SKIPPED = 0.25
 ROWS = 256
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from kvtuner_gguf.engine.cachemodel import CacheModel
+from kvtuner_gguf.engine.cachemodel import EXACT, CacheModel
 from kvtuner_gguf.engine.torch.loading import load
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.pairs import Pair
 
 ATTENTION = "kvtuner"
-EXACT = Pair("f32", "f32")
 
 # architectures whose layers run as `Reference.run` runs them, and whether the runtime interleaves their RoPE
 INTERLEAVED_ROPE = {"llama": True, "qwen2": False, "qwen3": False}
@@ -44,11 +46,16 @@ class Reference:
         self._layers = self._model.model.layers
         self._pair = EXACT
         self._capture: Capture | None = None
-        ALL_ATTENTION_FUNCTIONS.register(ATTENTION, self._attention)
 
     @property
     def n_layer(self) -> int:
         return len(self._layers)
+
+    def centered(self, centers: Centers | None) -> Reference:
+        """The same model, whose caches take ``centers`` off."""
+        other = copy.copy(self)
+        other.cache = replace(self.cache, centers=centers)
+        return other
 
     def tokenize(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -74,6 +81,7 @@ class Reference:
         """
         positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
         rope = self._model.model.rotary_emb(hidden, positions)
+        ALL_ATTENTION_FUNCTIONS.register(ATTENTION, self._attention)
         self._capture = capture
         for il in range(first, self.n_layer):
             if keep is not None:

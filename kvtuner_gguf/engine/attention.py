@@ -1,0 +1,67 @@
+"""What the attention of one layer has used, and the weights that it gives to tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Mask(Protocol):
+    """Which tokens are not seen."""
+
+    def hides(self, rows: Tensor, n_tokens: int) -> Tensor:
+        """Whether the queries at the positions ``rows`` do not see the first ``n_tokens``: bool [rows, tokens]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Causal:
+    """A token sees itself and those before it, or of these the last ``window``, itself included."""
+
+    window: int | None = None
+
+    def hides(self, rows: Tensor, n_tokens: int) -> Tensor:
+        distance = rows[:, None] - torch.arange(n_tokens)
+        hidden = distance < 0
+        return hidden if self.window is None else hidden | (distance >= self.window)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Queries, keys and values of one layer, [chunks, heads, tokens, head size], float32, and how they meet.
+
+    Keys are as they are written to the cache and channels are in the order of the runtime's; groups of query heads, one
+    after the other, share a KV head. Products of queries and keys are multiplied by ``scale``, go through a tanh of
+    ``soft_cap`` where there is one, and lose what ``mask`` hides; ``sinks`` [query heads] take part in the softmax.
+    ``channels`` is the order in which the engine adds up the products of a query and a key, None as they are.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float
+    mask: Mask = Causal()
+    soft_cap: float | None = None
+    sinks: Tensor | None = None
+    channels: Tensor | None = None
+
+    def summed(self, x: Tensor) -> Tensor:
+        """Queries or keys in the order of ``channels``: sums over them then have the bits that the engine's have."""
+        return x if self.channels is None else x.index_select(-1, self.channels)
+
+    def weights(self, products: Tensor, rows: Tensor) -> Tensor:
+        """Attention weights of the queries at the positions ``rows`` to the first tokens.
+
+        ``products`` of queries and keys and the result are [KV heads, query heads of each, rows, tokens].
+        """
+        scores = products / (1 / self.scale)
+        if self.soft_cap is not None:
+            scores = (scores / self.soft_cap).tanh() * self.soft_cap
+        scores.masked_fill_(self.mask.hides(rows, scores.shape[-1]).to(scores.device), -torch.inf)
+        if self.sinks is None:
+            return scores.softmax(-1)
+        sinks = self.sinks.reshape(*scores.shape[:2], 1, 1).expand(-1, -1, scores.shape[2], -1)
+        return torch.cat((scores, sinks), -1).softmax(-1)[..., :-1]

@@ -1,0 +1,71 @@
+"""What a tuning needs of a model, whatever runs it.
+
+Tensors of torch are the arrays of all engines; whether torch also runs the model is up to each.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from kvtuner_gguf.engine.attention import Attention
+from kvtuner_gguf.engine.logits_judge import LogitsJudge
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
+
+See = Callable[[int, Attention], None]
+"""Called with a layer and what its attention has used."""
+
+
+class TokenJudge(Protocol):
+    """What plans lose on a text, token by token; ``pairs`` has an entry per layer."""
+
+    def kld(self, pairs: Sequence[Pair]) -> Tensor:
+        """KLD in nats of every scored token under ``pairs``, against the exact model."""
+        ...
+
+    def nll(self, pairs: Sequence[Pair]) -> Tensor:
+        """Negative log-likelihood in nats of every token after a scored one, under ``pairs``."""
+        ...
+
+    def settle(self, pairs: Sequence[Pair]) -> None:
+        """Later plans differ little from ``pairs``: what can be kept of a run of these may be."""
+        ...
+
+
+class Engine(ABC):
+    """One model, called ``model`` in messages. Results call the engine ``name``, and depend on the ``versions``.
+
+    It may load the model when it is first asked for something. All methods raise `KvtunerError` where that fails.
+    """
+
+    name: str
+    model: str
+    shape: ModelShape
+    device: str
+    versions: Mapping[str, str]
+
+    @abstractmethod
+    def tokenize(self, text: str) -> list[int]:
+        """The tokens of ``text``, none added."""
+
+    @abstractmethod
+    def capture(self, tokens: Tensor, see: See) -> None:
+        """Run ``tokens`` [chunks, context] with an exact cache; ``see`` each layer, from the first to the last."""
+
+    @abstractmethod
+    def logits(self, plan: Plan, tokens: Tensor, rows: slice) -> Iterator[Tensor]:
+        """Logits of what follows the positions ``rows`` of the chunk ``tokens`` [context] with the caches of ``plan``.
+
+        In blocks [some rows, vocabulary], float32, the same ones for every plan: with a large vocabulary all rows would
+        need much memory.
+        """
+
+    def judge(self, tokens: Tensor, centers: Centers | None = None) -> TokenJudge:
+        """What judges plans with ``centers`` on ``tokens`` [chunks, context]."""
+        return LogitsJudge(self, tokens, centers)

@@ -1,0 +1,59 @@
+"""What plans lose, by the logits of an engine alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kvtuner_gguf.engine.cachemodel import EXACT
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from kvtuner_gguf.engine.base import Engine
+
+# positions before this share of the chunk have little context and are not scored
+SKIPPED = 0.25
+
+
+class LogitsJudge:
+    """Scores plans on ``tokens`` [chunks, context] against the exact model, whose logits are kept."""
+
+    def __init__(self, engine: Engine, tokens: Tensor, centers: Centers | None = None) -> None:
+        self._engine, self._tokens, self._centers = engine, tokens, centers
+        self._first = int(tokens.shape[1] * SKIPPED)
+        self._exact = list(self._logits((EXACT,) * engine.shape.n_layer))
+
+    def kld(self, pairs: Sequence[Pair]) -> Tensor:
+        """KLD in nats of every scored token under ``pairs``, float64."""
+        blocks = zip(self._exact, self._logits(pairs), strict=True)
+        return torch.cat([_kld(exact, other) for exact, other in blocks])
+
+    def nll(self, pairs: Sequence[Pair]) -> Tensor:
+        """Negative log-likelihood in nats of every token after a scored one, under ``pairs``, float64."""
+        log_probs = torch.cat([_log_probs(block) for block in self._logits(pairs)])
+        log_probs = log_probs.unflatten(0, (len(self._tokens), -1))[:, :-1]
+        following = self._tokens[:, self._first + 1 :, None].to(log_probs.device)
+        return -log_probs.gather(-1, following).flatten()
+
+    def settle(self, pairs: Sequence[Pair]) -> None:
+        """Nothing is kept of a run but its logits."""
+
+    def _logits(self, pairs: Sequence[Pair]) -> Iterator[Tensor]:
+        """Blocks of the scored rows of all chunks."""
+        plan = Plan(tuple(pairs), self._engine.shape, centers=self._centers)
+        for chunk in self._tokens:
+            yield from self._engine.logits(plan, chunk, slice(self._first, len(chunk)))
+
+
+def _log_probs(logits: Tensor) -> Tensor:
+    return logits.double().log_softmax(-1)
+
+
+def _kld(exact: Tensor, other: Tensor) -> Tensor:
+    p, q = _log_probs(exact), _log_probs(other)
+    return (p.exp() * (p - q)).sum(-1).clamp_min(0)
