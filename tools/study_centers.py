@@ -21,6 +21,7 @@ import torch
 from outputs import output_file
 from torch import Tensor
 
+from kvtuner_gguf.engine.attention import Attention
 from kvtuner_gguf.engine.torch.judge import TorchJudge
 from kvtuner_gguf.engine.torch.reference import Reference
 from kvtuner_gguf.files import atomicfile
@@ -77,7 +78,7 @@ def _key_weights(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def weighted(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Both sides weighted by what their errors do to the output."""
-    return weighted_keys(q, k, v), weighted_mean(q, k, v)
+    return weighted_keys(q, k, v), weighted_mean(Attention(q, k, v, k.shape[-1] ** -0.5))
 
 
 def centers_of(reference: Reference, tokens: Tensor, statistic: Statistic) -> Centers:

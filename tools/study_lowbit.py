@@ -23,8 +23,9 @@ from torch import Tensor
 
 from kvtuner_gguf.engine import fakequant
 from kvtuner_gguf.engine.fakequant import fake_quantize
+from kvtuner_gguf.engine.torch.engine import TorchEngine
 from kvtuner_gguf.engine.torch.judge import TorchJudge
-from kvtuner_gguf.engine.torch.reference import Reference, attend
+from kvtuner_gguf.engine.torch.reference import attend
 from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.files.assets import fetch_text
 from kvtuner_gguf.gguffile.metadata import model_shape
@@ -158,9 +159,10 @@ class Study:
     def __init__(self, model: Path, n_ctx: int, n_chunks: int, device: str) -> None:
         shape = model_shape(read_model(model))
         self.head_dim = shape.head_dim_k
-        self.reference = Reference(model, shape.architecture, device)
+        engine = TorchEngine(model, shape, device)
+        self.reference = engine.reference
         web = calibrate(fetch_text("web"), self.reference.tokenize, 2048, 512, 0).tuning
-        centers, _ = measure_centers(self.reference, web)
+        centers, _ = measure_centers(engine, web)
         self.reference.cache = replace(self.reference.cache, centers=centers)
         texts = calibrate(fetch_text("encyclopedia"), self.reference.tokenize, n_ctx * n_chunks, n_ctx, 1)
         self.tokens = texts.held_out[:n_chunks]

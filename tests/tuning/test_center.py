@@ -9,7 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvtuner_gguf.engine.torch.reference import Reference  # noqa: E402
+from kvtuner_gguf.engine.attention import Attention  # noqa: E402
+from kvtuner_gguf.engine.torch.engine import TorchEngine  # noqa: E402
+from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
 from kvtuner_gguf.tuning import center  # noqa: E402
 from kvtuner_gguf.tuning.center import measure_centers, weighted_mean  # noqa: E402
 
@@ -32,18 +34,19 @@ def test_values_are_weighted_by_squared_attention(rows: int, monkeypatch: pytest
     monkeypatch.setattr(center, "ROWS", rows)
     torch.manual_seed(3)
     query, key, value = torch.randn(2, 4, 7, 8), torch.randn(2, 2, 7, 8), torch.randn(2, 2, 7, 6)
-    found = weighted_mean(query, key, value)
+    found = weighted_mean(Attention(query, key, value, 8**-0.5))
     assert found.shape == (2, 6)
     assert torch.allclose(found, by_definition(query, key, value), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
 def test_keys_are_centered_by_their_mean(architecture: str, tiny, text: str, tmp_path: Path) -> None:
-    reference = Reference(tiny(tmp_path / "m.gguf", architecture), architecture)
+    engine = TorchEngine(tiny(tmp_path / "m.gguf", architecture), ModelShape(architecture, (2, 2), 64, 64))
+    reference = engine.reference
     tokens = torch.tensor([reference.tokenize(text)[i : i + 20] for i in (0, 20)])
     keys = []
     reference.run(reference.embed(tokens), capture=lambda il, q, k, v: keys.append(reference.cache.runtime_order(k)))
-    centers, spread = measure_centers(reference, tokens)
+    centers, spread = measure_centers(engine, tokens)
     assert centers.v == (b"",) * reference.n_layer
     for il, key in enumerate(keys):
         mean = key.mean((0, 2)).flatten()
@@ -52,4 +55,4 @@ def test_keys_are_centered_by_their_mean(architecture: str, tiny, text: str, tmp
         assert spread.largest[il] == pytest.approx(key.abs().max().item())
         assert spread.largest_centered[il] == pytest.approx(centered.abs().max().item(), rel=1e-4)
         assert spread.rms_centered[il] == pytest.approx(centered.square().mean().sqrt().item(), rel=1e-4)
-    assert all(measure_centers(reference, tokens, with_values=True)[0].v)
+    assert all(measure_centers(engine, tokens, with_values=True)[0].v)

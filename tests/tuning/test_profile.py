@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from kvtuner_gguf.engine.attention import Attention  # noqa: E402
+from kvtuner_gguf.engine.cachemodel import CacheModel  # noqa: E402
+from kvtuner_gguf.engine.torch.engine import TorchEngine  # noqa: E402
 from kvtuner_gguf.engine.torch.judge import TorchJudge  # noqa: E402
 from kvtuner_gguf.engine.torch.reference import Reference  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
@@ -20,11 +24,17 @@ from kvtuner_gguf.tuning.profile import profile  # noqa: E402
 
 SHAPE = ModelShape("llama", (2, 2), 64, 64)
 NAMES = ("q8_0", "q5_0", "q4_0")
+CACHE = CacheModel(interleaved_rope=False)
 
 
 @pytest.fixture(scope="module")
-def reference(tiny, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    return Reference(tiny(tmp_path_factory.mktemp("tiny") / "m.gguf", "llama"), "llama")
+def engine(tiny, tmp_path_factory: pytest.TempPathFactory) -> TorchEngine:
+    return TorchEngine(tiny(tmp_path_factory.mktemp("tiny") / "m.gguf", "llama"), SHAPE)
+
+
+@pytest.fixture(scope="module")
+def reference(engine: TorchEngine) -> Reference:
+    return engine.reference
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +43,9 @@ def tokens(reference: Reference, text: str):
 
 
 @pytest.fixture(scope="module")
-def profiled(reference: Reference, tokens):
+def profiled(engine: TorchEngine, tokens):
     pairs = [Pair(k, v) for k in NAMES for v in NAMES]
-    return profile(reference, tokens, [*pairs, *one_sided(NAMES), Pair("f32", "f32")], SHAPE, {})
+    return profile(engine, tokens, [*pairs, *one_sided(NAMES), Pair("f32", "f32")], {})
 
 
 class AwayFromZero:
@@ -44,17 +54,23 @@ class AwayFromZero:
     An error relative to an output next to zero would follow the last bits of a sum.
     """
 
-    def __init__(self, reference: Reference) -> None:
-        self._reference = reference
+    def __init__(self, engine: TorchEngine) -> None:
+        self._engine = engine
 
     def __getattr__(self, name: str):
-        return getattr(self._reference, name)
+        return getattr(self._engine, name)
 
-    def run(self, hidden: torch.Tensor, capture) -> torch.Tensor:
-        def shifted(il: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-            capture(il, q, k, v.abs() + 0.5)
+    def capture(self, tokens: torch.Tensor, see) -> None:
+        def shifted(il: int, used: Attention) -> None:
+            see(il, replace(used, value=used.value.abs() + 0.5))
 
-        return self._reference.run(hidden, capture=shifted)
+        self._engine.capture(tokens, shifted)
+
+
+def captured(engine: TorchEngine | AwayFromZero, tokens) -> list[tuple]:
+    seen: list[tuple] = []
+    engine.capture(tokens, lambda il, used: seen.append((used.query, used.key, used.value)))
+    return seen
 
 
 def relative(exact: torch.Tensor, changed: torch.Tensor) -> float:
@@ -74,12 +90,11 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.
 
 
 @pytest.mark.parametrize("pair", [Pair("q4_0", "q8_0"), Pair("q8_0", "q4_0"), Pair("f32", "q5_0")])
-def test_errors_are_those_of_their_definitions(pair: Pair, reference: Reference, tokens) -> None:
-    seen: list[tuple] = []
-    positive = AwayFromZero(reference)
-    positive.run(reference.embed(tokens), capture=lambda il, *qkv: seen.append(qkv))
-    for (q, k, v), errors in zip(seen, profile(positive, tokens, [pair], SHAPE, {}).layers, strict=True):
-        read_k, read_v = reference.cache.keys(k, pair.k, 0), reference.cache.values(v, pair.v, 0)
+def test_errors_are_those_of_their_definitions(pair: Pair, engine: TorchEngine, tokens) -> None:
+    positive = AwayFromZero(engine)
+    seen = captured(positive, tokens)
+    for (q, k, v), errors in zip(seen, profile(positive, tokens, [pair], {}).layers, strict=True):
+        read_k, read_v = CACHE.keys(k, pair.k, 0), CACHE.values(v, pair.v, 0)
         weights, output = attention(q, k, v)
         read_weights, read_output = attention(q, read_k, read_v)
         found = errors[pair]
@@ -109,15 +124,14 @@ def test_prices_of_the_measured_type_are_the_judged_loss(reference: Reference, t
 
 
 def test_a_long_context_is_measured_by_some_of_its_queries(
-    reference: Reference, tokens, monkeypatch: pytest.MonkeyPatch
+    engine: TorchEngine, tokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disturbance, "WEIGHTS", 24 * 6)
     monkeypatch.setattr(disturbance, "ROWS", 4)
-    pair, seen = Pair("q4_0", "q5_0"), []
-    found = profile(reference, tokens, [pair], SHAPE, {}).layers[1][pair]
-    reference.run(reference.embed(tokens), capture=lambda il, *qkv: seen.append(qkv))
-    q, k, v = seen[1]
-    read_k, read_v = reference.cache.keys(k, pair.k, 1), reference.cache.values(v, pair.v, 1)
+    pair = Pair("q4_0", "q5_0")
+    found = profile(engine, tokens, [pair], {}).layers[1][pair]
+    q, k, v = captured(engine, tokens)[1]
+    read_k, read_v = CACHE.keys(k, pair.k, 1), CACHE.values(v, pair.v, 1)
     rows = [3, 7, 11, 15, 19, 23]
     n_head = q.shape[1]
     before, after = (attention(q, *kv)[1].view(2, n_head, 24, -1)[:, :, rows] for kv in ((k, v), (read_k, read_v)))
