@@ -33,10 +33,10 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
             return None
-        word = name.replace("-", "_")
+        word = cmd_name.replace("-", "_")
         return getattr(importlib.import_module(f"kvtuner_gguf.cli.{word}"), f"{word}_command")
 
     def invoke(self, ctx: click.Context) -> object:

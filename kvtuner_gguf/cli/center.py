@@ -49,7 +49,7 @@ def center_command(
     writes to the cache: exact, and with less left to lose in few bits. Layers that quantize nothing stay as they are.
     `tune` does the same on its own.
     """
-    from kvtuner_gguf.gguffile.metadata import centering_obstacle
+    from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape
     from kvtuner_gguf.gguffile.shards import read_model
     from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
@@ -62,7 +62,7 @@ def center_command(
     plan = _types(headers, config, uniform)
     if not any(cache_type.is_quantized for pair in plan.pairs for cache_type in pair.types[: 2 if values else 1]):
         raise KvtunerError(f"no layer of the plan has a quantized {'K or V' if values else 'K'}: nothing to center")
-    engine = open_engine(model, plan.model, threads=threads)
+    engine = open_engine(model, model_shape(headers), threads=threads)
     from kvtuner_gguf.tuning.center import center_plan
 
     with step_progress("center keys") as progress:
@@ -80,7 +80,10 @@ def _types(headers: list, config: Path | None, uniform: str | None) -> Plan:
     from kvtuner_gguf.plan.pairs import Pair
     from kvtuner_gguf.plan.plan import Plan
 
-    if (config is None) == (uniform is None):
+    if config is not None and uniform is None:
+        plan = Plan.load(config)
+    elif uniform is not None and config is None:
+        plan = Plan.uniform(Pair.parse(uniform), model_shape(headers).n_layer)
+    else:
         raise KvtunerError("say which types the plan has: give either CFG or --uniform K/V")
-    plan = Plan.load(config) if config else Plan.uniform(Pair.parse(uniform), model_shape(headers).n_layer)
     return fitted(plan.without_centers(), headers)

@@ -49,7 +49,7 @@ def import_kvtuner_command(
     check_outputs(out, inputs=[file, model])
     found = read_table(file, name)
     table = None if isinstance(found, Plan) else found
-    plan = _own_plan(found, types, model) if table is None else _plan_of(table, types, model)
+    plan = _own_plan(found, types, model) if isinstance(found, Plan) else _plan_of(found, types, model)
     plan.save(out)
     if as_json:
         payload = None if table is None else table.mean_bits

@@ -27,8 +27,8 @@ def make_settings(model: Path, options: dict[str, Any]) -> tuple:
     backend = chosen_backend(options["backend"], names.split(",") if names else ())
     from kvtuner_gguf.tuning.settings import Settings
 
-    measure = {"n_tokens": options["tokens"], "n_ctx": options["ctx"], "seed": options["seed"], "center": center}
-    return shape, Settings(backend=backend, **measure, **_search_settings(options))
+    measure = {"n_tokens": options["tokens"], "n_ctx": options["ctx"], "seed": options["seed"]}
+    return shape, Settings(backend=backend, center=center, **measure, **_search_settings(options))
 
 
 def _search_settings(options: dict[str, Any]) -> dict[str, Any]:

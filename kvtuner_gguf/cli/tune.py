@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +101,7 @@ def tune_command(
 @contextmanager
 def _task_judge(
     model: Path, objective: str, tasks: Path | None, n_tasks: int, threads: int | None
-) -> Iterator[TaskJudge | None]:
+) -> Generator[TaskJudge | None]:
     """What judges plans by tasks, where they are the objective."""
     if objective != "failed":
         yield None
@@ -131,4 +131,4 @@ def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
         return None
     with step_progress("judge by llama.cpp") as progress:
         caches = {"plan, llama.cpp": tuned.plan}
-        return evaluate(model, tuned.plan.model, caches, Chunks(tuned.held_out), threads, progress)[1]
+        return evaluate(model, tuned.profile.model, caches, Chunks(tuned.held_out), threads, progress)[1]

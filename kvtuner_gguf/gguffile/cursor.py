@@ -25,7 +25,7 @@ MAX_KEPT_BYTES = 1 << 20
 MAX_KEPT_BYTES_IN_ALL = 1 << 24
 
 LENGTH = struct.Struct("<Q")
-SCALARS = {
+SCALARS: dict[int, struct.Struct] = {
     kind: struct.Struct(code)
     for kind, code in {
         GGUFValueType.UINT8: "<B",
@@ -75,12 +75,12 @@ class Cursor:
         self.position = start + n_bytes
         return start
 
-    def scalar(self, kind: GGUFValueType) -> int | float | bool:
+    def scalar(self, kind: int) -> int | float | bool:
         code = SCALARS[kind]
         return code.unpack_from(self._data, self.take(code.size))[0]
 
     def u32(self) -> int:
-        return self.scalar(GGUFValueType.UINT32)
+        return int(self.scalar(GGUFValueType.UINT32))
 
     def u32_ahead(self) -> int:
         """The next value, not stepped over."""
@@ -89,7 +89,7 @@ class Cursor:
         return value
 
     def u64(self) -> int:
-        return self.scalar(GGUFValueType.UINT64)
+        return int(self.scalar(GGUFValueType.UINT64))
 
     def name(self) -> str:
         """The name of a key or a tensor."""

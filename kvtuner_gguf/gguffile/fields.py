@@ -13,11 +13,12 @@ from kvtuner_gguf.gguffile.keys import SCHEMA_VERSION, Keys
 from kvtuner_gguf.plan.centers import flat_float32
 from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 
 
-def plan_fields(plan: Plan) -> bytes:
-    """The encoded fields, after their number in 8 bytes."""
-    arch = plan.model.architecture
+def plan_fields(plan: Plan, shape: ModelShape) -> bytes:
+    """The encoded fields for a model of this shape, after their number in 8 bytes."""
+    arch = shape.architecture
     fields = [
         _string_list(Keys.TYPE_K.format(arch=arch), [pair.k for pair in plan.pairs]),
         _string_list(Keys.TYPE_V.format(arch=arch), [pair.v for pair in plan.pairs]),
@@ -25,22 +26,22 @@ def plan_fields(plan: Plan) -> bytes:
         string_field(Keys.VERSION, str(plan.provenance.get("version", kvtuner_gguf.__version__))),
         string_field(Keys.PLAN_FINGERPRINT, plan.fingerprint),
         _scalar(Keys.BITS_PER_VALUE, GGUFValueType.FLOAT32, "<f", plan.bits_per_value()),
-        *_center_fields(plan),
+        *_center_fields(plan, shape),
         *_known_provenance(plan),
     ]
     return struct.pack("<Q", len(fields)) + b"".join(fields)
 
 
-def _center_fields(plan: Plan) -> Iterable[bytes]:
+def _center_fields(plan: Plan, shape: ModelShape) -> Iterable[bytes]:
     if plan.centers is None:
         return
     sides = (
-        (Keys.CENTER_K, plan.centers.k, plan.model.sizes_k),
-        (Keys.CENTER_V, plan.centers.v, plan.model.sizes_v),
+        (Keys.CENTER_K, plan.centers.k, shape.sizes_k),
+        (Keys.CENTER_V, plan.centers.v, shape.sizes_v),
     )
     for key, vectors, sizes in sides:
         if any(vectors):
-            yield _float_list(key.format(arch=plan.model.architecture), flat_float32(vectors, sizes))
+            yield _float_list(key.format(arch=shape.architecture), flat_float32(vectors, sizes))
 
 
 def _known_provenance(plan: Plan) -> Iterable[bytes]:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
@@ -47,7 +48,7 @@ class Field:
     end: int
     kind: int
     element: int | None
-    value: object
+    value: Any
 
 
 @dataclass(frozen=True)

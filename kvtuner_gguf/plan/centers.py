@@ -97,7 +97,7 @@ def _check(raw: bytes, il: int, side: str) -> None:
 
 def flat_float32(vectors: Sequence[bytes], sizes: Sequence[int]) -> np.ndarray:
     """All layers in one piece, zeros for a layer without a center: the form that a GGUF file has."""
-    parts = [_array(raw) if raw else np.zeros(size, np.float32) for raw, size in zip(vectors, sizes, strict=True)]
+    parts = [_floats(raw) if raw else np.zeros(size, np.float32) for raw, size in zip(vectors, sizes, strict=True)]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
@@ -130,4 +130,8 @@ def _raw(values: np.ndarray | None) -> bytes:
 
 
 def _array(raw: bytes) -> np.ndarray | None:
-    return np.frombuffer(raw, FLOAT16).astype(np.float32) if raw else None
+    return _floats(raw) if raw else None
+
+
+def _floats(raw: bytes) -> np.ndarray:
+    return np.frombuffer(raw, FLOAT16).astype(np.float32)

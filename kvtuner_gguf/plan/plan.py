@@ -211,7 +211,8 @@ def in_order(numbered: Iterable[tuple[int, T]]) -> list[T]:
 
 def _parse_pair(il: int, entry: Mapping[str, Any]) -> Pair:
     try:
-        return Pair(entry.get("k"), entry.get("v"))
+        sides: list[Any] = [entry.get("k"), entry.get("v")]
+        return Pair(*sides)
     except KvtunerError as err:
         raise KvtunerError(f"layer {il}: {err}") from err
 

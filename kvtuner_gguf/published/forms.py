@@ -154,7 +154,7 @@ def _from_configs(data: Mapping[Any, Any], name: str | None) -> BitsTable:
 def _chosen(names: Sequence[str], name: str | None) -> str:
     if name is None and len(names) == 1:
         return names[0]
-    if names.count(name) == 1:
+    if name is not None and names.count(name) == 1:
         return name
     if name in names:
         raise KvtunerError(f"there are {names.count(name)} tables called {name} in it: keep one")
@@ -164,7 +164,9 @@ def _chosen(names: Sequence[str], name: str | None) -> str:
 
 
 def _config_name(config: object, number: int) -> str:
-    words = [config.get(key) for key in ("model", "mode", "preset")] if isinstance(config, Mapping) else [config]
+    words: list[Any] = (
+        [config.get(key) for key in ("model", "mode", "preset")] if isinstance(config, Mapping) else [config]
+    )
     wrong = next((word for word in words if not isinstance(word, str) or not _WORD.fullmatch(word)), None)
     if wrong is not None or len(words) < 3 or None in words:
         raise KvtunerError(
@@ -175,12 +177,13 @@ def _config_name(config: object, number: int) -> str:
 
 
 def _from_config(config: Mapping[str, Any], models: object) -> BitsTable:
-    n_layer, k, v = _layer_count(config), config.get("k_bits"), config.get("v_bits")
-    for key, bits in (("k_bits", k), ("v_bits", v)):
+    n_layer = _layer_count(config)
+    sides: dict[str, Any] = {key: config.get(key) for key in ("k_bits", "v_bits")}
+    for key, bits in sides.items():
         if not isinstance(bits, list) or len(bits) != n_layer:
             found = f"has {len(bits)} entries" if isinstance(bits, list) else f"is {reprlib.repr(bits)}"
             raise KvtunerError(f"{key} {found} for {n_layer} layers: give it one number of bits per layer")
-    table = BitsTable(tuple(k), tuple(v), _facts(config), _shape(models, config["model"]))
+    table = BitsTable(*map(tuple, sides.values()), _facts(config), _shape(models, config["model"]))
     _check_mean(table, config.get("mean_bits"))
     return table
 
@@ -201,7 +204,7 @@ def _shape(models: object, model: str) -> ModelShape | None:
     return None if models is None or model not in models else ModelShape.from_json(models[model])
 
 
-def _check_mean(table: BitsTable, mean: object) -> None:
+def _check_mean(table: BitsTable, mean: Any) -> None:
     if mean is None:
         return
     is_bits = type(mean) in (int, float) and 0 < mean <= MAX_BITS

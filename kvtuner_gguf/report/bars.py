@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,21 +13,21 @@ from kvtuner_gguf.progress import Progress
 
 
 @contextmanager
-def byte_progress(title: str) -> Iterator[Progress]:
+def byte_progress(title: str) -> Generator[Progress]:
     """A callback for bytes done and bytes in all that moves a bar."""
     with _progress(title, DownloadColumn()) as show:
         yield show
 
 
 @contextmanager
-def step_progress(title: str) -> Iterator[Progress]:
+def step_progress(title: str) -> Generator[Progress]:
     """A callback for steps done and steps in all that moves a bar."""
     with _progress(title, MofNCompleteColumn()) as show:
         yield show
 
 
 @contextmanager
-def _progress(title: str, amount: ProgressColumn) -> Iterator[Progress]:
+def _progress(title: str, amount: ProgressColumn) -> Generator[Progress]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
     with Bars(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:

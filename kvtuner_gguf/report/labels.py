@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,8 @@ def place_labels(axes: Axes, points: Sequence[tuple[float, float]], names: Seque
     """Write ``names`` beside ``points`` (data coordinates). Call it once the limits and scales are final."""
     from matplotlib.transforms import Bbox
 
-    axes.figure.draw_without_rendering()
+    figure: Any = axes.figure
+    figure.draw_without_rendering()
     centres = axes.transData.transform(points)
     taken = [Bbox.from_extents(x, y, x, y).padded(_POINT_RADIUS) for x, y in centres]
     taken.extend(legend.get_window_extent() for legend in [axes.get_legend()] if legend)
@@ -43,7 +44,8 @@ def _place(axes: Axes, point: tuple[float, float], name: str, taken: Sequence[Bb
 def _extent(label: Annotation) -> Bbox:
     from matplotlib.text import Text
 
-    label.update_positions(label.figure.canvas.get_renderer())
+    figure: Any = label.figure
+    label.update_positions(figure.canvas.get_renderer())
     return Text.get_window_extent(label)  # the name alone, without the line to its point
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.report.layers import pair_lines, ranges
 
 
@@ -14,7 +15,7 @@ def plan_summary(plan: Plan) -> str:
     lines = pair_lines(dict(enumerate(plan.pairs)))
     size = f"{plan.bits_per_value():.4f} bits per value"
     if plan.model is not None:
-        per_token, f16 = plan.bytes_per_token(plan.model), f16_bytes_per_token(plan)
+        per_token, f16 = plan.bytes_per_token(plan.model), f16_bytes_per_token(plan.model)
         size += f", {per_token} bytes per token (f16 {f16})"
     return "\n".join([*lines, *_center_lines(plan), f"{size}, fingerprint {plan.fingerprint}"])
 
@@ -32,9 +33,9 @@ def _center_lines(plan: Plan) -> list[str]:
     return [f"{what} centered in layers {ranges(ils)}" for what, ils in layers if ils]
 
 
-def f16_bytes_per_token(plan: Plan) -> int:
-    """What the same model takes per token without a plan; ``plan.model`` is needed."""
-    return Plan.uniform(Pair("f16", "f16"), plan.n_layer).bytes_per_token(plan.model)
+def f16_bytes_per_token(shape: ModelShape) -> int:
+    """What a model takes per token without a plan."""
+    return Plan.uniform(Pair("f16", "f16"), shape.n_layer).bytes_per_token(shape)
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
     if plan.model is not None:
         data["architecture"] = plan.model.architecture
         data["kv_bytes_per_token"] = plan.bytes_per_token(plan.model)
-        data["f16_bytes_per_token"] = f16_bytes_per_token(plan)
+        data["f16_bytes_per_token"] = f16_bytes_per_token(plan.model)
     data["layers"] = [
         {"layer": il, "k": pair.k, "v": pair.v, **_is_centered(plan, il)} for il, pair in enumerate(plan.pairs)
     ]

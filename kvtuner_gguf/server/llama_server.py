@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,7 +124,7 @@ def running_server(
     start_seconds: float = 120,
     request_seconds: float = _REQUEST_SECONDS,
     program: Path | None = None,
-) -> Iterator[Server]:
+) -> Generator[Server]:
     """Start ``llama-server`` on ``model``, wait until it is ready, stop it when the block ends.
 
     Without a model it is a router of the models that ``options`` name. ``options`` are more of its command line. The

@@ -35,9 +35,14 @@ class Goal:
 
     def budget(self, sizes: Sizes) -> int | None:
         """Bytes per token; None where the loss is what is given."""
-        if self.mib is not None:
+        if self.mib is not None and self.n_ctx is not None:
             return math.floor(self.mib * 2**20 / self.n_ctx)
         return None if self.bits is None else sizes.budget(self.bits)
+
+    @property
+    def ceiling(self) -> float:
+        """The KLD that a plan may have; infinite where bytes are given."""
+        return math.inf if self.max_kld is None else self.max_kld
 
     def __str__(self) -> str:
         if self.mib is not None:

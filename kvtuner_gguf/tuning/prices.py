@@ -46,6 +46,8 @@ class Prices:
         return sum(self.pair(il, pair) for il, pair in enumerate(pairs))
 
     def to_json(self) -> dict[str, Any]:
+        if self.model is None:
+            raise KvtunerError("these prices are of no model: price the layers of one")
         layers = [{"k": dict(k), "v": dict(v)} for k, v in zip(self.k, self.v, strict=True)]
         return stage_to_json(SCHEMA, self.model, self.provenance, {"layers": layers})
 

@@ -136,7 +136,7 @@ class Tuner:
                     "--tokens, --ctx and --seed of the profile"
                 )
 
-    def _center(self) -> Centers:
+    def _center(self) -> Centers | None:
         """The centers of the keys, from the tuning text."""
         plan = self._work.stage("centers", Plan.from_json, self._measure_centers)
         self._facts["keys"] = plan.provenance["keys"]
@@ -200,7 +200,7 @@ class Tuner:
         goal = self._settings.goal
         with self._stage(f"search {goal}") as progress:
             budget = goal.budget(self._sizes)
-            point = search.below(goal.max_kld, progress) if budget is None else search.within(budget, progress)
+            point = search.below(goal.ceiling, progress) if budget is None else search.within(budget, progress)
         with self._stage("find the front") as progress:
             layers = self.candidates.layers
             points = sweep(self._ledger, self.prices, layers, self._sizes, self._settings.n_points, progress)
@@ -237,7 +237,7 @@ class Tuner:
     def _chosen(self, front: Front) -> Point:
         goal = self._settings.goal
         budget = goal.budget(self._sizes)
-        point = front.smallest_below(goal.max_kld) if budget is None else front.best_within(budget)
+        point = front.smallest_below(goal.ceiling) if budget is None else front.best_within(budget)
         if point is None:
             raise KvtunerError(f"none of the plans tried meets {goal}: raise --trials or the goal")
         return point

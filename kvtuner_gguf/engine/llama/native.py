@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -134,7 +134,7 @@ class Model:
         return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
 
     @contextmanager
-    def contexts(self, caches: Sequence[Pair | Plan], n_ctx: int, n_batch: int) -> Iterator[list[Context]]:
+    def contexts(self, caches: Sequence[Pair | Plan], n_ctx: int, n_batch: int) -> Generator[list[Context]]:
         """Contexts of ``n_ctx`` tokens side by side, as `context` makes each.
 
         Their caches lie beside the weights, or all of them in host memory where a device cannot hold one.
@@ -154,7 +154,7 @@ class Model:
             yield made
 
     @contextmanager
-    def context(self, cache: Pair | Plan, n_ctx: int, n_batch: int, offload: bool = True) -> Iterator[Context]:
+    def context(self, cache: Pair | Plan, n_ctx: int, n_batch: int, offload: bool = True) -> Generator[Context]:
         """A context of ``n_ctx`` tokens whose layers have the types of ``cache``; raises `KvtunerError` if not.
 
         The caches of layers on a device lie there if ``offload``, else in host memory.
@@ -189,7 +189,7 @@ class Model:
 @contextmanager
 def open_model(
     path: Path, n_threads: int | None = None, verbose: bool = False, vocab_only: bool = False
-) -> Iterator[Model]:
+) -> Generator[Model]:
     """Load the GGUF model at ``path``, or its vocabulary alone; its native log goes to stderr only if ``verbose``.
 
     Raises `KvtunerError` with the native reason where the file cannot be loaded.

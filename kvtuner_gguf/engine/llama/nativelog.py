@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import ModuleType
 
@@ -32,7 +32,7 @@ class NativeLog:
 
 
 @contextmanager
-def captured_log(llama_cpp: ModuleType, verbose: bool) -> Iterator[NativeLog]:
+def captured_log(llama_cpp: ModuleType, verbose: bool) -> Generator[NativeLog]:
     """All log lines of llama.cpp go to the `NativeLog` until the block ends."""
     log = NativeLog(verbose)
     callback = llama_cpp.llama_log_callback(log)

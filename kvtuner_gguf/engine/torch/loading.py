@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from typing import Any
 
 import gguf
 import torch
@@ -20,7 +21,7 @@ ROPE_FACTORS = "rope_freqs.weight"
 REMEDY = "tune another GGUF of this model, or write the plan by hand, see configs/plan.schema.json"
 
 
-def load(path: Path, architecture: str) -> tuple[torch.nn.Module, object]:
+def load(path: Path, architecture: str) -> tuple[Any, Any]:
     """The float32 model and its tokenizer, from the one file ``path``, without a look at any network.
 
     Raises `KvtunerError` where transformers cannot load the file or takes other tensors than it has.
@@ -38,7 +39,7 @@ def load(path: Path, architecture: str) -> tuple[torch.nn.Module, object]:
 
 
 @contextmanager
-def _read_once() -> Iterator[Callable[[str], GGUFReader]]:
+def _read_once() -> Generator[Callable[[str], GGUFReader]]:
     """A reader of files that transformers has, too, for a while.
 
     It would parse the file, and every token's name in it, three times, and list the names of all tensors once for each
@@ -52,13 +53,13 @@ def _read_once() -> Iterator[Callable[[str], GGUFReader]]:
         gguf.GGUFReader, gguf.get_tensor_name_map = before
 
 
-def _from_transformers(path: Path) -> tuple[torch.nn.Module, object, set[str]]:
+def _from_transformers(path: Path) -> tuple[Any, Any, set[str]]:
     transformers_logging.set_verbosity_error()
     folder, name = str(path.parent), path.name
     try:
         with redirect_stderr(io.StringIO()):  # transformers shows bars of its own
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, local_files_only=True)
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 gguf_file=name,
                 dtype=torch.float32,
@@ -68,17 +69,18 @@ def _from_transformers(path: Path) -> tuple[torch.nn.Module, object, set[str]]:
             )
     except (ValueError, KeyError, OSError, RuntimeError, ImportError) as err:
         raise _refused(path, str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__) from err
+    model, info = loaded
     return model, tokenizer, set(info["missing_keys"])
 
 
-def _apply_rope_factors(model: torch.nn.Module, factors: ReaderTensor | None) -> None:
+def _apply_rope_factors(model: Any, factors: ReaderTensor | None) -> None:
     """Llama 3.1 and later carry their RoPE scaling as a tensor of divisors, which transformers leaves out."""
     if factors is not None:
         rope = model.model.rotary_emb
         rope.inv_freq = rope.inv_freq / torch.from_numpy(factors.data.astype("float32"))
 
 
-def _check_all_taken(path: Path, model: torch.nn.Module, tensors: dict[str, ReaderTensor]) -> None:
+def _check_all_taken(path: Path, model: Any, tensors: dict[str, ReaderTensor]) -> None:
     taken = sum(parameter.numel() for parameter in model.parameters())
     there = sum(int(tensor.n_elements) for tensor in tensors.values())
     if taken != there:

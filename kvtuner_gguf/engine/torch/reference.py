@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,7 +119,7 @@ class Reference:
         return self.logits(hidden).log_softmax(-1)
 
     def _attention(
-        self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object
     ) -> tuple[Tensor, None]:
         """Causal attention over what the cache gives back; the newest token, too, is read from the cache."""
         if self._capture is not None:
