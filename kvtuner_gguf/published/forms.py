@@ -164,9 +164,8 @@ def _chosen(names: Sequence[str], name: str | None) -> str:
 
 
 def _config_name(config: object, number: int) -> str:
-    words: list[Any] = (
-        [config.get(key) for key in ("model", "mode", "preset")] if isinstance(config, Mapping) else [config]
-    )
+    keys = ("model", "mode", "preset")
+    words: list[Any] = [config.get(key) for key in keys] if isinstance(config, Mapping) else [config]
     wrong = next((word for word in words if not isinstance(word, str) or not _WORD.fullmatch(word)), None)
     if wrong is not None or len(words) < 3 or None in words:
         raise KvtunerError(
