@@ -63,7 +63,7 @@ build/cpu-haswell/kvtuner-count-instructions: $(NATIVE) | .venv/.package
 
 test: build stock $(COUNTER) ## all tests that need neither a GPU nor a large model
 	$(BIN)/ruff check kvtuner_gguf tools tests
-	$(BIN)/ty check --quiet
+	$(BIN)/ty check --no-progress
 	$(BIN)/python -m pytest -m "not large and not gpu and not variants"
 
 test-quick: build $(COUNTER) ## the tests that need no model
@@ -133,7 +133,7 @@ soak: build ## load a server with a mixed plan, compare its answers with those o
 lint: build ## check the style of Python and C++, and the types of the package
 	$(BIN)/ruff check kvtuner_gguf tools tests
 	$(BIN)/ruff format --check kvtuner_gguf tools tests
-	$(BIN)/ty check --quiet
+	$(BIN)/ty check --no-progress
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
 format: build ## put Python and C++ into their style
