@@ -116,7 +116,7 @@ def test_a_name_as_long_as_names_can_be_is_written(tmp_path: Path) -> None:
 @pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="no such name here")
 @pytest.mark.parametrize("into_file", [False, True])
 def test_what_the_command_prints_to_is_refused(into_file: bool, tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from kvtuner_gguf import atomicfile as a; a.check_target(Path('%s'))"
+    code = "from pathlib import Path; from kvtuner_gguf.files import atomicfile as a; a.check_target(Path('%s'))"
     printed = (tmp_path / "printed").open("wb") if into_file else subprocess.PIPE
     done = subprocess.run([sys.executable, "-c", code % "/dev/stdout"], stdout=printed, stderr=subprocess.PIPE)
     assert done.returncode == 1
@@ -142,7 +142,7 @@ NOBODY = 65534
 CHECK_AS_NOBODY = f"""
 import os, sys
 from pathlib import Path
-from kvtuner_gguf import atomicfile
+from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.errors import KvtunerError
 if os.getuid() == 0:
     os.setgroups([]), os.setgid({NOBODY}), os.setuid({NOBODY})
