@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kvtuner-cache-only.h"
+#include "kvtuner-formats.h"
 #include "kvtuner.h"
 
 #include <algorithm>
@@ -14,12 +15,12 @@
 
 // the type of ours that is called so, or GGML_TYPE_COUNT
 inline ggml_type kvtuner_own_type(const std::string & name) {
-    int type = 0;
-    while (type < GGML_TYPE_COUNT &&
-           !(kvtuner_is_cache_only((ggml_type)type) && name == ggml_type_name((ggml_type)type))) {
-        ++type;
+    for (ggml_type type : KVTUNER_CACHE_TYPES) {
+        if (kvtuner_is_cache_only(type) && name == ggml_type_name(type)) {
+            return type;
+        }
     }
-    return (ggml_type)type;
+    return GGML_TYPE_COUNT;
 }
 
 // The same text, checked as far as it can be without a model. Throws std::invalid_argument with one line.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFValueType
 
-from kvtuner_gguf.errors import KvtunerError, shown
+from kvtuner_gguf.errors import KvtunerError, about, shown
 from kvtuner_gguf.gguffile.cursor import Skipped
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.metadata import model_shape
@@ -38,12 +38,10 @@ def plan_in(header: GgufHeader, shape: ModelShape) -> Plan | None:
     """The plan in the metadata of a model of this shape, as `plan_of`."""
     if header.get(Keys.TYPE_K) is None and header.get(Keys.TYPE_V) is None:
         return None
-    try:
+    with about(header.path):
         names_k, names_v = (_names(header, side, shape.n_layer) for side in ("K", "V"))
         pairs = tuple(Pair(k, v) for k, v in zip(names_k, names_v, strict=True))
         return Plan(pairs, shape, _provenance(header), _centers(header, shape))
-    except KvtunerError as err:
-        raise KvtunerError(f"{header.path}: {err}") from err
 
 
 def _provenance(header: GgufHeader) -> dict[str, object]:
