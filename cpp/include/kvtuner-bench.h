@@ -27,8 +27,9 @@ inline std::vector<std::string> kvtuner_compared(const std::vector<std::string> 
         fprintf(stderr, "error: %s\n", err.what());
         exit(1);
     }
-    return types_given ? std::vector<std::string>{ "none" }
-                       : kv_configs.empty() ? std::vector<std::string>{ "auto" } : kv_configs;
+    return types_given          ? std::vector<std::string>{ "none" }
+           : kv_configs.empty() ? std::vector<std::string>{ "auto" }
+                                : kv_configs;
 }
 
 // Adds the kv_configs of a list with commas. False without a list (null).
@@ -67,7 +68,7 @@ struct kvtuner_bench_cache {
 inline std::vector<std::string> kvtuner_bench_columns(const std::vector<std::string> & kv_configs,
                                                       const std::vector<std::string> & models) {
     const auto has_plan = [](const std::string & model) { return kvtuner_file_has_plan(model.c_str()); };
-    const bool is_needed = kv_configs != std::vector<std::string>{ "auto" } ||
-                           std::any_of(models.begin(), models.end(), has_plan);
+    const bool is_needed =
+            kv_configs != std::vector<std::string>{ "auto" } || std::any_of(models.begin(), models.end(), has_plan);
     return is_needed ? std::vector<std::string>{ "kv_config", "kv_bits" } : std::vector<std::string>();
 }

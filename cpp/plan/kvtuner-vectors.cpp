@@ -33,7 +33,8 @@ static bool is_base64(const std::string & text) {
 // the vector of layer il, or none for one of zeros
 static std::vector<float> checked_vector(std::vector<float> values, size_t il) {
     if (!std::all_of(values.begin(), values.end(), is_finite)) {
-        throw std::runtime_error("layer " + std::to_string(il) + ": the K center holds a value that is no number: tune the model again");
+        throw std::runtime_error("layer " + std::to_string(il) +
+                                 ": the K center holds a value that is no number: tune the model again");
     }
     return unless_zero(std::move(values));
 }
@@ -73,9 +74,8 @@ std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * m
     const uint64_t wanted = std::accumulate(sizes.begin(), sizes.end(), uint64_t(0));
     const uint64_t found = gguf_get_arr_n(metadata, id);
     if (found != wanted) {
-        throw std::runtime_error("the K centers have " + std::to_string(found) +
-                                 " values, the model's layers " + std::to_string(wanted) +
-                                 ": annotate the model again");
+        throw std::runtime_error("the K centers have " + std::to_string(found) + " values, the model's layers " +
+                                 std::to_string(wanted) + ": annotate the model again");
     }
     const float * values = (const float *)gguf_get_arr_data(metadata, id);
     std::vector<std::vector<float>> vectors;
@@ -89,6 +89,6 @@ std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * m
 }
 
 std::string kvtuner_center_size_problem(size_t il, uint64_t found, uint64_t size) {
-    return "layer " + std::to_string(il) + ": the K center has " + std::to_string(found) +
-           " values, the layer " + std::to_string(size) + ": use a plan that was tuned for this model";
+    return "layer " + std::to_string(il) + ": the K center has " + std::to_string(found) + " values, the layer " +
+           std::to_string(size) + ": use a plan that was tuned for this model";
 }
