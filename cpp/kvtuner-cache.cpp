@@ -24,11 +24,11 @@ bool llama_kv_cache::is_rotated_k(int32_t il) const {
     // attention over compressed keys stores them as they are; index keys have hyperparameters of their own
     const bool is_compressed = hparams.is_mla() && &hparams == &model.hparams;
     const bool is_wanted = plan ? ggml_is_quantized(get_k_storage(il)->type) : is_rotated_upstream();
-    return attn_rot_k && !is_compressed && is_wanted;
+    return n_rot_k && !is_compressed && is_wanted;
 }
 
 bool llama_kv_cache::is_rotated_v(int32_t il) const {
-    return attn_rot_v && (plan ? ggml_is_quantized(get_v_storage(il)->type) : is_rotated_upstream());
+    return n_rot_v && (plan ? ggml_is_quantized(get_v_storage(il)->type) : is_rotated_upstream());
 }
 
 bool llama_kv_cache::is_rotated_upstream() const {
