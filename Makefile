@@ -26,7 +26,7 @@ help: ## list the targets
 setup: .venv/.setup ## make the environment .venv with the build tools and torch (TORCH=requirement)
 
 build/src/.git/kvtuner-stamp: $(wildcard patches/*) $(wildcard patches/*/*) .venv/.setup
-	$(BIN)/python tools/llama_patches.py prepare $(if $(SDIST),--sdist $(SDIST))
+	$(BIN)/python tools/llama_patches.py prepare $(addprefix --sdist ,$(SDIST))
 	touch $@
 
 NATIVE := build/src/.git/kvtuner-stamp CMakeLists.txt cpp/cpu.cmake \
@@ -42,7 +42,7 @@ $(BUILD)/.built: $(NATIVE) tools/build_native.py tools/build_folders.py
 	$(BIN)/python -m pip install --quiet --editable '.[tune,server,dev]'
 	touch $@
 
-build: .venv/.package ## compile llama.cpp and install everything (BACKEND=cpu|cuda|metal|vulkan, CPU=native|all|haswell|..., SDIST=file)
+build: .venv/.package ## compile llama.cpp and install everything (BACKEND=cpu|cuda|metal|vulkan, CPU=native|all|haswell|..., SDIST=files)
 
 $(STOCK)/.built: build/src/.git/kvtuner-stamp cpp/cpu.cmake tools/build_stock.py tools/build_folders.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/build_stock.py --cpu $(CPU) --jobs $(JOBS)

@@ -16,6 +16,7 @@ import sysconfig
 from pathlib import Path
 
 from build_folders import ROOT, build_folder
+from upstream.pins import Pins
 
 SOURCE = ROOT / "build" / "src"
 TOOLS = (
@@ -39,11 +40,6 @@ def run(*command: str | Path) -> None:
         sys.exit(f"failed: {' '.join(map(str, command))}")
 
 
-def release() -> str:
-    """The number N of the local version ``+kvtuner.N``."""
-    return re.search(r"^release\s*=\s*(\d+)", (ROOT / "patches" / "UPSTREAM").read_text(), re.MULTILINE).group(1)
-
-
 def compile_native(folder: Path, backend: str, cpu: str, jobs: int, definitions: list[str]) -> None:
     options = [f"-DKVTUNER_BACKEND={backend}", f"-DKVTUNER_CPU={cpu}", *(f"-D{text}" for text in definitions)]
     run("cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", "-Wno-dev", "--log-level=WARNING", *options)
@@ -59,7 +55,8 @@ def stage_wheel(folder: Path) -> Path:
         shutil.copy2(SOURCE / name, stage)
     shutil.copy2(ROOT / "cpp" / "bindings" / "kvtuner.py", stage / "llama_cpp")
     init = stage / "llama_cpp" / "__init__.py"
-    version, count = re.subn(r'__version__ = "([\d.]+)"', rf'__version__ = "\1+kvtuner.{release()}"', init.read_text())
+    local = f"+kvtuner.{Pins.read().release}"
+    version, count = re.subn(r'__version__ = "([\d.]+)"', rf'__version__ = "\1{local}"', init.read_text())
     if count != 1:
         sys.exit(f"{init} has no plain version to extend")
     init.write_text(version)

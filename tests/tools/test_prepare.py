@@ -2,71 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import shutil
-import subprocess
-import sys
-import tarfile
 from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "llama_patches.py"
-FILES = {
-    "vendor/llama.cpp/src/a.cpp": "int a() {\n    return 1;\n}\n",
-    "vendor/llama.cpp/src/b.cpp": "int b() {\n    return 2;\n}\n",
-    "vendor/llama.cpp/.git": "gitdir: ../../.git/modules/vendor/llama.cpp\n",
-    "llama_cpp/x.py": "x = 1\n",
-}
-
-
-def write_sdist(path: Path, files: dict[str, str]) -> Path:
-    with tarfile.open(path, "w:gz") as archive:
-        for name, text in files.items():
-            info = tarfile.TarInfo(f"pkg-1.0/{name}")
-            info.size = len(text)
-            archive.addfile(info, io.BytesIO(text.encode()))
-    return path
-
-
-class Project:
-    """A project folder with the tool, a pin of a made-up package and no patches yet."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.tree = root, root / "build" / "src"
-        (root / "tools").mkdir(parents=True)
-        (root / "patches").mkdir()
-        shutil.copy(TOOL, root / "tools")
-        self.sdist = write_sdist(root / "pkg-1.0.tar.gz", FILES)
-        digest = hashlib.sha256(self.sdist.read_bytes()).hexdigest()
-        (root / "patches" / "UPSTREAM").write_text(f"package = pkg\nversion = 1.0\nsha256 = {digest}\n")
-        (root / "patches" / "series").write_text("")
-
-    def tool(self, *args: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(self.root / "tools" / TOOL.name), *map(str, args)]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    def prepare(self) -> str:
-        done = self.tool("prepare", "--sdist", self.sdist)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def commit(self, name: str, old: str, new: str, title: str) -> None:
-        path = self.tree / name
-        path.write_text(path.read_text().replace(old, new))
-        identity = ("-c", "user.name=a", "-c", "user.email=a@localhost")
-        subprocess.run(["git", "-C", self.tree, *identity, "commit", "-qam", title], check=True)
+from tests.tools.made_up import FILES, Project, patched_project, write_sdist
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    made = Project(tmp_path / "project")
-    made.prepare()
-    made.commit("vendor/llama.cpp/src/a.cpp", "1", "10", "a: ten")
-    made.commit("llama_cpp/x.py", "1", "10", "x: ten")
-    assert made.tool("export").returncode == 0
-    return made
+    return patched_project(tmp_path / "project")
 
 
 def test_export_sorts_patches_by_what_they_change(project: Project) -> None:
