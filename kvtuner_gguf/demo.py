@@ -11,18 +11,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kvtuner_gguf import __version__, atomicfile
-from kvtuner_gguf.assets import fetch_model
-from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf import __version__
 from kvtuner_gguf.childprocess import how_it_ended
+from kvtuner_gguf.engine.llama.native import patched_llama_cpp
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.evaluation import Row
+from kvtuner_gguf.evaluation.rows import Row
+from kvtuner_gguf.files import atomicfile
+from kvtuner_gguf.files.assets import fetch_model
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.report.bars import byte_progress
 from kvtuner_gguf.report.layers import pair_lines
-from kvtuner_gguf.report.progress import byte_progress
 from kvtuner_gguf.report.table import print_rows
-from kvtuner_gguf.runtime.cachereport import CacheReport, layer_pairs
-from kvtuner_gguf.runtime.native import patched_llama_cpp
-from kvtuner_gguf.runtime.server import running_server
+from kvtuner_gguf.server.cachereport import CacheReport, layer_pairs
+from kvtuner_gguf.server.llama_server import running_server
 
 MODEL = "smollm2-135m"
 UNIFORM = ("q8_0/q8_0", "q8_0/q4_0", "q5_1/q5_1", "q4_0/q4_0")
@@ -34,7 +35,7 @@ Pairs = Mapping[int, Pair]
 
 
 @dataclass(frozen=True)
-class Settings:
+class DemoSettings:
     """What the results depend on. A change of one does all steps again."""
 
     bits: float
@@ -45,7 +46,7 @@ class Settings:
 class Demo:
     """Runs the steps in ``folder`` and tells them through ``say``; finished ones are skipped."""
 
-    def __init__(self, folder: Path, settings: Settings, say: Callable[[str], object]) -> None:
+    def __init__(self, folder: Path, settings: DemoSettings, say: Callable[[str], object]) -> None:
         self._folder = folder
         self._settings = settings
         self._say = say

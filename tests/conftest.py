@@ -1,4 +1,4 @@
-"""Tiny synthetic GGUF files for unit tests."""
+"""Tiny synthetic GGUF files for unit tests, without a tokenizer and with one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+
+from tests.tiny import TEXT, write_tiny
 
 N_LAYER, N_HEAD, N_HEAD_KV, HEAD_DIM = 4, 4, 2, 32
 
@@ -48,3 +50,13 @@ def write_model(
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model.gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return write_tiny
+
+
+@pytest.fixture(scope="session")
+def text() -> str:
+    return TEXT

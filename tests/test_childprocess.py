@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from kvtuner_gguf.childprocess import how_it_ended
-from kvtuner_gguf.demo import Demo, Settings
+from kvtuner_gguf.demo import Demo, DemoSettings
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.runtime.server import running_server
-from kvtuner_gguf.wheels import Wheel, _client_error
+from kvtuner_gguf.files.wheels import Wheel, _client_error
+from kvtuner_gguf.server.llama_server import running_server
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_demo_names_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     crash.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(crash))
     with pytest.raises(KvtunerError, match=r"'tune' was ended by signal 11 \(SIGSEGV\), a crash of compiled code"):
-        Demo(tmp_path, Settings(bits=6.5, chunks=1), lambda line: None)._command("tune")
+        Demo(tmp_path, DemoSettings(bits=6.5, chunks=1), lambda line: None)._command("tune")
 
 
 def test_a_server_that_crashes_names_the_signal(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.published.bitstable import NOTE, parse_types
 from kvtuner_gguf.published.forms import read_table
-from kvtuner_gguf.published.table import NOTE, parse_types
 
 FOLDER = Path(__file__).parents[1] / "configs" / "kvtuner"
 TABLES = FOLDER / "tables.json"

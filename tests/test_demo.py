@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.demo import Demo, Settings
+from kvtuner_gguf.demo import Demo, DemoSettings
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.report.layers import pair_lines, ranges
 
 PLAN = Plan(tuple(Pair.parse(("q8_0/q5_1", "q8_0/q4_0", "q5_1/q4_0")[il % 3]) for il in range(30)))
@@ -35,7 +35,7 @@ def tuned_at_once(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def run_demo(folder: Path, chunks: int = 1, force: bool = False) -> str:
     said: list[str] = []
-    Demo(folder, Settings(bits=6.5, chunks=chunks), said.append).run(force)
+    Demo(folder, DemoSettings(bits=6.5, chunks=chunks), said.append).run(force)
     return "\n".join(said)
 
 
@@ -56,7 +56,7 @@ def test_the_whole_way(tuned_at_once: list[str], tmp_path: Path) -> None:
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Demo:
-    made = Demo(tmp_path, Settings(bits=6.5, chunks=1), lambda line: None)
+    made = Demo(tmp_path, DemoSettings(bits=6.5, chunks=1), lambda line: None)
     made._prepare(force=False)
     for path in (made._plan, made._model, made._rows, made._chart):
         path.touch()
@@ -71,7 +71,7 @@ def test_the_same_settings_keep_what_is_done(demo: Demo) -> None:
 
 @pytest.mark.parametrize(("bits", "force"), [(6.5, True), (5.0, False)])
 def test_force_and_other_settings_forget_it(demo: Demo, tmp_path: Path, bits: float, force: bool) -> None:
-    Demo(tmp_path, Settings(bits=bits, chunks=1), print)._prepare(force)
+    Demo(tmp_path, DemoSettings(bits=bits, chunks=1), print)._prepare(force)
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
 
 

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kvtuner_gguf.assets import fetch_text
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.gguffile.shape import model_shape, read_model
-from kvtuner_gguf.plan import Plan
-from kvtuner_gguf.runtime.native import Context, Model, open_model
+from kvtuner_gguf.engine.llama.native import Context, Model, open_model
+from kvtuner_gguf.files.assets import fetch_text
+from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 
 N_BATCH = 512
 BASE = "f16, base"

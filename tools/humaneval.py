@@ -28,16 +28,17 @@ from humaneval_server import Cache, Setup
 from humaneval_tasks import Answer, Chat, Raw, Task, fetch_tasks
 from outputs import output_file
 
-from kvtuner_gguf import atomicfile
-from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.engine.llama.native import default_threads
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.gguffile.annotate import fitted
+from kvtuner_gguf.files import atomicfile
+from kvtuner_gguf.gguffile.fit import fitted
+from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.reader import GgufHeader
-from kvtuner_gguf.gguffile.shape import model_shape, read_model
-from kvtuner_gguf.plan import Plan
-from kvtuner_gguf.report.progress import step_progress
-from kvtuner_gguf.runtime.native import default_threads
-from kvtuner_gguf.runtime.server import find_tool
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.report.bars import step_progress
+from kvtuner_gguf.server.llama_server import find_tool
 
 F16 = Pair("f16", "f16")
 Outcomes = dict[str, sandbox.Outcome]

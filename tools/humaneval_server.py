@@ -15,9 +15,10 @@ from typing import Any
 from humaneval_tasks import Answer, Mode, Task
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.gguffile.shape import shard_paths
-from kvtuner_gguf.plan import ModelShape, Plan
-from kvtuner_gguf.runtime.server import Server, running_server
+from kvtuner_gguf.gguffile.shards import shard_paths
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.server.llama_server import Server, running_server
 
 PROMPT_TOKENS = 1024  # more than the longest problem takes with a chat template
 # Slots share the processor: an answer of the limit's length takes long on a small machine.

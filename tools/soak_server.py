@@ -18,11 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvtuner_gguf.assets import fetch_model
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import Plan
-from kvtuner_gguf.runtime.server import Server, running_server
+from kvtuner_gguf.files.assets import fetch_model
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.server.llama_server import Server, running_server
 
 PLANS = {
     "quantized": ("q8_0", "q8_0/q4_0", "q5_1/q4_0", "q4_0"),

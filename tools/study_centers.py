@@ -21,15 +21,16 @@ import torch
 from outputs import output_file
 from torch import Tensor
 
-from kvtuner_gguf import atomicfile
-from kvtuner_gguf.assets import fetch_text
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.centers import Centers
-from kvtuner_gguf.gguffile.shape import model_shape, read_model
+from kvtuner_gguf.engine.torch.judge import TorchJudge
+from kvtuner_gguf.engine.torch.reference import Reference
+from kvtuner_gguf.files import atomicfile
+from kvtuner_gguf.files.assets import fetch_text
+from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.tuning.calibration import calibrate
-from kvtuner_gguf.tuning.centering import weighted_mean
-from kvtuner_gguf.tuning.divergence import Judge
-from kvtuner_gguf.tuning.reference import Reference
+from kvtuner_gguf.tuning.center import weighted_mean
 
 TEXTS = ("web", "encyclopedia", "code", "multilingual")
 
@@ -111,11 +112,11 @@ class Study:
     def centers(self, text: str, n_tokens: int, n_ctx: int, statistic: Statistic = mean) -> Centers:
         return centers_of(self.reference, self.tokens(text, n_tokens, n_ctx)[0], statistic)
 
-    def judge(self, text: str, n_ctx: int) -> Judge:
+    def judge(self, text: str, n_ctx: int) -> TorchJudge:
         self.reference.cache = self.plain
-        return Judge(self.reference, self.tokens(text, n_ctx, n_ctx, seed=1)[1])
+        return TorchJudge(self.reference, self.tokens(text, n_ctx, n_ctx, seed=1)[1])
 
-    def row(self, judge: Judge, judged_on: str, pair: str, what: str, centers: Centers | None) -> None:
+    def row(self, judge: TorchJudge, judged_on: str, pair: str, what: str, centers: Centers | None) -> None:
         start = time.monotonic()
         self.reference.cache = replace(self.plain, centers=centers)
         kld = judge.kld([Pair.parse(pair)] * self.reference.n_layer)
@@ -129,7 +130,7 @@ def only_values(centers: Centers) -> Centers:
     return Centers((b"",) * centers.n_layer, centers.v)
 
 
-def sides(study: Study, judge: Judge, text: str) -> None:
+def sides(study: Study, judge: TorchJudge, text: str) -> None:
     """Whether keys and values gain, by type and by how the mean is weighted."""
     plain = study.centers("web", 2048, 512)
     by_output = study.centers("web", 2048, 512, weighted)

@@ -21,16 +21,18 @@ import torch
 from outputs import output_file
 from torch import Tensor
 
-from kvtuner_gguf import atomicfile
-from kvtuner_gguf.assets import fetch_text
-from kvtuner_gguf.cachetypes import CACHE_TYPES, CacheType, Pair
-from kvtuner_gguf.gguffile.shape import model_shape, read_model
-from kvtuner_gguf.tuning import fakequant
+from kvtuner_gguf.engine import fakequant
+from kvtuner_gguf.engine.fakequant import fake_quantize
+from kvtuner_gguf.engine.torch.judge import TorchJudge
+from kvtuner_gguf.engine.torch.reference import Reference, attend
+from kvtuner_gguf.files import atomicfile
+from kvtuner_gguf.files.assets import fetch_text
+from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.plan.cachetypes import CACHE_TYPES, CacheType
+from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.tuning.calibration import calibrate
-from kvtuner_gguf.tuning.centering import measure_centers
-from kvtuner_gguf.tuning.divergence import Judge
-from kvtuner_gguf.tuning.fakequant import fake_quantize
-from kvtuner_gguf.tuning.reference import Reference, attend
+from kvtuner_gguf.tuning.center import measure_centers
 
 LLOYD_MAX = {2: 0.11748, 3: 0.03454}
 SCALE_BYTES = 2
@@ -183,7 +185,7 @@ class Study:
         self.reference.run(self.reference.embed(self.tokens), capture=measure)
         return found
 
-    def kld(self, judge: Judge, pair: str) -> dict:
+    def kld(self, judge: TorchJudge, pair: str) -> dict:
         k, v = pair.split("/")
         scores = judge.kld([Pair(k, v)] * self.reference.n_layer)
         row = {"pair": pair, "kld": scores.mean().item(), "n": scores.numel()}
@@ -217,7 +219,7 @@ def pick(rows: Sequence[dict], il: int, name: str, side: str) -> dict:
 
 
 def study_kld(study: Study, pairs: Sequence[str]) -> list[dict]:
-    judge = Judge(study.reference, study.tokens)
+    judge = TorchJudge(study.reference, study.tokens)
     return [study.kld(judge, pair) for pair in pairs]
 
 

@@ -39,7 +39,7 @@ from side_by_side import (
     write_json,
 )
 
-from kvtuner_gguf.assets import MODELS, copy_file
+from kvtuner_gguf.files.assets import MODELS, copy_file
 
 SCRIPTS = Path(sys.executable).parent
 FETCHING_TEST, REPOSITORY, FETCHED_MODEL = "test-download-model", "ggml-org/models", "tinyllamas/stories15M-q4_0.gguf"

@@ -1,6 +1,6 @@
 // How a block of q2_nl or q3_nl is found, the same to the bit wherever it is compiled: sums run over 16 lanes and then
 // pair by pair, nothing is contracted (-ffp-contract=off), division and square root are those of IEEE 754. The mirror
-// in Python is kvtuner_gguf/tuning/fakequant.py.
+// in Python is kvtuner_gguf/engine/fakequant.py.
 #pragma once
 
 #include "kvtuner-blocks.h"

@@ -1,4 +1,4 @@
-// Plans in JSON. The checks, their order and their words are those of kvtuner_gguf/plan.py.
+// Plans in JSON. The checks, their order and their words are those of kvtuner_gguf/plan/plan.py and shape.py.
 
 #include "kvtuner-plan.h"
 

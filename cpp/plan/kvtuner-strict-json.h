@@ -1,4 +1,4 @@
-// JSON as RFC 8259 has it, and nothing more: the twin of kvtuner_gguf/strictjson.py, which says what is refused.
+// JSON as RFC 8259 has it, and nothing more: the twin of kvtuner_gguf/files/strictjson.py, which says what is refused.
 #pragma once
 
 #include <nlohmann/json.hpp>

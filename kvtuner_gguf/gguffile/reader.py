@@ -105,7 +105,7 @@ def _find(fields: dict[str, Field], key: str) -> Field | None:
     return next((field for name, field in fields.items() if name.partition("\0")[0] == key), None)
 
 
-def read_gguf(path: Path) -> GgufHeader:
+def read_gguf(path: Path | str) -> GgufHeader:
     """Read the header of ``path``; raises `KvtunerError` with one line for any file that is not whole."""
     path = Path(path)
     try:

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from kvtuner_gguf.artifact import MAX_JSON_BYTES
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files.artifact import MAX_JSON_BYTES
 
 MAX_YAML_BYTES = 256 << 10
 MAX_DEPTH = 16

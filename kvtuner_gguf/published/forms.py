@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import MAX_LAYERS, ModelShape, Plan, in_order
+from kvtuner_gguf.plan.plan import Plan, in_order
+from kvtuner_gguf.plan.shape import MAX_LAYERS, ModelShape
+from kvtuner_gguf.published.bitstable import MAX_BITS, BitsTable
 from kvtuner_gguf.published.datafile import read_data
-from kvtuner_gguf.published.table import MAX_BITS, BitsTable
 
 MAX_NAMES = 64  # that an error lists
 MEAN_TOLERANCE = 0.01  # the paper rounds or cuts means to two digits

@@ -13,7 +13,7 @@ from kvtuner_gguf.report.figure import new_figure, save_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from kvtuner_gguf.evaluation import Row
+    from kvtuner_gguf.evaluation.rows import Row
 
 _UNIFORM = re.compile(r"\w+/\w+")
 _STYLES = {True: ("o", "tab:gray", "uniform pairs"), False: ("D", "tab:red", "plans")}

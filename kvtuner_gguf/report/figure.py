@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvtuner_gguf import atomicfile
+from kvtuner_gguf.files import atomicfile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.plan.pairs import Pair
 
 
 def pair_lines(pairs: Mapping[int, Pair]) -> list[str]:

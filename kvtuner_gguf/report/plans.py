@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.report.layers import pair_lines, ranges
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.evaluation import Row
+    from kvtuner_gguf.evaluation.rows import Row
 
 # Wide enough for all columns where stdout is a file.
 _FILE_WIDTH = 140

@@ -1,1 +1,1 @@
-"""The offline stage, on a torch reference model. The only importer of torch."""
+"""The offline stage: from a calibration text to a plan. Imports torch, never llama_cpp."""

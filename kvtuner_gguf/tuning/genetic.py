@@ -18,13 +18,14 @@ from optuna.samplers import NSGAIISampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.front import Point, pareto
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.front import Point, pareto
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.progress import Progress
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.tuning.clustering import Group, Groups
+    from kvtuner_gguf.tuning.cluster import Group, Groups
 
 STUDY = "kvtuner"
 MAX_SEED = (1 << 32) - 1
@@ -69,7 +70,7 @@ def search(
     settings: GeneticSettings,
     storage: Path | None = None,
     seeds: Sequence[Sequence[Pair]] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Point, ...]:
     """The Pareto front, by rising bytes, of the tried plans within the settings' bounds, or of all where none is.
 
@@ -188,7 +189,7 @@ def _index(groups: Groups, ig: int, seed: Sequence[Pair]) -> int:
 
 
 def _callbacks(
-    progress: Callable[[int, int], None] | None, trials: int
+    progress: Progress | None, trials: int
 ) -> list[Callable[[optuna.Study, optuna.trial.FrozenTrial], None]]:
     return [] if progress is None else [lambda _, trial: progress(trial.number + 1, trials)]
 

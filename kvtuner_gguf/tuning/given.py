@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kvtuner_gguf.tuning import clustering
-from kvtuner_gguf.tuning.clustering import Groups
-from kvtuner_gguf.tuning.pruning import Candidates
+from kvtuner_gguf.tuning.cluster import SCHEMA as GROUPS_SCHEMA
+from kvtuner_gguf.tuning.cluster import Groups
+from kvtuner_gguf.tuning.prune import Candidates
 
 
 def candidates_or_groups(data: object) -> tuple[Candidates, Groups | None]:
@@ -14,7 +14,7 @@ def candidates_or_groups(data: object) -> tuple[Candidates, Groups | None]:
 
     Raises `KvtunerError` where it is neither.
     """
-    if isinstance(data, Mapping) and data.get("schema") == clustering.SCHEMA:
+    if isinstance(data, Mapping) and data.get("schema") == GROUPS_SCHEMA:
         groups = Groups.from_json(data)
         pairs = {il: group.pairs for group in groups.groups for il in group.layers}
         layers = tuple(pairs[il] for il in range(groups.model.n_layer))

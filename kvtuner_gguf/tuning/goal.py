@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.tuning.pricing import Judge, Prices
-from kvtuner_gguf.tuning.search import Candidates, Point, Sizes, refine, solve
+from kvtuner_gguf.tuning.sizes import Sizes
 
 DEFAULT_BITS = 6.5
-# budgets that are tried for a loss, in bits per value
-FINE_STEP = 0.125
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -49,61 +43,3 @@ class Goal:
         if self.mib is not None:
             return f"{self.mib:g} MiB for {self.n_ctx} tokens"
         return f"{self.bits:g} bits per value" if self.bits is not None else f"a mean KLD of {self.max_kld:g}"
-
-
-@dataclass(frozen=True)
-class Search:
-    """Everything that a plan is searched with; ``trials`` are the trades that a refinement may judge."""
-
-    judge: Judge
-    prices: Prices
-    candidates: Candidates
-    sizes: Sizes
-    trials: int
-
-    def within(self, budget: int, progress: Progress | None = None) -> Point:
-        """The plan of least KLD in ``budget`` bytes per token: solved on the prices, refined as a whole.
-
-        Raises `KvtunerError` where no plan fits.
-        """
-        start = solve(self.prices, self.candidates, self.sizes, budget)
-        found = refine(self.judge, start, self.prices, self.candidates, self.sizes, budget, self.trials, progress)
-        return Point(*found, self.prices.plan(found[0]))
-
-    def below(self, max_kld: float, progress: Progress | None = None) -> Point:
-        """The smallest plan found whose KLD is at most ``max_kld``.
-
-        Bisection finds the budget at which a solved plan will do; below it refined plans are tried, step by step.
-        Raises `KvtunerError` where no plan will do.
-        """
-        budget = self._solved_below(max_kld)
-        best = self.within(budget, progress)
-        while (budget := self._step_below(best)) is not None:
-            point = self.within(budget, progress)
-            if point.loss > max_kld:
-                break
-            best = point
-        return best
-
-    def _solved_below(self, max_kld: float) -> int:
-        smallest, largest = self.sizes.range(self.candidates)
-        step = max(1, self.sizes.budget(FINE_STEP))
-        low, high = 0, -(-(largest - smallest) // step)
-        if self._solved_kld(smallest + high * step) > max_kld:
-            raise KvtunerError(
-                f"no plan of these candidates has a KLD of {max_kld:g}: raise --max-kld or add larger types"
-            )
-        while low < high:
-            middle = (low + high) // 2
-            if self._solved_kld(smallest + middle * step) <= max_kld:
-                high = middle
-            else:
-                low = middle + 1
-        return smallest + low * step
-
-    def _solved_kld(self, budget: int) -> float:
-        return self.judge.kld(solve(self.prices, self.candidates, self.sizes, budget))
-
-    def _step_below(self, point: Point) -> int | None:
-        budget = self.sizes.plan(point.pairs) - max(1, self.sizes.budget(FINE_STEP))
-        return budget if budget >= self.sizes.range(self.candidates)[0] else None

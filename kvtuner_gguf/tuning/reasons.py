@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from kvtuner_gguf.cachetypes import Pair, cache_type
-from kvtuner_gguf.tuning.pricing import Prices
+from kvtuner_gguf.plan.cachetypes import cache_type
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.tuning.prices import Prices
 
 
 def reasons(pairs: Sequence[Pair], prices: Prices) -> list[str]:

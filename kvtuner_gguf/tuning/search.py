@@ -5,158 +5,88 @@ The priced model adds up what each layer costs alone; what layers do to each oth
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from kvtuner_gguf.cachetypes import Pair, cache_type
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.front import Front, Point, pareto
-from kvtuner_gguf.plan import ModelShape
-from kvtuner_gguf.tuning.pricing import Judge, Prices
+from kvtuner_gguf.plan.front import Front, Point, pareto
+from kvtuner_gguf.progress import Progress
+from kvtuner_gguf.tuning.judges import Judge
+from kvtuner_gguf.tuning.prices import Prices
+from kvtuner_gguf.tuning.sizes import LayerPairs, Sizes
+from kvtuner_gguf.tuning.solver import refine, solve
 
-Candidates = Sequence[Sequence[Pair]]
-"""The pairs that each layer may have."""
-
-# a move must win this share of the plan's KLD, else it fits the noise of the calibration text
-WORTH = 0.002
-# trades in a row that win nothing end a refinement
-PATIENCE = 12
+# budgets that are tried for a loss, in bits per value
+FINE_STEP = 0.125
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Bytes per token of each pair in each layer."""
+class Search:
+    """Everything that a plan is searched with; ``trials`` are the trades that a refinement may judge."""
 
-    shape: ModelShape
+    judge: Judge
+    prices: Prices
+    candidates: LayerPairs
+    sizes: Sizes
+    trials: int
 
-    def pair(self, il: int, pair: Pair) -> int:
-        heads = self.shape.n_head_kv[il]
-        k, v = cache_type(pair.k), cache_type(pair.v)
-        return k.row_bytes(heads * self.shape.head_dim_k) + v.row_bytes(heads * self.shape.head_dim_v)
+    def within(self, budget: int, progress: Progress | None = None) -> Point:
+        """The plan of least KLD in ``budget`` bytes per token: solved on the prices, refined as a whole.
 
-    def plan(self, pairs: Sequence[Pair]) -> int:
-        return sum(self.pair(il, pair) for il, pair in enumerate(pairs))
+        Raises `KvtunerError` where no plan fits.
+        """
+        start = solve(self.prices, self.candidates, self.sizes, budget)
+        found = refine(self.judge, start, self.prices, self.candidates, self.sizes, budget, self.trials, progress)
+        return Point(*found, self.prices.plan(found[0]))
 
-    def budget(self, bits: float) -> int:
-        """Bytes per token of ``bits`` true bits per value."""
-        return math.floor(bits * self.shape.n_values / 8 + 1e-6)
+    def below(self, max_kld: float, progress: Progress | None = None) -> Point:
+        """The smallest plan found whose KLD is at most ``max_kld``.
 
-    def bits(self, n_bytes: int) -> float:
-        """True bits per value of ``n_bytes`` per token."""
-        return 8 * n_bytes / max(1, self.shape.n_values)
+        Bisection finds the budget at which a solved plan will do; below it refined plans are tried, step by step.
+        Raises `KvtunerError` where no plan will do.
+        """
+        budget = self._solved_below(max_kld)
+        best = self.within(budget, progress)
+        while (budget := self._step_below(best)) is not None:
+            point = self.within(budget, progress)
+            if point.loss > max_kld:
+                break
+            best = point
+        return best
 
-    def range(self, candidates: Candidates) -> tuple[int, int]:
-        """Bytes per token of the smallest and of the largest plan."""
-        sizes = [[self.pair(il, pair) for pair in layer] for il, layer in enumerate(candidates)]
-        return sum(map(min, sizes)), sum(map(max, sizes))
+    def _solved_below(self, max_kld: float) -> int:
+        smallest, largest = self.sizes.range(self.candidates)
+        step = max(1, self.sizes.budget(FINE_STEP))
+        low, high = 0, -(-(largest - smallest) // step)
+        if self._solved_kld(smallest + high * step) > max_kld:
+            raise KvtunerError(
+                f"no plan of these candidates has a KLD of {max_kld:g}: raise --max-kld or add larger types"
+            )
+        while low < high:
+            middle = (low + high) // 2
+            if self._solved_kld(smallest + middle * step) <= max_kld:
+                high = middle
+            else:
+                low = middle + 1
+        return smallest + low * step
 
+    def _solved_kld(self, budget: int) -> float:
+        return self.judge.kld(solve(self.prices, self.candidates, self.sizes, budget))
 
-def solve(prices: Prices, candidates: Candidates, sizes: Sizes, budget: int) -> tuple[Pair, ...]:
-    """The cheapest plan of at most ``budget`` bytes per token: exact, by dynamic programming over the layers.
-
-    Raises `KvtunerError` where even the smallest candidates do not fit.
-    """
-    options = [[(sizes.pair(il, pair), pair) for pair in layer] for il, layer in enumerate(candidates)]
-    smallest, _ = sizes.range(candidates)
-    if smallest > budget:
-        raise KvtunerError(
-            f"no plan of these candidates fits into {sizes.bits(budget):.2f} bits per value: the smallest has "
-            f"{sizes.bits(smallest):.2f}: raise the budget, or name smaller types with --candidates"
-        )
-    unit = math.gcd(*(n_bytes for layer in options for n_bytes, _ in layer)) or 1
-    best = np.full(budget // unit + 1, np.inf)
-    best[0] = 0.0
-    choices = []
-    for il, layer in enumerate(options):
-        best, choice = _add_layer(best, [(n_bytes // unit, prices.pair(il, pair)) for n_bytes, pair in layer])
-        choices.append(choice)
-    at, pairs = int(best.argmin()), []
-    for layer, choice in zip(reversed(options), reversed(choices), strict=True):
-        n_bytes, pair = layer[choice[at]]
-        pairs.append(pair)
-        at -= n_bytes // unit
-    return tuple(reversed(pairs))
-
-
-def _add_layer(best: np.ndarray, options: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """For each size the least price with one more layer, and which option gives it."""
-    table = np.full((len(options), len(best)), np.inf)
-    for i, (size, price) in enumerate(options):
-        if size < len(best):
-            table[i, size:] = best[: len(best) - size] + price
-    return table.min(0), table.argmin(0)
-
-
-def refine(
-    judge: Judge,
-    start: Sequence[Pair],
-    prices: Prices,
-    candidates: Candidates,
-    sizes: Sizes,
-    budget: int,
-    trials: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[tuple[Pair, ...], float]:
-    """Trade bytes between two layers as long as the KLD of the whole plan falls; the plan and its mean KLD.
-
-    At most ``trials`` trades are judged, the most promising by price first, and no more after `PATIENCE` in vain.
-    """
-    pairs, kld = tuple(start), judge.kld(start)
-    judge.settle(pairs)
-    tried: set[tuple[Pair, ...]] = {pairs}
-    won = 0
-    for done in range(trials):
-        if progress:
-            progress(done, trials)
-        trial = next((plan for plan in _trades(pairs, prices, candidates, sizes, budget) if plan not in tried), None)
-        if trial is None or done - won >= PATIENCE:
-            break
-        tried.add(trial)
-        trial_kld = judge.kld(trial)
-        if trial_kld < kld * (1 - WORTH):
-            pairs, kld, won = trial, trial_kld, done + 1
-            judge.settle(pairs)
-    if progress:
-        progress(trials, trials)
-    return pairs, kld
-
-
-def _trades(
-    pairs: Sequence[Pair], prices: Prices, candidates: Candidates, sizes: Sizes, budget: int
-) -> Iterator[tuple[Pair, ...]]:
-    """Plans that differ in two layers and still fit the budget, least price first."""
-    room = budget - sizes.plan(pairs)
-    moves = [
-        (prices.pair(il, pair) - prices.pair(il, pairs[il]), sizes.pair(il, pair) - sizes.pair(il, pairs[il]), il, pair)
-        for il, layer in enumerate(candidates)
-        for pair in layer
-        if pair != pairs[il]
-    ]
-    ups = sorted(move for move in moves if move[0] < 0)
-    downs = sorted(move for move in moves if move[1] < 0)
-    trades = sorted(
-        (up[0] + down[0], up[2:], down[2:])
-        for up in ups
-        for down in downs
-        if up[2] != down[2] and up[1] + down[1] <= room
-    )
-    for _, up, down in trades:
-        plan = list(pairs)
-        for il, pair in (up, down):
-            plan[il] = pair
-        yield tuple(plan)
+    def _step_below(self, point: Point) -> int | None:
+        budget = self.sizes.plan(point.pairs) - max(1, self.sizes.budget(FINE_STEP))
+        return budget if budget >= self.sizes.range(self.candidates)[0] else None
 
 
 def sweep(
     judge: Judge,
     prices: Prices,
-    candidates: Candidates,
+    candidates: LayerPairs,
     sizes: Sizes,
     n_points: int = 10,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Point]:
     """The best priced plan of each of ``n_points`` sizes, smallest to largest in even ratios, judged whole."""
     smallest, largest = sizes.range(candidates)

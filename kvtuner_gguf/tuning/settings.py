@@ -10,14 +10,14 @@ import torch
 import transformers
 
 import kvtuner_gguf
-from kvtuner_gguf.backends import BACKENDS, Backend
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import ModelShape
+from kvtuner_gguf.plan.backends import BACKENDS, DEFAULT_BACKEND, Backend
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.calibration import Texts
 from kvtuner_gguf.tuning.fixed import check_fixed, with_fixed
 from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal
-from kvtuner_gguf.tuning.search import Sizes
+from kvtuner_gguf.tuning.sizes import Sizes
 
 METHODS = ("exact", "paper")
 OBJECTIVES = ("kld", "perplexity", "failed")
@@ -34,7 +34,7 @@ class Settings:
     """
 
     goal: Goal = field(default_factory=lambda: Goal(bits=DEFAULT_BITS))
-    backend: Backend = BACKENDS["cpu"]
+    backend: Backend = BACKENDS[DEFAULT_BACKEND]
     method: str = "exact"
     n_tokens: int = 1024
     n_ctx: int = 512

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from kvtuner_gguf import artifact, atomicfile
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files import artifact, atomicfile
 from kvtuner_gguf.tuning.journal import Journal
 
 SCHEMA = "kvtuner.tuning/1"

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.cli import main
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.annotate import annotate, strip
 from kvtuner_gguf.gguffile.keys import Keys
-from kvtuner_gguf.gguffile.shape import model_shape, plan_of, read_model
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.gguffile.stored_plan import plan_of
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from tests.conftest import N_LAYER, write_model
 
 PAIRS = tuple(Pair.parse(name) for name in ("q8_0/q4_0", "f16/q5_1", "iq4_nl", "f16"))

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.centers import Centers
 from kvtuner_gguf.cli import main
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.annotate import annotate, strip
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.reader import read_gguf
-from kvtuner_gguf.gguffile.shape import plan_of, read_model
-from kvtuner_gguf.keyspread import KeySpread
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.gguffile.stored_plan import plan_of
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.keyspread import KeySpread
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from tests.conftest import HEAD_DIM, N_HEAD_KV, N_LAYER, write_model
 
 N_VALUES = N_HEAD_KV * HEAD_DIM

@@ -10,8 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.reader import read_gguf
-from kvtuner_gguf.gguffile.shape import model_shape, plan_of, read_model
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.gguffile.stored_plan import plan_of
 from tests.conftest import HEAD_DIM, N_HEAD_KV, N_LAYER, write_model
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.annotate import annotate, strip
-from kvtuner_gguf.gguffile.shape import plan_of, read_model
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.gguffile.stored_plan import plan_of
+from kvtuner_gguf.plan.plan import Plan
 from tests.gguffile.test_annotate import PAIRS, assert_one_line, digest, run, split_model, write_plan
 
 N = 3

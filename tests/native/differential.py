@@ -17,12 +17,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from kvtuner_gguf import strictjson
-from kvtuner_gguf.artifact import MAX_JSON_BYTES
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files import strictjson
+from kvtuner_gguf.files.artifact import MAX_JSON_BYTES
 from kvtuner_gguf.gguffile.reader import read_gguf
-from kvtuner_gguf.gguffile.shape import plan_in
-from kvtuner_gguf.plan import ModelShape, Plan
+from kvtuner_gguf.gguffile.stored_plan import plan_in
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 from tests.native.corpus import (
     ARRAY,
     CENTER_K,

@@ -10,11 +10,11 @@ from pathlib import Path
 import gguf
 import pytest
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.annotate import annotate, strip
 from kvtuner_gguf.gguffile.reader import read_gguf
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from tests.native.archs import SEED, WRITER
 from tests.native.corpus import name
 from tests.native.test_runtime import tool

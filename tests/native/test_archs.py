@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from build_folders import installed_folder
 
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from tests.native.archs import write_models
 
 pytestmark = pytest.mark.native

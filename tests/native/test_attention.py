@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from build_folders import installed_folder
 
-from kvtuner_gguf.assets import fetch_model, fetch_text
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.plan import Plan
-from kvtuner_gguf.runtime.native import open_model
-from kvtuner_gguf.runtime.server import find_tool
+from kvtuner_gguf.engine.llama.native import open_model
+from kvtuner_gguf.files.assets import fetch_model, fetch_text
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.server.llama_server import find_tool
 
 pytestmark = pytest.mark.native
 

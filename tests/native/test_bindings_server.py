@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kvtuner_gguf.assets import fetch_model
-from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.gguffile.annotate import annotate
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from tests.native.test_server_plan import OTHER, PLAN, PROMPT
 
 pytestmark = [pytest.mark.native, pytest.mark.model]

@@ -10,18 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvtuner_gguf.assets import fetch_model, fetch_text
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.centers import Centers
-from kvtuner_gguf.divergence import Tally, score
+from kvtuner_gguf.engine.llama.native import Context, Model, open_model
+from kvtuner_gguf.evaluation.divergence import Tally, score
+from kvtuner_gguf.files.assets import fetch_model, fetch_text
 from kvtuner_gguf.gguffile.annotate import annotate
-from kvtuner_gguf.gguffile.shape import model_shape, read_model
-from kvtuner_gguf.plan import Plan
-from kvtuner_gguf.runtime.native import Context, Model, open_model
-from kvtuner_gguf.runtime.server import find_tool
+from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.server.llama_server import find_tool
 from tests.native.test_shift import shift
 from tests.native.test_state import follow, load, make_state
-from tests.tuning.conftest import write_tiny
+from tests.tiny import write_tiny
 
 pytestmark = [pytest.mark.native, pytest.mark.model]
 

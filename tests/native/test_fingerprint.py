@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvtuner_gguf.assets import fetch_model
-from kvtuner_gguf.cachetypes import CACHE_TYPES, Pair
-from kvtuner_gguf.centers import Centers
+from kvtuner_gguf.engine.llama.native import open_model, patched_llama_cpp
+from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.gguffile.annotate import annotate
-from kvtuner_gguf.plan import Plan
-from kvtuner_gguf.runtime.native import open_model, patched_llama_cpp
+from kvtuner_gguf.plan.cachetypes import CACHE_TYPES
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 
 pytestmark = [pytest.mark.native, pytest.mark.model]
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from kvtuner_gguf.assets import fetch_model
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.plan import ModelShape, Plan
-from kvtuner_gguf.runtime.server import find_tool
+from kvtuner_gguf.files.assets import fetch_model
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.server.llama_server import find_tool
 
 pytestmark = [pytest.mark.native, pytest.mark.model]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from build_folders import installed_folder
 
-from kvtuner_gguf.assets import fetch_model
-from kvtuner_gguf.runtime.server import find_tool
+from kvtuner_gguf.files.assets import fetch_model
+from kvtuner_gguf.server.llama_server import find_tool
 
 pytestmark = pytest.mark.native
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from kvtuner_gguf.assets import fetch_model
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.gguffile.annotate import annotate
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.report.plans import plan_to_json
-from kvtuner_gguf.runtime.server import Server, running_server
+from kvtuner_gguf.server.llama_server import Server, running_server
 from tests.native.test_server_plan import OTHER, PLAN
 
 pytestmark = [pytest.mark.native, pytest.mark.model]

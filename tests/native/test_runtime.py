@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from kvtuner_gguf.assets import fetch_model
-from kvtuner_gguf.cachetypes import Pair, cache_type
+from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.gguffile.annotate import annotate
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.cachetypes import cache_type
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 
 pytestmark = [pytest.mark.native, pytest.mark.model]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from kvtuner_gguf.assets import fetch_model
-from kvtuner_gguf.cachetypes import Pair
+from kvtuner_gguf.engine.llama.native import patched_llama_cpp
+from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.gguffile.annotate import annotate
-from kvtuner_gguf.plan import Plan
-from kvtuner_gguf.runtime.native import patched_llama_cpp
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 
 pytestmark = [pytest.mark.native, pytest.mark.model]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from kvtuner_gguf.assets import fetch_model
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.gguffile.annotate import annotate
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.report.plans import plan_to_json
-from kvtuner_gguf.runtime.server import Server, running_server
+from kvtuner_gguf.server.llama_server import Server, running_server
 
 pytestmark = [pytest.mark.native, pytest.mark.model]
 
@@ -56,7 +56,8 @@ def other(folder: Path) -> Iterator[Server]:
 
 
 def bytes_per_token(plan: Plan, folder: Path) -> int:
-    from kvtuner_gguf.gguffile.shape import model_shape, read_model
+    from kvtuner_gguf.gguffile.metadata import model_shape
+    from kvtuner_gguf.gguffile.shards import read_model
 
     return plan.bytes_per_token(model_shape(read_model(folder / "model.gguf")))
 

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from kvtuner_gguf.assets import fetch_model, fetch_text
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.divergence import Tally, score
-from kvtuner_gguf.plan import Plan
-from kvtuner_gguf.runtime.native import Context, Model, open_model
+from kvtuner_gguf.engine.llama.native import Context, Model, open_model
+from kvtuner_gguf.evaluation.divergence import Tally, score
+from kvtuner_gguf.files.assets import fetch_model, fetch_text
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 
 pytestmark = [pytest.mark.native, pytest.mark.model]
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvtuner_gguf.assets import fetch_model
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.divergence import Tally, score
-from kvtuner_gguf.plan import Plan
-from kvtuner_gguf.runtime.native import Context, Model, open_model
-from kvtuner_gguf.runtime.server import find_tool
+from kvtuner_gguf.engine.llama.native import Context, Model, open_model
+from kvtuner_gguf.evaluation.divergence import Tally, score
+from kvtuner_gguf.files.assets import fetch_model
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.server.llama_server import find_tool
 from tests.native.test_identity import STOCK_BINDINGS, STOCK_LIBRARY
 
 pytestmark = [pytest.mark.native, pytest.mark.model]

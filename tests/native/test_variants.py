@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from build_folders import installed_cpu, installed_folder
 
-from kvtuner_gguf.assets import fetch_model, fetch_text
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.files.assets import fetch_model, fetch_text
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 
 pytestmark = [pytest.mark.native, pytest.mark.variants]
 

@@ -15,9 +15,9 @@ import numpy as np
 from llama_cpp import llama_cpp
 from llama_cpp._ggml import libggml
 
-from kvtuner_gguf.cachetypes import Pair
-from kvtuner_gguf.plan import Plan
-from kvtuner_gguf.runtime.native import open_model
+from kvtuner_gguf.engine.llama.native import open_model
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 
 
 def main(model: str, plan: str, n_tokens: int, out: str, library: str | None = None) -> None:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import SCHEMA, Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import SCHEMA, Plan
+from kvtuner_gguf.published.bitstable import BitsTable, parse_types
 from kvtuner_gguf.published.forms import read_table
-from kvtuner_gguf.published.table import BitsTable, parse_types
 
 FOLDER = Path(__file__).parents[2] / "configs" / "kvtuner"
 TABLES = FOLDER / "tables.json"

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.evaluation import Row
+from kvtuner_gguf.evaluation.rows import Row
 from kvtuner_gguf.report.chart import save_chart
 from kvtuner_gguf.report.labels import place_labels
 from kvtuner_gguf.report.table import print_rows

@@ -15,10 +15,10 @@ from humaneval_server import Cache
 from humaneval_tasks import CHAT_PROMPT, PROBLEMS, STOPS, Answer, Chat, Raw, Task, fetch_tasks
 from sandbox import CRASHED, FAILED, PASSED, TIMEOUT, Outcome, judge
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.gguffile.shape import read_model
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 
 HEAD = "import math\n\n\ndef half(x):\n    return x / 2\n\n\n"
 PROMPT = HEAD + 'def root_of_half(x):\n    """The square root of half of x."""\n'
@@ -32,7 +32,7 @@ STAND_IN = """#!{python}
 import http.server, json, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.plan import Plan
 args = sys.argv[1:]
 if args == ["--version"]:
     sys.exit("version: 7 (stand-in)")
@@ -263,7 +263,7 @@ def test_the_problems_own_solutions_pass_both_ways() -> None:
 @pytest.mark.native
 @pytest.mark.model
 def test_two_tasks_with_the_small_model(tmp_path: Path) -> None:
-    from kvtuner_gguf.assets import fetch_model
+    from kvtuner_gguf.files.assets import fetch_model
 
     arguments = ["--cache", "f16", "--cache", "q8_0", "--tasks", "2", "--n-predict", "48", "--parallel", "2"]
     arguments += ["--out", str(tmp_path), "--json", str(tmp_path / "rows.json")]

@@ -9,10 +9,11 @@ from click.testing import CliRunner
 
 pytest.importorskip("torch")
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.cli import main
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import ModelShape, Plan
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.fixed import check_fixed, parse_fixed, with_fixed
 
 WORDS = " ".join(f"word{i * i % 977}" for i in range(4000))

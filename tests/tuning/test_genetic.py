@@ -12,11 +12,13 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from kvtuner_gguf.cachetypes import CACHE_TYPES, Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.front import Point, pareto
-from kvtuner_gguf.plan import ModelShape, Plan
-from kvtuner_gguf.tuning.clustering import Group, Groups
+from kvtuner_gguf.plan.cachetypes import CACHE_TYPES
+from kvtuner_gguf.plan.front import Point, pareto
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.tuning.cluster import Group, Groups
 from kvtuner_gguf.tuning.genetic import GeneticSettings, ladder, search
 
 SHAPE = ModelShape("llama", (2, 2, 2, 2, 2), 64, 64)

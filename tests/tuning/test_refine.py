@@ -8,12 +8,14 @@ import pytest
 
 pytest.importorskip("torch")
 
-from kvtuner_gguf.cachetypes import Pair
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan import ModelShape
-from kvtuner_gguf.tuning.goal import Goal, Search
-from kvtuner_gguf.tuning.pricing import Prices
-from kvtuner_gguf.tuning.search import Sizes, front_of, refine, solve, sweep
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.tuning.goal import Goal
+from kvtuner_gguf.tuning.prices import Prices
+from kvtuner_gguf.tuning.search import Search, front_of, sweep
+from kvtuner_gguf.tuning.sizes import Sizes
+from kvtuner_gguf.tuning.solver import refine, solve
 
 N_LAYER = 6
 SIZES = Sizes(ModelShape("llama", (2,) * N_LAYER, 64, 64))

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 pytest.importorskip("torch")
 
 from kvtuner_gguf.cli import main
-from kvtuner_gguf.plan import Plan
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.tuning.journal import Journal
 
 N_LAYER = 3

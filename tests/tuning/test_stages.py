@@ -10,18 +10,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kvtuner_gguf import artifact  # noqa: E402
-from kvtuner_gguf.cachetypes import Pair  # noqa: E402
+from kvtuner_gguf.engine.cachemodel import CacheModel  # noqa: E402
+from kvtuner_gguf.engine.rotation import hadamard, rotate, rotation_size  # noqa: E402
 from kvtuner_gguf.errors import KvtunerError  # noqa: E402
-from kvtuner_gguf.plan import ModelShape  # noqa: E402
-from kvtuner_gguf.tuning.cachemodel import CacheModel  # noqa: E402
+from kvtuner_gguf.files import artifact  # noqa: E402
+from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
+from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
 from kvtuner_gguf.tuning.calibration import Texts, calibrate, calibrate_texts  # noqa: E402
-from kvtuner_gguf.tuning.pricing import Prices  # noqa: E402
-from kvtuner_gguf.tuning.pruning import prune  # noqa: E402
-from kvtuner_gguf.tuning.rotation import hadamard, rotate, rotation_size  # noqa: E402
-from kvtuner_gguf.tuning.search import Sizes, solve  # noqa: E402
-from kvtuner_gguf.tuning.sensitivity import PairError, Profile  # noqa: E402
+from kvtuner_gguf.tuning.prices import Prices  # noqa: E402
+from kvtuner_gguf.tuning.profile import PairError, Profile  # noqa: E402
+from kvtuner_gguf.tuning.prune import prune  # noqa: E402
 from kvtuner_gguf.tuning.settings import Settings  # noqa: E402
+from kvtuner_gguf.tuning.sizes import Sizes  # noqa: E402
+from kvtuner_gguf.tuning.solver import solve  # noqa: E402
 
 SHAPE = ModelShape("llama", (2, 2, 1), 64, 64)
 NAMES = ("q8_0", "q5_0", "q4_0")

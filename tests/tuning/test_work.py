@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kvtuner_gguf import atomicfile
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.tuning.journal import Journal
 from kvtuner_gguf.tuning.work import Work
 

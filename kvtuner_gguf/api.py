@@ -1,0 +1,96 @@
+"""What a program calls: `tune` and `evaluate`, each as the command of that name, with its defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kvtuner_gguf.engine.torch.install import import_torch
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.evaluation import by_either
+from kvtuner_gguf.evaluation.chunks import Sample, read_text
+from kvtuner_gguf.evaluation.rows import Row
+from kvtuner_gguf.files.assets import TUNING_TEXT, fetch_text
+from kvtuner_gguf.gguffile.fit import fitted
+from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.plan.backends import chosen_backend
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal
+
+
+def tune(
+    model: Path | str,
+    bits: float = DEFAULT_BITS,
+    *,
+    backend: str | None = None,
+    candidates: Sequence[str] = (),
+    text: Path | str | None = None,
+    tokens: int = 1024,
+    ctx: int = 512,
+    seed: int = 0,
+    center: bool = True,
+    device: str = "cpu",
+    threads: int | None = None,
+    work: Path | str | None = None,
+) -> Plan:
+    """The plan of least KLD for the GGUF ``model`` within ``bits`` true bits per cached value.
+
+    ``backend`` or ``candidates`` say which cache types may be used; ``text`` is UTF-8 to calibrate on, by default a web
+    text that is fetched once, of which ``tokens`` are taken in chunks of ``ctx``; the same ``seed`` gives the same
+    plan. Keys are centered unless ``center`` is false or the model forbids it. Torch runs on ``device`` with
+    ``threads``; the folder ``work`` keeps what is finished, so that an interrupted call goes on there.
+
+    Raises `KvtunerError` where torch cannot load the model, no plan fits, or what tuning needs is not installed.
+    """
+    import_torch(threads)
+    from kvtuner_gguf.tuning.calibration import Texts
+    from kvtuner_gguf.tuning.settings import Settings, check_goal
+    from kvtuner_gguf.tuning.tuner import Tuner
+
+    headers = read_model(model)
+    shape = model_shape(headers)
+    settings = Settings(
+        goal=Goal(bits),
+        backend=chosen_backend(backend, candidates),
+        n_tokens=tokens,
+        n_ctx=ctx,
+        seed=seed,
+        center=center and centering_obstacle(headers) is None,
+        device=device,
+    )
+    check_goal(settings, shape)
+    texts = Texts((fetch_text(TUNING_TEXT) if text is None else Path(text),), (1.0,))
+    folder = None if work is None else Path(work)
+    return Tuner(Path(model), shape, texts, settings, folder).run().plan
+
+
+def evaluate(
+    model: Path | str,
+    caches: Mapping[str, Pair | Plan],
+    *,
+    text: Path | str | None = None,
+    ctx: int = 512,
+    chunks: int = 8,
+    evaluator: str = "native",
+    threads: int | None = None,
+) -> list[Row]:
+    """How far each of ``caches``, by name, is from the f16 cache of the GGUF ``model``, which is the first row.
+
+    ``chunks`` of ``ctx`` tokens from the start of the UTF-8 ``text``, by default an encyclopedia text that is fetched
+    once, are judged by the built llama.cpp (``"native"``) or by the reference (``"torch"``). KLDs in nats per token.
+
+    Raises `KvtunerError` naming the cache that does not fit the model, or where the evaluator is not there.
+    """
+    headers = read_model(model)
+    fitting = {name: _fitted(name, cache, headers) for name, cache in caches.items()}
+    sample = Sample(read_text(None if text is None else Path(text)), ctx, chunks)
+    return by_either.evaluate(evaluator, Path(model), model_shape(headers), fitting, sample, threads)
+
+
+def _fitted(name: str, cache: Pair | Plan, headers: list) -> Pair | Plan:
+    try:
+        return fitted(cache, headers) if isinstance(cache, Plan) else cache
+    except KvtunerError as err:
+        raise KvtunerError(f"{name}: {err}") from err

@@ -1,0 +1,86 @@
+"""`kvtuner-gguf center`: the centers of a plan alone, without a search."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.outputs import check_outputs
+from kvtuner_gguf.cli.texts import default_text
+from kvtuner_gguf.engine.torch.install import import_torch
+from kvtuner_gguf.errors import KvtunerError
+
+if TYPE_CHECKING:
+    from kvtuner_gguf.plan.plan import Plan
+
+
+@click.command("center")
+@click.argument("model", type=FILE)
+@click.argument("config", metavar="[CFG]", type=FILE, required=False)
+@click.option("--uniform", metavar="K/V", help="In place of CFG: a plan with this pair in all layers.")
+@click.option("-o", "--out", type=FILE, required=True, help="Write the centered plan here.")
+@click.option("--values", is_flag=True, help="Center values, too: a little less error, two more operations a layer.")
+@click.option("--text", type=FILE, help="Calibration text, UTF-8. Default: a web text that is fetched once.")
+@click.option("--tokens", type=int, default=2048, show_default=True, help="Calibration tokens.")
+@click.option("--ctx", type=int, default=512, show_default=True, help="Context length of a chunk of them.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Which places of the text are taken.")
+@click.option("--threads", type=int, help="Threads of the reference model. Default: all processors.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan's facts as JSON.")
+def center_command(
+    model: Path,
+    config: Path | None,
+    uniform: str | None,
+    out: Path,
+    values: bool,
+    text: Path | None,
+    tokens: int,
+    ctx: int,
+    seed: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure what the keys of MODEL have in common, and write it into a plan.
+
+    The types of the plan are those of CFG, or one pair in all layers. The runtime takes the centers off before it
+    writes to the cache: exact, and with less left to lose in few bits. Layers that quantize nothing stay as they are.
+    `tune` does the same on its own.
+    """
+    from kvtuner_gguf.gguffile.metadata import centering_obstacle
+    from kvtuner_gguf.gguffile.shards import read_model
+    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.report.plans import plan_summary, plan_to_json
+    from kvtuner_gguf.report.spreads import key_table
+
+    check_outputs(out, inputs=[model, text])  # CFG may be centered in place
+    headers = read_model(model)
+    if obstacle := centering_obstacle(headers):
+        raise KvtunerError(f"{model}: keys and values cannot be centered, since this model {obstacle}")
+    plan = _types(headers, config, uniform)
+    if not any(cache_type.is_quantized for pair in plan.pairs for cache_type in pair.types[: 2 if values else 1]):
+        raise KvtunerError(f"no layer of the plan has a quantized {'K or V' if values else 'K'}: nothing to center")
+    import_torch(threads)
+    from kvtuner_gguf.tuning.center import center_plan
+
+    with step_progress("center keys") as progress:
+        plan, spread = center_plan(model, plan, text or default_text(), tokens, ctx, seed, values, progress)
+    plan.save(out)
+    if as_json:
+        click.echo(json.dumps({"file": str(out), **plan_to_json(plan)}, indent=1))
+    else:
+        click.echo(f"{out}\n{plan_summary(plan)}\n{key_table(spread)}")
+
+
+def _types(headers: list, config: Path | None, uniform: str | None) -> Plan:
+    from kvtuner_gguf.gguffile.fit import fitted
+    from kvtuner_gguf.gguffile.metadata import model_shape
+    from kvtuner_gguf.plan.pairs import Pair
+    from kvtuner_gguf.plan.plan import Plan
+
+    if (config is None) == (uniform is None):
+        raise KvtunerError("say which types the plan has: give either CFG or --uniform K/V")
+    plan = Plan.load(config) if config else Plan.uniform(Pair.parse(uniform), model_shape(headers).n_layer)
+    return fitted(plan.without_centers(), headers)

@@ -1,0 +1,35 @@
+"""`kvtuner-gguf demo`: the whole way on a small model, from the file to per-layer types in Python and in a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kvtuner_gguf.cli.options import FOLDER
+
+
+@click.command("demo")
+@click.option(
+    "--dir",
+    "folder",
+    type=FOLDER,
+    default=Path("out/demo"),
+    show_default=True,
+    help="Where plan, annotated model, results and logs go.",
+)
+@click.option("--bits", type=float, default=6.5, show_default=True, help="Budget in true bits per cached value.")
+@click.option(
+    "--chunks", type=click.IntRange(min=1), default=8, show_default=True, help="Chunks of 512 tokens to judge by."
+)
+@click.option("--force", is_flag=True, help="Do finished steps again.")
+def demo_command(folder: Path, bits: float, chunks: int, force: bool) -> None:
+    """Tune, annotate, judge and run SmolLM2-135M.
+
+    Fetches the model, tunes a plan on web text, writes it into a copy of the model, judges that against uniform pairs
+    on encyclopedia text, and completes a prompt in Python and over HTTP. Ends with an error unless the file, the Python
+    property, the server and its start-up log report the same types for every layer.
+    """
+    from kvtuner_gguf.demo import Demo, DemoSettings
+
+    Demo(folder, DemoSettings(bits=bits, chunks=chunks), click.echo).run(force)

@@ -1,0 +1,136 @@
+"""`kvtuner-gguf eval`: plans and uniform pairs against the f16 cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kvtuner_gguf.cli.options import EXISTING_FILE, FILE
+from kvtuner_gguf.cli.outputs import check_outputs
+
+if TYPE_CHECKING:
+    from kvtuner_gguf.plan.pairs import Pair
+    from kvtuner_gguf.plan.plan import Plan
+
+OWN_PLAN = "auto"
+
+
+@click.command("eval")
+@click.argument("model", type=EXISTING_FILE)
+@click.option("--config", "configs", type=EXISTING_FILE, multiple=True, help="Judge this plan. Repeatable.")
+@click.option("--uniform", "uniform", metavar="K/V", multiple=True, help="Judge this pair in all layers. Repeatable.")
+@click.option(
+    "--centers",
+    type=EXISTING_FILE,
+    help="Judge every uniform pair a second time, centered as in this plan or annotated model.",
+)
+@click.option("--auto/--no-auto", default=True, help="Judge the plan that MODEL itself carries, if any, as 'auto'.")
+@click.option("--text", type=EXISTING_FILE, help="UTF-8 text to judge on.  [default: a pinned encyclopedia text]")
+@click.option("--ctx", type=click.IntRange(min=4), default=512, show_default=True, help="Tokens in a chunk.")
+@click.option(
+    "--chunks", type=click.IntRange(min=1), default=8, show_default=True, help="Chunks, from the text's start."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the evaluator.  [default: all processors]")
+@click.option(
+    "--evaluator",
+    type=click.Choice(["native", "torch"]),
+    default="native",
+    show_default=True,
+    help="The built llama.cpp, or the float32 reference model in torch.",
+)
+@click.option("--png", type=FILE, help="Also draw KLD against bits to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON and nothing else.")
+@click.option("--verbose", is_flag=True, help="Show what llama.cpp logs.")
+def eval_command(
+    model: Path,
+    configs: Sequence[Path],
+    uniform: Sequence[str],
+    centers: Path | None,
+    auto: bool,
+    text: Path | None,
+    ctx: int,
+    chunks: int,
+    threads: int | None,
+    evaluator: str,
+    png: Path | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Judge plans and uniform pairs for MODEL against its f16 KV cache.
+
+    All caches decode the same tokens side by side in the built llama.cpp, FlashAttention on, the f16 cache too, which
+    is the first row. Every chunk starts with an empty cache and its second half is scored, as llama-perplexity does.
+    KLD is in nats per token; 'same top' is how often the most likely token is that of the f16 cache; bits count block
+    scales.
+    """
+    from dataclasses import asdict
+
+    from kvtuner_gguf.evaluation.by_either import evaluate
+    from kvtuner_gguf.evaluation.chunks import Sample, read_text
+    from kvtuner_gguf.gguffile.metadata import model_shape
+    from kvtuner_gguf.gguffile.shards import read_model
+    from kvtuner_gguf.report.bars import step_progress
+
+    check_outputs(png, inputs=[model, *configs, centers, text])
+    headers = read_model(model)
+    shape = model_shape(headers)
+    caches = _caches(headers, configs, uniform, auto)
+    if centers is not None:
+        caches |= _centered(headers, centers, uniform)
+    sample = Sample(read_text(text), ctx, chunks)
+    with step_progress(f"eval {model.name}") as progress:
+        rows = evaluate(evaluator, model, shape, caches, sample, threads, progress, verbose)
+    title = f"{model.name}: {chunks} x {ctx} tokens of {text.name if text else 'encyclopedia text'}"
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        from kvtuner_gguf.report.table import print_rows
+
+        print_rows(rows, title)
+    if png:
+        from kvtuner_gguf.report.chart import save_chart
+
+        save_chart(rows, png, title)
+
+
+def _caches(headers: list, configs: Sequence[Path], uniform: Sequence[str], auto: bool) -> dict[str, Pair | Plan]:
+    """What to judge, by its name in the table: the model's own plan, plans by file name, pairs by their types."""
+    from kvtuner_gguf.errors import KvtunerError
+    from kvtuner_gguf.gguffile.fit import fitted
+    from kvtuner_gguf.gguffile.stored_plan import plan_of
+    from kvtuner_gguf.plan.pairs import Pair
+    from kvtuner_gguf.plan.plan import Plan
+
+    caches: dict[str, Pair | Plan] = {}
+    own = plan_of(headers) if auto else None
+    if own is not None:
+        caches[OWN_PLAN] = own
+    stems = [path.stem for path in configs]
+    for path in configs:
+        name = path.stem if stems.count(path.stem) == 1 and path.stem != OWN_PLAN else str(path)
+        plan = Plan.load(path)
+        try:
+            caches[name] = fitted(plan, headers)
+        except KvtunerError as err:
+            raise KvtunerError(f"{path}: {err}") from err
+    return caches | {str(pair): pair for pair in map(Pair.parse, uniform)}
+
+
+def _centered(headers: list, source: Path, uniform: Sequence[str]) -> dict[str, Plan]:
+    """Each uniform pair with the centers of the plan in ``source``."""
+    from kvtuner_gguf.errors import KvtunerError
+    from kvtuner_gguf.gguffile.fit import fitted
+    from kvtuner_gguf.gguffile.stored_plan import load_plan
+    from kvtuner_gguf.plan.pairs import Pair
+    from kvtuner_gguf.plan.plan import Plan
+
+    plan, _ = load_plan(source)
+    if plan is None or plan.centers is None:
+        raise KvtunerError(f"{source}: there are no centers in it: tune the model, or give another --centers")
+    plan = fitted(plan, headers)
+    pairs = list(map(Pair.parse, uniform))
+    return {f"{pair} centered": Plan.uniform(pair, plan.n_layer, plan.centers) for pair in pairs}

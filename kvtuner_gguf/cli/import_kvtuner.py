@@ -1,0 +1,80 @@
+"""`kvtuner-gguf import-kvtuner`: a table of the paper as a plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.outputs import check_outputs
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.published.bitstable import DEFAULT_TYPES
+
+if TYPE_CHECKING:
+    from kvtuner_gguf.plan.plan import Plan
+    from kvtuner_gguf.published.bitstable import BitsTable
+
+
+@click.command("import-kvtuner")
+@click.argument("file", type=FILE)
+@click.option("-o", "--out", type=FILE, default="cfg.json", show_default=True, help="Write the plan here.")
+@click.option("--name", help="Which table of FILE, as MODEL_MODE_PRESET; needed where it has several.")
+@click.option(
+    "--types",
+    metavar="BITS=TYPE,...",
+    help=f"The cache type for each number of bits, over the default: {DEFAULT_TYPES}.",
+)
+@click.option("--model", type=FILE, help="Fit the plan to this GGUF file: take its shape, refuse what does not fit.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def import_kvtuner_command(
+    file: Path, out: Path, name: str | None, types: str | None, model: Path | None, as_json: bool
+) -> None:
+    """Turn a table of the KVTuner paper into a plan.
+
+    FILE has bits of K and V for each layer: a YAML preset of the paper's released code, the same for groups of layers,
+    many tables in one file such as configs/kvtuner/tables.json, or a plan, which stays as it is. A name in .json is
+    read as JSON, any other as YAML.
+
+    The paper counts the bits of the codes alone; the true bits of the types, which hold scales, too, stand beside
+    them. The paper's results were had with quantizers of its own: judge the plan with `eval`. `center` adds centers,
+    which models with large constant keys such as Qwen2.5 need.
+    """
+    from kvtuner_gguf.plan.plan import Plan
+    from kvtuner_gguf.published.forms import read_table
+    from kvtuner_gguf.report.plans import plan_summary, plan_to_json
+
+    check_outputs(out, inputs=[file, model])
+    found = read_table(file, name)
+    table = None if isinstance(found, Plan) else found
+    plan = _own_plan(found, types, model) if table is None else _plan_of(table, types, model)
+    plan.save(out)
+    if as_json:
+        payload = None if table is None else table.mean_bits
+        click.echo(json.dumps({"file": str(out), "payload_bits": payload, **plan_to_json(plan)}, indent=1))
+        return
+    click.echo(f"{out}\n{plan_summary(plan)}")
+    if table is not None:
+        bits = plan.bits_per_value()
+        click.echo(f"{table.mean_bits:.4f} payload bits per value, as the paper counts; {bits:.4f} true bits per value")
+
+
+def _plan_of(table: BitsTable, types: str | None, model: Path | None) -> Plan:
+    from kvtuner_gguf.published.bitstable import parse_types
+
+    return table.described(_fitted(table.plan(parse_types(types)), model))
+
+
+def _own_plan(plan: Plan, types: str | None, model: Path | None) -> Plan:
+    if types is not None:
+        raise KvtunerError("the file is a plan, which has its types: leave out --types")
+    return _fitted(plan, model)
+
+
+def _fitted(plan: Plan, model: Path | None) -> Plan:
+    from kvtuner_gguf.gguffile.fit import fitted
+    from kvtuner_gguf.gguffile.shards import read_model
+
+    return plan if model is None else fitted(plan, read_model(model))

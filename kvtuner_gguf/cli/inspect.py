@@ -1,0 +1,64 @@
+"""`kvtuner-gguf inspect`: the plan of a file, or what is allocated without one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.keyspread import KeySpread
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+
+
+def _default_plan(model: Path) -> Plan:
+    """What the runtime allocates for a model without a plan."""
+    from kvtuner_gguf.gguffile.metadata import model_shape
+    from kvtuner_gguf.gguffile.shards import read_model
+
+    shape = model_shape(read_model(model))
+    return Plan(Plan.uniform(Pair("f16", "f16"), shape.n_layer).pairs, shape)
+
+
+@click.command("inspect")
+@click.argument("model_or_cfg", type=FILE)
+@click.option("--png", type=FILE, help="Also draw the keys of each layer, before and after centering, to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None:
+    """Show the plan of a GGUF file or of a plan file: the types of each layer, true bits per value, bytes per token.
+
+    Where keys are centered, a table shows the largest and the root mean square key of each layer before and after. For
+    a model without a plan, show what llama.cpp then allocates: f16 in every layer.
+    """
+    from kvtuner_gguf.gguffile.stored_plan import load_plan
+    from kvtuner_gguf.report.plans import plan_summary, plan_to_json
+    from kvtuner_gguf.report.spreads import key_table
+
+    plan, source = load_plan(model_or_cfg)
+    if plan is None:
+        plan, source = _default_plan(model_or_cfg), "default"
+    spread = KeySpread.from_json(plan.provenance["keys"]) if "keys" in plan.provenance else None
+    if png is not None:
+        _draw_keys(spread, png, model_or_cfg)
+    if as_json:
+        click.echo(json.dumps({"source": source, **plan_to_json(plan)}, indent=1))
+        return
+    if source == "default":
+        click.echo(f"{model_or_cfg}: no plan; llama.cpp allocates")
+    click.echo(plan_summary(plan))
+    for name, value in plan.provenance.items():
+        if name != "keys":
+            click.echo(f"{name}: {value}")
+    if spread is not None:
+        click.echo(key_table(spread))
+
+
+def _draw_keys(spread: KeySpread | None, png: Path, source: Path) -> None:
+    from kvtuner_gguf.report.spreads import save_key_chart
+
+    if spread is None:
+        raise KvtunerError(f"{source}: it does not say how far keys reach: tune the model with centering")
+    save_key_chart(spread, png, source.name)

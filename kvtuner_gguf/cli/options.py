@@ -1,0 +1,86 @@
+"""Options, and kinds of arguments, that several commands have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def measure_options(command: Command) -> Command:
+    """Options of what measures a model on a text."""
+    for option in reversed(_MEASURE):
+        command = option(command)
+    return command
+
+
+def goal_options(command: Command) -> Command:
+    """Options of what a plan is searched for."""
+    for option in reversed(_GOAL):
+        command = option(command)
+    return command
+
+
+_MEASURE = (
+    click.option(
+        "--text",
+        "texts",
+        metavar="FILE[=W]",
+        multiple=True,
+        help="Calibration text, UTF-8, with its weight among others. Repeatable. Default: a web text, fetched once.",
+    ),
+    click.option("--tokens", type=int, default=1024, show_default=True, help="Calibration tokens."),
+    click.option("--ctx", type=int, default=512, show_default=True, help="Context length of a chunk of them."),
+    click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same plan."),
+    click.option(
+        "--backend",
+        metavar="NAME",
+        help="Only pairs that it runs fast: cpu, cuda, metal, vulkan, or portable, which all of them run.  [cpu]",
+    ),
+    click.option("--candidates", metavar="A,B,...", help="In place of --backend: any pair of these cache types."),
+    click.option(
+        "--center/--no-center",
+        default=True,
+        show_default=True,
+        help="Take off what the keys have in common; left out where the architecture forbids it.",
+    ),
+    click.option("--threads", type=int, help="Threads of the reference model. Default: all processors."),
+    click.option(
+        "--device", default="cpu", show_default=True, help="Where torch runs the reference model: cpu, cuda, cuda:1."
+    ),
+    click.option(
+        "--work", type=FOLDER, help="Folder that keeps what is finished; interrupted, go on with the same command."
+    ),
+    click.option("--fresh", is_flag=True, help="Forget what the folder holds and begin anew."),
+)
+
+_GOAL = (
+    click.option("--bits", type=float, help="Budget in true bits per value.  [6.5]"),
+    click.option("--mib", type=float, help="Budget in MiB for the tokens of --for-ctx."),
+    click.option("--for-ctx", type=int, metavar="N", help="How many tokens --mib is for."),
+    click.option("--max-kld", type=float, help="No budget: the smallest plan of at most this mean KLD (nats)."),
+    click.option(
+        "--fix",
+        metavar="LAYERS=K/V",
+        multiple=True,
+        help="Give layers a pair by hand, for example 0,26-27=q8_0/q4_0; the others are searched. Repeatable.",
+    ),
+    click.option(
+        "--trials",
+        type=int,
+        help="Plans judged whole: in a refinement at most [32], or in all by the paper's method [200].",
+    ),
+    click.option(
+        "--evolve", type=int, default=0, show_default=True, help="Then evolve the front by so many trials of NSGA-II."
+    ),
+    click.option("--rungs", type=int, default=1, show_default=True, help="Types measured in every layer."),
+    click.option("--points", type=int, default=10, show_default=True, help="Sizes that the front has."),
+)

@@ -1,0 +1,37 @@
+"""`kvtuner-gguf profile`: the first stage of `tune` alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kvtuner_gguf.cli.options import FILE, measure_options
+from kvtuner_gguf.cli.outputs import check_search_outputs
+from kvtuner_gguf.cli.settings import make_settings
+from kvtuner_gguf.cli.texts import texts_of
+
+
+@click.command("profile")
+@click.argument("model", type=FILE)
+@click.option("-o", "--out", type=FILE, default="profile.json", show_default=True, help="Write the profile here.")
+@measure_options
+def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **options: Any) -> None:
+    """Measure how much each pair of cache types disturbs the attention of each layer of MODEL.
+
+    From full-precision queries, keys and values, each layer alone: the mean relative errors of keys, values and
+    attention output (e_k, e_v, e_o), the mean absolute error of the attention weights (e_a), and the energy of the
+    output's error over that of the output (error).
+    """
+    from kvtuner_gguf.files import artifact
+
+    check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
+    shape, settings = make_settings(model, options)
+    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.tuning.tuner import Tuner
+
+    tuner = Tuner(model, shape, texts_of(options["texts"]), settings, work, fresh, step_progress)
+    artifact.save(out, tuner.profile.to_json())
+    n_pairs = len(tuner.profile.layers[0])
+    click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers; prune it with 'kvtuner-gguf prune {out}'")

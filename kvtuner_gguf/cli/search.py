@@ -1,0 +1,57 @@
+"""`kvtuner-gguf search`: the plan, from stages that were run before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kvtuner_gguf.cli.options import FILE, goal_options, measure_options
+from kvtuner_gguf.cli.outputs import check_search_outputs
+from kvtuner_gguf.cli.settings import make_settings
+from kvtuner_gguf.cli.texts import texts_of
+from kvtuner_gguf.cli.tuned import print_tuned, print_tuned_json
+from kvtuner_gguf.engine.torch.install import import_torch
+
+
+@click.command("search")
+@click.argument("model", type=FILE)
+@click.argument("profile", type=FILE)
+@click.argument("stage", metavar="CANDIDATES|GROUPS", type=FILE)
+@click.option("-o", "--out", type=FILE, default="cfg.json", show_default=True, help="Write the plan here.")
+@click.option("--front", type=FILE, help="Also write the front here.")
+@goal_options
+@measure_options
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def search_command(
+    model: Path, profile: Path, stage: Path, out: Path, front: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Search the plan of MODEL among the CANDIDATES of its PROFILE, or one pair for each of the GROUPS.
+
+    Candidates are priced, and an exact solver finds the plan; groups are searched as in the paper, by NSGA-II. The
+    types are those of the profile, and the text and its tokens must be, too.
+    """
+    check_search_outputs(out, front, inputs=[model, profile, stage], work=options["work"], texts=options["texts"])
+    import_torch(options["threads"])
+    from kvtuner_gguf.files import artifact
+    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.tuning.given import candidates_or_groups
+    from kvtuner_gguf.tuning.profile import Profile
+    from kvtuner_gguf.tuning.tuner import Tuner
+
+    profiled = artifact.load(profile, Profile.from_json, "profile")
+    candidates, groups = artifact.load(stage, candidates_or_groups, "candidates or groups")
+    method = "exact" if groups is None else "paper"
+    shape, settings = make_settings(model, {**options, "method": method})
+    text = texts_of(options["texts"])
+    tuner = Tuner(model, shape, text, settings, options["work"], options["fresh"], step_progress)
+    tuner.take(profiled, candidates, groups)
+    tuned = tuner.run()
+    tuned.plan.save(out)
+    if front is not None:
+        artifact.save(front, tuned.front.to_json())
+    if as_json:
+        print_tuned_json(out, tuned, None)
+    else:
+        print_tuned(out, tuned)

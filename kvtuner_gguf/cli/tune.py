@@ -1,0 +1,132 @@
+"""`kvtuner-gguf tune`: the whole offline stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kvtuner_gguf.cli.options import FILE, goal_options, measure_options
+from kvtuner_gguf.cli.outputs import check_search_outputs
+from kvtuner_gguf.cli.settings import make_settings
+from kvtuner_gguf.cli.texts import texts_of
+from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json
+
+if TYPE_CHECKING:
+    from kvtuner_gguf.evaluation.rows import Row
+    from kvtuner_gguf.tuning.judges import TaskJudge
+    from kvtuner_gguf.tuning.tuner import Tuned
+
+
+@click.command("tune")
+@click.argument("model", type=FILE)
+@click.option("-o", "--out", type=FILE, default="cfg.json", show_default=True, help="Write the plan here.")
+@click.option(
+    "--method",
+    type=click.Choice(["exact", "paper"]),
+    default="exact",
+    show_default=True,
+    help="Prices and an exact solver, or the groups and the genetic search of the KVTuner paper.",
+)
+@click.option(
+    "--objective",
+    type=click.Choice(["kld", "perplexity", "failed"]),
+    default="kld",
+    show_default=True,
+    help="What the paper's method minimises; failed: the share of --tasks that llama.cpp does not solve.",
+)
+@click.option(
+    "--tasks", type=FILE, help="JSON lines with 'question' and 'answer', as in GSM8K; the last 4 are examples."
+)
+@click.option("--n-tasks", type=int, default=200, show_default=True, help="Tasks of that file.")
+@goal_options
+@measure_options
+@click.option("--png", type=FILE, help="Also draw the front, KLD against bits, to this file.")
+@click.option(
+    "--native/--no-native", default=True, help="Have the built llama.cpp judge the plan, too.  [if it is there]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def tune_command(
+    model: Path,
+    out: Path,
+    tasks: Path | None,
+    n_tasks: int,
+    png: Path | None,
+    native: bool,
+    as_json: bool,
+    work: Path | None,
+    **options: Any,
+) -> None:
+    """Search the K and V cache type of each layer of MODEL.
+
+    A torch model in float32, loaded from the GGUF itself, is run on a calibration text. The error that each pair of
+    types makes in each layer's attention prunes the candidates; the KL divergence of the model's predictions prices
+    them; an exact solver finds the plan, trades between layers refine it. Text that was held out judges it, in torch
+    and in the built llama.cpp, whose weights are those of the file and whose arithmetic is its own.
+
+    What is finished is kept in the folder OUT.tune (see --work): an interrupted tuning goes on where it was, another
+    goal for the same model takes the profile and the prices from there.
+    """
+    fresh = options.pop("fresh")
+    folder = work or out.with_suffix(".tune")
+    check_search_outputs(out, png, inputs=[model, tasks], work=folder, texts=options["texts"])
+    shape, settings = make_settings(model, options)
+    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.tuning.settings import check_goal
+    from kvtuner_gguf.tuning.tuner import Tuner
+
+    check_goal(settings, shape)
+    text = texts_of(options["texts"])
+    with _task_judge(model, options["objective"], tasks, n_tasks, options["threads"]) as by_tasks:
+        tuned = Tuner(model, shape, text, settings, folder, fresh, step_progress).run(by_tasks)
+    tuned.plan.save(out)
+    if png is not None:
+        from kvtuner_gguf.report.fronts import save_front_chart
+
+        save_front_chart(tuned.front, tuned.plan, png, model.name)
+    if not as_json:
+        print_tuned(out, tuned)  # before native code runs, which may crash
+    judged = _native_row(model, tuned, options["threads"]) if native else None
+    if as_json:
+        print_tuned_json(out, tuned, judged)
+    elif judged is not None:
+        print_judged(tuned, judged)
+
+
+@contextmanager
+def _task_judge(
+    model: Path, objective: str, tasks: Path | None, n_tasks: int, threads: int | None
+) -> Iterator[TaskJudge | None]:
+    """What judges plans by tasks, where they are the objective."""
+    if objective != "failed":
+        yield None
+        return
+    from kvtuner_gguf.errors import KvtunerError
+    from kvtuner_gguf.evaluation.task_runner import TaskRunner
+    from kvtuner_gguf.evaluation.tasks import load_tasks
+
+    if tasks is None:
+        raise KvtunerError("--objective failed needs --tasks: give a file of tasks")
+    with TaskRunner(model, load_tasks(tasks, n_tasks), threads) as runner:
+        yield runner
+
+
+def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
+    """The plan on the held-out text in the built llama.cpp; None, with a word on stderr, where that is not there."""
+    from kvtuner_gguf.engine.llama.native import patched_llama_cpp
+    from kvtuner_gguf.errors import KvtunerError
+    from kvtuner_gguf.evaluation.by_llama import evaluate
+    from kvtuner_gguf.evaluation.chunks import Chunks
+    from kvtuner_gguf.report.bars import step_progress
+
+    try:
+        patched_llama_cpp()
+    except KvtunerError as err:
+        click.echo(f"llama.cpp does not judge the plan: {err}", err=True)
+        return None
+    with step_progress("judge by llama.cpp") as progress:
+        caches = {"plan, llama.cpp": tuned.plan}
+        return evaluate(model, tuned.plan.model, caches, Chunks(tuned.held_out), threads, progress)[1]

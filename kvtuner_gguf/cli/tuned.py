@@ -1,0 +1,57 @@
+"""What a tuning has found, on the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from kvtuner_gguf.evaluation.rows import Row
+    from kvtuner_gguf.tuning.tuner import Tuned
+
+# reasons that are printed; the others are in the prices
+SHOWN_REASONS = 8
+
+
+def print_tuned_json(out: Path, tuned: Tuned, native: Row | None) -> None:
+    from dataclasses import asdict
+
+    from kvtuner_gguf.report.plans import plan_to_json
+
+    rows = [tuned.row] if native is None else [tuned.row, native]
+    data = {"file": str(out), "payload_bits": tuned.plan.payload_bits(), **plan_to_json(tuned.plan)}
+    judged = {"reasons": _reasons(tuned), "held_out": list(map(asdict, rows))}
+    click.echo(json.dumps({**data, **judged, "front": tuned.front.to_json()["points"]}, indent=1))
+
+
+def print_judged(tuned: Tuned, native: Row) -> None:
+    """What the built llama.cpp makes of the plan."""
+    from kvtuner_gguf.report.table import print_rows
+
+    print_rows([tuned.row, native], "the same text in llama.cpp")
+    click.echo(f"the two differ by {abs(native.kld_mean - tuned.row.kld_mean):.5f} in mean KLD")
+
+
+def print_tuned(out: Path, tuned: Tuned) -> None:
+    from kvtuner_gguf.report.fronts import print_front
+    from kvtuner_gguf.report.plans import plan_summary
+    from kvtuner_gguf.report.table import print_rows
+
+    why = _reasons(tuned)
+    print_front(tuned.front, tuned.plan)
+    title = f"held-out text, {len(tuned.held_out)} x {len(tuned.held_out[0])} tokens, against the f16 cache"
+    print_rows([tuned.row], title)
+    click.echo(f"{out}\n{plan_summary(tuned.plan)}")
+    for text in why[:SHOWN_REASONS]:
+        click.echo(text)
+    if len(why) > SHOWN_REASONS:
+        click.echo(f"and {len(why) - SHOWN_REASONS} more: see --json")
+
+
+def _reasons(tuned: Tuned) -> list[str]:
+    from kvtuner_gguf.tuning.reasons import reasons
+
+    return [] if tuned.prices is None else reasons(tuned.plan.pairs, tuned.prices)

@@ -1,0 +1,55 @@
+"""`kvtuner-gguf verify`: whether a plan is one, and fits its model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.plan import Plan
+
+
+@click.command("verify")
+@click.argument("model_or_cfg", type=FILE)
+@click.option("--model", type=FILE, help="Check that the plan fits this model.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def verify_command(model_or_cfg: Path, model: Path | None, as_json: bool) -> None:
+    """Check a plan: its form, its types, and whether it fits the model.
+
+    Prints OK and ends with 0, or prints one line that says what is wrong and ends with 1.
+    """
+    try:
+        plan = _verified(model_or_cfg, model)
+    except KvtunerError as err:
+        if not as_json:
+            raise
+        click.echo(json.dumps({"ok": False, "error": " ".join(str(err).split())}))
+        raise click.exceptions.Exit(1) from err
+    if as_json:
+        click.echo(json.dumps({"ok": True, "fingerprint": plan.fingerprint, "bits_per_value": plan.bits_per_value()}))
+    else:
+        click.echo(f"OK: {plan.n_layer} layers, {plan.bits_per_value():.4f} bits per value, {plan.fingerprint}")
+
+
+def _verified(model_or_cfg: Path, model: Path | None) -> Plan:
+    from kvtuner_gguf.gguffile.fit import fitted
+    from kvtuner_gguf.gguffile.keys import Keys
+    from kvtuner_gguf.gguffile.shards import read_model
+    from kvtuner_gguf.gguffile.stored_plan import load_plan
+
+    plan, source = load_plan(model_or_cfg)
+    if plan is None:
+        raise KvtunerError(f"{model_or_cfg}: no plan in it: annotate it, or give a plan file")
+    if source == "gguf":
+        headers = read_model(model_or_cfg)
+        stored = headers[0].get(Keys.PLAN_FINGERPRINT)
+        if stored is not None and stored != plan.fingerprint:
+            raise KvtunerError(
+                f"{model_or_cfg}: the stored fingerprint {stored!r:.40} is not the plan's {plan.fingerprint}: "
+                "annotate it again"
+            )
+        fitted(plan, headers)
+    return plan if model is None else fitted(plan, read_model(model))

@@ -1,1 +1,0 @@
-"""One module per command, or per pair of commands that belong together."""

@@ -1,0 +1,1 @@
+"""What runs a model: the built llama.cpp or the torch reference."""

@@ -1,0 +1,64 @@
+"""What attention reads back from a cache: channel order, centers, rotation and quantization of keys and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kvtuner_gguf.engine.fakequant import fake_quantize
+from kvtuner_gguf.engine.rotation import rotate, rotation_size
+from kvtuner_gguf.plan.cachetypes import cache_type
+from kvtuner_gguf.plan.centers import Centers
+
+# the type that loses nothing, so that a center does not even round
+UNQUANTIZED = "f32"
+
+
+@dataclass(frozen=True)
+class CacheModel:
+    """``interleaved_rope``: the runtime pairs channels 2i and 2i+1 in RoPE, where the torch model pairs i and i+n/2.
+
+    Blocks, rotation and ``centers`` work on the runtime's order, so keys of such a model are put into it first.
+    """
+
+    interleaved_rope: bool
+    centers: Centers | None = None
+
+    def keys(self, k: Tensor, type_name: str, il: int) -> Tensor:
+        """``k`` [batch, KV heads, tokens, head size] after RoPE, as read from the K cache of layer ``il``."""
+        center = None if self.centers is None else self.centers.array_k(il)
+        return self.model_order(_through(self.runtime_order(k), type_name, center, is_key=True))
+
+    def values(self, v: Tensor, type_name: str, il: int) -> Tensor:
+        """``v`` [batch, KV heads, tokens, head size], as read from the V cache of layer ``il``."""
+        center = None if self.centers is None else self.centers.array_v(il)
+        return _through(v, type_name, center, is_key=False)
+
+    def runtime_order(self, k: Tensor) -> Tensor:
+        """The channels of keys or queries, last dimension, in the order of the runtime's cache."""
+        return _interleave(k) if self.interleaved_rope else k
+
+    def model_order(self, k: Tensor) -> Tensor:
+        """`runtime_order` undone."""
+        return _deinterleave(k) if self.interleaved_rope else k
+
+
+def _through(x: Tensor, type_name: str, center: np.ndarray | None, is_key: bool) -> Tensor:
+    if type_name == UNQUANTIZED:
+        return x
+    size = rotation_size(x.shape[-1], is_key) if cache_type(type_name).is_quantized else None
+    shift = 0.0 if center is None else torch.from_numpy(center).reshape(-1, 1, x.shape[-1]).to(x)
+    return rotate(fake_quantize(rotate(x - shift, size), type_name), size) + shift
+
+
+def _interleave(x: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return torch.stack((first, second), -1).flatten(-2)
+
+
+def _deinterleave(x: Tensor) -> Tensor:
+    pairs = x.unflatten(-1, (-1, 2))
+    return torch.cat((pairs[..., 0], pairs[..., 1]), -1)

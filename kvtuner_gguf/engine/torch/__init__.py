@@ -1,0 +1,1 @@
+"""The torch reference: float32, loaded from the GGUF itself."""

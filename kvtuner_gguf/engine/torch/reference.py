@@ -1,0 +1,136 @@
+"""The reference model: torch, float32, loaded from the GGUF itself, run layer by layer with any cache types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from kvtuner_gguf.engine.cachemodel import CacheModel
+from kvtuner_gguf.engine.torch.loading import load
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.pairs import Pair
+
+ATTENTION = "kvtuner"
+EXACT = Pair("f32", "f32")
+
+# architectures whose layers run as `Reference.run` runs them, and whether the runtime interleaves their RoPE
+INTERLEAVED_ROPE = {"llama": True, "qwen2": False, "qwen3": False}
+
+Capture = Callable[[int, Tensor, Tensor, Tensor], None]
+"""Called with the layer and its queries, keys and values [batch, heads, tokens, head size], after RoPE."""
+
+
+class Reference:
+    """A causal language model whose every layer can be run with the K and V types of a pair, on a torch ``device``.
+
+    Raises `KvtunerError` where torch cannot load the model or has no such device.
+    """
+
+    def __init__(self, path: Path, architecture: str, device: str = "cpu") -> None:
+        if architecture not in INTERLEAVED_ROPE:
+            raise KvtunerError(
+                f"{path}: the torch reference knows {', '.join(INTERLEAVED_ROPE)}, not {architecture}: "
+                "write the plan by hand, see configs/plan.schema.json"
+            )
+        where = _device(device)
+        self.cache = CacheModel(INTERLEAVED_ROPE[architecture])
+        model, self._tokenizer = load(path, architecture)
+        self._model = model.to(where)
+        self._model.config._attn_implementation = ATTENTION
+        self._layers = self._model.model.layers
+        self._pair = EXACT
+        self._capture: Capture | None = None
+        ALL_ATTENTION_FUNCTIONS.register(ATTENTION, self._attention)
+
+    @property
+    def n_layer(self) -> int:
+        return len(self._layers)
+
+    def tokenize(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    @torch.inference_mode()
+    def embed(self, tokens: Tensor) -> Tensor:
+        """The input of layer 0 for ``tokens`` [batch, tokens]: [batch, tokens, channels], on the model's device."""
+        return self._model.model.embed_tokens(tokens.to(self._model.device))
+
+    @torch.inference_mode()
+    def run(
+        self,
+        hidden: Tensor,
+        pairs: Sequence[Pair] | None = None,
+        first: int = 0,
+        keep: list[Tensor] | None = None,
+        capture: Capture | None = None,
+    ) -> Tensor:
+        """Run the layers from ``first`` on, whose input is ``hidden``; the output of the last one.
+
+        ``pairs`` has an entry per layer of the model, None is exact; ``keep`` gets the input of every layer that is
+        run; ``capture`` is called once per layer.
+        """
+        positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        rope = self._model.model.rotary_emb(hidden, positions)
+        self._capture = capture
+        for il in range(first, self.n_layer):
+            if keep is not None:
+                keep.append(hidden)
+            self._pair = EXACT if pairs is None else pairs[il]
+            hidden = self._layer(il, hidden, positions, rope)
+        self._capture = None
+        return hidden
+
+    def _layer(self, il: int, hidden: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        out = self._layers[il](
+            hidden, attention_mask=None, position_ids=positions, position_embeddings=rope, use_cache=False
+        )
+        return out[0] if isinstance(out, tuple) else out
+
+    @torch.inference_mode()
+    def final(self, hidden: Tensor) -> Tensor:
+        """What the head takes, [rows, channels], for ``hidden`` [rows, channels], the output of the last layer."""
+        return self._model.model.norm(hidden)
+
+    @property
+    def head(self) -> Tensor:
+        """The weights of the head, [vocabulary, channels]."""
+        return self._model.lm_head.weight
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [rows, vocabulary] of the next token for ``hidden`` [rows, channels]."""
+        return self._model.lm_head(self.final(hidden))
+
+    @torch.inference_mode()
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """Log-probabilities [rows, vocabulary] of the next token for ``hidden`` [rows, channels]."""
+        return self.logits(hidden).log_softmax(-1)
+
+    def _attention(
+        self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object
+    ) -> tuple[Tensor, None]:
+        """Causal attention over what the cache gives back; the newest token, too, is read from the cache."""
+        if self._capture is not None:
+            self._capture(module.layer_idx, query, key, value)
+        il = module.layer_idx
+        key, value = self.cache.keys(key, self._pair.k, il), self.cache.values(value, self._pair.v, il)
+        return attend(query, key, value).transpose(1, 2), None
+
+
+def _device(name: str) -> torch.device:
+    """The device ``name``, once something was put there."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as err:
+        reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
+        raise KvtunerError(f"torch cannot use the device {name!r} ({reason}): give --device cpu, or cuda") from err
+    return device
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention [batch, heads, tokens, head size]; KV heads are shared by groups of query heads."""
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)

@@ -1,0 +1,42 @@
+"""Caches judged by the evaluator that is named: the built llama.cpp or the torch reference, on the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from kvtuner_gguf.engine.torch.install import import_torch
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.evaluation import by_llama
+from kvtuner_gguf.evaluation.chunks import Sample
+from kvtuner_gguf.evaluation.rows import Row
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.progress import Progress
+
+EVALUATORS = ("native", "torch")
+
+
+def evaluate(
+    evaluator: str,
+    model: Path,
+    shape: ModelShape,
+    caches: Mapping[str, Pair | Plan],
+    sample: Sample,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+    verbose: bool = False,
+) -> list[Row]:
+    """A row for the f16 cache and one for each of ``caches`` (by name), by one of `EVALUATORS`.
+
+    Raises `KvtunerError` where there is no such evaluator, it cannot load the model, or a cache does not fit it.
+    """
+    if evaluator not in EVALUATORS:
+        raise KvtunerError(f"unknown evaluator {evaluator!r}: use one of {', '.join(EVALUATORS)}")
+    if evaluator == "native":
+        return by_llama.evaluate(model, shape, caches, sample, n_threads, progress, verbose)
+    import_torch(n_threads)
+    from kvtuner_gguf.evaluation import by_torch
+
+    return by_torch.evaluate(model, shape, caches, by_llama.sample_chunks(model, sample), progress)

@@ -1,0 +1,53 @@
+"""What is judged: caches as plans, and the row of results that each gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kvtuner_gguf.evaluation.divergence import Divergence
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
+
+BASELINE = Pair("f16", "f16")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cache against the f16 cache. KLDs in nats, `same_top` in percent, `kv_mib` as allocated for the context."""
+
+    name: str
+    bits_per_value: float
+    kv_bytes_per_token: int
+    kld_mean: float
+    kld_median: float
+    kld_p999: float
+    same_top: float
+    ppl: float
+    ppl_ratio: float
+    kv_mib: float
+
+
+def as_plans(caches: Mapping[str, Pair | Plan], shape: ModelShape) -> dict[str, Plan]:
+    """A plan for each of ``caches``; raises `KvtunerError` where one does not fit the model."""
+    plans = {name: c if isinstance(c, Plan) else Plan.uniform(c, shape.n_layer) for name, c in caches.items()}
+    for plan in plans.values():
+        plan.check(shape)
+    return plans
+
+
+def make_row(name: str, plan: Plan, shape: ModelShape, result: Divergence, base: Divergence, kv_mib: float) -> Row:
+    """The row of one cache, ``result``, beside that of the f16 cache, ``base``."""
+    return Row(
+        name=name,
+        bits_per_value=plan.bits_per_value(shape),
+        kv_bytes_per_token=plan.bytes_per_token(shape),
+        kld_mean=result.kld_mean,
+        kld_median=result.kld_median,
+        kld_p999=result.kld_p999,
+        same_top=result.same_top,
+        ppl=result.ppl,
+        ppl_ratio=result.ppl / base.ppl,
+        kv_mib=kv_mib,
+    )

@@ -1,0 +1,1 @@
+"""Files on disk: read with limits, replaced whole, fetched by their pins."""

@@ -1,0 +1,85 @@
+"""The fields of a plan as bytes of GGUF metadata."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+import numpy as np
+from gguf import GGUFValueType
+
+import kvtuner_gguf
+from kvtuner_gguf.gguffile.keys import SCHEMA_VERSION, Keys
+from kvtuner_gguf.plan.centers import flat_float32
+from kvtuner_gguf.plan.keyspread import KeySpread
+from kvtuner_gguf.plan.plan import Plan
+
+
+def plan_fields(plan: Plan) -> bytes:
+    """The encoded fields, after their number in 8 bytes."""
+    arch = plan.model.architecture
+    fields = [
+        _string_list(Keys.TYPE_K.format(arch=arch), [pair.k for pair in plan.pairs]),
+        _string_list(Keys.TYPE_V.format(arch=arch), [pair.v for pair in plan.pairs]),
+        _scalar(Keys.SCHEMA, GGUFValueType.UINT32, "<I", SCHEMA_VERSION),
+        string_field(Keys.VERSION, str(plan.provenance.get("version", kvtuner_gguf.__version__))),
+        string_field(Keys.PLAN_FINGERPRINT, plan.fingerprint),
+        _scalar(Keys.BITS_PER_VALUE, GGUFValueType.FLOAT32, "<f", plan.bits_per_value()),
+        *_center_fields(plan),
+        *_known_provenance(plan),
+    ]
+    return struct.pack("<Q", len(fields)) + b"".join(fields)
+
+
+def _center_fields(plan: Plan) -> Iterable[bytes]:
+    if plan.centers is None:
+        return
+    sides = (
+        (Keys.CENTER_K, plan.centers.k, plan.model.sizes_k),
+        (Keys.CENTER_V, plan.centers.v, plan.model.sizes_v),
+    )
+    for key, vectors, sizes in sides:
+        if any(vectors):
+            yield _float_list(key.format(arch=plan.model.architecture), flat_float32(vectors, sizes))
+
+
+def _known_provenance(plan: Plan) -> Iterable[bytes]:
+    text, tokens, kld = (plan.provenance.get(name) for name in ("text_sha256", "text_tokens", "kld_mean"))
+    if isinstance(text, str):
+        yield string_field(Keys.TEXT_SHA256, text)
+    if type(tokens) is int and 0 <= tokens < 1 << 32:
+        yield _scalar(Keys.TEXT_TOKENS, GGUFValueType.UINT32, "<I", tokens)
+    if isinstance(kld, float):
+        yield _scalar(Keys.KLD_MEAN, GGUFValueType.FLOAT32, "<f", kld)
+    if "keys" in plan.provenance:
+        for name, values in KeySpread.from_json(plan.provenance["keys"]).to_json().items():
+            yield _float_list(Keys.KEY_SPREAD.format(field=name), np.array(values, np.float32))
+
+
+def count_fields(added: bytes) -> int:
+    """The number that `plan_fields` puts first; none for no bytes."""
+    return struct.unpack("<Q", added[:8])[0] if added else 0
+
+
+def _string(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _scalar(key: str, kind: GGUFValueType, code: str, value: float) -> bytes:
+    return _string(key) + struct.pack("<I", kind) + struct.pack(code, value)
+
+
+def string_field(key: str, value: str) -> bytes:
+    """One encoded field that holds a text."""
+    return _string(key) + struct.pack("<I", GGUFValueType.STRING) + _string(value)
+
+
+def _string_list(key: str, values: list[str]) -> bytes:
+    kind = struct.pack("<IIQ", GGUFValueType.ARRAY, GGUFValueType.STRING, len(values))
+    return _string(key) + kind + b"".join(map(_string, values))
+
+
+def _float_list(key: str, values: np.ndarray) -> bytes:
+    kind = struct.pack("<IIQ", GGUFValueType.ARRAY, GGUFValueType.FLOAT32, len(values))
+    return _string(key) + kind + values.astype("<f4").tobytes()

@@ -1,0 +1,51 @@
+"""Whether a plan fits a model, and the plan as this very model takes it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.gguffile.metadata import centering_obstacle, is_mla, model_shape
+from kvtuner_gguf.gguffile.reader import GgufHeader
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
+
+
+def fitted(plan: Plan, headers: list[GgufHeader]) -> Plan:
+    """The plan for this very model: layers without a cache carry f16. Raises `KvtunerError` where it does not fit."""
+    shape = model_shape(headers)
+    if plan.model is not None:
+        _check_same_model(plan.model, shape)
+    plan.check(shape)
+    if is_mla(headers[0]):
+        _check_shared_tensor(plan)
+    if plan.centers is not None and (obstacle := centering_obstacle(headers)):
+        raise KvtunerError(f"keys and values cannot be centered, since this model {obstacle}: tune with --no-center")
+    pairs = (pair if heads else Pair("f16", "f16") for pair, heads in zip(plan.pairs, shape.n_head_kv, strict=True))
+    return replace(plan, pairs=tuple(pairs), model=shape)
+
+
+def _check_same_model(tuned: ModelShape, found: ModelShape) -> None:
+    differences = (
+        ("architecture", tuned.architecture, found.architecture),
+        ("layers", tuned.n_layer, found.n_layer),
+        ("K head size", tuned.head_dim_k, found.head_dim_k),
+        ("V head size", tuned.head_dim_v, found.head_dim_v),
+        ("KV heads", tuned.n_head_kv, found.n_head_kv),
+        ("tensor fingerprint", tuned.fingerprint or found.fingerprint, found.fingerprint),
+    )
+    for what, planned, real in differences:
+        if planned != real:
+            raise KvtunerError(
+                f"the plan is for another model: its {what} is {planned}, this model's {real}: tune this model"
+            )
+
+
+def _check_shared_tensor(plan: Plan) -> None:
+    for il, pair in enumerate(plan.pairs):
+        if pair.k != pair.v:
+            raise KvtunerError(
+                f"layer {il}: K type {pair.k} and V type {pair.v} differ, but this model keeps K and V in one tensor: "
+                "give both the same type"
+            )

@@ -1,0 +1,113 @@
+"""The plan that the metadata of a model carry, or that a file of either kind holds."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+from gguf import GGUFValueType
+
+from kvtuner_gguf.errors import KvtunerError, shown
+from kvtuner_gguf.gguffile.cursor import Skipped
+from kvtuner_gguf.gguffile.keys import Keys
+from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.reader import MAGIC, GgufHeader
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.plan.cachetypes import cache_type
+from kvtuner_gguf.plan.centers import Centers, from_flat, raw_vector
+from kvtuner_gguf.plan.keyspread import KeySpread
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
+
+PROVENANCE = {
+    Keys.VERSION: "version",
+    Keys.TEXT_SHA256: "text_sha256",
+    Keys.TEXT_TOKENS: "text_tokens",
+    Keys.KLD_MEAN: "kld_mean",
+}
+
+
+def plan_of(headers: list[GgufHeader]) -> Plan | None:
+    """The plan in the metadata, or None; raises `KvtunerError` where it is unusable."""
+    return plan_in(headers[0], model_shape(headers))
+
+
+def plan_in(header: GgufHeader, shape: ModelShape) -> Plan | None:
+    """The plan in the metadata of a model of this shape, as `plan_of`."""
+    if header.get(Keys.TYPE_K) is None and header.get(Keys.TYPE_V) is None:
+        return None
+    try:
+        names_k, names_v = (_names(header, side, shape.n_layer) for side in ("K", "V"))
+        pairs = tuple(Pair(k, v) for k, v in zip(names_k, names_v, strict=True))
+        return Plan(pairs, shape, _provenance(header), _centers(header, shape))
+    except KvtunerError as err:
+        raise KvtunerError(f"{header.path}: {err}") from err
+
+
+def _provenance(header: GgufHeader) -> dict[str, object]:
+    found = {name: header.get(key) for key, name in PROVENANCE.items() if header.get(key) is not None}
+    spread = {field.name: header.get(Keys.KEY_SPREAD.format(field=field.name)) for field in fields(KeySpread)}
+    if any(values is not None for values in spread.values()):
+        found["keys"] = spread
+    return found
+
+
+def _centers(header: GgufHeader, shape: ModelShape) -> Centers | None:
+    k = _vectors(header, "K", Keys.CENTER_K, shape.sizes_k)
+    v = _vectors(header, "V", Keys.CENTER_V, shape.sizes_v)
+    return Centers(k, v) if any(k) or any(v) else None
+
+
+def _vectors(header: GgufHeader, side: str, key: str, sizes: list[int]) -> tuple[bytes, ...]:
+    found = header.find(key)
+    if found is None:
+        return (b"",) * len(sizes)
+    if found.element != GGUFValueType.FLOAT32:
+        raise KvtunerError(f"{header.name(key)} is no list of float32 values: annotate the model again")
+    values = found.value
+    if isinstance(values, Skipped):  # no number in it, and its length tells more often what is wrong
+        values = np.broadcast_to(np.float32(np.nan), values.count)
+    parts = from_flat(np.asarray(values, np.float32), sizes, side)
+    return tuple(raw_vector(part, il, side) for il, part in enumerate(parts))
+
+
+def _names(header: GgufHeader, side: str, n_layer: int) -> list[str]:
+    """The type names of one side, in the checks and words of `types_from_key` in ``cpp/plan/kvtuner-plan-gguf.cpp``."""
+    key = {"K": Keys.TYPE_K, "V": Keys.TYPE_V}[side]
+    found, name = header.find(key), header.name(key)
+    if found is None:
+        raise KvtunerError(f"{name} is missing while its counterpart is there: annotate the model again")
+    if found.kind == GGUFValueType.STRING:
+        return [_type_name(found.value, 0, side)] * n_layer
+    if found.kind != GGUFValueType.ARRAY:
+        raise KvtunerError(f"{name} has the value {shown(found.value)}, no list of names: annotate the model again")
+    n_found = found.value.count if isinstance(found.value, Skipped) else len(found.value)
+    if n_found != n_layer:
+        raise KvtunerError(f"{name} has {n_found} entries, the model {n_layer} layers: annotate the model again")
+    if found.element != GGUFValueType.STRING:
+        raise KvtunerError(f"layer 0: {name} holds no name: annotate the model again")
+    return [_type_name(text, il, side) for il, text in enumerate(found.value)]
+
+
+def _type_name(text: str | Skipped, il: int, side: str) -> str:
+    try:
+        return cache_type(text.start if isinstance(text, Skipped) else text, f" for {side}").name
+    except KvtunerError as err:
+        raise KvtunerError(f"layer {il}: {err}") from err
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC or path.suffix == ".gguf"
+    except OSError as err:
+        raise KvtunerError(f"cannot read {path}: {err.strerror or err}; check the path") from err
+
+
+def load_plan(path: Path) -> tuple[Plan | None, str]:
+    """The plan in a GGUF file or a JSON file, and where it comes from: ``gguf`` or ``config``."""
+    if not _is_gguf(path):
+        return Plan.load(path), "config"
+    return plan_of(read_model(path)), "gguf"

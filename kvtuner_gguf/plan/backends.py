@@ -1,0 +1,73 @@
+"""Which pairs of cache types a back end of the built llama.cpp runs fast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.cachetypes import CACHE_TYPES, cache_type
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shape import ModelShape
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The types that it runs, and whether K and V of a layer may differ."""
+
+    names: tuple[str, ...]
+    mixed: bool
+
+    def pairs(self) -> tuple[Pair, ...]:
+        if self.mixed:
+            return tuple(Pair(k, v) for k, v in product(self.names, repeat=2))
+        return tuple(Pair(name, name) for name in self.names)
+
+    def fitting(self, shape: ModelShape) -> Backend:
+        """Without the types whose blocks do not divide the head sizes of ``shape``.
+
+        Raises `KvtunerError` where none is left.
+        """
+        sizes = (shape.head_dim_k, shape.head_dim_v)
+        names = tuple(n for n in self.names if not any(size % cache_type(n).block_size for size in sizes))
+        if not names:
+            raise KvtunerError(
+                f"no block of {', '.join(self.names)} divides heads of {shape.head_dim_k} and {shape.head_dim_v} "
+                "values: name other types with --candidates"
+            )
+        return Backend(names, self.mixed)
+
+
+_OF_BASE = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+DEFAULT_BACKEND = "cpu"
+BACKENDS = {
+    "cpu": Backend((*_OF_BASE, "q3_nl", "q2_nl"), mixed=True),
+    "cuda": Backend(("f16", "q8_0", "q4_0"), mixed=False),
+    "metal": Backend(("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"), mixed=False),
+    "vulkan": Backend(_OF_BASE, mixed=True),
+    "portable": Backend(("f16", "q8_0", "q4_0"), mixed=False),
+}
+
+
+def backend(name: str) -> Backend:
+    """The back end called ``name``; raises `KvtunerError` for any other name."""
+    if name not in BACKENDS:
+        raise KvtunerError(f"unknown back end {name!r}: use one of {', '.join(BACKENDS)}")
+    return BACKENDS[name]
+
+
+def of_types(names: Sequence[str]) -> Backend:
+    """Any pair of the types ``names``; raises `KvtunerError` where one is unknown or given twice."""
+    for name in names:
+        cache_type(name)
+    if not names or len(set(names)) != len(names):
+        raise KvtunerError(f"the candidates {','.join(names)!r}: name each type once, at least one")
+    return Backend(tuple(sorted(names, key=list(CACHE_TYPES).index)), mixed=True)
+
+
+def chosen_backend(name: str | None, candidates: Sequence[str]) -> Backend:
+    """That of the name, or of the types ``candidates``; raises `KvtunerError` where both or unknown ones are named."""
+    if name and candidates:
+        raise KvtunerError("--backend and --candidates both say which types to use: give one of them")
+    return of_types(candidates) if candidates else backend(name or DEFAULT_BACKEND)

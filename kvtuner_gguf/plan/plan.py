@@ -1,0 +1,224 @@
+"""A plan: the K and V cache type of every layer, with the model it is for and where it comes from.
+
+``configs/plan.schema.json`` describes the same JSON for other programs. ``cpp/plan/kvtuner-plan-json.cpp`` makes the same
+checks in the same order with the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kvtuner_gguf.errors import KvtunerError, shown
+from kvtuner_gguf.files import artifact
+from kvtuner_gguf.plan import centers as centers_module
+from kvtuner_gguf.plan.cachetypes import cache_type
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shape import MAX_LAYERS, ModelShape, is_count
+
+T = TypeVar("T")
+
+SCHEMA = "kvtuner.plan/1"
+
+
+def _per_value(n_bits: float, shape: ModelShape) -> float:
+    """``n_bits`` per token as bits per cached value."""
+    if not shape.n_values:
+        raise KvtunerError("the model has no layer with a KV cache: a plan has no use there")
+    return n_bits / shape.n_values
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``pairs[il]`` is the pair of layer ``il``. Raises `KvtunerError` where it does not fit ``model``."""
+
+    pairs: tuple[Pair, ...]
+    model: ModelShape | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    centers: Centers | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.pairs) <= MAX_LAYERS:
+            raise KvtunerError(f"a plan has 1 to {MAX_LAYERS} layers, not {len(self.pairs)}: tune the model again")
+        if self.centers is not None and self.centers.n_layer != len(self.pairs):
+            raise KvtunerError(
+                f"the plan has {len(self.pairs)} layers and centers of {self.centers.n_layer}: tune the model again"
+            )
+        if self.model is not None:
+            self.check(self.model)
+
+    @classmethod
+    def uniform(cls, pair: Pair, n_layer: int, centers: Centers | None = None) -> Plan:
+        return cls((pair,) * n_layer, centers=centers)
+
+    def without_centers(self) -> Plan:
+        return replace(self, centers=None)
+
+    @property
+    def n_layer(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over the types and centers of all layers: equal plans, equal fingerprints.
+
+        `kvtuner_plan_fingerprint` in ``cpp/plan/kvtuner-fingerprint.cpp`` is the same. Whatever else a plan comes to hold of a
+        layer is appended to the layer's entry, so that plans without it keep theirs.
+        """
+        entries = (f"{il}:{pair}{self._center_digests(il)}" for il, pair in enumerate(self.pairs))
+        return f"{fnv1a_64(';'.join((SCHEMA, *entries)).encode()):016x}"
+
+    def _center_digests(self, il: int) -> str:
+        if self.centers is None:
+            return ""
+        arrays = {"center_k": self.centers.array_k(il), "center_v": self.centers.array_v(il)}
+        return "".join(
+            f";{name}={fnv1a_64(values.astype('<f4').tobytes()):016x}"
+            for name, values in arrays.items()
+            if values is not None
+        )
+
+    def check(self, shape: ModelShape) -> None:
+        """Raise `KvtunerError` unless every layer's types can be allocated in a model of this shape."""
+        if self.n_layer != shape.n_layer:
+            raise KvtunerError(
+                f"the plan has {self.n_layer} layers, the model {shape.n_layer}: "
+                "use a plan that was tuned for this model"
+            )
+        for il, (pair, heads) in enumerate(zip(self.pairs, shape.n_head_kv, strict=True)):
+            for side, name, size in (("K", pair.k, shape.head_dim_k), ("V", pair.v, shape.head_dim_v)):
+                if heads and size % cache_type(name).block_size:
+                    raise KvtunerError(
+                        f"layer {il}: {side} type {name} has blocks of {cache_type(name).block_size} values, "
+                        f"which do not divide the head size {size}: use f16 there"
+                    )
+        if self.centers is not None:
+            self.centers.check(shape.sizes_k, shape.sizes_v)
+
+    def bytes_per_token(self, shape: ModelShape) -> int:
+        """Bytes that one token takes in the caches of all layers."""
+        self.check(shape)
+        return sum(
+            cache_type(pair.k).row_bytes(heads * shape.head_dim_k)
+            + cache_type(pair.v).row_bytes(heads * shape.head_dim_v)
+            for pair, heads in zip(self.pairs, shape.n_head_kv, strict=True)
+        )
+
+    def bits_per_value(self, shape: ModelShape | None = None) -> float:
+        """Mean true bits per cached value; without a shape all layers and both sides weigh the same."""
+        shape = shape or self.model
+        if shape is None:
+            return sum(pair.bits_per_value for pair in self.pairs) / self.n_layer
+        return _per_value(8.0 * self.bytes_per_token(shape), shape)
+
+    def payload_bits(self, shape: ModelShape | None = None) -> float:
+        """Mean bits of the codes alone per cached value, as the KVTuner paper counts; weighed as `bits_per_value`."""
+        shape = shape or self.model
+        if shape is None:
+            return sum(pair.payload_bits for pair in self.pairs) / self.n_layer
+        self.check(shape)
+        types = [pair.types for pair in self.pairs]
+        sizes = zip(types, shape.sizes_k, shape.sizes_v, strict=True)
+        return _per_value(sum(n_k * k.payload_bits + n_v * v.payload_bits for (k, v), n_k, n_v in sizes), shape)
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"schema": SCHEMA}
+        if self.model is not None:
+            data["model"] = self.model.to_json()
+        data["layers"] = [self._layer_to_json(il) for il in range(self.n_layer)]
+        if self.provenance:
+            data["provenance"] = dict(self.provenance)
+        return data
+
+    def _layer_to_json(self, il: int) -> dict[str, Any]:
+        entry: dict[str, Any] = {"layer": il, "k": self.pairs[il].k, "v": self.pairs[il].v}
+        if self.centers is not None:
+            vectors = {"center_k": self.centers.k[il], "center_v": self.centers.v[il]}
+            entry |= {name: centers_module.encode(raw) for name, raw in vectors.items() if raw}
+        return entry
+
+    @classmethod
+    def from_json(cls, data: object) -> Plan:
+        """Raises `KvtunerError` naming the layer and the value that is wrong."""
+        if not isinstance(data, Mapping):
+            raise KvtunerError("a plan is a JSON object with 'schema' and 'layers': see configs/plan.schema.json")
+        if data.get("schema") != SCHEMA:
+            raise KvtunerError(
+                f"the plan's schema is {shown(data.get('schema'))}, not '{SCHEMA}': tune with this version"
+            )
+        provenance = data.get("provenance", {})
+        if not isinstance(provenance, Mapping):
+            raise KvtunerError("'provenance' must be an object: remove it or tune again")
+        model = data.get("model")
+        layers = _ordered_layers(data.get("layers"))
+        return cls(
+            pairs=tuple(_parse_pair(il, entry) for il, entry in enumerate(layers)),
+            model=None if model is None else ModelShape.from_json(model),
+            provenance=provenance,
+            centers=_parse_centers(layers),
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read a plan from a JSON file; every error names the file."""
+        return artifact.load(path, cls.from_json, "plan")
+
+    def save(self, path: Path) -> None:
+        artifact.save(path, self.to_json())
+
+
+def fnv1a_64(data: bytes) -> int:
+    """The 64-bit FNV-1a hash (Fowler, Noll, Vo)."""
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = (value ^ byte) * 0x100000001B3 % (1 << 64)
+    return value
+
+
+def _ordered_layers(layers: object) -> list[Mapping[str, Any]]:
+    if not isinstance(layers, list) or not layers:
+        raise KvtunerError("'layers' must be a list of {layer, k, v}: see configs/plan.schema.json")
+    if len(layers) > MAX_LAYERS:
+        raise KvtunerError(f"'layers' has {len(layers)} entries, more than {MAX_LAYERS}: tune the model again")
+    return in_order((_number_of(entry), entry) for entry in layers)
+
+
+def _number_of(entry: object) -> int:
+    il = entry.get("layer") if isinstance(entry, Mapping) else None
+    if not is_count(il):
+        raise KvtunerError(f"a layer entry has the number {shown(il)}: give a whole number from 0")
+    return il
+
+
+def in_order(numbered: Iterable[tuple[int, T]]) -> list[T]:
+    """The entries of all layers, from layer 0 on.
+
+    Raises `KvtunerError` naming the layer that is given twice or is missing.
+    """
+    entries: dict[int, T] = {}
+    for il, entry in numbered:
+        if il in entries:
+            raise KvtunerError(f"layer {il} is given twice: keep one entry")
+        entries[il] = entry
+    missing = next((il for il in range(len(entries)) if il not in entries), None)
+    if missing is not None:
+        raise KvtunerError(f"layer {missing} is missing of {len(entries)}: number the layers from 0 without a gap")
+    return [entries[il] for il in range(len(entries))]
+
+
+def _parse_pair(il: int, entry: Mapping[str, Any]) -> Pair:
+    try:
+        return Pair(entry.get("k"), entry.get("v"))
+    except KvtunerError as err:
+        raise KvtunerError(f"layer {il}: {err}") from err
+
+
+def _parse_centers(layers: Sequence[Mapping[str, Any]]) -> Centers | None:
+    k, v = (
+        tuple(centers_module.decode(entry.get(key), il, side) for il, entry in enumerate(layers))
+        for side, key in (("K", "center_k"), ("V", "center_v"))
+    )
+    return Centers(k, v) if any(k) or any(v) else None

@@ -1,0 +1,43 @@
+"""The front as a table and as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from kvtuner_gguf.plan.front import Front, Point, index_of
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.report.figure import new_figure, save_figure
+
+
+def print_front(front: Front, plan: Plan) -> None:
+    """A row per point, the one of ``plan`` marked."""
+    table = Table(title=f"front on the tuning text ({front.measure})")
+    for name in ("", "true bits", "payload bits", "bytes per token", front.measure, "sum of prices"):
+        table.add_column(name, justify="right")
+    chosen = index_of(front, plan.pairs)
+    for i, point in enumerate(front.points):
+        priced = "" if point.priced is None else f"{point.priced:.5f}"
+        mark = "plan" if i == chosen else ""
+        bits = (f"{front.bits(point):.3f}", f"{front.payload_bits(point):.3f}")
+        table.add_row(mark, *bits, f"{front.n_bytes(point)}", f"{point.loss:.5f}", priced)
+    Console().print(table)
+
+
+def save_front_chart(front: Front, plan: Plan, path: Path, title: str) -> None:
+    """Write a PNG of the loss (log) over the bits; points that lose nothing have no place in it."""
+    figure = new_figure()
+    axes = figure.add_subplot()
+    shown = [point for point in front.points if point.loss > 0]
+    axes.plot([front.bits(p) for p in shown], [p.loss for p in shown], "o-", color="tab:gray", label="front")
+    chosen = index_of(front, plan.pairs)
+    if chosen is not None and front.points[chosen].loss > 0:
+        point: Point = front.points[chosen]
+        axes.plot([front.bits(point)], [point.loss], "D", color="tab:red", label="plan")
+    axes.set(xlabel="true bits per cached value", ylabel=f"{front.measure} on the tuning text", title=title)
+    axes.set_yscale("log")
+    axes.grid(which="both", alpha=0.25)
+    axes.legend()
+    save_figure(figure, path)

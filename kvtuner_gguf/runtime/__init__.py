@@ -1,1 +1,0 @@
-"""Find and drive the built llama.cpp. Never imports torch."""

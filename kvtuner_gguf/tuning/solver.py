@@ -1,0 +1,118 @@
+"""The cheapest plan for a budget on the priced model: exact, then refined by the KLD of whole plans."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.progress import Progress
+from kvtuner_gguf.tuning.judges import Judge
+from kvtuner_gguf.tuning.prices import Prices
+from kvtuner_gguf.tuning.sizes import LayerPairs, Sizes
+
+# a move must win this share of the plan's KLD, else it fits the noise of the calibration text
+WORTH = 0.002
+
+
+# trades in a row that win nothing end a refinement
+PATIENCE = 12
+
+
+def solve(prices: Prices, candidates: LayerPairs, sizes: Sizes, budget: int) -> tuple[Pair, ...]:
+    """The cheapest plan of at most ``budget`` bytes per token: exact, by dynamic programming over the layers.
+
+    Raises `KvtunerError` where even the smallest candidates do not fit.
+    """
+    options = [[(sizes.pair(il, pair), pair) for pair in layer] for il, layer in enumerate(candidates)]
+    smallest, _ = sizes.range(candidates)
+    if smallest > budget:
+        raise KvtunerError(
+            f"no plan of these candidates fits into {sizes.bits(budget):.2f} bits per value: the smallest has "
+            f"{sizes.bits(smallest):.2f}: raise the budget, or name smaller types with --candidates"
+        )
+    unit = math.gcd(*(n_bytes for layer in options for n_bytes, _ in layer)) or 1
+    best = np.full(budget // unit + 1, np.inf)
+    best[0] = 0.0
+    choices = []
+    for il, layer in enumerate(options):
+        best, choice = _add_layer(best, [(n_bytes // unit, prices.pair(il, pair)) for n_bytes, pair in layer])
+        choices.append(choice)
+    at, pairs = int(best.argmin()), []
+    for layer, choice in zip(reversed(options), reversed(choices), strict=True):
+        n_bytes, pair = layer[choice[at]]
+        pairs.append(pair)
+        at -= n_bytes // unit
+    return tuple(reversed(pairs))
+
+
+def _add_layer(best: np.ndarray, options: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """For each size the least price with one more layer, and which option gives it."""
+    table = np.full((len(options), len(best)), np.inf)
+    for i, (size, price) in enumerate(options):
+        if size < len(best):
+            table[i, size:] = best[: len(best) - size] + price
+    return table.min(0), table.argmin(0)
+
+
+def refine(
+    judge: Judge,
+    start: Sequence[Pair],
+    prices: Prices,
+    candidates: LayerPairs,
+    sizes: Sizes,
+    budget: int,
+    trials: int,
+    progress: Progress | None = None,
+) -> tuple[tuple[Pair, ...], float]:
+    """Trade bytes between two layers as long as the KLD of the whole plan falls; the plan and its mean KLD.
+
+    At most ``trials`` trades are judged, the most promising by price first, and no more after `PATIENCE` in vain.
+    """
+    pairs, kld = tuple(start), judge.kld(start)
+    judge.settle(pairs)
+    tried: set[tuple[Pair, ...]] = {pairs}
+    won = 0
+    for done in range(trials):
+        if progress:
+            progress(done, trials)
+        trial = next((plan for plan in _trades(pairs, prices, candidates, sizes, budget) if plan not in tried), None)
+        if trial is None or done - won >= PATIENCE:
+            break
+        tried.add(trial)
+        trial_kld = judge.kld(trial)
+        if trial_kld < kld * (1 - WORTH):
+            pairs, kld, won = trial, trial_kld, done + 1
+            judge.settle(pairs)
+    if progress:
+        progress(trials, trials)
+    return pairs, kld
+
+
+def _trades(
+    pairs: Sequence[Pair], prices: Prices, candidates: LayerPairs, sizes: Sizes, budget: int
+) -> Iterator[tuple[Pair, ...]]:
+    """Plans that differ in two layers and still fit the budget, least price first."""
+    room = budget - sizes.plan(pairs)
+    moves = [
+        (prices.pair(il, pair) - prices.pair(il, pairs[il]), sizes.pair(il, pair) - sizes.pair(il, pairs[il]), il, pair)
+        for il, layer in enumerate(candidates)
+        for pair in layer
+        if pair != pairs[il]
+    ]
+    ups = sorted(move for move in moves if move[0] < 0)
+    downs = sorted(move for move in moves if move[1] < 0)
+    trades = sorted(
+        (up[0] + down[0], up[2:], down[2:])
+        for up in ups
+        for down in downs
+        if up[2] != down[2] and up[1] + down[1] <= room
+    )
+    for _, up, down in trades:
+        plan = list(pairs)
+        for il, pair in (up, down):
+            plan[il] = pair
+        yield tuple(plan)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kvtuner_gguf.cli import COMMANDS, main
+from kvtuner_gguf.gguffile.annotate import annotate
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from tests.conftest import N_LAYER
+
+PAIRS = tuple(Pair.parse(name) for name in ("q8_0/q4_0", "f16/q5_1", "iq4_nl", "f16"))
+HEAVY = ("torch", "transformers", "matplotlib", "llama_cpp", "sklearn")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0
+    text = result.output.split("Options:")[0]
+    assert len(text.split()) > 12, "say what the command does"
+    for option in main.get_command(None, name).params:
+        assert option.param_type_name == "argument" or option.help, option.name
+
+
+def imports_of(*args: str) -> set[str]:
+    script = (
+        "import sys\nfrom kvtuner_gguf.cli import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True, check=True)
+    return set(eval(done.stdout.split("HEAVY ")[1]))
+
+
+def test_light_commands_import_nothing_heavy(model: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    Plan(PAIRS).save(plan)
+    assert imports_of("--help") == set()
+    assert imports_of("annotate", str(model), str(plan), "--in-place") == set()
+    assert imports_of("inspect", str(model)) == set()
+
+
+def test_inspect_prints_the_plan_of_a_model_and_of_a_file(model: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    Plan(PAIRS).save(plan)
+    annotate(model, Plan(PAIRS), tmp_path / "a.gguf")
+    for path, source in ((plan, "config"), (tmp_path / "a.gguf", "gguf"), (model, "default")):
+        data = json.loads(CliRunner().invoke(main, ["inspect", str(path), "--json"]).output)
+        pairs = PAIRS if source != "default" else (Pair.parse("f16"),) * N_LAYER
+        assert data["source"] == source
+        assert data["n_layer"] == N_LAYER
+        assert data["bits_per_value"] == pytest.approx(Plan(pairs).bits_per_value())
+        assert [(e["layer"], e["k"], e["v"]) for e in data["layers"]] == [
+            (il, pair.k, pair.v) for il, pair in enumerate(pairs)
+        ]
+
+
+def test_verify_says_ok_or_why_not(model: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    Plan(PAIRS).save(plan)
+    good = CliRunner().invoke(main, ["verify", str(plan), "--model", str(model)])
+    assert good.exit_code == 0
+    assert good.output.startswith("OK: 4 layers")
+    none = CliRunner().invoke(main, ["verify", str(model)])
+    assert none.exit_code == 1
+    assert "no plan" in none.output
+    Plan(PAIRS[:3]).save(plan)
+    bad = CliRunner().invoke(main, ["verify", str(plan), "--model", str(model), "--json"])
+    assert bad.exit_code == 1
+    assert json.loads(bad.output)["ok"] is False
+
+
+@pytest.mark.parametrize(("types", "options", "word"), [("f16", ["--values"], "K or V"), ("f16/q4_0", [], "K")])
+def test_center_wants_something_quantized(
+    model: Path, tmp_path: Path, types: str, options: list[str], word: str
+) -> None:
+    out = tmp_path / "plan.json"
+    result = CliRunner().invoke(main, ["center", str(model), "--uniform", types, "-o", str(out), *options])
+    assert result.exit_code == 1
+    assert f"no layer of the plan has a quantized {word}: nothing to center" in result.output
+    assert not out.exists()
+
+
+def test_the_schema_knows_every_type() -> None:
+    from kvtuner_gguf.plan.cachetypes import CACHE_TYPES
+
+    schema = json.loads((Path(__file__).parents[2] / "configs" / "plan.schema.json").read_text())
+    assert schema["$defs"]["type"]["enum"] == list(CACHE_TYPES)

@@ -1,0 +1,109 @@
+"""Every command refuses, before it reads anything, an output that it could not replace at the end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kvtuner_gguf.cli import COMMANDS, main
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from tests.conftest import N_LAYER
+
+# inputs that are not there: a command that reads first tells of them, not of the output
+WRITERS = {
+    "annotate": ["no.gguf", "no.json", "-o", "OUT"],
+    "center": ["no.gguf", "no.json", "-o", "OUT"],
+    "cluster": ["no.json", "no2.json", "-o", "OUT"],
+    "eval": ["there", "--png", "OUT"],
+    "fetch-model": ["no-such-model", "-o", "OUT"],
+    "import-kvtuner": ["no.yaml", "-o", "OUT"],
+    "profile": ["no.gguf", "-o", "OUT"],
+    "prune": ["no.json", "-o", "OUT"],
+    "search": ["no.gguf", "no.json", "no2.json", "-o", "OUT"],
+    "search front": ["no.gguf", "no.json", "no2.json", "-o", "there", "--front", "OUT"],
+    "strip": ["no.gguf", "-o", "OUT"],
+    "tune": ["no.gguf", "-o", "OUT"],
+    "tune png": ["no.gguf", "-o", "there", "--png", "OUT"],
+}
+READERS = {"demo", "inspect", "verify"}
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(main, list(map(str, args)))
+
+
+def test_no_command_is_forgotten() -> None:
+    assert {name.split()[0] for name in WRITERS} | READERS == set(COMMANDS)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").write_text("kept")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("out", "words"), [("fifo", "it is a pipe"), ("link", "it is a pipe"), ("no/out", "No such file or directory")]
+)
+@pytest.mark.parametrize("name", WRITERS)
+def test_an_output_that_cannot_be_replaced_is_refused_first(name: str, out: str, words: str, folder: Path) -> None:
+    result = run(name.split()[0], *(out if word == "OUT" else word for word in WRITERS[name]))
+    assert result.exit_code == 1, result.output
+    assert result.output.startswith(f"Error: cannot write {out}: ")
+    assert words in result.output
+    assert sorted(path.name for path in folder.iterdir()) == ["fifo", "link", "there"]
+    assert (folder / "fifo").is_fifo()
+    assert (folder / "there").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["annotate", "no.gguf", "there", "-o", "there"],
+        ["center", "there", "--uniform", "q4_0", "-o", "there"],
+        ["center", "no.gguf", "--uniform", "q4_0", "--text", "there", "-o", "there"],
+        ["cluster", "no.json", "there", "-o", "there"],
+        ["eval", "there", "--png", "there"],
+        ["import-kvtuner", "there", "-o", "there"],
+        ["profile", "there", "-o", "there"],
+        ["prune", "there", "-o", "there"],
+        ["search", "no.gguf", "no.json", "there", "-o", "there"],
+        ["tune", "there", "-o", "there"],
+        ["tune", "no.gguf", "--text", "there=2", "-o", "there"],
+    ],
+)
+@pytest.mark.parametrize("by_link", [False, True])
+def test_an_input_is_never_overwritten(args: list[str], by_link: bool, folder: Path) -> None:
+    if by_link:
+        (folder / "other").symlink_to("there")
+        args = [*args[:-1], "other"]
+    result = run(*args)
+    assert result.exit_code == 1
+    assert "would be overwritten" in result.output
+    assert (folder / "there").read_text() == "kept"
+
+
+def test_two_outputs_need_two_names(folder: Path) -> None:
+    for args in (["tune", "no.gguf", "-o", "a", "--png", "a"], ["search", "m", "p", "c", "-o", "a", "--front", "./a"]):
+        assert "to hold two outputs" in run(*args).output
+    for args in (["tune", "m", "-o", "a.tune"], ["profile", "m", "-o", "w", "--work", "w"]):
+        assert "is also the folder of what is finished" in run(*args).output
+
+
+def test_other_names_of_a_file_are_told_and_keep_what_they_held(model: Path, tmp_path: Path) -> None:
+    other, plan = tmp_path / "other.gguf", tmp_path / "plan.json"
+    os.link(model, other)
+    before = other.read_bytes()
+    Plan.uniform(Pair.parse("q8_0"), N_LAYER).save(plan)
+    result = run("annotate", model, plan, "--in-place")
+    assert result.exit_code == 0
+    assert f"{model} has another name (hard links), which will keep what it holds now" in result.output
+    assert other.read_bytes() == before != model.read_bytes()
+    assert "hard links" not in run("annotate", model, plan, "--in-place").output

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.backends import BACKENDS, backend, of_types
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shape import ModelShape
+
+
+def test_portable_pairs_run_everywhere() -> None:
+    pairs = set(backend("portable").pairs())
+    assert Pair("q4_0", "q4_0") in pairs
+    assert all(pairs <= set(other.pairs()) for other in BACKENDS.values())
+    assert all(pair.k == pair.v for name in ("cuda", "metal", "portable") for pair in backend(name).pairs())
+
+
+def test_types_whose_blocks_do_not_divide_the_heads_are_left_out() -> None:
+    assert "q2_nl" in backend("cpu").fitting(ModelShape("llama", (1,), 64, 128)).names
+    assert backend("cpu").fitting(ModelShape("llama", (1,), 80, 80)).names == ("f16",)
+    assert "q2_nl" not in backend("cpu").fitting(ModelShape("llama", (1,), 96, 96)).names
+    with pytest.raises(KvtunerError, match="heads of 80 and 80 values: name other types"):
+        of_types(["q4_0"]).fitting(ModelShape("llama", (1,), 80, 80))
+
+
+@pytest.mark.parametrize(("names", "words"), [([], "at least one"), (["q4_0", "q4_0"], "once"), (["q9"], "unknown")])
+def test_bad_lists_of_types_are_refused(names: list[str], words: str) -> None:
+    with pytest.raises(KvtunerError, match=words):
+        of_types(names)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan import centers
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
+
+SHAPE = ModelShape("llama", (2, 0, 1), 32, 64)
+RNG = np.random.default_rng(5)
+K = [RNG.standard_normal(64), None, RNG.standard_normal(32)]
+V = [None, None, RNG.standard_normal(64)]
+CENTERS = Centers.from_arrays(K, V)
+PLAN = Plan((Pair.parse("q8_0/q4_0"), Pair.parse("f16"), Pair.parse("q4_0")), SHAPE, centers=CENTERS)
+
+
+def test_a_plan_keeps_its_centers_through_json(tmp_path: Path) -> None:
+    PLAN.save(tmp_path / "plan.json")
+    loaded = Plan.load(tmp_path / "plan.json")
+    assert loaded == PLAN
+    assert np.array_equal(loaded.centers.array_k(2), K[2].astype(np.float16).astype(np.float32))
+    assert loaded.centers.array_v(0) is None
+
+
+def test_the_fingerprint_covers_the_centers() -> None:
+    changed = bytearray(CENTERS.k[0])
+    changed[0] ^= 1
+    others = [
+        PLAN.without_centers(),
+        Plan(PLAN.pairs, SHAPE, centers=Centers((bytes(changed), *CENTERS.k[1:]), CENTERS.v)),
+        Plan(PLAN.pairs, SHAPE, centers=Centers(CENTERS.k, (b"",) * 3)),
+    ]
+    assert len({PLAN.fingerprint, *(plan.fingerprint for plan in others)}) == 4
+    assert PLAN.without_centers().fingerprint == Plan(PLAN.pairs).fingerprint
+
+
+def test_the_flat_form_has_zeros_for_layers_without_a_center() -> None:
+    flat = centers.flat_float32(CENTERS.k, SHAPE.sizes_k)
+    assert flat.shape == (96,)
+    back = centers.from_flat(flat, SHAPE.sizes_k, "K")
+    assert not back[1].size
+    assert Centers.from_arrays(back, [None] * 3).k == CENTERS.k
+    with pytest.raises(KvtunerError, match="K centers have 95 values, the model's layers 96"):
+        centers.from_flat(flat[1:], SHAPE.sizes_k, "K")
+
+
+def test_layers_that_are_not_quantized_need_no_center() -> None:
+    k_only, v_only = Pair("q8_0", "f16"), Pair("bf16", "q4_0")
+    kept = Centers((b"aa", b"bb", b""), (b"cc", b"dd", b"ee")).of_quantized((k_only, v_only, v_only))
+    assert kept == Centers((b"aa", b"", b""), (b"", b"dd", b"ee"))
+    assert CENTERS.of_quantized((Pair.parse("f16"),) * 3) is None
+
+
+def entry(**more: object) -> dict:
+    return {"schema": "kvtuner.plan/1", "layers": [{"layer": 0, "k": "q8_0", "v": "q8_0", **more}]}
+
+
+@pytest.mark.parametrize(
+    ("vector", "words"),
+    [
+        (7, "layer 0: the K center is no base64"),
+        ("???", "layer 0: the K center is no base64"),
+        (base64.b64encode(b"abc").decode(), "layer 0: the K center has 3 bytes"),
+        (base64.b64encode(np.array([np.nan], "<f2").tobytes()).decode(), "layer 0: the K center holds a value"),
+    ],
+)
+def test_hostile_centers_are_refused_in_one_line(vector: object, words: str) -> None:
+    with pytest.raises(KvtunerError, match=words) as caught:
+        Plan.from_json(json.loads(json.dumps(entry(center_k=vector))))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_center_of_another_size_names_its_layer() -> None:
+    with pytest.raises(KvtunerError, match="layer 2: the V center has 63 values, the layer 64"):
+        Plan(PLAN.pairs, SHAPE, centers=Centers.from_arrays(K, [None, None, V[2][1:]]))
+
+
+def test_values_beyond_float16_are_refused() -> None:
+    with pytest.raises(KvtunerError, match="no number"):
+        Centers.from_arrays([np.array([1e6])], [None])

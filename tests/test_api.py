@@ -1,0 +1,125 @@
+"""What a program imports, and that it does what the commands of the same names do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import kvtuner_gguf
+from kvtuner_gguf.cli import main
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.gguffile.stored_plan import plan_of
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from tests.conftest import N_LAYER
+
+SLOW = ("numpy", "gguf", "click", "rich", "torch", "transformers", "matplotlib", "llama_cpp")
+
+
+def imports_of(script: str) -> set[str]:
+    program = f"import sys\n{script}\nprint([name for name in {SLOW!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(eval(done.stdout))
+
+
+def test_importing_the_package_imports_nothing_slow() -> None:
+    assert imports_of("import kvtuner_gguf") == set()
+    assert imports_of("import kvtuner_gguf; kvtuner_gguf.Plan, kvtuner_gguf.Pair, kvtuner_gguf.CONFIGS") == {"numpy"}
+    assert imports_of("from kvtuner_gguf import annotate, evaluate, tune") == {"numpy", "gguf"}
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    assert set(kvtuner_gguf.__all__) == set(kvtuner_gguf._HOMES)
+    assert {"tune", "annotate", "evaluate", "Plan"} <= set(kvtuner_gguf.__all__) <= set(dir(kvtuner_gguf))
+    for name in kvtuner_gguf.__all__:
+        assert getattr(kvtuner_gguf, name) is not None
+    assert kvtuner_gguf.Plan is Plan
+    assert kvtuner_gguf.KvtunerError is KvtunerError
+    with pytest.raises(AttributeError, match="module 'kvtuner_gguf' has no attribute 'tunes'"):
+        _ = kvtuner_gguf.tunes
+
+
+def test_annotate_writes_the_plan(model: Path, tmp_path: Path) -> None:
+    plan = Plan.uniform(Pair("q8_0", "q4_0"), N_LAYER)
+    written = kvtuner_gguf.annotate(str(model), plan, str(tmp_path / "out.gguf"))
+    assert written.pairs == plan.pairs
+    assert plan_of(read_model(tmp_path / "out.gguf")).fingerprint == plan.fingerprint
+
+
+class TestTune:
+    @pytest.fixture
+    def words(self, tmp_path: Path) -> Path:
+        path = tmp_path / "text.txt"
+        path.write_text(" ".join(f"{i} times {i + 1} is {i * (i + 1)};" for i in range(2000)))
+        return path
+
+    def test_it_gives_the_plan_of_the_command(self, words: Path, tiny, tmp_path: Path) -> None:
+        pytest.importorskip("torch")
+        model, out = tiny(tmp_path / "m.gguf", "llama"), tmp_path / "plan.json"
+        options = ["--bits", "5", "--text", str(words), "--tokens", "64", "--ctx", "32", "--candidates", "q8_0,q4_0"]
+        done = CliRunner().invoke(main, ["tune", str(model), "-o", str(out), "--no-native", *options])
+        assert done.exit_code == 0, done.output
+        names = ("q8_0", "q4_0")
+        plan = kvtuner_gguf.tune(model, bits=5, candidates=names, text=words, tokens=64, ctx=32)
+        assert plan.to_json() == Plan.load(out).to_json()
+        assert plan.bits_per_value() <= 5
+        assert plan.centers is not None
+
+    def test_it_keeps_what_is_finished_where_it_is_told_to(self, words: Path, tiny, tmp_path: Path) -> None:
+        pytest.importorskip("torch")
+        model, work = str(tiny(tmp_path / "m.gguf", "llama")), tmp_path / "work"
+        asked = {"candidates": ("q8_0", "q4_0"), "text": str(words), "tokens": 64, "ctx": 32, "center": False}
+        plan = kvtuner_gguf.tune(model, 5, **asked, work=str(work))
+        assert plan.centers is None
+        before = (work / "journal.jsonl").read_bytes()
+        assert kvtuner_gguf.tune(model, 5, **asked, work=work) == plan
+        assert (work / "journal.jsonl").read_bytes() == before
+
+    def test_what_cannot_be_is_refused_at_once(self, words: Path, tiny, tmp_path: Path) -> None:
+        pytest.importorskip("torch")
+        model = tiny(tmp_path / "m.gguf", "llama")
+        for asked, words_of in (
+            ({"bits": 1}, "is less than"),
+            ({"bits": 0}, "give a positive number"),
+            ({"backend": "abacus"}, "unknown back end 'abacus'"),
+            ({"backend": "cpu", "candidates": ("q8_0",)}, "give one of them"),
+        ):
+            with pytest.raises(KvtunerError, match=words_of):
+                kvtuner_gguf.tune(model, **asked, text=words)
+
+
+class TestEvaluate:
+    @pytest.mark.native
+    @pytest.mark.parametrize("evaluator", ["native", "torch"])
+    def test_it_gives_the_rows_of_the_command(self, evaluator: str, tiny, text: str, tmp_path: Path) -> None:
+        if evaluator == "torch":
+            pytest.importorskip("torch")
+        model, words, plan = tiny(tmp_path / "m.gguf", "llama"), tmp_path / "text.txt", tmp_path / "mix.json"
+        words.write_text(text)
+        Plan((Pair("q8_0", "q4_0"), Pair("f16", "q5_1"))).save(plan)
+        options = ["--text", str(words), "--ctx", "32", "--chunks", "2", "--evaluator", evaluator]
+        done = CliRunner().invoke(
+            main, ["eval", str(model), "--config", str(plan), "--uniform", "q4_0", *options, "--json"]
+        )
+        assert done.exit_code == 0, done.output
+        caches = {"mix": Plan.load(plan), "q4_0/q4_0": Pair.parse("q4_0")}
+        rows = kvtuner_gguf.evaluate(model, caches, text=words, ctx=32, chunks=2, evaluator=evaluator)
+        assert [row.name for row in rows] == ["f16/f16", "mix", "q4_0/q4_0"]
+        assert [asdict(row) for row in rows] == json.loads(done.stdout)
+        assert rows[2].kld_mean > rows[0].kld_mean == 0
+
+    def test_a_plan_of_another_model_is_refused_by_its_name(self, model: Path, tmp_path: Path) -> None:
+        with pytest.raises(KvtunerError, match=r"^short: the plan has 3 layers, the model 4"):
+            kvtuner_gguf.evaluate(model, {"short": Plan.uniform(Pair("q8_0", "q8_0"), 3)})
+
+    def test_an_unknown_evaluator_is_refused(self, model: Path, tmp_path: Path) -> None:
+        (tmp_path / "text").write_text("words")
+        with pytest.raises(KvtunerError, match="unknown evaluator 'abacus': use one of native, torch"):
+            kvtuner_gguf.evaluate(model, {}, text=tmp_path / "text", evaluator="abacus")
