@@ -174,7 +174,7 @@ class Study:
             spread = cache.runtime_order(key) - center.to(key)
             exact = attend(query, key, value)
             for name in names:
-                k, v = cache.keys(key, name, il), cache.values(value, name, il)
+                k, v = cache.keys(key, name, il), cache.values(value, name)
                 for side, error, power, output in (
                     ("K", k - key, spread, attend(query, k, value)),
                     ("V", v - value, value, attend(query, key, v)),

@@ -32,10 +32,9 @@ class CacheModel:
         center = None if self.centers is None else self.centers.array_k(il)
         return self.model_order(_through(self.runtime_order(k), type_name, center, is_key=True))
 
-    def values(self, v: Tensor, type_name: str, il: int) -> Tensor:
-        """``v`` [batch, KV heads, tokens, head size], as read from the V cache of layer ``il``."""
-        center = None if self.centers is None else self.centers.array_v(il)
-        return _through(v, type_name, center, is_key=False)
+    def values(self, v: Tensor, type_name: str) -> Tensor:
+        """``v`` [batch, KV heads, tokens, head size], as read from the V cache."""
+        return _through(v, type_name, None, is_key=False)
 
     def runtime_order(self, k: Tensor) -> Tensor:
         """The channels of keys or queries, last dimension, in the order of the runtime's cache."""

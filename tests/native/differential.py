@@ -27,6 +27,7 @@ from kvtuner_gguf.plan.shape import ModelShape
 from tests.native.corpus import (
     ARRAY,
     CENTER_K,
+    CENTER_V,
     LAYERS,
     SEEDS,
     STRING,
@@ -62,7 +63,8 @@ TOKENS = [
     *(b"null", b"true", b"false", b"NaN", b"Infinity", b"-Infinity", b"-0", b"0", b"1", b"-1", b"00", b"0.0", b"1e0"),
     *(b"1e400", b"-1e400", b"9" * 309, b"9" * 308, b"18446744073709551616", b"2147483648", b"4096", b"1."),
     *(b'"\\ud800"', b'"\\udc00\\ud800"', b'"\\ud83d\\ude00"', b'"\\u0000"', b'"q8_0\\u0000"', b"'", b"//", b"[" * 70),
-    *(b'"layer"', b'"k"', b'"v"', b'"model"', b'"provenance"', b'"schema"', b'"n_head_kv"', b'"center_k"', b'"AAA="'),
+    *(b'"layer"', b'"k"', b'"v"', b'"model"', b'"provenance"', b'"schema"', b'"n_head_kv"'),
+    *(b'"center_k"', b'"center_v"', b'"AAA="'),
     *(struct.pack("<I", n) for n in range(14)),
     *(struct.pack("<Q", n) for n in (0, 1, 3, 4, 5, 1 << 63, (1 << 64) - 1)),
 ]
@@ -107,6 +109,14 @@ MORE: dict[str, bytes] = {
     "model-of-one-layer.json": for_model(n_layer=1, n_head_kv=1),
     "odd-head.json": for_model(head_dim_v=80),
     "model-center.json": for_model([{**LAYERS[0], "center_k": "ADwAQA=="}], n_layer=1, n_head_kv=1),
+    "center-of-values-first.json": plan([{**LAYERS[0], "center_k": "ADwA", "center_v": 7}]),
+    "center-of-values-later.json": plan([{**LAYERS[0], "center_k": "ADwA"}, {**LAYERS[1], "center_v": ""}]),
+    "center-of-values-null.json": plan([{**LAYERS[0], "center_k": "ADwAQA==", "center_v": None}]),
+    "center-of-values-wrong-type.json": plan([{**LAYERS[0], "center_v": "AL4="}, {**LAYERS[1], "v": "q9_9"}]),
+    "center-of-values-wrong-model.json": for_model([{**LAYERS[0], "center_v": "AL4="}], n_layer=-1),
+    "center-of-values-odd-head.json": for_model(
+        [{**LAYERS[0], "center_v": "AL4="}], n_layer=1, n_head_kv=1, head_dim_v=80
+    ),
     "no-text.json": for_model(architecture=["llama"]),
     "name-nul.gguf": gguf(raw_name(TYPE_K, b"q8_0\0junk"), V),
     "name-utf8.gguf": gguf(raw_name(TYPE_K, b"q8\xff\xc3\xa9"), V),
@@ -124,6 +134,10 @@ MORE: dict[str, bytes] = {
     "beyond-float16.gguf": gguf(Q8, V, floats(CENTER_K, 192, 1e6)),
     "below-float16.gguf": gguf(Q8, V, floats(CENTER_K, 192, 1e-9)),
     "many-floats.gguf": gguf(Q8, V, floats(CENTER_K, 2_000_000)),
+    "values-wrong-type.gguf": gguf(name(TYPE_K, "q9_9"), V, floats(CENTER_V, 192)),
+    "values-one-side.gguf": gguf(V, floats(CENTER_V, 192)),
+    "values-no-list.gguf": gguf(Q8, V, name(CENTER_V, "none"), floats(CENTER_K, 5)),
+    "values-alone.gguf": gguf(floats(CENTER_V, 192)),
     "alignment-64.gguf": gguf(string("general.alignment") + struct.pack("<IQ", 10, 32), Q8, V),
     "alignment-0.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 0), Q8, V),
     "alignment-48.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 48), Q8, V),

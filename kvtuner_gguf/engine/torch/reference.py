@@ -116,7 +116,7 @@ class Reference:
         if self._capture is not None:
             self._capture(module.layer_idx, query, key, value)
         il = module.layer_idx
-        key, value = self.cache.keys(key, self._pair.k, il), self.cache.values(value, self._pair.v, il)
+        key, value = self.cache.keys(key, self._pair.k, il), self.cache.values(value, self._pair.v)
         return attend(query, key, value).transpose(1, 2), None
 
 
