@@ -5,7 +5,7 @@
   study_lowbit.py MODEL.gguf --part rows --part kld --out lowbit.json
 
 gauss  mean squared error on normal values, as a multiple of the Lloyd-Max quantizer's
-rows   the same on the keys and values of the model, centered and rotated, then the error of the attention output
+rows   the same on the keys, centered, and values of the model, both rotated, then the error of the attention output
 kld    mean KLD against the exact model (float32, torch) with one pair of formats in all layers, keys centered
 """
 
