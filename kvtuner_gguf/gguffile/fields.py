@@ -25,22 +25,16 @@ def plan_fields(plan: Plan) -> bytes:
         string_field(Keys.VERSION, str(plan.provenance.get("version", kvtuner_gguf.__version__))),
         string_field(Keys.PLAN_FINGERPRINT, plan.fingerprint),
         _scalar(Keys.BITS_PER_VALUE, GGUFValueType.FLOAT32, "<f", plan.bits_per_value()),
-        *_center_fields(plan),
+        *_centers(plan),
         *_known_provenance(plan),
     ]
     return struct.pack("<Q", len(fields)) + b"".join(fields)
 
 
-def _center_fields(plan: Plan) -> Iterable[bytes]:
-    if plan.centers is None:
-        return
-    sides = (
-        (Keys.CENTER_K, plan.centers.k, plan.model.sizes_k),
-        (Keys.CENTER_V, plan.centers.v, plan.model.sizes_v),
-    )
-    for key, vectors, sizes in sides:
-        if any(vectors):
-            yield _float_list(key.format(arch=plan.model.architecture), flat_float32(vectors, sizes))
+def _centers(plan: Plan) -> Iterable[bytes]:
+    if plan.centers is not None and any(plan.centers.k):
+        key = Keys.CENTER_K.format(arch=plan.model.architecture)
+        yield _float_list(key, flat_float32(plan.centers.k, plan.model.sizes_k))
 
 
 def _known_provenance(plan: Plan) -> Iterable[bytes]:

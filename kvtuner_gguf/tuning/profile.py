@@ -105,7 +105,7 @@ def _measure_layer(
 ) -> dict[Pair, PairError]:
     """Each K and each V type is quantized once, each K type makes its attention weights once."""
     keys = {name: reference.cache.keys(key, name, il) for name in dict.fromkeys(pair.k for pair in pairs)}
-    values = {name: reference.cache.values(value, name, il) for name in dict.fromkeys(pair.v for pair in pairs)}
+    values = {name: reference.cache.values(value, name) for name in dict.fromkeys(pair.v for pair in pairs)}
     e_k = {name: _relative(key, read) for name, read in keys.items()}
     e_v = {name: _relative(value, read) for name, read in values.items()}
     e_a, e_o, error = attention_errors(query, key, value, list(keys.values()), list(values.values()))

@@ -79,7 +79,7 @@ def test_errors_are_those_of_their_definitions(pair: Pair, reference: Reference,
     positive = AwayFromZero(reference)
     positive.run(reference.embed(tokens), capture=lambda il, *qkv: seen.append(qkv))
     for (q, k, v), errors in zip(seen, profile(positive, tokens, [pair], SHAPE, {}).layers, strict=True):
-        read_k, read_v = reference.cache.keys(k, pair.k, 0), reference.cache.values(v, pair.v, 0)
+        read_k, read_v = reference.cache.keys(k, pair.k, 0), reference.cache.values(v, pair.v)
         weights, output = attention(q, k, v)
         read_weights, read_output = attention(q, read_k, read_v)
         found = errors[pair]
@@ -117,7 +117,7 @@ def test_a_long_context_is_measured_by_some_of_its_queries(
     found = profile(reference, tokens, [pair], SHAPE, {}).layers[1][pair]
     reference.run(reference.embed(tokens), capture=lambda il, *qkv: seen.append(qkv))
     q, k, v = seen[1]
-    read_k, read_v = reference.cache.keys(k, pair.k, 1), reference.cache.values(v, pair.v, 1)
+    read_k, read_v = reference.cache.keys(k, pair.k, 1), reference.cache.values(v, pair.v)
     rows = [3, 7, 11, 15, 19, 23]
     n_head = q.shape[1]
     before, after = (attention(q, *kv)[1].view(2, n_head, 24, -1)[:, :, rows] for kv in ((k, v), (read_k, read_v)))
