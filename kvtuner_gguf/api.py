@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kvtuner_gguf.engine.opening import open_engine
 from kvtuner_gguf.engine.torch.install import import_torch
-from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.errors import about
 from kvtuner_gguf.evaluation import by_either
 from kvtuner_gguf.evaluation.chunks import Sample, read_text
 from kvtuner_gguf.evaluation.rows import Row
@@ -90,7 +90,5 @@ def evaluate(
 
 
 def _fitted(name: str, cache: Pair | Plan, headers: list) -> Pair | Plan:
-    try:
+    with about(name):
         return fitted(cache, headers) if isinstance(cache, Plan) else cache
-    except KvtunerError as err:
-        raise KvtunerError(f"{name}: {err}") from err

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 MAX_QUOTED = 40
 
 
 class KvtunerError(ValueError):
     """Bad input. The message is one line and says what to do about it."""
+
+
+@contextmanager
+def about(what: object) -> Iterator[None]:
+    """Errors in here name ``what`` first."""
+    try:
+        yield
+    except KvtunerError as err:
+        raise KvtunerError(f"{what}: {err}") from err
 
 
 def quoted(text: str) -> str:

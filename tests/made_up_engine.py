@@ -58,10 +58,11 @@ class MadeUp(Engine):
     def _run(self, tokens: Tensor, plan: Plan) -> list[Tensor]:
         """The input of every layer and the output of the last one, [tokens, SIZE]."""
         cache = CacheModel(interleaved_rope=False, centers=plan.centers)
+        rotated_k, rotated_v = rotated_sides(plan.pairs)
         states = [self._embedding[tokens]]
         for il, pair in enumerate(plan.pairs):
             used = self._attention(il, states[-1][None])
-            key, value = cache.keys(used.key, pair.k, il), cache.values(used.value, pair.v, il)
+            key, value = cache.keys(used.key, pair.k, il, rotated_k), cache.values(used.value, pair.v, rotated_v)
             weights = used.weights(used.query @ key.transpose(-1, -2), torch.arange(len(tokens)))
             heads = (weights @ value)[0].transpose(0, 1).flatten(1)
             states.append(states[-1] + heads @ self._out[il])

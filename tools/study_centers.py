@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How to choose centers: how many tokens, which text, which mean, which positions, and whether values gain.
+"""How to choose centers: how many tokens, which text, which mean and which positions.
 
   study_centers.py MODEL.gguf --out centers.json
 
@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from outputs import output_file
 from torch import Tensor
 
-from kvtuner_gguf.engine.attention import Attention
 from kvtuner_gguf.engine.torch.judge import TorchJudge
 from kvtuner_gguf.engine.torch.reference import Reference
 from kvtuner_gguf.files import atomicfile
@@ -31,31 +31,29 @@ from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.tuning.calibration import calibrate
-from kvtuner_gguf.tuning.center import weighted_mean
 
 TEXTS = ("web", "encyclopedia", "code", "multilingual")
 
-Statistic = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Queries, keys and values [batch, heads, tokens, head size] -> centers of keys and of values [KV heads, head size]."""
+Statistic = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries, keys and values [batch, heads, tokens, head size] -> centers of keys [KV heads, head size]."""
 
 
-def mean(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    return k.double().mean((0, 2)), v.double().mean((0, 2))
+def mean(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return k.double().mean((0, 2))
 
 
-def median(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    rows = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))
-    return tuple(x.median(0).values for x in rows)
+def median(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return k.transpose(1, 2).flatten(0, 1).median(0).values
 
 
-def midrange(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def midrange(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Between the 1 % and the 99 % quantile."""
-    rows = (x.transpose(1, 2).flatten(0, 1) for x in (k, v))
-    ends = (torch.quantile(x.flatten(1), torch.tensor([0.01, 0.99]), dim=0).reshape(2, *x.shape[1:]) for x in rows)
-    return tuple(x.mean(0) for x in ends)
+    rows = k.transpose(1, 2).flatten(0, 1)
+    ends = torch.quantile(rows.flatten(1), torch.tensor([0.01, 0.99]), dim=0)
+    return ends.mean(0).reshape(rows.shape[1:])
 
 
-def weighted_keys(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def weighted(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The mean weighted by what an error of the key does to the attention output o: (a |v - o| |q|) squared."""
     n_group = q.shape[1] // k.shape[1]
     total, weight = torch.zeros(k.shape[1], k.shape[3]).double(), torch.zeros(k.shape[1], 1).double()
@@ -76,24 +74,15 @@ def _key_weights(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (a.square() * distance * q.square().sum(-1)[:, None]).sum(0)
 
 
-def weighted(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sides weighted by what their errors do to the output."""
-    return weighted_keys(q, k, v), weighted_mean(Attention(q, k, v, k.shape[-1] ** -0.5))
-
-
 def centers_of(reference: Reference, tokens: Tensor, statistic: Statistic) -> Centers:
-    found: list[tuple[Tensor, Tensor]] = []
+    found: list[np.ndarray] = []
 
     def measure(il: int, query: Tensor, key: Tensor, value: Tensor) -> None:
         order = reference.cache.runtime_order
-        found.append(statistic(order(query), order(key), value))
+        found.append(statistic(order(query), order(key), value).numpy())
 
     reference.run(reference.embed(tokens), capture=measure)
-    return Centers.from_arrays(*([side.numpy() for side in sides] for sides in zip(*found, strict=True)))
-
-
-def only_keys(centers: Centers) -> Centers:
-    return Centers(centers.k, (b"",) * centers.n_layer)
+    return Centers.from_arrays(found)
 
 
 class Study:
@@ -127,24 +116,15 @@ class Study:
         print(f"{judged_on:14} {pair:10} {what:40} {row['kld']:.5f}  ({time.monotonic() - start:.0f} s)", flush=True)
 
 
-def only_values(centers: Centers) -> Centers:
-    return Centers((b"",) * centers.n_layer, centers.v)
-
-
-def sides(study: Study, judge: TorchJudge, text: str) -> None:
-    """Whether keys and values gain, by type and by how the mean is weighted."""
+def means(study: Study, judge: TorchJudge, text: str) -> None:
+    """What keys gain, by type and by how the mean is weighted."""
     plain = study.centers("web", 2048, 512)
     by_output = study.centers("web", 2048, 512, weighted)
     for pair in ("q8_0/f32", "q4_0/f32"):
         study.row(judge, text, pair, "none", None)
-        study.row(judge, text, pair, "keys, mean", only_keys(plain))
-        study.row(judge, text, pair, "keys, weighted", only_keys(by_output))
-    for pair in ("f32/q8_0", "f32/q4_0"):
-        study.row(judge, text, pair, "none", None)
-        study.row(judge, text, pair, "values, mean", only_values(plain))
-        study.row(judge, text, pair, "values, weighted", only_values(by_output))
-    study.row(judge, text, "q4_0/q4_0", "keys, mean", only_keys(plain))
-    study.row(judge, text, "q4_0/q4_0", "keys and values, weighted", by_output)
+        study.row(judge, text, pair, "mean", plain)
+        study.row(judge, text, pair, "weighted", by_output)
+    study.row(judge, text, "q4_0/q4_0", "mean", plain)
 
 
 def choices(study: Study) -> Iterator[tuple[str, Centers]]:
@@ -163,16 +143,16 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--out", type=output_file, help="write the rows as JSON")
     parser.add_argument("--ctx", type=int, default=1024, help="tokens of the text that judges")
-    parser.add_argument("--part", choices=("sides", "choices"), action="append", help="default: both")
+    parser.add_argument("--part", choices=("means", "choices"), action="append", help="default: both")
     args = parser.parse_args()
     study = Study(args.model)
     judge = study.judge("encyclopedia", args.ctx)
-    parts = args.part or ["sides", "choices"]
-    if "sides" in parts:
-        sides(study, judge, "encyclopedia")
+    parts = args.part or ["means", "choices"]
+    if "means" in parts:
+        means(study, judge, "encyclopedia")
     if "choices" in parts:
         for what, centers in choices(study):
-            study.row(judge, "encyclopedia", "q4_0/f32", what, only_keys(centers))
+            study.row(judge, "encyclopedia", "q4_0/f32", what, centers)
     if args.out:
         atomicfile.write_text(args.out, json.dumps(study.rows, indent=1) + "\n")
 

@@ -5,7 +5,7 @@
   study_lowbit.py MODEL.gguf --part rows --part kld --out lowbit.json
 
 gauss  mean squared error on normal values, as a multiple of the Lloyd-Max quantizer's
-rows   the same on the keys and values of the model, centered and rotated, then the error of the attention output
+rows   the same on the keys, centered, and values of the model, both rotated, then the error of the attention output
 kld    mean KLD against the exact model (float32, torch) with one pair of formats in all layers, keys centered
 """
 
@@ -176,7 +176,7 @@ class Study:
             spread = cache.runtime_order(key) - center.to(key)
             exact = attend(query, key, value)
             for name in names:
-                k, v = cache.keys(key, name, il), cache.values(value, name, il)
+                k, v = cache.keys(key, name, il), cache.values(value, name)
                 for side, error, power, output in (
                     ("K", k - key, spread, attend(query, k, value)),
                     ("V", v - value, value, attend(query, key, v)),

@@ -5,13 +5,17 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-from typing import Any, List, Mapping, Optional, Tuple, Union
+from collections.abc import Mapping
+from typing import Any, Union
 
 from llama_cpp import llama_cpp
 from llama_cpp._ggml import libggml
 
 # "auto": the plan in the model's metadata; None or "none": no plan; else a plan, or the path of its JSON
 KvConfig = Union[None, str, "os.PathLike[str]", Mapping[str, Any]]
+
+KV_CONFIG = "Plan of KV cache data types per layer: auto (the model's metadata), none or the path of a JSON file."
+KV_CENTER = "Center keys where the plan has vectors for it."
 
 _MESSAGE_SIZE = 1024
 _FINGERPRINT_SIZE = 17
@@ -104,15 +108,18 @@ def set_kv_config(model: Any, kv_config: KvConfig, kv_center: bool = True) -> No
 def configure(
     model: Any,
     params: llama_cpp.llama_context_params,
+    flash_attn: bool | None,
+    *,
     kv_config: KvConfig,
     kv_center: bool,
-    types_given: bool,
-    flash_attn: Optional[bool],
+    type_k: int | None,
+    type_v: int | None,
 ) -> None:
     """Select the plan and set FlashAttention in `params` as it needs, unless the caller decided that.
 
     Raises ValueError where plan, model and parameters do not fit, naming the layer, the value and the remedy.
     """
+    types_given = type_k is not None or type_v is not None
     if types_given and kv_config not in (None, "", "auto", "none"):
         raise ValueError("kv_config and type_k/type_v ask for different caches: keep one")
     set_kv_config(model, None if types_given else kv_config, kv_center)
@@ -121,10 +128,10 @@ def configure(
     _raise_on_failure(_check_context, model, ctypes.byref(params))
 
 
-def kv_cache_types(context: Any) -> List[Optional[Tuple[str, str]]]:
+def kv_cache_types(context: Any) -> list[tuple[str, str] | None]:
     """The (K, V) type names of each layer as allocated; None for a layer without a cache."""
 
-    def pair(il: int) -> Optional[Tuple[str, str]]:
+    def pair(il: int) -> tuple[str, str] | None:
         k, v = _type_k(context, il), _type_v(context, il)
         return None if k < 0 else (_type_name(k).decode(), _type_name(v).decode())
 
@@ -136,12 +143,22 @@ def kv_cache_bytes(context: Any) -> int:
     return int(_kv_bytes(context))
 
 
+def types_of(llama: Any) -> list[tuple[str, str] | None]:
+    """The (K, V) cache type names of each layer as allocated; None for a layer without a cache."""
+    return kv_cache_types(llama._ctx.ctx)
+
+
+def bytes_of(llama: Any) -> int:
+    """Bytes of all K and V tensors as allocated."""
+    return kv_cache_bytes(llama._ctx.ctx)
+
+
 def has_plan(context: Any) -> bool:
     """Whether the context's cache follows a plan."""
     return bool(_has_plan(context))
 
 
-def plan_fingerprint(context: Any) -> Optional[str]:
+def plan_fingerprint(context: Any) -> str | None:
     """The fingerprint of the plan that the context's cache follows, 16 hex digits; None without a plan."""
     text = ctypes.create_string_buffer(_FINGERPRINT_SIZE)
     _fingerprint(context, text, len(text))

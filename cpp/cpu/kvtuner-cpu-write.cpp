@@ -38,15 +38,18 @@ bool can_do(const kvtuner_write & write) {
            ggml_get_type_traits_cpu(cache->type)->from_float;
 }
 
-// x = (row - center), n values, of which `rotation` at a time are rotated; without a center (null), without a rotation
-// (0)
+// x = a row of n values, of which `rotation` at a time are rotated, less the center; without a rotation (0), without a
+// center (null)
 void prepare(const float * row, const float * center, int64_t rotation, int64_t n, float * x) {
     const float scale = rotation ? 1 / sqrtf((float)rotation) : 1;
     for (int64_t i = 0; i < n; ++i) {
-        x[i] = (center ? row[i] - center[i] : row[i]) * scale;
+        x[i] = row[i] * scale;
     }
     for (int64_t i = 0; rotation && i < n; i += rotation) {
         transform(x + i, rotation);
+    }
+    for (int64_t i = 0; center && i < n; ++i) {
+        x[i] -= center[i];
     }
 }
 

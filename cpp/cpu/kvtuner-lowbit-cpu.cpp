@@ -20,8 +20,8 @@ struct halves {
 };
 
 template <typename BLOCK>
-float dot(int n, const BLOCK * x, const block_q8_0 * y) {
-    assert(n % QK_NL == 0);
+float dot(int n, const BLOCK * x, const block_q8_0 * y, [[maybe_unused]] int nrc) {
+    assert(n % QK_NL == 0 && nrc == 1);
     kvtuner_dot_sum sum = kvtuner_dot_zero();
     for (int b = 0; b < n / QK_NL; ++b) {
         const float d = halves::to_float(x[b].d);
@@ -41,10 +41,10 @@ void quantize_row_q3_nl(const float * x, void * y, int64_t k) {
     kvtuner::quantize_row<halves>(x, (block_q3_nl *)y, k);
 }
 
-void ggml_vec_dot_q2_nl_q8_0(int n, float * s, size_t, const void * x, size_t, const void * y, size_t, int) {
-    *s = dot(n, (const block_q2_nl *)x, (const block_q8_0 *)y);
+void ggml_vec_dot_q2_nl_q8_0(int n, float * s, size_t, const void * x, size_t, const void * y, size_t, int nrc) {
+    *s = dot(n, (const block_q2_nl *)x, (const block_q8_0 *)y, nrc);
 }
 
-void ggml_vec_dot_q3_nl_q8_0(int n, float * s, size_t, const void * x, size_t, const void * y, size_t, int) {
-    *s = dot(n, (const block_q3_nl *)x, (const block_q8_0 *)y);
+void ggml_vec_dot_q3_nl_q8_0(int n, float * s, size_t, const void * x, size_t, const void * y, size_t, int nrc) {
+    *s = dot(n, (const block_q3_nl *)x, (const block_q8_0 *)y, nrc);
 }

@@ -10,19 +10,6 @@ namespace kvtuner {
 using quad = row_part<int32_t, 16>;  // the bits of four floats: only integers can be interleaved
 using float_quad = row_part<float, 16>;
 
-// rows and columns of a square change places
-inline void exchange(quad (&rows)[4]) {
-    constexpr auto all = std::make_index_sequence<4>();
-    const quad a = interleave<false, int32_t, 16>(rows[0], rows[2], all);
-    const quad b = interleave<true, int32_t, 16>(rows[0], rows[2], all);
-    const quad c = interleave<false, int32_t, 16>(rows[1], rows[3], all);
-    const quad d = interleave<true, int32_t, 16>(rows[1], rows[3], all);
-    rows[0] = interleave<false, int32_t, 16>(a, c, all);
-    rows[1] = interleave<true, int32_t, 16>(a, c, all);
-    rows[2] = interleave<false, int32_t, 16>(b, d, all);
-    rows[3] = interleave<true, int32_t, 16>(b, d, all);
-}
-
 // Adds the weights of n tokens, and the zeros that pad them to four, to the sums of 4 * N rows. Each step waits for the
 // last, so rows go side by side.
 template <int N>
@@ -37,7 +24,7 @@ inline void add_many_weights(const float * weights, int64_t wide, int64_t n, flo
             for (int r = 0; r < 4; ++r) {
                 square[r] = load<quad>(weights + (4 * i + r) * wide + t);
             }
-            exchange(square);
+            exchange<int32_t, 16>(square);
             for (const quad & token : square) {
                 now[i] += (float_quad)token;
             }

@@ -40,22 +40,28 @@ inline row_part<E, BYTES> interleave(row_part<E, BYTES> a, row_part<E, BYTES> b,
 #endif
 }
 
-// Writes the columns of integers E, lane by lane: vector k has in each of its lanes the columns of that lane from
-// k * LANE / (N_ROW * sizeof(E)) on. Each round puts the top bit of a row's number behind the number of the column.
-template <typename E, int BYTES>
-inline void transpose(row_part<E, BYTES> (&rows)[N_ROW], E * columns) {
-    static_assert(BYTES == LANE || N_ROW * sizeof(E) <= LANE, "a column must lie in one lane");
+// Rows of integers E become their columns, lane by lane: vector k has in each of its lanes the columns of that lane
+// from k * LANE / (N * sizeof(E)) on. Each round puts the top bit of a row's number behind the number of the column.
+template <typename E, int BYTES, int N>
+inline void exchange(row_part<E, BYTES> (&rows)[N]) {
+    static_assert(BYTES == LANE || N * sizeof(E) <= LANE, "a column must lie in one lane");
     using all = std::make_index_sequence<BYTES / sizeof(E)>;
-    for (int round = 1; round < N_ROW; round *= 2) {
-        row_part<E, BYTES> next[N_ROW];
-        for (int k = 0; k < N_ROW / 2; ++k) {
-            next[2 * k] = interleave<false, E, BYTES>(rows[k], rows[k + N_ROW / 2], all());
-            next[2 * k + 1] = interleave<true, E, BYTES>(rows[k], rows[k + N_ROW / 2], all());
+    for (int round = 1; round < N; round *= 2) {
+        row_part<E, BYTES> next[N];
+        for (int k = 0; k < N / 2; ++k) {
+            next[2 * k] = interleave<false, E, BYTES>(rows[k], rows[k + N / 2], all());
+            next[2 * k + 1] = interleave<true, E, BYTES>(rows[k], rows[k + N / 2], all());
         }
-        for (int k = 0; k < N_ROW; ++k) {
+        for (int k = 0; k < N; ++k) {
             rows[k] = next[k];
         }
     }
+}
+
+// the same, written to memory
+template <typename E, int BYTES>
+inline void transpose(row_part<E, BYTES> (&rows)[N_ROW], E * columns) {
+    exchange<E, BYTES>(rows);
     for (int k = 0; k < N_ROW; ++k) {
         store(columns + k * (BYTES / sizeof(E)), rows[k]);
     }

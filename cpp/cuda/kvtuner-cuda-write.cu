@@ -98,24 +98,25 @@ __global__ void __launch_bounds__(WARP * WARPS_PER_BLOCK) write_rows(const write
 
     // neither the index nor the center comes from a kernel: they are read while the one before still runs
     const int64_t cell = args.indices[row];
-    float x[N / WARP];
+    float center[N / WARP];
 #pragma unroll
     for (int i = 0; i < N / WARP; ++i) {
-        x[i] = args.center ? args.center[at + i * WARP + lane] : 0.0f;
+        center[i] = args.center ? args.center[at + i * WARP + lane] : 0.0f;
     }
 
     ggml_cuda_pdl_sync();
     const float * source = args.rows + row * args.stride + at;
+    float x[N / WARP];
 #pragma unroll
     for (int i = 0; i < N / WARP; ++i) {
-        const float value = source[i * WARP + lane];
-        x[i] = args.center ? value - x[i] : value;
-        if (rotated) {
-            x[i] *= args.scale;
-        }
+        x[i] = source[i * WARP + lane] * args.scale;
     }
     if (rotated) {
         transform<N>(x, lane);
+    }
+#pragma unroll
+    for (int i = 0; i < N / WARP; ++i) {
+        x[i] = args.center ? x[i] - center[i] : x[i];
     }
     format::template store<N>(x, shared[threadIdx.y], lane, args.cache + cell * args.cache_stride, at);
 }
@@ -152,7 +153,7 @@ static void launch_as(ggml_type type, cudaStream_t stream, int64_t rotation, con
     switch (type) {
 #define KVTUNER_NUMBER(TYPE, name) \
     case GGML_TYPE_##TYPE:         \
-        return launch<PLAIN, false, plain<name>>(stream, args);
+        return launch_for<plain<name>>(stream, rotation, args);
 #define KVTUNER_BLOCK(TYPE, name, size) \
     case GGML_TYPE_##TYPE:              \
         return launch_for<quantized<block_##name, size, quantize_f32_##name##_block>>(stream, rotation, args);
@@ -167,14 +168,11 @@ static bool can_do(const kvtuner_write & write) {
     const int64_t n = write.rotation;
     const bool is_length = n == 0 ? write.set_rows->ne[0] % PLAIN == 0 : n == 64 || n == 128 || n == 256 || n == 512;
     switch (write.set_rows->type) {
-#define KVTUNER_NUMBER(TYPE, name) \
-    case GGML_TYPE_##TYPE:         \
-        return is_length && n == 0;
-#define KVTUNER_BLOCK(TYPE, name, size) \
-    case GGML_TYPE_##TYPE:              \
-        return is_length;
+#define KVTUNER_NUMBER(TYPE, name) case GGML_TYPE_##TYPE:
+#define KVTUNER_BLOCK(TYPE, name, size) case GGML_TYPE_##TYPE:
 #define KVTUNER_OWN_BLOCK(TYPE, name, size)
 #include "kvtuner-formats.def"
+        return is_length;
         default:
             return false;
     }

@@ -7,6 +7,7 @@
 
 #include <math.h>
 
+#include <cassert>
 #include <cstdint>
 
 namespace kvtuner {
@@ -146,6 +147,7 @@ inline void fill_block(const float * x, ggml_half d, float stored_d, BLOCK & y) 
 // k values, whole blocks; HALVES converts floats to halves and back
 template <typename HALVES, typename BLOCK>
 inline void quantize_row(const float * x, BLOCK * y, int64_t k) {
+    assert(k % QK_NL == 0);
     for (int64_t b = 0; b < k / QK_NL; ++b) {
         const ggml_half d = HALVES::of(find_scale<BLOCK>(x + b * QK_NL));
         fill_block(x + b * QK_NL, d, HALVES::to_float(d), y[b]);

@@ -108,23 +108,23 @@ bool find_write(const ggml_cgraph & graph, int last, const positions & nodes, ch
     write = { nullptr, 0, nullptr, 0, set_rows };
     const ggml_tensor * first = nullptr;
     const ggml_tensor * step = steps.producer(set_rows->src[0]);
-    if (step && takes_rotation(step, row_length)) {
-        first = step;
-        write.rotation = step->ne[0];
-        write.rows = step->src[1];
-        write.rows_stride = row_length * (int64_t)sizeof(float);
-        const size_t n_passed = steps.passed.size();
-        step = steps.producer(step->src[1]);
-        if (!step || !takes_center(step, row_length)) {
-            steps.passed.resize(n_passed);
-            step = nullptr;
-        }
-    }
     if (step && takes_center(step, row_length)) {
         first = step;
         write.rows = step->src[0];
         write.rows_stride = step->src[0]->nb[2];
         write.center = step->src[1];
+        const size_t n_passed = steps.passed.size();
+        step = steps.producer(step->src[0]);
+        if (!step || !takes_rotation(step, row_length)) {
+            steps.passed.resize(n_passed);
+            step = nullptr;
+        }
+    }
+    if (step && takes_rotation(step, row_length)) {
+        first = step;
+        write.rotation = step->ne[0];
+        write.rows = step->src[1];
+        write.rows_stride = row_length * (int64_t)sizeof(float);
     }
     return first && !is_read_between(graph, nodes.at(first), last);
 }

@@ -1,6 +1,6 @@
-// The writes of new keys and values into a cache that one kernel can do: center, rotate, convert and store.
+// The writes of new keys and values into a cache that one kernel can do: rotate, center, convert and store.
 //
-// A graph writes a row in up to four steps, each of them a launch: SUB (the center), MUL_MAT with a Hadamard matrix,
+// A graph writes a row in up to four steps, each of them a launch: MUL_MAT with a Hadamard matrix, SUB (the center),
 // and SET_ROWS, which converts. A write starts at its first step, whose input is alive then, and takes the place of
 // all.
 #pragma once

@@ -3,9 +3,8 @@
 
 #include "kvtuner.h"
 
-// {"has_plan", "fingerprint", "source", "bits_per_value", "bytes", "mib", "layers": [{"layer", "k", "v",
-// "center_k", "center_v"}, ...]}; the
-// fingerprint is null without a plan, layers without a cache are left out
+// {"has_plan", "fingerprint", "source", "bits_per_value", "bytes", "mib", "layers": [{"layer", "k", "v", "center_k"},
+// ...]}; the fingerprint is null without a plan, layers without a cache are left out
 template <typename json>
 json kvtuner_cache_to_json(const llama_context * ctx) {
     json layers = json::array();
@@ -16,8 +15,7 @@ json kvtuner_cache_to_json(const llama_context * ctx) {
         layers.push_back({ { "layer", il },
                            { "k", ggml_type_name((ggml_type)kvtuner_type_k(ctx, il)) },
                            { "v", ggml_type_name((ggml_type)kvtuner_type_v(ctx, il)) },
-                           { "center_k", kvtuner_is_centered_k(ctx, il) },
-                           { "center_v", kvtuner_is_centered_v(ctx, il) } });
+                           { "center_k", kvtuner_is_centered_k(ctx, il) } });
     }
     char fingerprint[17];
     const bool has_plan = kvtuner_fingerprint(ctx, fingerprint, sizeof(fingerprint)) > 0;

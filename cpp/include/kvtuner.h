@@ -4,7 +4,7 @@
 // model afterwards allocate their cache by it, if both type_k and type_v of their parameters are left at f16, the
 // default. Any other type_k or type_v gives the uniform cache asked for.
 //
-// A plan may also hold centers: vectors that are taken off the keys or values of a layer before they are written, which
+// A plan may also hold centers: vectors that are taken off the keys of a layer before they are written, which
 // changes nothing in exact arithmetic and lets them lose less in few bits. With use_centers false they are left out.
 //
 // A kv_config says where the plan comes from:
@@ -48,7 +48,6 @@ LLAMA_API int32_t kvtuner_n_layer(const struct llama_context * ctx);
 LLAMA_API int32_t kvtuner_type_k(const struct llama_context * ctx, int32_t il);
 LLAMA_API int32_t kvtuner_type_v(const struct llama_context * ctx, int32_t il);
 LLAMA_API bool kvtuner_is_centered_k(const struct llama_context * ctx, int32_t il);
-LLAMA_API bool kvtuner_is_centered_v(const struct llama_context * ctx, int32_t il);
 LLAMA_API uint64_t kvtuner_kv_bytes(const struct llama_context * ctx);
 
 // Bytes of them that n_tokens tokens of one sequence take.

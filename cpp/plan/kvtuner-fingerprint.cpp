@@ -18,20 +18,19 @@ static std::string hex(uint64_t number) {
 }
 
 // what a layer's entry in the fingerprint says of its center
-static std::string center_digest(const std::vector<std::vector<float>> & vectors, size_t il, const char * name) {
+static std::string center_digest(const std::vector<std::vector<float>> & vectors, size_t il) {
     if (il >= vectors.size() || vectors[il].empty()) {
         return "";
     }
     const char * bytes = (const char *)vectors[il].data();
-    return std::string(";") + name + "=" + hex(fnv1a_64({ bytes, vectors[il].size() * sizeof(float) }));
+    return ";center_k=" + hex(fnv1a_64({ bytes, vectors[il].size() * sizeof(float) }));
 }
 
 std::string kvtuner_plan_fingerprint(const kvtuner_plan & plan) {
     std::string text = "kvtuner.plan/1";
     for (size_t il = 0; il < plan.type_k.size(); ++il) {
         text += ";" + std::to_string(il) + ":" + ggml_type_name(plan.type_k[il]) + "/" +
-                ggml_type_name(plan.type_v[il]) + center_digest(plan.center_k, il, "center_k") +
-                center_digest(plan.center_v, il, "center_v");
+                ggml_type_name(plan.type_v[il]) + center_digest(plan.center_k, il);
     }
     return hex(fnv1a_64(text));
 }

@@ -70,18 +70,20 @@ static std::vector<ggml_type> types_from_key(const gguf_context * metadata, cons
 }
 
 kvtuner_plan_ptr kvtuner_plan_from_gguf(const gguf_context * metadata, const std::string & arch,
-                                        const kvtuner_row_sizes & sizes) {
+                                        const std::vector<uint32_t> & sizes_k) {
     const std::string prefix = arch + ".attention.kv_cache.";
     if (gguf_find_key(metadata, (prefix + "type_k").c_str()) < 0 &&
         gguf_find_key(metadata, (prefix + "type_v").c_str()) < 0) {
         return nullptr;
     }
-    const uint32_t n_layer = (uint32_t)sizes.k.size();
+    if (gguf_find_key(metadata, (prefix + "center_v").c_str()) >= 0) {
+        fail(prefix + "center_v is no longer used, since centers give values nothing: annotate the model again");
+    }
+    const uint32_t n_layer = (uint32_t)sizes_k.size();
     return std::make_shared<const kvtuner_plan>(kvtuner_plan{
             types_from_key(metadata, prefix + "type_k", n_layer, "K"),
             types_from_key(metadata, prefix + "type_v", n_layer, "V"),
-            kvtuner_vectors_from_gguf(metadata, prefix + "center_k", sizes.k, "K"),
-            kvtuner_vectors_from_gguf(metadata, prefix + "center_v", sizes.v, "V"),
+            kvtuner_vectors_from_gguf(metadata, prefix + "center_k", sizes_k),
             "metadata",
     });
 }

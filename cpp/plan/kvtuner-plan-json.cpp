@@ -87,16 +87,18 @@ ggml_type layer_type(const json & entry, const char * key, size_t il, const char
     return type;
 }
 
-std::vector<std::vector<float>> layer_centers(const std::vector<const json *> & entries, const char * key,
-                                              const char * side) {
+std::vector<std::vector<float>> layer_centers(const std::vector<const json *> & entries) {
     std::vector<std::vector<float>> vectors;
     for (size_t il = 0; il < entries.size(); ++il) {
-        const json & text = member(*entries[il], key);
+        if (!member(*entries[il], "center_v").is_null()) {
+            reject(layer_name(il) + ": center_v is no longer used, since centers give values nothing: remove it");
+        }
+        const json & text = member(*entries[il], "center_k");
         if (!text.is_null() && !text.is_string()) {
-            reject(layer_name(il) + ": the " + side + " center is no base64: tune the model again");
+            reject(layer_name(il) + ": the K center is no base64: tune the model again");
         }
         vectors.push_back(text.is_null() ? std::vector<float>()
-                                         : kvtuner_vector_from_base64(text.get<std::string>(), il, side));
+                                         : kvtuner_vector_from_base64(text.get<std::string>(), il));
     }
     return vectors;
 }
@@ -146,12 +148,11 @@ void check_blocks(size_t il, const char * side, ggml_type type, uint64_t head_di
     }
 }
 
-void check_centers(const std::vector<std::vector<float>> & vectors, const model_shape & shape, uint64_t head_dim,
-                   const char * side) {
+void check_centers(const std::vector<std::vector<float>> & vectors, const model_shape & shape) {
     for (size_t il = 0; il < vectors.size(); ++il) {
-        const uint64_t size = shape.n_head_kv[il] * head_dim;
+        const uint64_t size = shape.n_head_kv[il] * shape.head_dim_k;
         if (!vectors[il].empty() && vectors[il].size() != size) {
-            reject(kvtuner_center_size_problem(il, side, vectors[il].size(), size));
+            reject(kvtuner_center_size_problem(il, vectors[il].size(), size));
         }
     }
 }
@@ -168,8 +169,7 @@ void check_model(const kvtuner_plan & plan, const model_shape & shape) {
             check_blocks(il, "V", plan.type_v[il], shape.head_dim_v);
         }
     }
-    check_centers(plan.center_k, shape, shape.head_dim_k, "K");
-    check_centers(plan.center_v, shape, shape.head_dim_v, "V");
+    check_centers(plan.center_k, shape);
 }
 
 void check_size(size_t n_bytes) {
@@ -212,8 +212,7 @@ kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text, const std::str
     }
     const json & model = member(data, "model");
     const model_shape shape = model.is_null() ? model_shape() : shape_of(model);
-    plan.center_k = layer_centers(entries, "center_k", "K");
-    plan.center_v = layer_centers(entries, "center_v", "V");
+    plan.center_k = layer_centers(entries);
     if (!model.is_null()) {
         check_model(plan, shape);
     }

@@ -15,24 +15,14 @@ struct kvtuner_plan {
     std::vector<ggml_type> type_k;  // one per layer
     std::vector<ggml_type> type_v;
 
-    // what is taken off keys and values, [KV heads * head size] per layer; empty for a layer, or as a whole, without
+    // what is taken off keys, [KV heads * head size] per layer; empty for a layer, or as a whole, without
     std::vector<std::vector<float>> center_k;
-    std::vector<std::vector<float>> center_v;
 
     std::string source;  // "metadata", "JSON", or the path of the file
 
     bool has_center_k(uint32_t il) const {
         return il < center_k.size() && !center_k[il].empty();
     }
-    bool has_center_v(uint32_t il) const {
-        return il < center_v.size() && !center_v[il].empty();
-    }
-};
-
-// How many values of K and of V a token has in each layer.
-struct kvtuner_row_sizes {
-    std::vector<uint32_t> k;
-    std::vector<uint32_t> v;
 };
 
 using kvtuner_plan_ptr = std::shared_ptr<const kvtuner_plan>;
@@ -78,9 +68,9 @@ kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text, const std::str
 // The same from a file; the message names the file.
 kvtuner_plan_ptr kvtuner_plan_from_file(const std::string & path);
 
-// Read `{arch}.attention.kv_cache.type_k` and `.type_v`, a name per layer or one name for all layers, and `.center_k`
-// and `.center_v`, float32 arrays of the sizes given. Null where the types are absent; throws where they are of no use.
+// Read `{arch}.attention.kv_cache.type_k` and `.type_v`, a name per layer or one name for all layers, and `.center_k`,
+// a float32 array with so many values of each layer. Null where the types are absent; throws where they are of no use.
 kvtuner_plan_ptr kvtuner_plan_from_gguf(const gguf_context * metadata, const std::string & arch,
-                                        const kvtuner_row_sizes & sizes);
+                                        const std::vector<uint32_t> & sizes_k);
 
 bool kvtuner_gguf_has_plan(const gguf_context * metadata);

@@ -31,16 +31,16 @@ static bool is_base64(const std::string & text) {
 }
 
 // the vector of layer il, or none for one of zeros
-static std::vector<float> checked_vector(std::vector<float> values, size_t il, const char * side) {
+static std::vector<float> checked_vector(std::vector<float> values, size_t il) {
     if (!std::all_of(values.begin(), values.end(), is_finite)) {
-        throw std::runtime_error("layer " + std::to_string(il) + ": the " + side +
-                                 " center holds a value that is no number: tune the model again");
+        throw std::runtime_error("layer " + std::to_string(il) +
+                                 ": the K center holds a value that is no number: tune the model again");
     }
     return unless_zero(std::move(values));
 }
 
-std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t il, const char * side) {
-    const std::string where = "layer " + std::to_string(il) + ": the " + side + " center ";
+std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t il) {
+    const std::string where = "layer " + std::to_string(il) + ": the K center ";
     if (!is_base64(text)) {
         throw std::runtime_error(where + "is no base64: tune the model again");
     }
@@ -55,7 +55,7 @@ std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t i
         memcpy(&half, raw.data() + i * sizeof(half), sizeof(half));
         values[i] = ggml_fp16_to_fp32(half);
     }
-    return checked_vector(std::move(values), il, side);
+    return checked_vector(std::move(values), il);
 }
 
 static float as_float16(float value) {
@@ -63,7 +63,7 @@ static float as_float16(float value) {
 }
 
 std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * metadata, const std::string & key,
-                                                          const std::vector<uint32_t> & sizes, const char * side) {
+                                                          const std::vector<uint32_t> & sizes) {
     const int64_t id = gguf_find_key(metadata, key.c_str());
     if (id < 0) {
         return {};
@@ -74,22 +74,21 @@ std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * m
     const uint64_t wanted = std::accumulate(sizes.begin(), sizes.end(), uint64_t(0));
     const uint64_t found = gguf_get_arr_n(metadata, id);
     if (found != wanted) {
-        throw std::runtime_error("the " + std::string(side) + " centers have " + std::to_string(found) +
-                                 " values, the model's layers " + std::to_string(wanted) +
-                                 ": annotate the model again");
+        throw std::runtime_error("the K centers have " + std::to_string(found) + " values, the model's layers " +
+                                 std::to_string(wanted) + ": annotate the model again");
     }
     const float * values = (const float *)gguf_get_arr_data(metadata, id);
     std::vector<std::vector<float>> vectors;
     for (size_t il = 0; il < sizes.size(); ++il) {
         std::vector<float> vector(sizes[il]);
         std::transform(values, values + sizes[il], vector.begin(), as_float16);
-        vectors.push_back(checked_vector(std::move(vector), il, side));
+        vectors.push_back(checked_vector(std::move(vector), il));
         values += sizes[il];
     }
     return vectors;
 }
 
-std::string kvtuner_center_size_problem(size_t il, const char * side, uint64_t found, uint64_t size) {
-    return "layer " + std::to_string(il) + ": the " + side + " center has " + std::to_string(found) +
-           " values, the layer " + std::to_string(size) + ": use a plan that was tuned for this model";
+std::string kvtuner_center_size_problem(size_t il, uint64_t found, uint64_t size) {
+    return "layer " + std::to_string(il) + ": the K center has " + std::to_string(found) + " values, the layer " +
+           std::to_string(size) + ": use a plan that was tuned for this model";
 }

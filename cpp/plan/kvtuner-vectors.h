@@ -8,13 +8,13 @@
 #include <vector>
 
 // One layer's vector from the base64 of its float16 values, little-endian. Throws std::runtime_error naming the layer.
-std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t il, const char * side);
+std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t il);
 
 // The vectors of all layers, whose sizes are given, from the float32 array `key`; none at all where the key is absent.
 // They are rounded to float16, as vectors of a plan are. A vector of zeros is left empty. Throws std::runtime_error
 // where the array does not fit or holds what is no number.
 std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * metadata, const std::string & key,
-                                                          const std::vector<uint32_t> & sizes, const char * side);
+                                                          const std::vector<uint32_t> & sizes);
 
 // What to say of a vector that does not have the size of its layer.
-std::string kvtuner_center_size_problem(size_t il, const char * side, uint64_t found, uint64_t size);
+std::string kvtuner_center_size_problem(size_t il, uint64_t found, uint64_t size);

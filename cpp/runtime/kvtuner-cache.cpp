@@ -1,96 +1,79 @@
-// What the patches add to llama.cpp's KV cache: the rotation and the centers of each layer.
-
 #include "kvtuner-cache.h"
 
-#include "kvtuner-center.h"
 #include "kvtuner-mark.h"
 
 #include "llama-arch.h"
+#include "llama-graph.h"
+#include "llama-kv-cache-iswa.h"
 #include "llama-kv-cache.h"
 #include "llama-model.h"
 
 #include <algorithm>
 
-bool kvtuner_shifts_whole_heads(const llama_kv_cache & cache, uint32_t il) {
-    const ggml_type type = cache.get_k_storage(il)->type;
-    return ggml_is_quantized(type) || type == GGML_TYPE_BF16 || cache.layer_center_k(il);
+ggml_tensor * kvtuner_cache::v_storage(const llama_kv_cache & cache, uint32_t il) {
+    return cache.layers[cache.map_layer_ids.at((int32_t)il)].v;
 }
 
-ggml_tensor * llama_kv_cache::get_v_storage(int32_t il) const {
-    return layers[map_layer_ids.at(il)].v;
+bool kvtuner_cache::any_quantized_k(const llama_kv_cache & cache) {
+    const auto is_quantized = [](const auto & layer) { return ggml_is_quantized(layer.k->type); };
+    return std::any_of(cache.layers.begin(), cache.layers.end(), is_quantized);
 }
 
-bool llama_kv_cache::is_rotated_k(int32_t il) const {
+bool kvtuner_cache::any_quantized_v(const llama_kv_cache & cache) {
+    const auto is_quantized = [](const auto & layer) { return layer.v && ggml_is_quantized(layer.v->type); };
+    return std::any_of(cache.layers.begin(), cache.layers.end(), is_quantized);
+}
+
+bool kvtuner_cache::is_rotated_k(const llama_kv_cache & cache) {
     // attention over compressed keys stores them as they are; index keys have hyperparameters of their own
-    const bool is_compressed = hparams.is_mla() && &hparams == &model.hparams;
-    const bool is_wanted = plan ? ggml_is_quantized(get_k_storage(il)->type) : is_rotated_upstream();
-    return attn_rot_k && !is_compressed && is_wanted;
+    const bool is_compressed = cache.hparams.is_mla() && &cache.hparams == &cache.model.hparams;
+    return cache.n_rot_k && !is_compressed && (cache.plan || is_rotated_upstream(cache));
 }
 
-bool llama_kv_cache::is_rotated_v(int32_t il) const {
-    return attn_rot_v && (plan ? ggml_is_quantized(get_v_storage(il)->type) : is_rotated_upstream());
+bool kvtuner_cache::is_rotated_v(const llama_kv_cache & cache) {
+    return cache.n_rot_v && (cache.plan || is_rotated_upstream(cache));
 }
 
-bool llama_kv_cache::is_rotated_upstream() const {
+bool kvtuner_cache::is_rotated_upstream(const llama_kv_cache & cache) {
     // upstream's graph of hybrid models with a sliding window leaves it out; deepseek4 counts as hybrid, but is none
-    const bool is_hybrid = llm_arch_is_hybrid(model.arch) && model.arch != LLM_ARCH_DEEPSEEK4;
-    return !is_hybrid || model.hparams.swa_type == LLAMA_SWA_TYPE_NONE;
+    const bool is_hybrid = llm_arch_is_hybrid(cache.model.arch) && cache.model.arch != LLM_ARCH_DEEPSEEK4;
+    return !is_hybrid || cache.model.hparams.swa_type == LLAMA_SWA_TYPE_NONE;
 }
 
-bool llama_kv_cache_context::has_plan() const {
-    return kv->plan != nullptr;
-}
-
-ggml_tensor * llama_kv_cache::layer_rot_k(ggml_tensor * rot, int32_t il) const {
-    // without a plan a context shift turns back whatever upstream's does
-    return is_rotated_k(il) || (!plan && !is_rotated_upstream()) ? rot : nullptr;
-}
-
-ggml_tensor * llama_kv_cache::layer_rot_v(ggml_tensor * rot, int32_t il) const {
-    return is_rotated_v(il) ? rot : nullptr;
-}
-
-ggml_tensor * llama_kv_cache_context::layer_rot_k(ggml_tensor * rot, int32_t il) const {
-    return kv->layer_rot_k(rot, il);
-}
-
-ggml_tensor * llama_kv_cache_context::layer_rot_v(ggml_tensor * rot, int32_t il) const {
-    return kv->layer_rot_v(rot, il);
-}
-
-bool llama_kv_cache::any_quantized_k() const {
-    return std::any_of(layers.begin(), layers.end(), [](const kv_layer & l) { return ggml_is_quantized(l.k->type); });
-}
-
-bool llama_kv_cache::any_quantized_v() const {
-    return std::any_of(layers.begin(), layers.end(),
-                       [](const kv_layer & l) { return l.v && ggml_is_quantized(l.v->type); });
-}
-
-void llama_kv_cache::init_centers() {
-    if (!plan || other) {
+void kvtuner_cache::init(llama_kv_cache & cache) {
+    if (!cache.plan || cache.other) {
         return;
     }
     std::vector<kvtuner_centers::layer> stored;
-    for (const kv_layer & layer : layers) {
+    for (const auto & layer : cache.layers) {
         kvtuner_mark(layer.k);
         stored.push_back({ layer.il, layer.k });
     }
-    centers.init(*plan, hparams, stored, hparams.no_alloc);
+    const uint32_t n_rot = is_rotated_k(cache) ? cache.n_rot_k : 0;
+    cache.centers.init(*cache.plan, cache.hparams, stored, n_rot, cache.hparams.no_alloc);
 }
 
-ggml_tensor * llama_kv_cache::layer_center_k(int32_t il) const {
-    return (other ? other->centers : centers).k(get_k_storage(il));
+ggml_tensor * kvtuner_cache::center(const llama_kv_cache & cache, uint32_t il) {
+    return (cache.other ? cache.other->centers : cache.centers).of(cache.get_k_storage((int32_t)il));
 }
 
-ggml_tensor * llama_kv_cache::layer_center_v(int32_t il) const {
-    return (other ? other->centers : centers).v(get_k_storage(il));
+ggml_tensor * kvtuner_cache::shifted_rotation(const llama_kv_cache & cache, ggml_tensor * rotation) {
+    // without a plan a context shift turns back whatever upstream's does
+    return is_rotated_k(cache) || (!cache.plan && !is_rotated_upstream(cache)) ? rotation : nullptr;
 }
 
-ggml_tensor * llama_kv_cache_context::layer_center_k(int32_t il) const {
-    return kv->layer_center_k(il);
+bool kvtuner_cache::shifts_whole_heads(const llama_kv_cache & cache, uint32_t il) {
+    const ggml_type type = cache.get_k_storage((int32_t)il)->type;
+    return ggml_is_quantized(type) || type == GGML_TYPE_BF16 || (cache.plan && is_rotated_k(cache)) ||
+           center(cache, il);
 }
 
-ggml_tensor * llama_kv_cache_context::layer_center_v(int32_t il) const {
-    return kv->layer_center_v(il);
+void kvtuner_cache::build_rotation(ggml_context * ctx, const llama_kv_cache_iswa_context & context,
+                                   llm_graph_input_attn_kv_iswa & input) {
+    if (context.get_base()->kv->plan) {
+        input.self_k_rot = context.get_base()->build_input_k_rot(ctx);
+        input.self_v_rot = context.get_base()->build_input_v_rot(ctx);
+        input.self_k_rot_swa = context.get_swa()->build_input_k_rot(ctx);
+        input.self_v_rot_swa = context.get_swa()->build_input_v_rot(ctx);
+    }
 }

@@ -1,10 +1,9 @@
 #include "kvtuner-center.h"
 
-#include "kvtuner-plan.h"
-
 #include "ggml-alloc.h"
 #include "llama-hparams.h"
 
+#include <cmath>
 #include <stdexcept>
 #include <string>
 
@@ -23,20 +22,31 @@ void keep_digest(ggml_tensor * row, const std::vector<float> & values) {
     row->op_params[DIGEST_AT] = (int32_t)hash;
 }
 
-using planned_tensor = std::pair<ggml_tensor *, const std::vector<float> *>;
-
-ggml_tensor * make_tensor(ggml_context * ctx, const std::vector<std::vector<float>> & vectors, uint32_t il,
-                          int64_t head_size, const char * name, std::vector<planned_tensor> & planned) {
-    if (il >= vectors.size() || vectors[il].empty()) {
-        return nullptr;
+// the Walsh-Hadamard transform of n values at a time, a power of two, orthonormal
+std::vector<float> rotated(std::vector<float> values, size_t n) {
+    for (size_t step = 1; step < n; step *= 2) {
+        for (size_t i = 0; i < values.size(); ++i) {
+            if ((i & step) == 0) {
+                const float low = values[i], high = values[i + step];
+                values[i] = low + high;
+                values[i + step] = low - high;
+            }
+        }
     }
-    // one row and a name like those of the cache, so that devices that split its heads split these alike
-    const int64_t n = (int64_t)vectors[il].size();
-    ggml_tensor * row = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, n);
-    ggml_format_name(row, "cache_%s_center_l%u", name, il);
-    planned.emplace_back(row, &vectors[il]);
-    keep_digest(row, vectors[il]);
-    return ggml_reshape_2d(ctx, row, head_size, n / head_size);
+    for (float & value : values) {
+        value = n ? value / std::sqrt((float)n) : value;
+    }
+    return values;
+}
+
+using planned_tensor = std::pair<ggml_tensor *, std::vector<float>>;
+
+// one row and a name like those of the cache, so that devices that split its heads split these alike
+ggml_tensor * make_row(ggml_context * ctx, const std::vector<float> & values, uint32_t il) {
+    ggml_tensor * row = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, (int64_t)values.size());
+    ggml_format_name(row, "cache_k_center_l%u", il);
+    keep_digest(row, values);
+    return row;
 }
 
 // a buffer without memory keeps the scheduler from allocating what only stands for its size
@@ -55,7 +65,7 @@ ggml_backend_buffer_t filled_buffer(ggml_backend_buffer_type_t buft, ggml_contex
         throw std::runtime_error("failed to allocate the centers of the KV cache");
     }
     for (const auto & [tensor, values] : planned) {
-        ggml_backend_tensor_set(tensor, values->data(), 0, ggml_nbytes(tensor));
+        ggml_backend_tensor_set(tensor, values.data(), 0, ggml_nbytes(tensor));
     }
     return buffer;
 }
@@ -63,36 +73,32 @@ ggml_backend_buffer_t filled_buffer(ggml_backend_buffer_type_t buft, ggml_contex
 }  // namespace
 
 void kvtuner_centers::init(const kvtuner_plan & plan, const llama_hparams & hparams, const std::vector<layer> & layers,
-                           bool no_alloc) {
+                           uint32_t n_rot, bool no_alloc) {
     std::map<ggml_backend_buffer_type_t, std::vector<layer>> by_buft;
     for (const layer & l : layers) {
-        by_buft[ggml_backend_buffer_get_type(l.k->buffer)].push_back(l);
+        if (plan.has_center_k(l.il)) {
+            by_buft[ggml_backend_buffer_get_type(l.k->buffer)].push_back(l);
+        }
     }
     for (const auto & [buft, group] : by_buft) {
-        ggml_context_ptr ctx(ggml_init({ 4 * group.size() * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
+        ggml_context_ptr ctx(ggml_init({ 2 * group.size() * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
         std::vector<planned_tensor> planned;
         for (const layer & l : group) {
-            by_storage[l.k] = {
-                make_tensor(ctx.get(), plan.center_k, l.il, hparams.n_embd_head_k(l.il), "k", planned),
-                make_tensor(ctx.get(), plan.center_v, l.il, hparams.n_embd_head_v(l.il), "v", planned),
-            };
+            const std::vector<float> & values = plan.center_k[l.il];
+            const int64_t head_size = hparams.n_embd_head_k(l.il);
+            ggml_tensor * row = make_row(ctx.get(), values, l.il);
+            by_storage[l.k] = ggml_reshape_2d(ctx.get(), row, head_size, (int64_t)values.size() / head_size);
+            planned.emplace_back(row, rotated(values, n_rot));
         }
-        if (!planned.empty()) {
-            ggml_backend_buffer_ptr buffer(no_alloc ? dummy_buffer(buft, ctx.get())
-                                                    : filled_buffer(buft, ctx.get(), planned));
-            ctxs_bufs.emplace_back(std::move(ctx), std::move(buffer));
-        }
+        ggml_backend_buffer_ptr buffer(no_alloc ? dummy_buffer(buft, ctx.get())
+                                                : filled_buffer(buft, ctx.get(), planned));
+        ctxs_bufs.emplace_back(std::move(ctx), std::move(buffer));
     }
 }
 
-ggml_tensor * kvtuner_centers::k(const ggml_tensor * k_storage) const {
+ggml_tensor * kvtuner_centers::of(const ggml_tensor * k_storage) const {
     const auto it = by_storage.find(k_storage);
-    return it == by_storage.end() ? nullptr : it->second.k;
-}
-
-ggml_tensor * kvtuner_centers::v(const ggml_tensor * k_storage) const {
-    const auto it = by_storage.find(k_storage);
-    return it == by_storage.end() ? nullptr : it->second.v;
+    return it == by_storage.end() ? nullptr : it->second;
 }
 
 uint32_t kvtuner_center_digest(const ggml_tensor * center) {
@@ -108,20 +114,9 @@ void kvtuner_build_first(ggml_cgraph * graph, std::initializer_list<ggml_tensor 
 }
 
 ggml_tensor * kvtuner_center(ggml_context * ctx, ggml_tensor * x, ggml_tensor * center) {
-    return x && center ? ggml_sub(ctx, x, center) : x;
+    return center ? ggml_sub(ctx, x, center) : x;
 }
 
 ggml_tensor * kvtuner_uncenter(ggml_context * ctx, ggml_tensor * x, ggml_tensor * center) {
     return center ? ggml_add(ctx, x, center) : x;
-}
-
-ggml_tensor * kvtuner_uncenter_output(ggml_context * ctx, ggml_tensor * cur, ggml_tensor * center) {
-    if (!center) {
-        return cur;
-    }
-    const int64_t n_head = cur->ne[0] / center->ne[0];
-    const int64_t n_head_kv = center->ne[1];
-    ggml_tensor * heads = ggml_reshape_4d(ctx, cur, center->ne[0], n_head / n_head_kv, n_head_kv, cur->ne[1]);
-    heads = ggml_add(ctx, heads, ggml_reshape_3d(ctx, center, center->ne[0], 1, n_head_kv));
-    return ggml_reshape_2d(ctx, heads, cur->ne[0], cur->ne[1]);
 }

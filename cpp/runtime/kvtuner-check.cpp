@@ -74,10 +74,9 @@ std::string device_problem(const llama_model & model, uint32_t il, ggml_type typ
 }
 
 std::string centering_problem(const llama_model & model, const kvtuner_plan & plan, uint32_t il) {
-    const char * side = plan.has_center_k(il) ? "keys" : plan.has_center_v(il) ? "values" : nullptr;
-    const std::string obstacle = side ? kvtuner_centering_obstacle(model, il) : "";
+    const std::string obstacle = plan.has_center_k(il) ? kvtuner_centering_obstacle(model, il) : "";
     return obstacle.empty() ? ""
-                            : "layer " + std::to_string(il) + ": " + side + " cannot be centered, since this model " +
+                            : "layer " + std::to_string(il) + ": keys cannot be centered, since this model " +
                                       obstacle + ": use --no-kv-center";
 }
 
@@ -144,10 +143,6 @@ std::string kvtuner_centering_obstacle(const llama_model & model, uint32_t il) {
     }
     if (model.layers.at(il).attn_sinks) {
         return "adds attention sinks to the softmax";
-    }
-    // their graphs write to the cache in ways of their own
-    if (model.arch == LLM_ARCH_DFLASH || model.arch == LLM_ARCH_MINIMAX_M3 || model.arch == LLM_ARCH_QWEN4EXP) {
-        return "has an attention of its own";
     }
     return "";
 }

@@ -1,5 +1,7 @@
 #include "kvtuner-layers.h"
 
+#include "kvtuner-cache.h"
+
 #include "llama-context.h"
 #include "llama-kv-cache-dsa-iswa.h"
 #include "llama-kv-cache-dsa.h"
@@ -38,8 +40,8 @@ kvtuner_layer_map kvtuner_layers_of(const llama_context & ctx) {
     kvtuner_layer_map layers;
     for (const llama_kv_cache * cache : kvtuner_caches_of(ctx.get_memory())) {
         for (uint32_t il : cache->get_layer_ids()) {
-            layers[il] = { cache->get_k_storage(il), cache->get_v_storage(il), cache->layer_center_k(il) != nullptr,
-                           cache->layer_center_v(il) != nullptr };
+            layers[il] = { cache->get_k_storage(il), kvtuner_cache::v_storage(*cache, il),
+                           kvtuner_cache::center(*cache, il) != nullptr };
         }
     }
     return layers;

@@ -15,8 +15,7 @@ struct llama_memory_i;
 struct kvtuner_layer_tensors {
     const ggml_tensor * k;
     const ggml_tensor * v;  // null where V is a view of K
-    bool is_centered_k;
-    bool is_centered_v;
+    bool is_centered;       // K
 };
 
 using kvtuner_layer_map = std::map<uint32_t, kvtuner_layer_tensors>;

@@ -42,36 +42,30 @@ kvtuner_plan_ptr plan_from_config(const std::string & kv_config) {
     return is_json(kv_config) ? kvtuner_plan_from_json(kv_config) : kvtuner_plan_from_file(kv_config);
 }
 
-kvtuner_row_sizes row_sizes(const llama_hparams & hparams) {
-    kvtuner_row_sizes sizes;
+// values of a key in each layer
+std::vector<uint32_t> key_sizes(const llama_hparams & hparams) {
+    std::vector<uint32_t> sizes;
     for (uint32_t il = 0; il < hparams.n_layer_all; ++il) {
-        sizes.k.push_back(hparams.n_embd_k_gqa(il));
-        sizes.v.push_back(hparams.n_embd_v_gqa(il));
+        sizes.push_back(hparams.n_embd_k_gqa(il));
     }
     return sizes;
 }
 
-void check_vectors(const std::vector<std::vector<float>> & vectors, const std::vector<uint32_t> & sizes,
-                   const char * side) {
-    for (size_t il = 0; il < vectors.size(); ++il) {
-        if (!vectors[il].empty() && vectors[il].size() != sizes[il]) {
-            throw std::runtime_error(kvtuner_center_size_problem(il, side, vectors[il].size(), sizes[il]));
+void check_sizes(const kvtuner_plan & plan, const llama_hparams & hparams) {
+    const std::vector<uint32_t> sizes = key_sizes(hparams);
+    if (plan.type_k.size() != sizes.size()) {
+        throw std::runtime_error("the plan has " + std::to_string(plan.type_k.size()) + " layers, the model " +
+                                 std::to_string(sizes.size()) + ": use a plan that was tuned for this model");
+    }
+    for (size_t il = 0; il < plan.center_k.size(); ++il) {
+        if (plan.has_center_k((uint32_t)il) && plan.center_k[il].size() != sizes[il]) {
+            throw std::runtime_error(kvtuner_center_size_problem(il, plan.center_k[il].size(), sizes[il]));
         }
     }
 }
 
-void check_sizes(const kvtuner_plan & plan, const llama_hparams & hparams) {
-    const kvtuner_row_sizes sizes = row_sizes(hparams);
-    if (plan.type_k.size() != sizes.k.size()) {
-        throw std::runtime_error("the plan has " + std::to_string(plan.type_k.size()) + " layers, the model " +
-                                 std::to_string(sizes.k.size()) + ": use a plan that was tuned for this model");
-    }
-    check_vectors(plan.center_k, sizes.k, "K");
-    check_vectors(plan.center_v, sizes.v, "V");
-}
-
 kvtuner_plan_ptr without_centers(const kvtuner_plan_ptr & plan) {
-    return plan ? std::make_shared<const kvtuner_plan>(kvtuner_plan{ plan->type_k, plan->type_v, {}, {}, plan->source })
+    return plan ? std::make_shared<const kvtuner_plan>(kvtuner_plan{ plan->type_k, plan->type_v, {}, plan->source })
                 : plan;
 }
 
@@ -99,7 +93,7 @@ kvtuner_selection plan_of_metadata(const llama_model & model, const gguf_context
         return {};
     }
     try {
-        return { kvtuner_plan_from_gguf(metadata, llm_arch_name(model.arch), row_sizes(model.hparams)), "" };
+        return { kvtuner_plan_from_gguf(metadata, llm_arch_name(model.arch), key_sizes(model.hparams)), "" };
     } catch (const std::runtime_error & err) {
         return { nullptr, err.what() };
     }

@@ -59,22 +59,16 @@ int32_t type_of(const llama_context * ctx, int32_t il, const ggml_tensor * kvtun
     return tensor ? (int32_t)tensor->type : -1;
 }
 
-void log_centers(const kvtuner_layer_map & layers, const char * what, bool kvtuner_layer_tensors::*is_centered) {
+void log_centers(const kvtuner_layer_map & layers) {
     std::vector<uint32_t> centered;
     for (const auto & [il, layer] : layers) {
-        if (layer.*is_centered) {
+        if (layer.is_centered) {
             centered.push_back(il);
         }
     }
     if (!centered.empty()) {
-        LLAMA_LOG_INFO("kvtuner: %s centered in layers %s\n", what, kvtuner_ranges(centered).c_str());
+        LLAMA_LOG_INFO("kvtuner: keys centered in layers %s\n", kvtuner_ranges(centered).c_str());
     }
-}
-
-bool is_centered(const llama_context * ctx, int32_t il, bool kvtuner_layer_tensors::*side) {
-    const kvtuner_layer_map layers = kvtuner_layers_of(*ctx);
-    const auto it = layers.find((uint32_t)il);
-    return it != layers.end() && it->second.*side;
 }
 
 }  // namespace
@@ -97,8 +91,7 @@ void kvtuner_log_context(const llama_context & ctx) {
     for (const auto & [key, ils] : groups) {
         LLAMA_LOG_INFO("kvtuner: %-14s layers %s\n", key.second.c_str(), kvtuner_ranges(ils).c_str());
     }
-    log_centers(layers, "keys", &kvtuner_layer_tensors::is_centered_k);
-    log_centers(layers, "values", &kvtuner_layer_tensors::is_centered_v);
+    log_centers(layers);
     const cache_size size = size_of(layers);
     LLAMA_LOG_INFO("kvtuner: %.4f bits per value, %.2f MiB (f16 %.2f MiB)\n", kvtuner_bits_per_value(&ctx),
                    size.bytes / 1048576.0, 2 * size.values / 1048576.0);
@@ -119,11 +112,9 @@ int32_t kvtuner_type_v(const llama_context * ctx, int32_t il) {
 }
 
 bool kvtuner_is_centered_k(const llama_context * ctx, int32_t il) {
-    return is_centered(ctx, il, &kvtuner_layer_tensors::is_centered_k);
-}
-
-bool kvtuner_is_centered_v(const llama_context * ctx, int32_t il) {
-    return is_centered(ctx, il, &kvtuner_layer_tensors::is_centered_v);
+    const kvtuner_layer_map layers = kvtuner_layers_of(*ctx);
+    const auto it = layers.find((uint32_t)il);
+    return it != layers.end() && it->second.is_centered;
 }
 
 uint64_t kvtuner_kv_bytes(const llama_context * ctx) {

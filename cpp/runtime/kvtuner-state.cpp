@@ -1,6 +1,6 @@
 #include "kvtuner-state.h"
 
-#include "kvtuner-center.h"
+#include "kvtuner-cache.h"
 #include "kvtuner.h"
 
 #include "llama-impl.h"
@@ -32,13 +32,13 @@ static std::string side_name(const ggml_tensor * tensor, bool is_rotated, const 
            (center ? "+center:" + digest(center) : "");
 }
 
-// "q8_0+rot+center:5b1c07e2/q4_0+rot": the types, the rotation and the centers of one layer
+// "q8_0+rot+center:5b1c07e2/q4_0+rot": the types, the rotation and the center of one layer
 static std::string describe_layer(const llama_kv_cache & cache, uint32_t il) {
-    return side_name(cache.get_k_storage(il), cache.is_rotated_k(il), cache.layer_center_k(il)) + "/" +
-           side_name(cache.get_v_storage(il), cache.is_rotated_v(il), cache.layer_center_v(il));
+    return side_name(cache.get_k_storage(il), kvtuner_cache::is_rotated_k(cache), kvtuner_cache::center(cache, il)) +
+           "/" + side_name(kvtuner_cache::v_storage(cache, il), kvtuner_cache::is_rotated_v(cache), nullptr);
 }
 
-// "0:q8_0+rot/q4_0+rot 1:f16/f16 ..."
+// "0:q8_0+rot/q4_0+rot 1:f16+rot/q4_0+rot ..."
 static std::string describe(const llama_kv_cache & cache) {
     std::string text;
     for (uint32_t il : cache.get_layer_ids()) {
@@ -50,11 +50,12 @@ static std::string describe(const llama_kv_cache & cache) {
 // such a cache holds what upstream's would, whether by a plan or not
 static bool is_uniform(const llama_kv_cache & cache) {
     const std::vector<uint32_t> layers = cache.get_layer_ids();
-    return std::all_of(layers.begin(), layers.end(), [&](uint32_t il) {
-        const bool is_rotated = cache.is_rotated_k(il) || cache.is_rotated_v(il);
-        return !cache.layer_center_k(il) && !cache.layer_center_v(il) && (!is_rotated || cache.is_rotated_upstream()) &&
-               describe_layer(cache, il) == describe_layer(cache, layers.front());
-    });
+    const bool is_rotated = kvtuner_cache::is_rotated_k(cache) || kvtuner_cache::is_rotated_v(cache);
+    return (!is_rotated || kvtuner_cache::is_rotated_upstream(cache)) &&
+           std::all_of(layers.begin(), layers.end(), [&](uint32_t il) {
+               return !kvtuner_cache::center(cache, il) &&
+                      describe_layer(cache, il) == describe_layer(cache, layers.front());
+           });
 }
 
 // Callers of the state functions learn only that a load failed.

@@ -67,7 +67,6 @@ static void add_centers(kvtuner_plan & plan, const llama_model & model) {
     for (uint32_t il = 0; il < model.hparams.n_layer_all; ++il) {
         const bool can_center = has_cache(model, il) && kvtuner_centering_obstacle(model, il).empty();
         plan.center_k.push_back(some_center(can_center ? model.hparams.n_embd_k_gqa(il) : 0, 2 * il));
-        plan.center_v.push_back(some_center(can_center ? model.hparams.n_embd_v_gqa(il) : 0, 2 * il + 1));
     }
 }
 
@@ -129,7 +128,7 @@ std::vector<named_plan> mixed_plans(const llama_model & model) {
 
 static kvtuner_plan f16_plan(const llama_model & model) {
     const std::vector<ggml_type> types(model.hparams.n_layer_all, GGML_TYPE_F16);
-    return { types, types, {}, {}, "" };
+    return { types, types, {}, "" };
 }
 
 static void add_block_refusals(std::vector<refused_plan> & refused, const llama_model & model, uint32_t il) {
@@ -176,14 +175,14 @@ std::vector<refused_plan> refused_plans(const llama_model & model) {
     return refused;
 }
 
-static std::string center_json(const char * key, const std::vector<std::vector<float>> & centers, size_t il) {
+static std::string center_json(const std::vector<std::vector<float>> & centers, size_t il) {
     if (il >= centers.size() || centers[il].empty()) {
         return "";
     }
     std::vector<ggml_fp16_t> halves(centers[il].size());
     ggml_fp32_to_fp16_row(centers[il].data(), halves.data(), (int64_t)halves.size());
     const char * bytes = (const char *)halves.data();
-    return std::string(",\"") + key + "\":\"" + base64::encode(bytes, halves.size() * sizeof(ggml_fp16_t)) + "\"";
+    return ",\"center_k\":\"" + base64::encode(bytes, halves.size() * sizeof(ggml_fp16_t)) + "\"";
 }
 
 std::string plan_json(const kvtuner_plan & plan) {
@@ -191,7 +190,7 @@ std::string plan_json(const kvtuner_plan & plan) {
     for (size_t il = 0; il < plan.type_k.size(); ++il) {
         text += (il ? "," : "") + std::string("{\"layer\":") + std::to_string(il) + ",\"k\":\"" +
                 ggml_type_name(plan.type_k[il]) + "\",\"v\":\"" + ggml_type_name(plan.type_v[il]) + "\"" +
-                center_json("center_k", plan.center_k, il) + center_json("center_v", plan.center_v, il) + "}";
+                center_json(plan.center_k, il) + "}";
     }
     return "{\"schema\":\"kvtuner.plan/1\",\"layers\":[" + text + "]}";
 }

@@ -58,7 +58,7 @@ static void try_gguf(const uint8_t * data, size_t size) {
     }
     kvtuner_gguf_has_plan(metadata);
     try {
-        check_plan(kvtuner_plan_from_gguf(metadata, "llama", { { 2, 2, 0, 2 }, { 1, 2, 0, 2 } }));
+        check_plan(kvtuner_plan_from_gguf(metadata, "llama", { 2, 2, 0, 2 }));
     } catch (const std::runtime_error & err) {
         check_message(err.what());
     }
@@ -135,7 +135,7 @@ static std::string verdict_of_gguf(const char * path) {
         }
     }
     const std::vector<uint32_t> sizes = { 64, 64, 0, 64 };
-    return verdict(kvtuner_plan_from_gguf(metadata, "llama", { sizes, sizes }));
+    return verdict(kvtuner_plan_from_gguf(metadata, "llama", sizes));
 }
 
 static std::string verdict_of(const std::string & path) {

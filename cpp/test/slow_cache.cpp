@@ -1,11 +1,13 @@
 #include "slow_cache.h"
 
+#include "kvtuner-cache.h"
 #include "kvtuner-layers.h"
 
 #include "llama-context.h"
 #include "llama-kv-cache.h"
 #include "llama-model.h"
 
+#include <algorithm>
 #include <cmath>
 
 static constexpr int64_t MIN_ROTATION = 64;
@@ -32,19 +34,21 @@ void slow_rotate(float * values, int64_t n_values, int64_t n) {
 void slow_round(const slow_rounding & rounding, float * values, int64_t n_values) {
     const ggml_type_traits * traits = ggml_get_type_traits(rounding.type);
     std::vector<uint8_t> packed(ggml_row_size(rounding.type, n_values));
-    for (size_t i = 0; i < rounding.center.size(); ++i) {
-        values[i] -= rounding.center[i];
-    }
+    std::vector<float> center = rounding.center;
     if (rounding.rotation) {
         slow_rotate(values, n_values, rounding.rotation);
+        slow_rotate(center.data(), (int64_t)center.size(), rounding.rotation);
+    }
+    for (size_t i = 0; i < center.size(); ++i) {
+        values[i] -= center[i];
     }
     traits->from_float_ref(values, packed.data(), n_values);
     traits->to_float(packed.data(), values, n_values);
+    for (size_t i = 0; i < center.size(); ++i) {
+        values[i] += center[i];
+    }
     if (rounding.rotation) {
         slow_rotate(values, n_values, rounding.rotation);
-    }
-    for (size_t i = 0; i < rounding.center.size(); ++i) {
-        values[i] += rounding.center[i];
     }
 }
 
@@ -58,6 +62,11 @@ static int64_t common_head_size(const llama_hparams & hparams, const std::vector
         }
     }
     return size;
+}
+
+// whether the plan quantizes one of the layers
+static bool any_quantized(const std::vector<ggml_type> & types, const std::vector<uint32_t> & layers) {
+    return std::any_of(layers.begin(), layers.end(), [&](uint32_t il) { return ggml_is_quantized(types[il]); });
 }
 
 // as the cache decides: only where all its heads have one size, which 64 divides like that of the model's first layer
@@ -93,8 +102,8 @@ void slow_cache::follow(const llama_context & ctx, const kvtuner_plan & plan) {
     const llama_hparams & hparams = ctx.get_model().hparams;
     for (const llama_kv_cache * cache : kvtuner_caches_of(ctx.get_memory())) {
         const std::vector<uint32_t> layers = cache->get_layer_ids();
-        const int64_t rotation_k = rotation_of_k(hparams, layers);
-        const int64_t rotation_v = rotation_of_v(hparams, layers);
+        const int64_t rotation_k = any_quantized(plan.type_k, layers) ? rotation_of_k(hparams, layers) : 0;
+        const int64_t rotation_v = any_quantized(plan.type_v, layers) ? rotation_of_v(hparams, layers) : 0;
         for (uint32_t il : layers) {
             follow_layer(*cache, il, plan, rotation_k, rotation_v);
         }
@@ -106,12 +115,11 @@ void slow_cache::follow_layer(const llama_kv_cache & cache, uint32_t il, const k
     const auto add = [&](const ggml_tensor * tensor, ggml_type type, int64_t rotation, const auto & centers) {
         if (tensor) {  // with compressed keys V is a part of K
             order.push_back(tensor);
-            tensors[tensor] = { type, ggml_is_quantized(type) ? rotation : 0,
-                                centers.empty() ? std::vector<float>() : centers[il] };
+            tensors[tensor] = { type, rotation, centers.empty() ? std::vector<float>() : centers[il] };
         }
     };
     add(cache.get_k_storage(il), plan.type_k[il], rotation_k, plan.center_k);
-    add(cache.get_v_storage(il), plan.type_v[il], rotation_v, plan.center_v);
+    add(kvtuner_cache::v_storage(cache, il), plan.type_v[il], rotation_v, std::vector<std::vector<float>>());
 }
 
 void slow_cache::forget_a_rotation() {

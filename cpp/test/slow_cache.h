@@ -1,7 +1,7 @@
 // A slow reference of a mixed KV cache: a context with f32 K and V whose rows an eval callback rounds in place.
 //
 // After every write into the cache and after every context shift it takes the rows just written through rotation,
-// quantization, dequantization and rotation back, value by value and with ggml's reference quantizers. Attention then
+// centering, quantization and all that back, value by value and with ggml's reference quantizers. Attention then
 // reads what a cache of the plan's types would give back, without any of the code that the plan is run by.
 #pragma once
 
@@ -19,7 +19,7 @@ class llama_kv_cache;
 struct slow_rounding {
     ggml_type type;
     int64_t rotation;           // block of the Walsh-Hadamard transform, which divides the head size; 0 for none
-    std::vector<float> center;  // what a row is less of before all that; empty for none
+    std::vector<float> center;  // what a row is less of, before it is rotated; empty for none
 };
 
 // Transform blocks of n values, a power of two, orthonormally and in place: its own inverse.

@@ -31,15 +31,16 @@ writing make_writing(ggml_context * ctx, const shape & s, ggml_type index_type) 
     const size_t head_bytes = s.head_size * sizeof(float);
     ggml_tensor * x = ggml_view_3d(ctx, w.base, s.head_size, s.n_head, s.n_tokens, head_bytes, w.base->nb[1],
                                    s.wide ? width * sizeof(float) : 0);
-    if (s.center) {
-        w.center = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, s.head_size, s.n_head);
-        x = w.centered = ggml_sub(ctx, x, w.center);
-    } else if (s.wide) {
+    if (s.wide && (s.rotation || !s.center)) {
         x = ggml_cont(ctx, x);
     }
     if (s.rotation) {
         w.matrix = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, s.rotation, s.rotation);
         x = w.rotated = rotate(ctx, x, w.matrix);
+    }
+    if (s.center) {
+        w.center = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, s.head_size, s.n_head);
+        x = w.centered = ggml_sub(ctx, x, w.center);
     }
     w.stored = ggml_set_rows(ctx, w.cache, ggml_view_2d(ctx, x, width, s.n_tokens, x->nb[2], 0), w.indices);
     return w;
@@ -75,7 +76,7 @@ std::string found(const ggml_cgraph * graph, bool (*can_do)(const kvtuner_write 
         n_covered += writes.covers(i);
         if (const kvtuner_write * write = writes.starting_with(i)) {
             text += text.empty() ? "" : ", ";
-            text += write->center ? write->rotation ? "center rotation" : "center" : "rotation";
+            text += write->center ? write->rotation ? "rotation center" : "center" : "rotation";
             expect(writes.covers(i) && writes.covers(position_of(graph, write->set_rows)),
                    "first and last step are covered");
         }

@@ -42,7 +42,7 @@ ggml_cgraph * graph_of(ggml_context * ctx, const std::vector<ggml_tensor *> & la
 
 bool any(const kvtuner_write &);
 
-// what is found: "", "center", "rotation" or "center rotation" for each write, apart by commas
+// what is found: "", "center", "rotation" or "rotation center" for each write, apart by commas
 std::string found(const ggml_cgraph * graph, bool (*can_do)(const kvtuner_write &) = any);
 
 // the parts of the test beside those of finding: what the kernels of a device store, and what is kept of other graphs

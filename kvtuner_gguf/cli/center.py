@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 @click.argument("config", metavar="[CFG]", type=FILE, required=False)
 @click.option("--uniform", metavar="K/V", help="In place of CFG: a plan with this pair in all layers.")
 @click.option("-o", "--out", type=FILE, required=True, help="Write the centered plan here.")
-@click.option("--values", is_flag=True, help="Center values, too: a little less error, two more operations a layer.")
 @click.option("--text", type=FILE, help="Calibration text, UTF-8. Default: a web text that is fetched once.")
 @click.option("--tokens", type=int, default=2048, show_default=True, help="Calibration tokens.")
 @click.option("--ctx", type=int, default=512, show_default=True, help="Context length of a chunk of them.")
@@ -35,7 +34,6 @@ def center_command(
     config: Path | None,
     uniform: str | None,
     out: Path,
-    values: bool,
     text: Path | None,
     tokens: int,
     ctx: int,
@@ -58,15 +56,15 @@ def center_command(
     check_outputs(out, inputs=[model, text])  # CFG may be centered in place
     headers = read_model(model)
     if obstacle := centering_obstacle(headers):
-        raise KvtunerError(f"{model}: keys and values cannot be centered, since this model {obstacle}")
+        raise KvtunerError(f"{model}: keys cannot be centered, since this model {obstacle}")
     plan = _types(headers, config, uniform)
-    if not any(cache_type.is_quantized for pair in plan.pairs for cache_type in pair.types[: 2 if values else 1]):
-        raise KvtunerError(f"no layer of the plan has a quantized {'K or V' if values else 'K'}: nothing to center")
+    if not any(pair.types[0].is_quantized for pair in plan.pairs):
+        raise KvtunerError("no layer of the plan has a quantized K: nothing to center")
     engine = open_engine(model, model_shape(headers), threads=threads)
     from kvtuner_gguf.tuning.center import center_plan
 
     with step_progress("center keys") as progress:
-        plan, spread = center_plan(engine, plan, text or default_text(), tokens, ctx, seed, values, progress)
+        plan, spread = center_plan(engine, plan, text or default_text(), tokens, ctx, seed, progress)
     plan.save(out)
     if as_json:
         click.echo(json.dumps({"file": str(out), **plan_to_json(plan)}, indent=1))

@@ -99,7 +99,7 @@ def eval_command(
 
 def _caches(headers: list, configs: Sequence[Path], uniform: Sequence[str], auto: bool) -> dict[str, Pair | Plan]:
     """What to judge, by its name in the table: the model's own plan, plans by file name, pairs by their types."""
-    from kvtuner_gguf.errors import KvtunerError
+    from kvtuner_gguf.errors import about
     from kvtuner_gguf.gguffile.fit import fitted
     from kvtuner_gguf.gguffile.stored_plan import plan_of
     from kvtuner_gguf.plan.pairs import Pair
@@ -113,10 +113,8 @@ def _caches(headers: list, configs: Sequence[Path], uniform: Sequence[str], auto
     for path in configs:
         name = path.stem if stems.count(path.stem) == 1 and path.stem != OWN_PLAN else str(path)
         plan = Plan.load(path)
-        try:
+        with about(path):
             caches[name] = fitted(plan, headers)
-        except KvtunerError as err:
-            raise KvtunerError(f"{path}: {err}") from err
     return caches | {str(pair): pair for pair in map(Pair.parse, uniform)}
 
 

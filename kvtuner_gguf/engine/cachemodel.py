@@ -1,7 +1,8 @@
-"""What attention reads back from a cache: channel order, centers, rotation and quantization of keys and values."""
+"""What attention reads back from a cache: channel order, rotation, centers and quantization of keys and values."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,30 +15,39 @@ from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.pairs import Pair
 
-# the type that loses nothing, so that a center does not even round
+# the type that loses nothing, so that neither rotation nor a center rounds
 UNQUANTIZED = "f32"
 EXACT = Pair(UNQUANTIZED, UNQUANTIZED)
+
+
+def rotated_sides(pairs: Sequence[Pair]) -> tuple[bool, bool]:
+    """Whether the runtime rotates K and V: those of all layers, where one layer of that side is quantized.
+
+    Source: ``any_quantized_k`` and ``any_quantized_v`` in ``cpp/runtime/kvtuner-cache.cpp``.
+    """
+    k, v = zip(*(pair.types for pair in pairs), strict=True)
+    return any(t.is_quantized for t in k), any(t.is_quantized for t in v)
 
 
 @dataclass(frozen=True)
 class CacheModel:
     """``interleaved_rope``: the runtime pairs channels 2i and 2i+1 in RoPE, where the torch model pairs i and i+n/2.
 
-    Blocks, rotation and ``centers`` work on the runtime's order, so keys of such a model are put into it first.
+    Blocks, rotation and ``centers`` work on the runtime's order, so keys of such a model are put into it first. What is
+    quantized is rotated; other types are where ``rotated`` says that another layer is quantized.
     """
 
     interleaved_rope: bool
     centers: Centers | None = None
 
-    def keys(self, k: Tensor, type_name: str, il: int) -> Tensor:
+    def keys(self, k: Tensor, type_name: str, il: int, rotated: bool = False) -> Tensor:
         """``k`` [batch, KV heads, tokens, head size] after RoPE, as read from the K cache of layer ``il``."""
         center = None if self.centers is None else self.centers.array_k(il)
-        return self.model_order(_through(self.runtime_order(k), type_name, center, is_key=True))
+        return self.model_order(_through(self.runtime_order(k), type_name, rotated, True, center))
 
-    def values(self, v: Tensor, type_name: str, il: int) -> Tensor:
-        """``v`` [batch, KV heads, tokens, head size], as read from the V cache of layer ``il``."""
-        center = None if self.centers is None else self.centers.array_v(il)
-        return _through(v, type_name, center, is_key=False)
+    def values(self, v: Tensor, type_name: str, rotated: bool = False) -> Tensor:
+        """``v`` [batch, KV heads, tokens, head size], as read from the V cache."""
+        return _through(v, type_name, rotated, False)
 
     def runtime_order(self, k: Tensor) -> Tensor:
         """The channels of keys or queries, last dimension, in the order of the runtime's cache."""
@@ -48,12 +58,13 @@ class CacheModel:
         return _deinterleave(k) if self.interleaved_rope else k
 
 
-def _through(x: Tensor, type_name: str, center: np.ndarray | None, is_key: bool) -> Tensor:
+def _through(x: Tensor, type_name: str, rotated: bool, is_key: bool, center: np.ndarray | None = None) -> Tensor:
+    """``x`` rotated, less the rotated center, quantized, and all that back."""
     if type_name == UNQUANTIZED:
         return x
-    size = rotation_size(x.shape[-1], is_key) if cache_type(type_name).is_quantized else None
-    shift = 0.0 if center is None else torch.from_numpy(center).reshape(-1, 1, x.shape[-1]).to(x)
-    return rotate(fake_quantize(rotate(x - shift, size), type_name), size) + shift
+    size = rotation_size(x.shape[-1], is_key) if rotated or cache_type(type_name).is_quantized else None
+    shift = 0.0 if center is None else rotate(torch.from_numpy(center).reshape(-1, 1, x.shape[-1]).to(x), size)
+    return rotate(fake_quantize(rotate(x, size) - shift, type_name) + shift, size)
 
 
 def _interleave(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The rotation that the runtime applies to quantized K and V: a Walsh-Hadamard transform within each head.
+"""The rotation of K and V caches with a quantized layer: a Walsh-Hadamard transform within each head.
 
 Source: ``build_input_k_rot`` and ``build_input_v_rot`` in upstream's ``src/llama-kv-cache.cpp``.
 """

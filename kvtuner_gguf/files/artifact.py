@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.errors import KvtunerError, about
 from kvtuner_gguf.files import atomicfile, strictjson
 
 MAX_JSON_BYTES = 16 << 20
@@ -21,10 +21,8 @@ def load(path: Path, parse: Callable[[object], T], what: str) -> T:
     Raises `KvtunerError`, which names the file, where it cannot be read, is too large or not JSON, or ``parse`` fails.
     """
     raw = read(path, MAX_JSON_BYTES, what)
-    try:
+    with about(path):
         return parse(strictjson.parse(raw))
-    except KvtunerError as err:
-        raise KvtunerError(f"{path}: {err}") from err
 
 
 def read(path: Path, limit: int, what: str) -> bytes:

@@ -33,15 +33,9 @@ def plan_fields(plan: Plan, shape: ModelShape) -> bytes:
 
 
 def _center_fields(plan: Plan, shape: ModelShape) -> Iterable[bytes]:
-    if plan.centers is None:
-        return
-    sides = (
-        (Keys.CENTER_K, plan.centers.k, shape.sizes_k),
-        (Keys.CENTER_V, plan.centers.v, shape.sizes_v),
-    )
-    for key, vectors, sizes in sides:
-        if any(vectors):
-            yield _float_list(key.format(arch=shape.architecture), flat_float32(vectors, sizes))
+    if plan.centers is not None and any(plan.centers.k):
+        key = Keys.CENTER_K.format(arch=shape.architecture)
+        yield _float_list(key, flat_float32(plan.centers.k, shape.sizes_k))
 
 
 def _known_provenance(plan: Plan) -> Iterable[bytes]:

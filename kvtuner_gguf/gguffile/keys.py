@@ -24,6 +24,7 @@ class Keys:
     TYPE_K = "{arch}.attention.kv_cache.type_k"
     TYPE_V = "{arch}.attention.kv_cache.type_v"
     CENTER_K = "{arch}.attention.kv_cache.center_k"
+    # of an earlier version: refused by readers, taken out with the plan
     CENTER_V = "{arch}.attention.kv_cache.center_v"
 
     SCHEMA = "kvtuner.schema"

@@ -11,8 +11,6 @@ from kvtuner_gguf.plan.shape import MAX_LAYERS, ModelShape
 
 # architectures whose attention logits go through a tanh, with the cap in the metadata or without
 CAPPED_LOGITS = frozenset({"gemma2", "grok"})
-# architectures whose graphs write to the cache in ways of their own
-OWN_ATTENTION = frozenset({"dflash", "minimax-m3", "qwen4exp"})
 SINKS_SUFFIX = ".attn_sinks.weight"
 
 
@@ -48,8 +46,6 @@ def centering_obstacle(headers: list[GgufHeader]) -> str | None:
         return "caps the attention logits"
     if any(tensor.name.endswith(SINKS_SUFFIX) for header in headers for tensor in header.tensors):
         return "adds attention sinks to the softmax"
-    if first.architecture in OWN_ATTENTION:
-        return "has an attention of its own"
     return None
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFValueType
 
-from kvtuner_gguf.errors import KvtunerError, shown
+from kvtuner_gguf.errors import KvtunerError, about, shown
 from kvtuner_gguf.gguffile.cursor import Skipped
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.reader import MAGIC, GgufHeader
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.cachetypes import cache_type
-from kvtuner_gguf.plan.centers import Centers, from_flat, raw_vector
+from kvtuner_gguf.plan.centers import Centers, centers_or_none, from_flat, raw_vector
 from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -38,12 +38,15 @@ def plan_in(header: GgufHeader, shape: ModelShape) -> Plan | None:
     """The plan in the metadata of a model of this shape, as `plan_of`."""
     if header.get(Keys.TYPE_K) is None and header.get(Keys.TYPE_V) is None:
         return None
-    try:
+    with about(header.path):
+        if header.find(Keys.CENTER_V) is not None:
+            raise KvtunerError(
+                f"{header.name(Keys.CENTER_V)} is no longer used, since centers give values nothing: "
+                "annotate the model again"
+            )
         names_k, names_v = (_names(header, side, shape.n_layer) for side in ("K", "V"))
         pairs = tuple(Pair(k, v) for k, v in zip(names_k, names_v, strict=True))
-        return Plan(pairs, shape, _provenance(header), _centers(header, shape))
-    except KvtunerError as err:
-        raise KvtunerError(f"{header.path}: {err}") from err
+        return Plan(pairs, shape, _provenance(header), _centers(header, shape.sizes_k))
 
 
 def _provenance(header: GgufHeader) -> dict[str, object]:
@@ -54,23 +57,17 @@ def _provenance(header: GgufHeader) -> dict[str, object]:
     return found
 
 
-def _centers(header: GgufHeader, shape: ModelShape) -> Centers | None:
-    k = _vectors(header, "K", Keys.CENTER_K, shape.sizes_k)
-    v = _vectors(header, "V", Keys.CENTER_V, shape.sizes_v)
-    return Centers(k, v) if any(k) or any(v) else None
-
-
-def _vectors(header: GgufHeader, side: str, key: str, sizes: list[int]) -> tuple[bytes, ...]:
-    found = header.find(key)
+def _centers(header: GgufHeader, sizes: list[int]) -> Centers | None:
+    found = header.find(Keys.CENTER_K)
     if found is None:
-        return (b"",) * len(sizes)
+        return None
     if found.element != GGUFValueType.FLOAT32:
-        raise KvtunerError(f"{header.name(key)} is no list of float32 values: annotate the model again")
+        raise KvtunerError(f"{header.name(Keys.CENTER_K)} is no list of float32 values: annotate the model again")
     values = found.value
     if isinstance(values, Skipped):  # no number in it, and its length tells more often what is wrong
         values = np.broadcast_to(np.float32(np.nan), values.count)
-    parts = from_flat(np.asarray(values, np.float32), sizes, side)
-    return tuple(raw_vector(part, il, side) for il, part in enumerate(parts))
+    parts = from_flat(np.asarray(values, np.float32), sizes)
+    return centers_or_none(raw_vector(part, il) for il, part in enumerate(parts))
 
 
 def _names(header: GgufHeader, side: str, n_layer: int) -> list[str]:

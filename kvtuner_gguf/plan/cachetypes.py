@@ -57,8 +57,8 @@ CACHE_TYPES: dict[str, CacheType] = {
         CacheType("q4_1", 3, 32, 20),
         CacheType("q4_0", 2, 32, 18),
         CacheType("iq4_nl", 20, 32, 18),
-        CacheType("q3_nl", 121, 64, 26),
-        CacheType("q2_nl", 120, 64, 18),
+        CacheType("q3_nl", 44, 64, 26),
+        CacheType("q2_nl", 43, 64, 18),
     )
 }
 

@@ -1,7 +1,7 @@
-"""The centers of a plan: what is taken off every key or value of a layer before it is written to the cache.
+"""The centers of a plan: what is taken off every key of a layer before it is written to the cache.
 
-In exact arithmetic a center of keys changes nothing (the softmax over keys does not see it) and a center of values is
-added back to the attention output, so any vector is right; a good one leaves less to lose in few bits.
+In exact arithmetic a center changes nothing, since the softmax over keys does not see it, so any vector is right; a
+good one leaves less to lose in few bits. Values have none: ``configs/centering.md`` has the reason.
 """
 
 from __future__ import annotations
@@ -22,25 +22,21 @@ BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 
 @dataclass(frozen=True)
 class Centers:
-    """``k[il]`` and ``v[il]``: float16 values, little-endian, [KV heads, head size] in one piece; empty without one.
+    """``k[il]``: float16 values, little-endian, [KV heads, head size] in one piece; empty without one.
 
     Channels are in the order of the runtime's cache. Raises `KvtunerError` for what cannot be such values.
     """
 
     k: tuple[bytes, ...]
-    v: tuple[bytes, ...]
 
     def __post_init__(self) -> None:
-        if len(self.k) != len(self.v):
-            raise KvtunerError(f"centers of {len(self.k)} layers for K and {len(self.v)} for V: tune the model again")
-        for side, vectors in (("K", self.k), ("V", self.v)):
-            for il, raw in enumerate(vectors):
-                _check(raw, il, side)
+        for il, raw in enumerate(self.k):
+            _check(raw, il)
 
     @classmethod
-    def from_arrays(cls, k: Iterable[np.ndarray | None], v: Iterable[np.ndarray | None]) -> Centers:
+    def from_arrays(cls, k: Iterable[np.ndarray | None]) -> Centers:
         """From one array per layer, of any shape; None for a layer without a center."""
-        return cls(tuple(map(_raw, k)), tuple(map(_raw, v)))
+        return cls(tuple(map(_raw, k)))
 
     @property
     def n_layer(self) -> int:
@@ -50,49 +46,49 @@ class Centers:
         """float32 [KV heads * head size], or None for a layer without a center."""
         return _array(self.k[il])
 
-    def array_v(self, il: int) -> np.ndarray | None:
-        """float32 [KV heads * head size], or None for a layer without a center."""
-        return _array(self.v[il])
-
     def of_quantized(self, pairs: Sequence[Pair]) -> Centers | None:
         """Those of the layers that ``pairs`` quantizes: elsewhere a center gains nothing and costs an operation."""
-        k = tuple(raw if pair.types[0].is_quantized else b"" for raw, pair in zip(self.k, pairs, strict=True))
-        v = tuple(raw if pair.types[1].is_quantized else b"" for raw, pair in zip(self.v, pairs, strict=True))
-        return Centers(k, v) if any(k) or any(v) else None
+        kept = (raw if pair.types[0].is_quantized else b"" for raw, pair in zip(self.k, pairs, strict=True))
+        return centers_or_none(kept)
 
-    def check(self, sizes_k: Sequence[int], sizes_v: Sequence[int]) -> None:
+    def check(self, sizes_k: Sequence[int]) -> None:
         """Raise `KvtunerError` unless every center has as many values as its layer's row has."""
-        for side, vectors, sizes in (("K", self.k, sizes_k), ("V", self.v, sizes_v)):
-            for il, (raw, size) in enumerate(zip(vectors, sizes, strict=True)):
-                if raw and len(raw) != FLOAT16.itemsize * size:
-                    raise KvtunerError(
-                        f"layer {il}: the {side} center has {len(raw) // FLOAT16.itemsize} values, the layer {size}: "
-                        "use a plan that was tuned for this model"
-                    )
+        for il, (raw, size) in enumerate(zip(self.k, sizes_k, strict=True)):
+            if raw and len(raw) != FLOAT16.itemsize * size:
+                raise KvtunerError(
+                    f"layer {il}: the K center has {len(raw) // FLOAT16.itemsize} values, the layer {size}: "
+                    "use a plan that was tuned for this model"
+                )
+
+
+def centers_or_none(k: Iterable[bytes]) -> Centers | None:
+    """The centers ``k`` of all layers; None where no layer has one."""
+    k = tuple(k)
+    return Centers(k) if any(k) else None
 
 
 def encode(raw: bytes) -> str:
     return base64.b64encode(raw).decode()
 
 
-def decode(text: object, il: int, side: str) -> bytes:
+def decode(text: object, il: int) -> bytes:
     """The bytes of one center in a plan's JSON; None is no center. Raises `KvtunerError` naming the layer."""
     if text is None:
         return b""
     if not isinstance(text, str) or len(text) % 4 or not BASE64.fullmatch(text):
-        raise KvtunerError(f"layer {il}: the {side} center is no base64: tune the model again")
+        raise KvtunerError(f"layer {il}: the K center is no base64: tune the model again")
     raw = base64.b64decode(text)
-    _check(raw, il, side)
+    _check(raw, il)
     return unless_zero(raw)
 
 
-def _check(raw: bytes, il: int, side: str) -> None:
+def _check(raw: bytes, il: int) -> None:
     if len(raw) % FLOAT16.itemsize:
         raise KvtunerError(
-            f"layer {il}: the {side} center has {len(raw)} bytes, which are no float16 values: tune the model again"
+            f"layer {il}: the K center has {len(raw)} bytes, which are no float16 values: tune the model again"
         )
     if not np.isfinite(np.frombuffer(raw, FLOAT16)).all():
-        raise KvtunerError(f"layer {il}: the {side} center holds a value that is no number: tune the model again")
+        raise KvtunerError(f"layer {il}: the K center holds a value that is no number: tune the model again")
 
 
 def flat_float32(vectors: Sequence[bytes], sizes: Sequence[int]) -> np.ndarray:
@@ -101,19 +97,19 @@ def flat_float32(vectors: Sequence[bytes], sizes: Sequence[int]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def from_flat(values: np.ndarray, sizes: Sequence[int], side: str) -> list[np.ndarray]:
+def from_flat(values: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
     """The layers out of ``values`` [all layers in one piece]."""
     if len(values) != sum(sizes):
         raise KvtunerError(
-            f"the {side} centers have {len(values)} values, the model's layers {sum(sizes)}: annotate the model again"
+            f"the K centers have {len(values)} values, the model's layers {sum(sizes)}: annotate the model again"
         )
     return np.split(values, np.cumsum(sizes)[:-1])
 
 
-def raw_vector(values: np.ndarray, il: int, side: str) -> bytes:
+def raw_vector(values: np.ndarray, il: int) -> bytes:
     """The float16 bytes of layer ``il``; nothing for zeros. Raises `KvtunerError` where they cannot be such."""
     raw = _raw(values)
-    _check(raw, il, side)
+    _check(raw, il)
     return raw
 
 

@@ -6,7 +6,7 @@ same checks in the same order with the same words.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,18 +68,12 @@ class Plan:
         `kvtuner_plan_fingerprint` in ``cpp/plan/kvtuner-fingerprint.cpp`` is the same. Whatever else a plan comes to
         hold of a layer is appended to the layer's entry, so that plans without it keep theirs.
         """
-        entries = (f"{il}:{pair}{self._center_digests(il)}" for il, pair in enumerate(self.pairs))
+        entries = (f"{il}:{pair}{self._center_digest(il)}" for il, pair in enumerate(self.pairs))
         return f"{fnv1a_64(';'.join((SCHEMA, *entries)).encode()):016x}"
 
-    def _center_digests(self, il: int) -> str:
-        if self.centers is None:
-            return ""
-        arrays = {"center_k": self.centers.array_k(il), "center_v": self.centers.array_v(il)}
-        return "".join(
-            f";{name}={fnv1a_64(values.astype('<f4').tobytes()):016x}"
-            for name, values in arrays.items()
-            if values is not None
-        )
+    def _center_digest(self, il: int) -> str:
+        values = None if self.centers is None else self.centers.array_k(il)
+        return "" if values is None else f";center_k={fnv1a_64(values.astype('<f4').tobytes()):016x}"
 
     def check(self, shape: ModelShape) -> None:
         """Raise `KvtunerError` unless every layer's types can be allocated in a model of this shape."""
@@ -96,7 +90,7 @@ class Plan:
                         f"which do not divide the head size {size}: use f16 there"
                     )
         if self.centers is not None:
-            self.centers.check(shape.sizes_k, shape.sizes_v)
+            self.centers.check(shape.sizes_k)
 
     def bytes_per_token(self, shape: ModelShape) -> int:
         """Bytes that one token takes in the caches of all layers."""
@@ -135,9 +129,8 @@ class Plan:
 
     def _layer_to_json(self, il: int) -> dict[str, Any]:
         entry: dict[str, Any] = {"layer": il, "k": self.pairs[il].k, "v": self.pairs[il].v}
-        if self.centers is not None:
-            vectors = {"center_k": self.centers.k[il], "center_v": self.centers.v[il]}
-            entry |= {name: centers_module.encode(raw) for name, raw in vectors.items() if raw}
+        if self.centers is not None and self.centers.k[il]:
+            entry["center_k"] = centers_module.encode(self.centers.k[il])
         return entry
 
     @classmethod
@@ -158,7 +151,7 @@ class Plan:
             pairs=tuple(_parse_pair(il, entry) for il, entry in enumerate(layers)),
             model=None if model is None else ModelShape.from_json(model),
             provenance=provenance,
-            centers=_parse_centers(layers),
+            centers=centers_module.centers_or_none(_parse_center(il, entry) for il, entry in enumerate(layers)),
         )
 
     @classmethod
@@ -217,9 +210,7 @@ def _parse_pair(il: int, entry: Mapping[str, Any]) -> Pair:
         raise KvtunerError(f"layer {il}: {err}") from err
 
 
-def _parse_centers(layers: Sequence[Mapping[str, Any]]) -> Centers | None:
-    k, v = (
-        tuple(centers_module.decode(entry.get(key), il, side) for il, entry in enumerate(layers))
-        for side, key in (("K", "center_k"), ("V", "center_v"))
-    )
-    return Centers(k, v) if any(k) or any(v) else None
+def _parse_center(il: int, entry: Mapping[str, Any]) -> bytes:
+    if entry.get("center_v") is not None:  # of an earlier version
+        raise KvtunerError(f"layer {il}: center_v is no longer used, since centers give values nothing: remove it")
+    return centers_module.decode(entry.get("center_k"), il)

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.errors import KvtunerError, about
 from kvtuner_gguf.plan.plan import Plan, in_order
 from kvtuner_gguf.plan.shape import MAX_LAYERS, ModelShape
 from kvtuner_gguf.published.bitstable import MAX_BITS, BitsTable
@@ -40,10 +40,8 @@ def read_table(path: Path, name: str | None = None) -> BitsTable | Plan:
     ``name``, as ``MODEL_MODE_PRESET``, chooses among the tables of a file that has many. Raises `KvtunerError` naming
     the file, and the layer and the value where there is one.
     """
-    try:
+    with about(path):
         return _interpret(read_data(path), name)
-    except KvtunerError as err:
-        raise KvtunerError(f"{path}: {err}") from err
 
 
 def _interpret(data: object, name: str | None) -> BitsTable | Plan:
@@ -145,10 +143,8 @@ def _from_configs(data: Mapping[Any, Any], name: str | None) -> BitsTable:
         raise KvtunerError("'configs' must be a list of {model, mode, preset, n_layers, k_bits, v_bits}")
     names = [_config_name(config, number) for number, config in enumerate(configs)]
     chosen = _chosen(names, name)
-    try:
+    with about(chosen):
         return _from_config(configs[names.index(chosen)], data.get("models"))
-    except KvtunerError as err:
-        raise KvtunerError(f"{chosen}: {err}") from err
 
 
 def _chosen(names: Sequence[str], name: str | None) -> str:

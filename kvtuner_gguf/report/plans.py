@@ -20,17 +20,13 @@ def plan_summary(plan: Plan) -> str:
     return "\n".join([*lines, *_center_lines(plan), f"{size}, fingerprint {plan.fingerprint}"])
 
 
-def _is_centered(plan: Plan, il: int) -> dict[str, bool]:
-    k, v = ((), ()) if plan.centers is None else (plan.centers.k[il], plan.centers.v[il])
-    return {"center_k": bool(k), "center_v": bool(v)}
+def _is_centered(plan: Plan, il: int) -> bool:
+    return plan.centers is not None and bool(plan.centers.k[il])
 
 
 def _center_lines(plan: Plan) -> list[str]:
-    if plan.centers is None:
-        return []
-    sides = (("keys", plan.centers.k), ("values", plan.centers.v))
-    layers = ((what, [il for il, raw in enumerate(vectors) if raw]) for what, vectors in sides)
-    return [f"{what} centered in layers {ranges(ils)}" for what, ils in layers if ils]
+    centered = [il for il in range(plan.n_layer) if _is_centered(plan, il)]
+    return [f"keys centered in layers {ranges(centered)}"] if centered else []
 
 
 def f16_bytes_per_token(shape: ModelShape) -> int:
@@ -39,7 +35,7 @@ def f16_bytes_per_token(shape: ModelShape) -> int:
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """``n_layer, bits_per_value, layers: [{layer, k, v, center_k, center_v}]`` and what else is known."""
+    """``n_layer, bits_per_value, layers: [{layer, k, v, center_k}]`` and what else is known."""
     data: dict[str, Any] = {
         "n_layer": plan.n_layer,
         "bits_per_value": plan.bits_per_value(),
@@ -53,7 +49,8 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         data["kv_bytes_per_token"] = plan.bytes_per_token(plan.model)
         data["f16_bytes_per_token"] = f16_bytes_per_token(plan.model)
     data["layers"] = [
-        {"layer": il, "k": pair.k, "v": pair.v, **_is_centered(plan, il)} for il, pair in enumerate(plan.pairs)
+        {"layer": il, "k": pair.k, "v": pair.v, "center_k": _is_centered(plan, il)}
+        for il, pair in enumerate(plan.pairs)
     ]
     data["provenance"] = dict(plan.provenance)
     return data

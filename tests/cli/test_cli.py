@@ -76,14 +76,12 @@ def test_verify_says_ok_or_why_not(model: Path, tmp_path: Path) -> None:
     assert json.loads(bad.output)["ok"] is False
 
 
-@pytest.mark.parametrize(("types", "options", "word"), [("f16", ["--values"], "K or V"), ("f16/q4_0", [], "K")])
-def test_center_wants_something_quantized(
-    model: Path, tmp_path: Path, types: str, options: list[str], word: str
-) -> None:
+@pytest.mark.parametrize("types", ["f16", "f16/q4_0"])
+def test_center_wants_quantized_keys(model: Path, tmp_path: Path, types: str) -> None:
     out = tmp_path / "plan.json"
-    result = CliRunner().invoke(main, ["center", str(model), "--uniform", types, "-o", str(out), *options])
+    result = CliRunner().invoke(main, ["center", str(model), "--uniform", types, "-o", str(out)])
     assert result.exit_code == 1
-    assert f"no layer of the plan has a quantized {word}: nothing to center" in result.output
+    assert "no layer of the plan has a quantized K: nothing to center" in result.output
     assert not out.exists()
 
 

@@ -54,6 +54,7 @@ def through_ggml(ggml: tuple[ctypes.CDLL, ctypes.CDLL], x: np.ndarray, name: str
     base, cpu = ggml
     kind = cache_type(name)
     raw, y = ctypes.create_string_buffer(kind.row_bytes(x.size)), np.empty_like(x)
+    assert base.ggml_get_type_traits(kind.ggml_type).contents.type_name == name.encode()
     write = cpu.ggml_get_type_traits_cpu(kind.ggml_type).contents.from_float
     read = base.ggml_get_type_traits(kind.ggml_type).contents.to_float
     ROW(write)(x.ctypes.data, ctypes.addressof(raw), x.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ SPREAD = KeySpread(*((float(i),) * N_LAYER for i in range(1, 5)))
 PLAN = Plan(
     (Pair.parse("q8_0/q4_0"),) * N_LAYER,
     provenance={"keys": SPREAD.to_json()},
-    centers=Centers.from_arrays(K, [None] * N_LAYER),
+    centers=Centers.from_arrays(K),
 )
 
 
@@ -82,6 +83,24 @@ def damaged(path: Path, target: Path, find: bytes, put: bytes) -> Path:
     assert raw.count(find) == 1
     target.write_bytes(raw.replace(find, put))
     return target
+
+
+def test_centers_of_values_are_refused_and_taken_out(model: Path, tmp_path: Path) -> None:
+    """An earlier version could write them: `annotate` and `strip` leave nothing of them."""
+    path, new = tmp_path / "a.gguf", tmp_path / "new.gguf"
+    annotate(model, PLAN, path)
+    assert read_gguf(path).find(Keys.CENTER_V) is None
+    old = damaged(path, tmp_path / "old.gguf", b"kv_cache.center_k", b"kv_cache.center_v")
+    words = "llama.attention.kv_cache.center_v is no longer used, since centers give values nothing"
+    with pytest.raises(KvtunerError, match=f"^{re.escape(f'{old}: {words}: annotate the model again')}$"):
+        plan_of(read_model(old))
+    shown = CliRunner().invoke(main, ["inspect", str(old)])
+    assert shown.exit_code == 1
+    assert words in shown.output
+    annotate(old, PLAN, new)
+    assert new.read_bytes() == path.read_bytes()
+    strip(old, old)
+    assert old.read_bytes() == model.read_bytes()
 
 
 def test_hostile_centers_in_a_file_give_one_line(model: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tests.native.test_fuzz import FUZZ
 
 pytestmark = pytest.mark.native
 
+NO_VALUES = "center_v is no longer used, since centers give values nothing"
 # what is decided, of inputs that the two once read differently or as nobody would expect
 DECIDED = {
     "bom.json": "plan ",
@@ -31,12 +32,22 @@ DECIDED = {
     "long.json": "more than 16 MiB",
     "model-of-one-layer.json": "the plan has 4 layers, the model 1",
     "odd-head.json": "layer 0: V type q4_0 has blocks of 32 values, which do not divide the head size 80",
+    "center-of-values-first.json": f"layer 0: {NO_VALUES}: remove it",
+    "center-of-values-later.json": "layer 0: the K center has 3 bytes",
+    "center-of-values-null.json": "plan ",
+    "center-of-values-wrong-type.json": "layer 1: unknown cache type 'q9_9' for V",
+    "center-of-values-wrong-model.json": "'model.n_layer' is -1",
+    "center-of-values-odd-head.json": f"layer 0: {NO_VALUES}: remove it",
     "model-center.json": "layer 0: the K center has 2 values, the layer 64",
     "name-nul.gguf": "plan ",
     "key-nul.gguf": "plan ",
     "empty-key.gguf": "unreadable",
     "doubles.gguf": "center_k is no list of float32 values",
     "beyond-float16.gguf": "layer 0: the K center holds a value that is no number",
+    "values-wrong-type.gguf": f"llama.attention.kv_cache.{NO_VALUES}: annotate the model again",
+    "values-one-side.gguf": f"llama.attention.kv_cache.{NO_VALUES}: annotate the model again",
+    "values-no-list.gguf": f"llama.attention.kv_cache.{NO_VALUES}: annotate the model again",
+    "values-alone.gguf": "none",
     "alignment-64.gguf": "unreadable",
 }
 

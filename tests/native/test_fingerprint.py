@@ -25,8 +25,8 @@ def random_plan(seed: int) -> Plan:
     """Every other one has centers, but for some layers."""
     rng = random.Random(seed)
     pairs = tuple(Pair(*rng.choices(tuple(CACHE_TYPES), k=2)) for _ in range(N_LAYER))
-    sides = [[_gaussian(rng) if il % 4 else None for il in range(N_LAYER)] for _ in "kv"]
-    return Plan(pairs, centers=Centers.from_arrays(*sides) if seed % 2 else None)
+    centers = [_gaussian(rng) if il % 4 else None for il in range(N_LAYER)]
+    return Plan(pairs, centers=Centers.from_arrays(centers) if seed % 2 else None)
 
 
 def _gaussian(rng: random.Random) -> np.ndarray:

@@ -162,7 +162,7 @@ def test_a_session_file_that_was_cut_is_called_so(cut: int, model: Path, tmp_pat
 
 
 @pytest.mark.parametrize("side", ["type_k", "type_v"])
-@pytest.mark.parametrize("number", [4, 43, 999])
+@pytest.mark.parametrize("number", [4, 45, 999])
 def test_a_type_number_that_is_no_type_is_refused(side: str, number: int, model: Path) -> None:
     with pytest.raises(ValueError, match=rf"^{side} is {number}, which is no type: use one of GGML_TYPE_"):
         llama(model, **{side: number})

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.native, pytest.mark.model]
 
 N_LAYER = 30
 RNG = np.random.default_rng(0)
-CENTERS = Centers.from_arrays(*([0.1 * RNG.standard_normal(192) for _ in range(N_LAYER)] for _ in range(2)))
+CENTERS = Centers.from_arrays([0.1 * RNG.standard_normal(192) for _ in range(N_LAYER)])
 PLAN = Plan(tuple(Pair.parse(("q8_0/q4_0", "f16/f16", "q5_1/q4_1")[il % 3]) for il in range(N_LAYER)))
 
 

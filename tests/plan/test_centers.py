@@ -17,8 +17,7 @@ from kvtuner_gguf.plan.shape import ModelShape
 SHAPE = ModelShape("llama", (2, 0, 1), 32, 64)
 RNG = np.random.default_rng(5)
 K = [RNG.standard_normal(64), None, RNG.standard_normal(32)]
-V = [None, None, RNG.standard_normal(64)]
-CENTERS = Centers.from_arrays(K, V)
+CENTERS = Centers.from_arrays(K)
 PLAN = Plan((Pair.parse("q8_0/q4_0"), Pair.parse("f16"), Pair.parse("q4_0")), SHAPE, centers=CENTERS)
 
 
@@ -27,7 +26,7 @@ def test_a_plan_keeps_its_centers_through_json(tmp_path: Path) -> None:
     loaded = Plan.load(tmp_path / "plan.json")
     assert loaded == PLAN
     assert np.array_equal(loaded.centers.array_k(2), K[2].astype(np.float16).astype(np.float32))
-    assert loaded.centers.array_v(0) is None
+    assert loaded.centers.array_k(1) is None
 
 
 def test_the_fingerprint_covers_the_centers() -> None:
@@ -35,8 +34,8 @@ def test_the_fingerprint_covers_the_centers() -> None:
     changed[0] ^= 1
     others = [
         PLAN.without_centers(),
-        Plan(PLAN.pairs, SHAPE, centers=Centers((bytes(changed), *CENTERS.k[1:]), CENTERS.v)),
-        Plan(PLAN.pairs, SHAPE, centers=Centers(CENTERS.k, (b"",) * 3)),
+        Plan(PLAN.pairs, SHAPE, centers=Centers((bytes(changed), *CENTERS.k[1:]))),
+        Plan(PLAN.pairs, SHAPE, centers=Centers((*CENTERS.k[:2], b""))),
     ]
     assert len({PLAN.fingerprint, *(plan.fingerprint for plan in others)}) == 4
     assert PLAN.without_centers().fingerprint == Plan(PLAN.pairs).fingerprint
@@ -45,17 +44,18 @@ def test_the_fingerprint_covers_the_centers() -> None:
 def test_the_flat_form_has_zeros_for_layers_without_a_center() -> None:
     flat = centers.flat_float32(CENTERS.k, SHAPE.sizes_k)
     assert flat.shape == (96,)
-    back = centers.from_flat(flat, SHAPE.sizes_k, "K")
+    back = centers.from_flat(flat, SHAPE.sizes_k)
     assert not back[1].size
-    assert Centers.from_arrays(back, [None] * 3).k == CENTERS.k
+    assert Centers.from_arrays(back).k == CENTERS.k
     with pytest.raises(KvtunerError, match="K centers have 95 values, the model's layers 96"):
-        centers.from_flat(flat[1:], SHAPE.sizes_k, "K")
+        centers.from_flat(flat[1:], SHAPE.sizes_k)
 
 
 def test_layers_that_are_not_quantized_need_no_center() -> None:
     k_only, v_only = Pair("q8_0", "f16"), Pair("bf16", "q4_0")
-    kept = Centers((b"aa", b"bb", b""), (b"cc", b"dd", b"ee")).of_quantized((k_only, v_only, v_only))
-    assert kept == Centers((b"aa", b"", b""), (b"", b"dd", b"ee"))
+    kept = Centers((b"aa", b"bb", b"")).of_quantized((k_only, v_only, v_only))
+    assert kept == Centers((b"aa", b"", b""))
+    assert Centers((b"aa",)).of_quantized((v_only,)) is None
     assert CENTERS.of_quantized((Pair.parse("f16"),) * 3) is None
 
 
@@ -79,10 +79,19 @@ def test_hostile_centers_are_refused_in_one_line(vector: object, words: str) -> 
 
 
 def test_a_center_of_another_size_names_its_layer() -> None:
-    with pytest.raises(KvtunerError, match="layer 2: the V center has 63 values, the layer 64"):
-        Plan(PLAN.pairs, SHAPE, centers=Centers.from_arrays(K, [None, None, V[2][1:]]))
+    with pytest.raises(KvtunerError, match="layer 2: the K center has 31 values, the layer 32"):
+        Plan(PLAN.pairs, SHAPE, centers=Centers.from_arrays([K[0], None, K[2][1:]]))
+
+
+@pytest.mark.parametrize("vector", ["AL4=", "AAA=", "", 7, False])
+def test_centers_of_values_are_refused(vector: object) -> None:
+    """Of an earlier version, whatever they are, and before the center of the layer's keys is looked at."""
+    words = "^layer 0: center_v is no longer used, since centers give values nothing: remove it$"
+    with pytest.raises(KvtunerError, match=words):
+        Plan.from_json(entry(center_k="???", center_v=vector))
+    assert Plan.from_json(entry(center_v=None)).centers is None
 
 
 def test_values_beyond_float16_are_refused() -> None:
     with pytest.raises(KvtunerError, match="no number"):
-        Centers.from_arrays([np.array([1e6])], [None])
+        Centers.from_arrays([np.array([1e6])])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from upstream.c_structs import Headers
+from upstream.pins import ROOT
 from upstream.structs import wrong_structs
 
 HEADER = """\
@@ -128,3 +129,8 @@ def test_names_of_another_module_are_known(tmp_path: Path) -> None:
     (tmp_path / "llama_cpp").mkdir()
     (tmp_path / "llama_cpp/mtmd_cpp.py").write_text('class b(Structure):\n    _fields_ = [("x", llama_cpp.token)]\n')
     assert problems(tmp_path, "struct b { int32_t x; };", "token = ctypes.c_int32\n") == []
+
+
+@pytest.mark.native
+def test_the_prepared_bindings_have_the_structs_of_the_headers() -> None:
+    assert wrong_structs(ROOT / "build" / "src") == []

@@ -94,7 +94,7 @@ def test_errors_are_those_of_their_definitions(pair: Pair, engine: TorchEngine, 
     positive = AwayFromZero(engine)
     seen = captured(positive, tokens)
     for (q, k, v), errors in zip(seen, profile(positive, tokens, [pair], {}).layers, strict=True):
-        read_k, read_v = CACHE.keys(k, pair.k, 0), CACHE.values(v, pair.v, 0)
+        read_k, read_v = CACHE.keys(k, pair.k, 0), CACHE.values(v, pair.v)
         weights, output = attention(q, k, v)
         read_weights, read_output = attention(q, read_k, read_v)
         found = errors[pair]
@@ -131,7 +131,7 @@ def test_a_long_context_is_measured_by_some_of_its_queries(
     pair = Pair("q4_0", "q5_0")
     found = profile(engine, tokens, [pair], {}).layers[1][pair]
     q, k, v = captured(engine, tokens)[1]
-    read_k, read_v = CACHE.keys(k, pair.k, 1), CACHE.values(v, pair.v, 1)
+    read_k, read_v = CACHE.keys(k, pair.k, 1), CACHE.values(v, pair.v)
     rows = [3, 7, 11, 15, 19, 23]
     n_head = q.shape[1]
     before, after = (attention(q, *kv)[1].view(2, n_head, 24, -1)[:, :, rows] for kv in ((k, v), (read_k, read_v)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvtuner_gguf.engine.cachemodel import EXACT
+from kvtuner_gguf.engine.cachemodel import EXACT, UNQUANTIZED, rotated_sides
 from kvtuner_gguf.engine.logits_judge import SKIPPED
 from kvtuner_gguf.engine.torch.reference import Reference
 from kvtuner_gguf.plan.pairs import Pair
@@ -48,6 +48,15 @@ def _lse(logits: Tensor) -> Tensor:
     """In float64 from the largest on: a float32 has 1e-6 at this size, as much as a good cache loses."""
     largest = logits.amax(-1, keepdim=True)
     return largest[:, 0].double() + (logits - largest).exp_().sum(-1).double().log()
+
+
+def _stored(pairs: Sequence[Pair]) -> list[tuple[tuple[str, bool], ...]]:
+    """What decides how each layer stores K and V: the type, and, where that rounds, whether it is rotated."""
+    rotated = rotated_sides(pairs)
+    return [
+        tuple((t.name, is_rotated and t.name != UNQUANTIZED) for t, is_rotated in zip(pair.types, rotated, strict=True))
+        for pair in pairs
+    ]
 
 
 class TorchJudge:
@@ -89,7 +98,8 @@ class TorchJudge:
         return -torch.cat([self.reference.log_probs(rows).gather(-1, next[:, None])[:, 0] for rows, next in parts])
 
     def _first_change(self, pairs: Sequence[Pair]) -> int:
-        changed = (il for il, (a, b) in enumerate(zip(self._pairs, pairs, strict=True)) if a != b)
+        both = zip(_stored(self._pairs), _stored(pairs), strict=True)
+        changed = (il for il, (a, b) in enumerate(both) if a != b)
         return next(changed, len(self._pairs) - 1)
 
     def _tokens_kld(self, output: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from kvtuner_gguf.engine.cachemodel import EXACT, CacheModel
+from kvtuner_gguf.engine.cachemodel import EXACT, CacheModel, rotated_sides
 from kvtuner_gguf.engine.torch.loading import load
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.centers import Centers
@@ -46,6 +46,7 @@ class Reference:
         self._model.config._attn_implementation = ATTENTION
         self._layers = self._model.model.layers
         self._pair = EXACT
+        self._rotated = (False, False)
         self._capture: Capture | None = None
 
     @property
@@ -77,13 +78,14 @@ class Reference:
     ) -> Tensor:
         """Run the layers from ``first`` on, whose input is ``hidden``; the output of the last one.
 
-        ``pairs`` has an entry per layer of the model, None is exact; ``keep`` gets the input of every layer that is
-        run; ``capture`` is called once per layer.
+        ``pairs`` has an entry per layer of the model, None is exact: which sides are rotated depends on all of them.
+        ``keep`` gets the input of every layer that is run; ``capture`` is called once per layer.
         """
         positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
         rope = self._model.model.rotary_emb(hidden, positions)
         ALL_ATTENTION_FUNCTIONS.register(ATTENTION, self._attention)
         self._capture = capture
+        self._rotated = (False, False) if pairs is None else rotated_sides(pairs)
         for il in range(first, self.n_layer):
             if keep is not None:
                 keep.append(hidden)
@@ -124,8 +126,9 @@ class Reference:
         """Causal attention over what the cache gives back; the newest token, too, is read from the cache."""
         if self._capture is not None:
             self._capture(module.layer_idx, query, key, value)
-        il = module.layer_idx
-        key, value = self.cache.keys(key, self._pair.k, il), self.cache.values(value, self._pair.v, il)
+        rotated_k, rotated_v = self._rotated
+        key = self.cache.keys(key, self._pair.k, module.layer_idx, rotated_k)
+        value = self.cache.values(value, self._pair.v, rotated_v)
         return attend(query, key, value).transpose(1, 2), None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from kvtuner_gguf.engine.torch.reference import Reference  # noqa: E402
 from kvtuner_gguf.errors import KvtunerError  # noqa: E402
+from kvtuner_gguf.plan.centers import Centers  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
 from kvtuner_gguf.plan.plan import Plan  # noqa: E402
 
@@ -63,6 +65,18 @@ def test_keys_are_read_as_the_library_reads_them(name: str, case) -> None:
     native = native_log_probs(path, tokens, Plan.uniform(Pair(name, name), 1))
     assert divergence(log_probs(reference, tokens, Pair(name, name)), native) < 1e-6
     assert divergence(exact, native) > 1e-5, "the quantization must be seen at all"
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("name", ["q8_0", "q4_0"])
+def test_centered_keys_are_read_as_the_library_reads_them(name: str, case, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, reference, tokens = case
+    plain = native_log_probs(path, tokens, Plan.uniform(Pair(name, name), 1))
+    centers = Centers.from_arrays([2 * np.random.default_rng(4).standard_normal(128)])
+    native = native_log_probs(path, tokens, Plan.uniform(Pair(name, name), 1, centers))
+    assert divergence(plain, native) > 1e-6, "the centers must be seen at all"
+    monkeypatch.setattr(reference, "cache", replace(reference.cache, centers=centers))
+    assert divergence(log_probs(reference, tokens, Pair(name, name)), native) < 1e-6
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -1,0 +1,121 @@
+"""What a cache gives back: which of it is rotated, and where the center is taken off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from kvtuner_gguf.engine.cachemodel import CacheModel, rotated_sides  # noqa: E402
+from kvtuner_gguf.engine.fakequant import fake_quantize  # noqa: E402
+from kvtuner_gguf.engine.rotation import rotate  # noqa: E402
+from kvtuner_gguf.engine.torch.judge import TorchJudge  # noqa: E402
+from kvtuner_gguf.engine.torch.reference import Reference  # noqa: E402
+from kvtuner_gguf.plan.centers import Centers  # noqa: E402
+from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
+
+torch.manual_seed(11)
+X = torch.randn(1, 2, 5, 128)
+CENTER = np.random.default_rng(3).standard_normal(256) * 20
+
+
+def pairs(*names: str) -> list[Pair]:
+    return [Pair.parse(name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "rotated"),
+    [
+        (("f16", "f16"), (False, False)),
+        (("f16", "f16/q4_0", "bf16"), (False, True)),
+        (("q8_0/f32", "f16"), (True, False)),
+        (("q8_0/f16", "f16/q2_nl"), (True, True)),
+    ],
+)
+def test_a_side_is_rotated_where_one_layer_of_it_is_quantized(names: tuple[str, ...], rotated: tuple) -> None:
+    assert rotated_sides(pairs(*names)) == rotated
+
+
+@pytest.mark.parametrize("name", ["f16", "bf16"])
+def test_layers_that_are_not_quantized_are_rotated_with_the_others(name: str) -> None:
+    cache = CacheModel(interleaved_rope=False)
+    plain = fake_quantize(X, name)
+    assert torch.equal(cache.keys(X, name, 0), plain)
+    assert torch.equal(cache.values(X, name), plain)
+    for size, found in ((128, cache.keys(X, name, 0, rotated=True)), (64, cache.values(X, name, rotated=True))):
+        assert torch.equal(found, rotate(fake_quantize(rotate(X, size), name), size))
+        assert not torch.equal(found, plain)
+        assert torch.allclose(found, X, rtol=0, atol=0.05)
+    assert torch.equal(cache.keys(X, "f32", 0, rotated=True), X)
+
+
+@pytest.mark.parametrize("name", ["q8_0", "q4_0", "q3_nl"])
+def test_quantized_layers_are_rotated_whatever_the_others_are(name: str) -> None:
+    cache = CacheModel(interleaved_rope=False)
+    assert torch.equal(cache.keys(X, name, 0), cache.keys(X, name, 0, rotated=True))
+    assert torch.equal(cache.values(X, name), cache.values(X, name, rotated=True))
+
+
+def test_heads_that_allow_no_rotation_are_centered_as_they_are() -> None:
+    x, center = X[..., :80], torch.from_numpy(CENTER[:160]).half().float().reshape(2, 1, 80)
+    cache = CacheModel(interleaved_rope=False, centers=Centers.from_arrays([CENTER[:160]]))
+    assert torch.equal(cache.keys(x, "f16", 0, rotated=True), fake_quantize(x - center, "f16") + center)
+
+
+def test_the_rotated_center_is_taken_off_after_the_rotation() -> None:
+    cache = CacheModel(interleaved_rope=False, centers=Centers.from_arrays([CENTER]))
+    center = torch.from_numpy(CENTER).half().float().reshape(2, 1, 128)
+    stored = fake_quantize(rotate(X, 128) - rotate(center, 128), "q4_0")
+    found = cache.keys(X, "q4_0", 0)
+    assert torch.equal(found, rotate(stored + rotate(center, 128), 128))
+    assert torch.allclose(found, rotate(stored, 128) + center, rtol=0, atol=1e-4)
+    largest = rotate(X - center, 128).abs().max().item()
+    assert (found - X).abs().max().item() < largest / 4, "nothing but the rounding of 16 levels"
+
+
+@pytest.fixture(scope="module")
+def reference(tiny, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    return Reference(tiny(tmp_path_factory.mktemp("tiny") / "model.gguf", "llama"), "llama")
+
+
+@dataclass(frozen=True)
+class Recorder(CacheModel):
+    """Keeps the type and the rotation that each layer's keys and values are asked with."""
+
+    asked: list[tuple[str, bool]] = field(default_factory=list)
+
+    def keys(self, k, type_name, il, rotated=False):
+        self.asked.append((type_name, rotated))
+        return super().keys(k, type_name, il, rotated)
+
+    def values(self, v, type_name, rotated=False):
+        self.asked.append((type_name, rotated))
+        return super().values(v, type_name, rotated)
+
+
+def test_a_run_rotates_all_layers_of_a_side(reference: Reference, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(reference.cache.interleaved_rope)
+    monkeypatch.setattr(reference, "cache", recorder)
+    hidden = reference.embed(torch.tensor([reference.tokenize(text)[:8]]))
+    reference.run(hidden, pairs("f16", "q8_0/f16"))
+    assert recorder.asked == [("f16", True), ("f16", False), ("q8_0", True), ("f16", False)]
+    recorder.asked.clear()
+    reference.run(hidden, pairs("q8_0/f16", "f16"), first=1)
+    assert recorder.asked == [("f16", True), ("f16", False)], "layers that are not run decide, too"
+
+
+def test_a_forward_restarts_where_the_rotation_changes(reference: Reference, text: str) -> None:
+    """A layer that keeps its type is stored in another way once a later one is quantized."""
+    tokens = torch.tensor([reference.tokenize(text)[:40]])
+    before, after = pairs("f16", "f16"), pairs("f16", "q8_0")
+    restarted, whole = TorchJudge(reference, tokens), TorchJudge(reference, tokens)
+    whole._first_change = lambda pairs: 0
+    for judged in (before, after, before):
+        restarted.settle(judged)
+        assert torch.equal(restarted.kld(before), whole.kld(before))
+        assert torch.equal(restarted.kld(after), whole.kld(after))
+    exact = TorchJudge(reference, tokens)
+    assert exact._first_change(pairs("f32", "q8_0")) == 1, "exact layers are not changed by a rotation"
