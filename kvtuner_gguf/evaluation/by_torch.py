@@ -16,7 +16,8 @@ from torch import Tensor
 
 from kvtuner_gguf.engine.torch.reference import Reference
 from kvtuner_gguf.evaluation.divergence import Tally, score
-from kvtuner_gguf.evaluation.rows import BASELINE, Row, as_plans, make_row
+from kvtuner_gguf.evaluation.rows import BASELINE, N_BATCH, Row, as_plans, make_row
+from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
@@ -59,8 +60,9 @@ def judge(
     reference.cache = before
     results = [tally.result() for tally in tallies]
     n_ctx = len(chunks[0])
+    context = ContextSize(n_ctx, n_ubatch=min(N_BATCH, n_ctx))  # as the built llama.cpp would allocate
     return [
-        make_row(name, plan, shape, result, results[0], plan.bytes_per_token(shape) * n_ctx / 2**20)
+        make_row(name, plan, shape, result, results[0], plan.n_bytes(shape, context) / 2**20)
         for (name, plan), result in zip(plans.items(), results, strict=True)
     ]
 

@@ -27,12 +27,14 @@ def fitted(plan: Plan, headers: list[GgufHeader]) -> Plan:
 
 
 def _check_same_model(tuned: ModelShape, found: ModelShape) -> None:
+    # older plans count heads of layers that keep no cache, and V of models that keep it in the tensor of K
+    heads = tuple(n if own else 0 for n, own in zip(tuned.n_head_kv, found.n_head_kv, strict=False))
     differences = (
         ("architecture", tuned.architecture, found.architecture),
         ("layers", tuned.n_layer, found.n_layer),
         ("K head size", tuned.head_dim_k, found.head_dim_k),
-        ("V head size", tuned.head_dim_v, found.head_dim_v),
-        ("KV heads", tuned.n_head_kv, found.n_head_kv),
+        ("V head size", tuned.head_dim_v if found.head_dim_v else 0, found.head_dim_v),
+        ("KV heads", heads, found.n_head_kv),
         ("tensor fingerprint", tuned.fingerprint or found.fingerprint, found.fingerprint),
     )
     for what, planned, real in differences:
