@@ -22,19 +22,17 @@ def fitted(plan: Plan, headers: list[GgufHeader]) -> Plan:
         _check_shared_tensor(plan)
     if plan.centers is not None and (obstacle := centering_obstacle(headers)):
         raise KvtunerError(f"keys and values cannot be centered, since this model {obstacle}: tune with --no-center")
-    pairs = (pair if heads else Pair("f16", "f16") for pair, heads in zip(plan.pairs, shape.n_head_kv, strict=True))
+    pairs = (pair if layer.keeps else Pair("f16", "f16") for pair, layer in zip(plan.pairs, shape.layers, strict=True))
     return replace(plan, pairs=tuple(pairs), model=shape)
 
 
 def _check_same_model(tuned: ModelShape, found: ModelShape) -> None:
-    # older plans count heads of layers that keep no cache, and V of models that keep it in the tensor of K
-    heads = tuple(n if own else 0 for n, own in zip(tuned.n_head_kv, found.n_head_kv, strict=False))
     differences = (
         ("architecture", tuned.architecture, found.architecture),
         ("layers", tuned.n_layer, found.n_layer),
         ("K head size", tuned.head_dim_k, found.head_dim_k),
-        ("V head size", tuned.head_dim_v if found.head_dim_v else 0, found.head_dim_v),
-        ("KV heads", heads, found.n_head_kv),
+        ("V head size", tuned.head_dim_v, found.head_dim_v),
+        ("KV heads", tuned.n_head_kv, found.n_head_kv),
         ("tensor fingerprint", tuned.fingerprint or found.fingerprint, found.fingerprint),
     )
     for what, planned, real in differences:

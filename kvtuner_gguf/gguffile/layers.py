@@ -6,7 +6,6 @@ base; `kvtuner_gguf.gguffile.architectures` has what differs by architecture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from kvtuner_gguf.errors import KvtunerError
@@ -17,11 +16,9 @@ from kvtuner_gguf.gguffile.reader import GgufHeader
 from kvtuner_gguf.plan.shape import LayerShape
 from kvtuner_gguf.plan.shapefields import MAX_LAYERS
 
-NO_CACHE = LayerShape(0, 0, 0)
-
 
 def layer_shapes(header: GgufHeader) -> list[LayerShape]:
-    """One shape per layer; raises `KvtunerError` where the metadata do not tell it."""
+    """One shape per layer; raises `KvtunerError` where metadata do not tell it."""
     n_layer, arch = count(header, Keys.BLOCK_COUNT), header.architecture
     n_loop = count(header, Keys.NUM_LOOPS, 1) if arch in archs.LOOPED else 1
     if n_layer * n_loop > MAX_LAYERS:
@@ -30,25 +27,20 @@ def layer_shapes(header: GgufHeader) -> list[LayerShape]:
         raise KvtunerError(f"{header.path}: architecture {arch} {archs.UNCOUNTED[arch]}: choose another model")
     if arch not in archs.KNOWN:
         raise KvtunerError(f"{header.path}: the KV cache of architecture {arch} is not known: choose another model")
-    if arch in archs.WITHOUT_CACHE:
-        return [NO_CACHE] * n_layer
-    return _cached(header, n_layer, _windows(header, n_layer)) * n_loop
+    return _all_layers(header, n_layer) * n_loop
 
 
-def _cached(header: GgufHeader, n_layer: int, windows: Sequence[int]) -> list[LayerShape]:
+def _all_layers(header: GgufHeader, n_layer: int) -> list[LayerShape]:
     n_head = each_layer(header, Keys.HEAD_COUNT, n_layer)
     heads = each_layer(header, Keys.HEAD_COUNT_KV, n_layer) if header.get(Keys.HEAD_COUNT_KV) is not None else n_head
     full = _head_sizes(header, n_head[0] if n_head else 0)
-    windowed = (
-        count(header, Keys.KEY_LENGTH_SWA, full[0]),
-        count(header, Keys.VALUE_LENGTH_SWA, full[1]),
+    windowed = tuple(
+        count(header, key, size) for key, size in zip((Keys.KEY_LENGTH_SWA, Keys.VALUE_LENGTH_SWA), full, strict=True)
     )
-    if _is_latent(header):
-        full, windowed = (full[0], 0), (windowed[0], 0)
-    own = [n if kept else 0 for n, kept in zip(heads, _kept(header, n_layer), strict=True)]
+    latent = _is_latent(header)
     layers = [
-        LayerShape(n, *(windowed if window else full), window if n else 0)
-        for n, window in zip(own, windows, strict=True)
+        LayerShape(n, *(windowed if window else full), window, kept, latent=latent)
+        for n, window, kept in zip(heads, _windows(header, n_layer), _kept(header, n_layer), strict=True)
     ]
     return _shared(header, layers)
 
@@ -106,6 +98,8 @@ def _n_draft(header: GgufHeader, n_layer: int) -> int:
 def _kept(header: GgufHeader, n_layer: int) -> list[bool]:
     """Which layers have a cache in the model's own context, if they have KV heads at all."""
     arch = header.architecture
+    if arch in archs.WITHOUT_CACHE:
+        return [False] * n_layer
     n_trunk = n_layer - _n_draft(header, n_layer)
     kept = [il < n_trunk or not n_trunk or arch in archs.WITH_DRAFT_LAYERS for il in range(n_layer)]
     if arch in archs.FULL_ATTENTION:
@@ -138,7 +132,5 @@ def _shared(header: GgufHeader, layers: list[LayerShape]) -> list[LayerShape]:
         return layers
     if first < 2:
         raise KvtunerError(f"{header.path}: {len(layers) - first} of {len(layers)} layers share a cache: file damaged")
-    sharing = [
-        replace(layer, n_head_kv=0, window=0, source=first - (2 if layer.window else 1)) for layer in layers[first:]
-    ]
+    sharing = [replace(layer, keeps=False, source=first - (2 if layer.window else 1)) for layer in layers[first:]]
     return layers[:first] + sharing

@@ -92,7 +92,7 @@ class Plan:
             )
         for il, (pair, layer) in enumerate(zip(self.pairs, shape.layers, strict=True)):
             for side, name, size in (("K", pair.k, layer.head_dim_k), ("V", pair.v, layer.head_dim_v)):
-                if layer.n_head_kv and size % cache_type(name).block_size:
+                if layer.keeps and size % cache_type(name).block_size:
                     raise KvtunerError(
                         f"layer {il}: {side} type {name} has blocks of {cache_type(name).block_size} values, "
                         f"which do not divide the head size {size}: use f16 there"
@@ -115,7 +115,7 @@ class Plan:
     def _sum(self, shape: ModelShape, cells: Sequence[int]) -> int:
         self.check(shape)
         return sum(
-            n * (cache_type(pair.k).row_bytes(layer.size_k) + cache_type(pair.v).row_bytes(layer.size_v))
+            n * (cache_type(pair.k).row_bytes(layer.kept_k) + cache_type(pair.v).row_bytes(layer.kept_v))
             for n, pair, layer in zip(cells, self.pairs, shape.layers, strict=True)
         )
 
@@ -137,7 +137,7 @@ class Plan:
         self.check(shape)
         n_bits = 0.0
         for weight, (k, v), layer in zip(shape.weights, (p.types for p in self.pairs), shape.layers, strict=True):
-            n_bits += weight * (layer.size_k * k.payload_bits + layer.size_v * v.payload_bits)
+            n_bits += weight * (layer.kept_k * k.payload_bits + layer.kept_v * v.payload_bits)
         return _per_value(n_bits, shape)
 
     def to_json(self) -> dict[str, Any]:

@@ -17,34 +17,37 @@ MAX_WEIGHED_CTX = 32768
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One layer. ``n_head_kv``: heads of its own cache, 0 where it has none; ``head_dim_v``: 0 where K holds V, too.
+    """One layer: its KV heads with the sizes of their keys and values.
 
-    ``window``: tokens that a sliding window sees, 0 where the layer sees all. ``source``: the layer whose cache this
-    one reads in place of its own.
+    ``window``: tokens that a sliding window sees, 0 where the layer sees all. ``keeps``: whether it has a cache of its
+    own; where not, ``source`` is the layer whose cache it reads, if any. ``latent``: the tensor of K holds V, too.
     """
 
     n_head_kv: int
     head_dim_k: int
     head_dim_v: int
     window: int = 0
+    keeps: bool = True
     source: int | None = None
+    latent: bool = False
 
     @property
-    def size_k(self) -> int:
-        """Values of K that a token has."""
-        return self.n_head_kv * self.head_dim_k
+    def kept_k(self) -> int:
+        """Values of K that the layer's own cache keeps of a token."""
+        return self.n_head_kv * self.head_dim_k if self.keeps else 0
 
     @property
-    def size_v(self) -> int:
-        """Values of V that a token has."""
-        return self.n_head_kv * self.head_dim_v
+    def kept_v(self) -> int:
+        """Values of V that the layer's own cache keeps of a token."""
+        return 0 if self.latent or not self.keeps else self.n_head_kv * self.head_dim_v
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The fields of `LayerShape` for all layers; ``source`` is empty where no layer reads another's cache.
+    """The fields of `LayerShape` for all layers.
 
-    ``n_ctx``: tokens of the context in which layers are weighed against each other, if some have windows.
+    ``cache``: the layer whose cache each layer reads, itself or another one, None for none; empty where all read their
+    own. ``n_ctx``: tokens of the context in which layers are weighed against each other, if some have windows.
     """
 
     architecture: str
@@ -53,7 +56,8 @@ class ModelShape:
     head_dim_v: PerLayer
     fingerprint: str | None = None
     window: PerLayer = 0
-    source: tuple[int | None, ...] = ()
+    cache: tuple[int | None, ...] = ()
+    latent: bool = False
     n_ctx: int = field(default=MAX_WEIGHED_CTX, compare=False)
 
     @classmethod
@@ -64,7 +68,7 @@ class ModelShape:
         fingerprint: str | None = None,
         n_ctx: int = MAX_WEIGHED_CTX,
     ) -> ModelShape:
-        sources = tuple(layer.source for layer in layers)
+        every_keeps = all(layer.keeps for layer in layers)
         return cls(
             architecture,
             tuple(layer.n_head_kv for layer in layers),
@@ -72,7 +76,8 @@ class ModelShape:
             one_or_all(layer.head_dim_v for layer in layers),
             fingerprint,
             one_or_all(layer.window for layer in layers),
-            sources if any(source is not None for source in sources) else (),
+            () if every_keeps else tuple(il if layer.keeps else layer.source for il, layer in enumerate(layers)),
+            any(layer.latent for layer in layers),
             n_ctx,
         )
 
@@ -82,22 +87,26 @@ class ModelShape:
 
     @cached_property
     def layers(self) -> tuple[LayerShape, ...]:
-        numbers = (self._each(value) for value in (self.head_dim_k, self.head_dim_v, self.window))
-        sources = self.source or (None,) * self.n_layer
-        return tuple(map(LayerShape, self.n_head_kv, *numbers, sources))
+        """The layers; those without KV heads keep no cache either."""
+        numbers = zip(self.n_head_kv, *map(self._each, (self.head_dim_k, self.head_dim_v, self.window)), strict=True)
+        caches = self.cache or range(self.n_layer)
+        return tuple(
+            LayerShape(n, k, v, window, n > 0 and cache == il, None if cache == il else cache, self.latent)
+            for il, ((n, k, v, window), cache) in enumerate(zip(numbers, caches, strict=True))
+        )
 
     def _each(self, value: PerLayer) -> tuple[int, ...]:
         return (value,) * self.n_layer if isinstance(value, int) else value
 
     @property
     def sizes_k(self) -> list[int]:
-        """Values of K that a token has in each layer."""
-        return [layer.size_k for layer in self.layers]
+        """Values of the K of a token in each layer, whether it keeps a cache or not."""
+        return [layer.n_head_kv * layer.head_dim_k for layer in self.layers]
 
     @property
     def sizes_v(self) -> list[int]:
-        """Values of V that a token has in each layer."""
-        return [layer.size_v for layer in self.layers]
+        """Values of the V of a token in each layer, whether it keeps a cache or not."""
+        return [layer.n_head_kv * layer.head_dim_v for layer in self.layers]
 
     @property
     def has_windows(self) -> bool:
@@ -105,7 +114,7 @@ class ModelShape:
 
     def cells(self, context: ContextSize) -> tuple[int, ...]:
         """Cells of each layer in such a context, 0 for a layer without a cache of its own."""
-        return tuple(context.cells(layer.window) if layer.n_head_kv else 0 for layer in self.layers)
+        return tuple(context.cells(layer.window) if layer.keeps else 0 for layer in self.layers)
 
     @cached_property
     def weights(self) -> tuple[int, ...]:
@@ -120,11 +129,10 @@ class ModelShape:
     @property
     def n_values(self) -> int:
         """Values that a token has in all caches, by the `weights` of the layers."""
-        sizes = zip(self.weights, self.sizes_k, self.sizes_v, strict=True)
-        return sum(weight * (k + v) for weight, k, v in sizes)
+        return sum(n * (layer.kept_k + layer.kept_v) for n, layer in zip(self.weights, self.layers, strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads; windows and shared caches only where there are some."""
+        """What `from_json` reads; windows, caches and latent attention only where they are out of the ordinary."""
         data: dict[str, Any] = {
             "architecture": self.architecture,
             "n_layer": self.n_layer,
@@ -135,8 +143,10 @@ class ModelShape:
         }
         if self.has_windows:
             data |= {"window": _to_json(self.window), "n_ctx": self.n_ctx}
-        if self.source:
-            data["source"] = list(self.source)
+        if self.cache:
+            data["cache"] = list(self.cache)
+        if self.latent:
+            data["latent"] = True
         return data
 
     @classmethod

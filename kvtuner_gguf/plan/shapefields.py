@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kvtuner_gguf.errors import KvtunerError, shown
@@ -30,7 +30,7 @@ def is_count(value: object) -> bool:
 def shape_fields(data: object) -> dict[str, Any]:
     """The arguments of `ModelShape` from its JSON; raises `KvtunerError` naming the value that is wrong.
 
-    ``window``, ``source`` and ``n_ctx`` are there only for models whose layers have windows or share caches.
+    ``window``, ``cache``, ``latent`` and ``n_ctx`` may be left out: no windows, and a cache of its own in every layer.
     """
     if not isinstance(data, Mapping):
         raise KvtunerError("'model' must be an object: tune the model again or remove the entry")
@@ -38,7 +38,7 @@ def shape_fields(data: object) -> dict[str, Any]:
     if n_layer > MAX_LAYERS:
         raise KvtunerError(f"'model.n_layer' is {n_layer}, more than {MAX_LAYERS}: tune the model again")
     heads = data.get("n_head_kv")
-    heads = _counts([heads] * n_layer if isinstance(heads, int) else heads, "n_head_kv", n_layer)
+    heads = _counts([heads] * n_layer if is_count(heads) else heads, "n_head_kv", n_layer)
     fields: dict[str, Any] = {
         "architecture": _text(data, "architecture") or "",
         "n_head_kv": heads,
@@ -48,8 +48,10 @@ def shape_fields(data: object) -> dict[str, Any]:
     }
     if data.get("window") is not None:
         fields["window"] = _per_layer(data, "window", n_layer)
-    if data.get("source") is not None:
-        fields["source"] = _sources(data["source"], heads)
+    if data.get("cache") is not None:
+        fields["cache"] = _caches(data["cache"], n_layer)
+    if data.get("latent") is not None:
+        fields["latent"] = _flag(data, "latent")
     if data.get("n_ctx") is not None:
         fields["n_ctx"] = _count(data, "n_ctx")
     return fields
@@ -73,17 +75,21 @@ def _per_layer(data: Mapping[str, Any], key: str, n_layer: int) -> PerLayer:
     return one_or_all(_counts(value, key, n_layer)) if isinstance(value, list | tuple) else _count(data, key)
 
 
-def _sources(values: object, heads: Sequence[int]) -> tuple[int | None, ...]:
-    n_layer = len(heads)
-    if not isinstance(values, list | tuple) or len(values) != n_layer or not all(_is_source(n, heads) for n in values):
-        raise KvtunerError(
-            f"'model.source' must be null or a layer with a cache, per layer ({n_layer}): tune the model again"
-        )
+def _caches(values: object, n_layer: int) -> tuple[int | None, ...]:
+    if not isinstance(values, list | tuple) or len(values) != n_layer or not all(_is_layer(n, n_layer) for n in values):
+        raise KvtunerError(f"'model.cache' must be one layer or null per layer ({n_layer}): tune the model again")
     return tuple(values)
 
 
-def _is_source(value: object, heads: Sequence[int]) -> bool:
-    return value is None or (is_count(value) and value < len(heads) and heads[value] > 0)
+def _is_layer(value: object, n_layer: int) -> bool:
+    return value is None or (is_count(value) and value < n_layer)
+
+
+def _flag(data: Mapping[str, Any], key: str) -> bool:
+    value = data.get(key)
+    if not isinstance(value, bool):
+        raise KvtunerError(f"'model.{key}' is {shown(value)}, not true or false: tune the model again")
+    return value
 
 
 def _text(data: Mapping[str, Any], key: str) -> str | None:

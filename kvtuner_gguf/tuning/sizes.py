@@ -21,7 +21,7 @@ class Sizes:
 
     def pair(self, il: int, pair: Pair) -> int:
         layer, (k, v) = self.shape.layers[il], pair.types
-        return self.shape.weights[il] * (k.row_bytes(layer.size_k) + v.row_bytes(layer.size_v))
+        return self.shape.weights[il] * (k.row_bytes(layer.kept_k) + v.row_bytes(layer.kept_v))
 
     def plan(self, pairs: Sequence[Pair]) -> int:
         return sum(self.pair(il, pair) for il, pair in enumerate(pairs))
