@@ -1,6 +1,7 @@
 """The fields of a model's shape in JSON: numbers for all layers, or one for each where layers differ.
 
-``shape_of`` in ``cpp/plan/kvtuner-plan-shape.cpp`` makes the same checks in the same order with the same words.
+``kvtuner_plan_shape_of`` in ``cpp/plan/kvtuner-plan-shape.cpp`` makes the same checks in the same order with the same
+words.
 """
 
 from __future__ import annotations
