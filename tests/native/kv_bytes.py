@@ -1,7 +1,7 @@
 """Run by tests in a process of its own: what contexts of models allocate for K and V.
 
-Reads a list of ``{model, plan, contexts}`` as JSON, plan null for none, contexts the fields of `ContextSize`; prints for
-each a list of ``[bytes, bits per value]``.
+Reads a list of ``{model, plan, contexts}`` as JSON, plan null for none, contexts the fields of `ContextSize`; prints
+for each a list of ``[bytes, bits per value]``.
 """
 
 from __future__ import annotations
