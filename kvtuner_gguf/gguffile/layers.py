@@ -131,6 +131,7 @@ def _shared(header: GgufHeader, layers: list[LayerShape]) -> list[LayerShape]:
     if first is None or first >= len(layers):
         return layers
     if first < 2:
-        raise KvtunerError(f"{header.path}: {len(layers) - first} of {len(layers)} layers share a cache: file damaged")
+        n_shared = len(layers) - first
+        raise KvtunerError(f"{header.path}: {n_shared} of {len(layers)} layers share caches: the file is damaged")
     sharing = [replace(layer, keeps=False, source=first - (2 if layer.window else 1)) for layer in layers[first:]]
     return layers[:first] + sharing
