@@ -5,7 +5,8 @@ function(kvtuner_files variable folder)
     set(${variable} ${ARGN} PARENT_SCOPE)
 endfunction()
 
-kvtuner_files(KVTUNER_PLAN plan plan.cpp fingerprint.cpp plan-gguf.cpp plan-json.cpp strict-json.cpp vectors.cpp)
+kvtuner_files(KVTUNER_PLAN plan
+    plan.cpp fingerprint.cpp plan-gguf.cpp plan-json.cpp plan-shape.cpp strict-json.cpp vectors.cpp)
 kvtuner_files(KVTUNER_RUNTIME runtime
     model.cpp choice.cpp check.cpp cache.cpp layers.cpp report.cpp backend.cpp state.cpp center.cpp reason.cpp)
 kvtuner_files(KVTUNER_GRAPH graph writes.cpp)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 MAX_QUOTED = 40
@@ -13,7 +13,7 @@ class KvtunerError(ValueError):
 
 
 @contextmanager
-def about(what: object) -> Iterator[None]:
+def about(what: object) -> Generator[None]:
     """Errors in here name ``what`` first."""
     try:
         yield

@@ -1,7 +1,8 @@
-// Plans in JSON. The checks, their order and their words are those of kvtuner_gguf/plan/plan.py and shape.py.
+// Plans in JSON. The checks, their order and their words are those of kvtuner_gguf/plan/plan.py and shapefields.py.
 
 #include "kvtuner-plan.h"
 
+#include "kvtuner-plan-shape.h"
 #include "kvtuner-strict-json.h"
 #include "kvtuner-vectors.h"
 
@@ -14,18 +15,9 @@
 using json = nlohmann::json;
 
 static constexpr const char * PLAN_SCHEMA = "kvtuner.plan/1";
-static constexpr size_t MAX_PLAN_LAYERS = 4096;
 static constexpr size_t MAX_JSON_BYTES = 16u << 20;
-static constexpr int64_t MAX_PLAN_COUNT = (int64_t(1) << 31) - 1;
 
 namespace {
-
-// the model that a plan says it is for
-struct model_shape {
-    std::vector<uint64_t> n_head_kv;
-    uint64_t head_dim_k;
-    uint64_t head_dim_v;
-};
 
 [[noreturn]] void reject(const std::string & message) {
     throw std::runtime_error(message);
@@ -35,30 +27,20 @@ std::string layer_name(size_t il) {
     return "layer " + std::to_string(il);
 }
 
-const json & member(const json & object, const char * key) {
-    static const json absent;
-    const auto it = object.is_object() ? object.find(key) : object.end();
-    return object.is_object() && it != object.end() ? *it : absent;
-}
-
-bool is_count(const json & value) {
-    return value.is_number_integer() && value <= MAX_PLAN_COUNT && value >= 0;
-}
-
 // the entries of all layers, from layer 0 on
 std::vector<const json *> ordered_layers(const json & layers) {
     if (!layers.is_array() || layers.empty()) {
         reject("'layers' must be a list of {layer, k, v}: see configs/plan.schema.json");
     }
-    if (layers.size() > MAX_PLAN_LAYERS) {
+    if (layers.size() > KVTUNER_MAX_PLAN_LAYERS) {
         reject("'layers' has " + std::to_string(layers.size()) + " entries, more than " +
-               std::to_string(MAX_PLAN_LAYERS) + ": tune the model again");
+               std::to_string(KVTUNER_MAX_PLAN_LAYERS) + ": tune the model again");
     }
     std::vector<size_t> numbers;
     std::vector<const json *> entries(layers.size());
     for (const json & entry : layers) {
-        const json & number = member(entry, "layer");
-        if (!is_count(number)) {
+        const json & number = kvtuner_member(entry, "layer");
+        if (!kvtuner_is_count(number)) {
             reject("a layer entry has the number " + kvtuner_shown(number) + ": give a whole number from 0");
         }
         const size_t il = number.get<size_t>();
@@ -79,7 +61,7 @@ std::vector<const json *> ordered_layers(const json & layers) {
 }
 
 ggml_type layer_type(const json & entry, const char * key, size_t il, const char * side) {
-    const json & name = member(entry, key);
+    const json & name = kvtuner_member(entry, key);
     const ggml_type type = name.is_string() ? kvtuner_type_from_name(name.get<std::string>()) : GGML_TYPE_COUNT;
     if (type == GGML_TYPE_COUNT) {
         reject(layer_name(il) + ": " + kvtuner_unknown_type(kvtuner_shown(name), side));
@@ -90,10 +72,10 @@ ggml_type layer_type(const json & entry, const char * key, size_t il, const char
 std::vector<std::vector<float>> layer_centers(const std::vector<const json *> & entries) {
     std::vector<std::vector<float>> vectors;
     for (size_t il = 0; il < entries.size(); ++il) {
-        if (!member(*entries[il], "center_v").is_null()) {
+        if (!kvtuner_member(*entries[il], "center_v").is_null()) {
             reject(layer_name(il) + ": center_v is no longer used, since centers give values nothing: remove it");
         }
-        const json & text = member(*entries[il], "center_k");
+        const json & text = kvtuner_member(*entries[il], "center_k");
         if (!text.is_null() && !text.is_string()) {
             reject(layer_name(il) + ": the K center is no base64: tune the model again");
         }
@@ -101,42 +83,6 @@ std::vector<std::vector<float>> layer_centers(const std::vector<const json *> & 
                                          : kvtuner_vector_from_base64(text.get<std::string>(), il));
     }
     return vectors;
-}
-
-uint64_t count_of(const json & model, const char * key) {
-    const json & value = member(model, key);
-    if (!is_count(value)) {
-        reject("'model." + std::string(key) + "' is " + kvtuner_shown(value) + ", not a count: tune the model again");
-    }
-    return value.get<uint64_t>();
-}
-
-void check_text(const json & model, const char * key) {
-    const json & value = member(model, key);
-    if (!value.is_null() && !value.is_string()) {
-        reject("'model." + std::string(key) + "' is " + kvtuner_shown(value) + ", no text: tune the model again");
-    }
-}
-
-model_shape shape_of(const json & model) {
-    if (!model.is_object()) {
-        reject("'model' must be an object: tune the model again or remove the entry");
-    }
-    const uint64_t n_layer = count_of(model, "n_layer");
-    if (n_layer > MAX_PLAN_LAYERS) {
-        reject("'model.n_layer' is " + std::to_string(n_layer) + ", more than " + std::to_string(MAX_PLAN_LAYERS) +
-               ": tune the model again");
-    }
-    const json & given = member(model, "n_head_kv");
-    const json heads = is_count(given) ? json(std::vector<json>(n_layer, given)) : given;
-    if (!heads.is_array() || heads.size() != n_layer || !std::all_of(heads.begin(), heads.end(), is_count)) {
-        reject("'model.n_head_kv' must be one count per layer (" + std::to_string(n_layer) + "): tune the model again");
-    }
-    check_text(model, "architecture");
-    const uint64_t head_dim_k = count_of(model, "head_dim_k");
-    const uint64_t head_dim_v = count_of(model, "head_dim_v");
-    check_text(model, "fingerprint");
-    return { heads.get<std::vector<uint64_t>>(), head_dim_k, head_dim_v };
 }
 
 void check_blocks(size_t il, const char * side, ggml_type type, uint64_t head_dim) {
@@ -148,25 +94,25 @@ void check_blocks(size_t il, const char * side, ggml_type type, uint64_t head_di
     }
 }
 
-void check_centers(const std::vector<std::vector<float>> & vectors, const model_shape & shape) {
+void check_centers(const std::vector<std::vector<float>> & vectors, const kvtuner_plan_shape & shape) {
     for (size_t il = 0; il < vectors.size(); ++il) {
-        const uint64_t size = shape.n_head_kv[il] * shape.head_dim_k;
+        const uint64_t size = shape.n_head_kv[il] * shape.head_dim_k[il];
         if (!vectors[il].empty() && vectors[il].size() != size) {
             reject(kvtuner_center_size_problem(il, vectors[il].size(), size));
         }
     }
 }
 
-void check_model(const kvtuner_plan & plan, const model_shape & shape) {
+void check_model(const kvtuner_plan & plan, const kvtuner_plan_shape & shape) {
     const size_t n_layer = shape.n_head_kv.size();
     if (plan.type_k.size() != n_layer) {
         reject("the plan has " + std::to_string(plan.type_k.size()) + " layers, the model " + std::to_string(n_layer) +
                ": use a plan that was tuned for this model");
     }
     for (size_t il = 0; il < n_layer; ++il) {
-        if (shape.n_head_kv[il] > 0) {
-            check_blocks(il, "K", plan.type_k[il], shape.head_dim_k);
-            check_blocks(il, "V", plan.type_v[il], shape.head_dim_v);
+        if (shape.keeps[il]) {
+            check_blocks(il, "K", plan.type_k[il], shape.head_dim_k[il]);
+            check_blocks(il, "V", plan.type_v[il], shape.head_dim_v[il]);
         }
     }
     check_centers(plan.center_k, shape);
@@ -197,21 +143,21 @@ kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text, const std::str
     if (!data.is_object()) {
         reject("a plan is a JSON object with 'schema' and 'layers': see configs/plan.schema.json");
     }
-    const json & schema = member(data, "schema");
+    const json & schema = kvtuner_member(data, "schema");
     if (schema != PLAN_SCHEMA) {
         reject("the plan's schema is " + kvtuner_shown(schema) + ", not '" + PLAN_SCHEMA + "': tune with this version");
     }
-    if (data.contains("provenance") && !member(data, "provenance").is_object()) {
+    if (data.contains("provenance") && !kvtuner_member(data, "provenance").is_object()) {
         reject("'provenance' must be an object: remove it or tune again");
     }
-    const std::vector<const json *> entries = ordered_layers(member(data, "layers"));
+    const std::vector<const json *> entries = ordered_layers(kvtuner_member(data, "layers"));
     kvtuner_plan plan;
     for (size_t il = 0; il < entries.size(); ++il) {
         plan.type_k.push_back(layer_type(*entries[il], "k", il, "K"));
         plan.type_v.push_back(layer_type(*entries[il], "v", il, "V"));
     }
-    const json & model = member(data, "model");
-    const model_shape shape = model.is_null() ? model_shape() : shape_of(model);
+    const json & model = kvtuner_member(data, "model");
+    const kvtuner_plan_shape shape = model.is_null() ? kvtuner_plan_shape() : kvtuner_plan_shape_of(model);
     plan.center_k = layer_centers(entries);
     if (!model.is_null()) {
         check_model(plan, shape);

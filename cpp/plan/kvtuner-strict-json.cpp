@@ -10,6 +10,7 @@ namespace {
 
 constexpr int MAX_JSON_DEPTH = 64;
 constexpr size_t MAX_QUOTED = 40;
+constexpr int64_t MAX_COUNT = (int64_t(1) << 31) - 1;
 constexpr const char * BYTE_ORDER_MARK = "\xef\xbb\xbf";
 
 bool is_between(char c, unsigned char low, unsigned char high) {
@@ -268,4 +269,14 @@ std::string kvtuner_shown(const json & value) {
         return value.dump();
     }
     return value.is_number() ? "a number" : value.is_array() ? "a list" : "an object";
+}
+
+const json & kvtuner_member(const json & object, const char * key) {
+    static const json absent;
+    const auto it = object.is_object() ? object.find(key) : object.end();
+    return object.is_object() && it != object.end() ? *it : absent;
+}
+
+bool kvtuner_is_count(const json & value) {
+    return value.is_number_integer() && value <= MAX_COUNT && value >= 0;
 }

@@ -13,3 +13,9 @@ std::string kvtuner_quoted(const std::string & text);
 
 // A value of outside data for such a message.
 std::string kvtuner_shown(const nlohmann::json & value);
+
+// The member of an object called so; null where there is none, or no object.
+const nlohmann::json & kvtuner_member(const nlohmann::json & object, const char * key);
+
+// A whole number from 0 to 2^31 - 1.
+bool kvtuner_is_count(const nlohmann::json & value);

@@ -13,7 +13,8 @@ import torch
 
 from kvtuner_gguf.engine.base import Engine
 from kvtuner_gguf.evaluation.divergence import Tally, score
-from kvtuner_gguf.evaluation.rows import BASELINE, Row, as_plans, make_row
+from kvtuner_gguf.evaluation.rows import BASELINE, N_BATCH, Row, as_plans, make_row
+from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.progress import Progress
@@ -38,8 +39,9 @@ def evaluate(
         _score_chunk(engine, list(plans.values()), chunk, tallies)
     results = [tally.result() for tally in tallies]
     n_ctx = len(chunks[0])
+    context = ContextSize(n_ctx, n_ubatch=min(N_BATCH, n_ctx))  # as the built llama.cpp would allocate
     return [
-        make_row(name, plan, shape, result, results[0], plan.bytes_per_token(shape) * n_ctx / 2**20)
+        make_row(name, plan, shape, result, results[0], plan.n_bytes(shape, context) / 2**20)
         for (name, plan), result in zip(plans.items(), results, strict=True)
     ]
 

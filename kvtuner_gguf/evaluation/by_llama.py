@@ -23,14 +23,11 @@ from kvtuner_gguf.engine.llama.native import Context, open_model
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.chunks import Chunks, Sample
 from kvtuner_gguf.evaluation.divergence import Divergence, Tally, score
-from kvtuner_gguf.evaluation.rows import BASELINE, Row, as_plans, make_row
+from kvtuner_gguf.evaluation.rows import BASELINE, N_BATCH, Row, as_plans, make_row
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.progress import Progress
-
-# Every context holds the logits of one batch twice, with a vocabulary of 152k that is 0.6 MB a token.
-N_BATCH = 256
 
 
 class Span(NamedTuple):

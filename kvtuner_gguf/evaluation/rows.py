@@ -11,6 +11,9 @@ from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 
 BASELINE = Pair("f16", "f16")
+# tokens of a batch, which a sliding window keeps room for. Every context holds the logits of one batch twice, with a
+# vocabulary of 152k that is 0.6 MB a token.
+N_BATCH = 256
 
 
 @dataclass(frozen=True)

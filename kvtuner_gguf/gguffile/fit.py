@@ -22,7 +22,7 @@ def fitted(plan: Plan, headers: list[GgufHeader]) -> Plan:
         _check_shared_tensor(plan)
     if plan.centers is not None and (obstacle := centering_obstacle(headers)):
         raise KvtunerError(f"keys cannot be centered, since this model {obstacle}: tune with --no-center")
-    pairs = (pair if heads else Pair("f16", "f16") for pair, heads in zip(plan.pairs, shape.n_head_kv, strict=True))
+    pairs = (pair if layer.keeps else Pair("f16", "f16") for pair, layer in zip(plan.pairs, shape.layers, strict=True))
     return replace(plan, pairs=tuple(pairs), model=shape)
 
 

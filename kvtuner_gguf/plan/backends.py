@@ -29,11 +29,11 @@ class Backend:
 
         Raises `KvtunerError` where none is left.
         """
-        sizes = (shape.head_dim_k, shape.head_dim_v)
+        sizes = sorted({size for layer in shape.layers if layer.keeps for size in (layer.head_dim_k, layer.head_dim_v)})
         names = tuple(n for n in self.names if not any(size % cache_type(n).block_size for size in sizes))
         if not names:
             raise KvtunerError(
-                f"no block of {', '.join(self.names)} divides heads of {shape.head_dim_k} and {shape.head_dim_v} "
+                f"no block of {', '.join(self.names)} divides heads of {' and '.join(map(str, sizes))} "
                 "values: name other types with --candidates"
             )
         return Backend(names, self.mixed)

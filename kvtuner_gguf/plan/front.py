@@ -47,7 +47,10 @@ class Front:
             raise KvtunerError("the points of the front are not in the order of their bytes: search again")
 
     def n_bytes(self, point: Point) -> int:
-        """Bytes per token."""
+        """Bytes of all layers as `Plan.size` weighs them."""
+        return Plan(point.pairs).size(self.model)
+
+    def bytes_per_token(self, point: Point) -> int:
         return Plan(point.pairs).bytes_per_token(self.model)
 
     def bits(self, point: Point) -> float:
@@ -59,7 +62,7 @@ class Front:
         return Plan(point.pairs).payload_bits(self.model)
 
     def best_within(self, budget: int) -> Point | None:
-        """The point of least loss that takes at most ``budget`` bytes per token."""
+        """The point of least loss that takes at most ``budget`` bytes, as `n_bytes` counts."""
         within = [point for point in self.points if self.n_bytes(point) <= budget]
         return min(within, key=lambda point: (point.loss, self.n_bytes(point)), default=None)
 
@@ -72,7 +75,7 @@ class Front:
             {
                 "bits": self.bits(point),
                 "payload_bits": self.payload_bits(point),
-                "kv_bytes_per_token": self.n_bytes(point),
+                "kv_bytes_per_token": self.bytes_per_token(point),
                 "loss": point.loss,
                 "priced": point.priced,
                 "layers": [str(pair) for pair in point.pairs],
@@ -98,7 +101,7 @@ def _point(data: Mapping[str, Any]) -> Point:
 
 def pareto(points: Iterable[Point], model: ModelShape) -> tuple[Point, ...]:
     """Those of ``points`` that no other one beats in both bytes and loss, by rising bytes."""
-    size = {point: Plan(point.pairs).bytes_per_token(model) for point in points}
+    size = {point: Plan(point.pairs).size(model) for point in points}
     kept: list[Point] = []
     for point in sorted(size, key=lambda point: (size[point], point.loss, point.pairs)):
         if not kept or point.loss < kept[-1].loss:

@@ -6,7 +6,7 @@ same checks in the same order with the same words.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +16,10 @@ from kvtuner_gguf.files import artifact
 from kvtuner_gguf.plan import centers as centers_module
 from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.pairs import Pair
-from kvtuner_gguf.plan.shape import MAX_LAYERS, ModelShape, is_count
+from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.shapefields import MAX_LAYERS, is_count
 
 T = TypeVar("T")
 
@@ -25,7 +27,7 @@ SCHEMA = "kvtuner.plan/1"
 
 
 def _per_value(n_bits: float, shape: ModelShape) -> float:
-    """``n_bits`` per token as bits per cached value."""
+    """``n_bits`` of all layers, weighed as `ModelShape.n_values`, as bits per cached value."""
     if not shape.n_values:
         raise KvtunerError("the model has no layer with a KV cache: a plan has no use there")
     return n_bits / shape.n_values
@@ -82,9 +84,9 @@ class Plan:
                 f"the plan has {self.n_layer} layers, the model {shape.n_layer}: "
                 "use a plan that was tuned for this model"
             )
-        for il, (pair, heads) in enumerate(zip(self.pairs, shape.n_head_kv, strict=True)):
-            for side, name, size in (("K", pair.k, shape.head_dim_k), ("V", pair.v, shape.head_dim_v)):
-                if heads and size % cache_type(name).block_size:
+        for il, (pair, layer) in enumerate(zip(self.pairs, shape.layers, strict=True)):
+            for side, name, size in (("K", pair.k, layer.head_dim_k), ("V", pair.v, layer.head_dim_v)):
+                if layer.keeps and size % cache_type(name).block_size:
                     raise KvtunerError(
                         f"layer {il}: {side} type {name} has blocks of {cache_type(name).block_size} values, "
                         f"which do not divide the head size {size}: use f16 there"
@@ -94,19 +96,32 @@ class Plan:
 
     def bytes_per_token(self, shape: ModelShape) -> int:
         """Bytes that one token takes in the caches of all layers."""
+        return self._sum(shape, (1,) * shape.n_layer)
+
+    def n_bytes(self, shape: ModelShape, context: ContextSize) -> int:
+        """Bytes that the library allocates for the K and V of all layers in such a context, with FlashAttention."""
+        return self._sum(shape, shape.cells(context))
+
+    def size(self, shape: ModelShape) -> int:
+        """Bytes of all layers by their `ModelShape.weights`: bytes per token where no layer has a window."""
+        return self._sum(shape, shape.weights)
+
+    def _sum(self, shape: ModelShape, cells: Sequence[int]) -> int:
         self.check(shape)
         return sum(
-            cache_type(pair.k).row_bytes(heads * shape.head_dim_k)
-            + cache_type(pair.v).row_bytes(heads * shape.head_dim_v)
-            for pair, heads in zip(self.pairs, shape.n_head_kv, strict=True)
+            n * (cache_type(pair.k).row_bytes(layer.kept_k) + cache_type(pair.v).row_bytes(layer.kept_v))
+            for n, pair, layer in zip(cells, self.pairs, shape.layers, strict=True)
         )
 
     def bits_per_value(self, shape: ModelShape | None = None) -> float:
-        """Mean true bits per cached value; without a shape all layers and both sides weigh the same."""
+        """Mean true bits per cached value, in a context of ``shape.n_ctx`` tokens where layers have windows.
+
+        Without a shape all layers and both sides weigh the same.
+        """
         shape = shape or self.model
         if shape is None:
             return sum(pair.bits_per_value for pair in self.pairs) / self.n_layer
-        return _per_value(8.0 * self.bytes_per_token(shape), shape)
+        return _per_value(8.0 * self.size(shape), shape)
 
     def payload_bits(self, shape: ModelShape | None = None) -> float:
         """Mean bits of the codes alone per cached value, as the KVTuner paper counts; weighed as `bits_per_value`."""
@@ -114,9 +129,10 @@ class Plan:
         if shape is None:
             return sum(pair.payload_bits for pair in self.pairs) / self.n_layer
         self.check(shape)
-        types = [pair.types for pair in self.pairs]
-        sizes = zip(types, shape.sizes_k, shape.sizes_v, strict=True)
-        return _per_value(sum(n_k * k.payload_bits + n_v * v.payload_bits for (k, v), n_k, n_v in sizes), shape)
+        n_bits = 0.0
+        for weight, (k, v), layer in zip(shape.weights, (p.types for p in self.pairs), shape.layers, strict=True):
+            n_bits += weight * (layer.kept_k * k.payload_bits + layer.kept_v * v.payload_bits)
+        return _per_value(n_bits, shape)
 
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = {"schema": SCHEMA}

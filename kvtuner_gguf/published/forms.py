@@ -25,7 +25,8 @@ from typing import Any
 
 from kvtuner_gguf.errors import KvtunerError, about
 from kvtuner_gguf.plan.plan import Plan, in_order
-from kvtuner_gguf.plan.shape import MAX_LAYERS, ModelShape
+from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.shapefields import MAX_LAYERS
 from kvtuner_gguf.published.bitstable import MAX_BITS, BitsTable
 from kvtuner_gguf.published.datafile import read_data
 

@@ -22,7 +22,7 @@ def print_front(front: Front, plan: Plan) -> None:
         priced = "" if point.priced is None else f"{point.priced:.5f}"
         mark = "plan" if i == chosen else ""
         bits = (f"{front.bits(point):.3f}", f"{front.payload_bits(point):.3f}")
-        table.add_row(mark, *bits, f"{front.n_bytes(point)}", f"{point.loss:.5f}", priced)
+        table.add_row(mark, *bits, f"{front.bytes_per_token(point)}", f"{point.loss:.5f}", priced)
     Console().print(table)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
@@ -17,6 +18,9 @@ def plan_summary(plan: Plan) -> str:
     if plan.model is not None:
         per_token, f16 = plan.bytes_per_token(plan.model), f16_bytes_per_token(plan.model)
         size += f", {per_token} bytes per token (f16 {f16})"
+        if plan.model.has_windows:
+            mib, f16_mib = (n / 2**20 for n in bytes_in_context(plan, plan.model))
+            size += f", {mib:.2f} MiB for {plan.model.n_ctx} tokens (f16 {f16_mib:.2f})"
     return "\n".join([*lines, *_center_lines(plan), f"{size}, fingerprint {plan.fingerprint}"])
 
 
@@ -31,7 +35,17 @@ def _center_lines(plan: Plan) -> list[str]:
 
 def f16_bytes_per_token(shape: ModelShape) -> int:
     """What a model takes per token without a plan."""
-    return Plan.uniform(Pair("f16", "f16"), shape.n_layer).bytes_per_token(shape)
+    return _in_f16(shape).bytes_per_token(shape)
+
+
+def bytes_in_context(plan: Plan, shape: ModelShape) -> tuple[int, int]:
+    """What is allocated for ``shape.n_ctx`` tokens of one sequence, with the plan and without."""
+    context = ContextSize(shape.n_ctx)
+    return plan.n_bytes(shape, context), _in_f16(shape).n_bytes(shape, context)
+
+
+def _in_f16(shape: ModelShape) -> Plan:
+    return Plan.uniform(Pair("f16", "f16"), shape.n_layer)
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
@@ -48,6 +62,9 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         data["architecture"] = plan.model.architecture
         data["kv_bytes_per_token"] = plan.bytes_per_token(plan.model)
         data["f16_bytes_per_token"] = f16_bytes_per_token(plan.model)
+        if plan.model.has_windows:
+            n_bytes, f16_bytes = bytes_in_context(plan, plan.model)
+            data |= {"n_ctx": plan.model.n_ctx, "kv_bytes": n_bytes, "f16_bytes": f16_bytes}
     data["layers"] = [
         {"layer": il, "k": pair.k, "v": pair.v, "center_k": _is_centered(plan, il)}
         for il, pair in enumerate(plan.pairs)

@@ -115,8 +115,8 @@ def cluster(profile: Profile, candidates: Candidates, eps: float = EPS, min_samp
     _check_same(profile, candidates)
     parts: dict[frozenset[Pair], list[int]] = {}
     without_cache = []
-    for il, heads in enumerate(profile.model.n_head_kv):
-        layers = parts.setdefault(frozenset(candidates.layers[il]), []) if heads else without_cache
+    for il, layer in enumerate(profile.model.layers):
+        layers = parts.setdefault(frozenset(candidates.layers[il]), []) if layer.keeps else without_cache
         layers.append(il)
     found = [group for part in parts.values() for group in _split(profile, candidates, part, eps, min_samples)]
     if without_cache:
@@ -142,7 +142,7 @@ def _split(
 
 def _pairs(candidates: Candidates, il: int) -> tuple[Pair, ...]:
     """The pairs of a layer's group; without a KV cache there is nothing to choose."""
-    return candidates.layers[il] if candidates.model.n_head_kv[il] else candidates.layers[il][:1]
+    return candidates.layers[il] if candidates.model.layers[il].keeps else candidates.layers[il][:1]
 
 
 def _check_settings(eps: float, min_samples: int) -> None:
@@ -170,5 +170,5 @@ def _check_same(profile: Profile, candidates: Candidates) -> None:
         )
     for il, (errors, pairs) in enumerate(zip(profile.layers, candidates.layers, strict=True)):
         missing = [pair for pair in pairs if pair not in errors]
-        if missing and ours.n_head_kv[il]:
+        if missing and ours.layers[il].keeps:
             raise KvtunerError(f"layer {il}: the candidate {missing[0]} was not profiled: profile it, or prune again")

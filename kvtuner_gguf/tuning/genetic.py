@@ -171,11 +171,11 @@ def _starts(groups: Groups, seeds: Sequence[Sequence[Pair]], trials: int) -> lis
 
 def _index(groups: Groups, ig: int, seed: Sequence[Pair]) -> int:
     """Which pair of group ``ig`` the seed has."""
-    n_head_kv = groups.model.n_head_kv
-    if len(seed) != len(n_head_kv):
-        raise KvtunerError(f"a seed has {len(seed)} layers, the model {len(n_head_kv)}: use plans of this model")
+    model = groups.model
+    if len(seed) != model.n_layer:
+        raise KvtunerError(f"a seed has {len(seed)} layers, the model {model.n_layer}: use plans of this model")
     group = groups.groups[ig]
-    layers = [il for il in group.layers if n_head_kv[il]]
+    layers = [il for il in group.layers if model.layers[il].keeps]
     for il in layers:
         if seed[il] not in group.pairs:
             allowed = ", ".join(map(str, group.pairs))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.contextsize import ContextSize
+from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.sizes import Sizes
 
 DEFAULT_BITS = 6.5
@@ -33,10 +35,15 @@ class Goal:
         if self.mib is not None and (self.n_ctx is None or self.n_ctx < 1):
             raise KvtunerError("--mib is for a number of tokens: add --for-ctx, for example --for-ctx 32768")
 
+    def sizes(self, shape: ModelShape) -> Sizes:
+        """Sizes in which layers weigh as in the context that the goal is for, else as in that of ``shape``."""
+        return Sizes(shape if self.mib is None else replace(shape, n_ctx=self.n_ctx))
+
     def budget(self, sizes: Sizes) -> int | None:
-        """Bytes per token; None where the loss is what is given."""
+        """Bytes as `Sizes` counts them; None where the loss is what is given."""
         if self.mib is not None and self.n_ctx is not None:
-            return math.floor(self.mib * 2**20 / self.n_ctx)
+            unit = math.gcd(*sizes.shape.cells(ContextSize(self.n_ctx))) or 1
+            return math.floor(self.mib * 2**20 / unit)
         return None if self.bits is None else sizes.budget(self.bits)
 
     @property

@@ -33,7 +33,7 @@ class Search:
     trials: int
 
     def within(self, budget: int, progress: Progress | None = None) -> Point:
-        """The plan of least KLD in ``budget`` bytes per token: solved on the prices, refined as a whole.
+        """The plan of least KLD in ``budget`` bytes: solved on the prices, refined as a whole.
 
         Raises `KvtunerError` where no plan fits.
         """

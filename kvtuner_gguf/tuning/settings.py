@@ -15,7 +15,6 @@ from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.calibration import Texts
 from kvtuner_gguf.tuning.fixed import check_fixed, with_fixed
 from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal
-from kvtuner_gguf.tuning.sizes import Sizes
 
 METHODS = ("exact", "paper")
 OBJECTIVES = ("kld", "perplexity", "failed")
@@ -63,7 +62,7 @@ class Settings:
 def check_goal(settings: Settings, shape: ModelShape) -> None:
     """Raise `KvtunerError` where the candidates cannot meet the budget, before anything is loaded or measured."""
     check_fixed(settings.fixed, shape)
-    sizes = Sizes(shape)
+    sizes = settings.goal.sizes(shape)
     budget = settings.goal.budget(sizes)
     pairs = settings.backend.fitting(shape).pairs()
     smallest, largest = sizes.range(with_fixed([pairs] * shape.n_layer, settings.fixed))

@@ -23,7 +23,7 @@ PATIENCE = 12
 
 
 def solve(prices: Prices, candidates: LayerPairs, sizes: Sizes, budget: int) -> tuple[Pair, ...]:
-    """The cheapest plan of at most ``budget`` bytes per token: exact, by dynamic programming over the layers.
+    """The cheapest plan of at most ``budget`` bytes (`Sizes`): exact, by dynamic programming over the layers.
 
     Raises `KvtunerError` where even the smallest candidates do not fit.
     """

@@ -37,7 +37,6 @@ from kvtuner_gguf.tuning.profile import Profile, profile
 from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, Candidates, prune
 from kvtuner_gguf.tuning.search import Search, front_of, sweep
 from kvtuner_gguf.tuning.settings import Settings, facts_of
-from kvtuner_gguf.tuning.sizes import Sizes
 from kvtuner_gguf.tuning.work import Work
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -82,7 +81,7 @@ class Tuner:
         self._engine, self._shape, self._settings = engine, shape, settings
         self._stage = stage or (lambda title: nullcontext(lambda done, total: None))
         self._backend = settings.backend.fitting(shape)
-        self._sizes = Sizes(shape)
+        self._sizes = settings.goal.sizes(shape)
         self._facts = facts_of(engine, text, settings)
         self._work = Work(folder, {**self._facts, "center": settings.center, "model": shape.to_json()}, fresh)
         torch.manual_seed(settings.seed)
@@ -232,6 +231,7 @@ class Tuner:
             trials, seed=self._settings.seed, max_bits=bits, max_loss=self._settings.goal.max_kld
         )
         storage = self._work.file("optuna.log")
+        groups = replace(groups, model=self._sizes.shape)
         return genetic_search(groups, loss or self._ledger.kld, settings, storage, seeds, progress)
 
     def _chosen(self, front: Front) -> Point:
@@ -254,7 +254,7 @@ class Tuner:
         with self._stage(f"search {self._settings.goal}") as progress:
             trials = self._settings.trials
             points = self._genetic(self.groups, trials, ladder(self.groups, max(1, trials // 10)), progress, loss)
-        front = Front(self._shape, self._settings.objective, points, self._facts)
+        front = Front(self._sizes.shape, self._settings.objective, points, self._facts)
         return self._verified(self._chosen(front), front, None)
 
     def _loss(self, by_tasks: TaskJudge | None) -> Callable[[Sequence[Pair]], float]:
@@ -273,7 +273,7 @@ class Tuner:
     def _plan(self, pairs: Sequence[Pair]) -> Plan:
         """``pairs`` with the centers of what they quantize."""
         centers = self._centers.of_quantized(pairs) if self._centers else None
-        return Plan(tuple(pairs), self._shape, centers=centers)
+        return Plan(tuple(pairs), self._sizes.shape, centers=centers)
 
     def _verified(self, point: Point, front: Front, prices: Prices | None) -> Tuned:
         """``point`` as a plan, judged on the held-out text."""

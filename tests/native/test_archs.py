@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from build_folders import installed_folder
 
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 from tests.native.archs import write_models
 
 pytestmark = pytest.mark.native
 
 PROGRAM = installed_folder() / "kvtuner-test-archs"
 SCRIPT = Path(__file__).with_name("greedy_or_logits.py")
+SIZES_SCRIPT = Path(__file__).with_name("kv_bytes.py")
+SIZES = (
+    ContextSize(4096),
+    ContextSize(1000, n_ubatch=64),
+    ContextSize(4096, swa_full=True),
+    ContextSize(4096, n_seq_max=3),
+    ContextSize(4096, n_ubatch=100, n_seq_max=3, unified=True),
+)
 GROUPS = {
     "sliding window": "afmoe cohere2 cohere2moe exaone4 exaone-moe gemma2 gemma3 gpt-oss granite_swa laguna llama4 "
     "maple mellum mimo2 muse-glimmer olmo2 phi3 plamo3 smallthinker spark2_5",
@@ -128,3 +143,43 @@ def test_hybrid_models_with_a_sliding_window_rotate_with_a_plan_alone(
     assert len(states["types", "0"]) > 10_000
     assert states["types", "0"] == states["types", "1"]
     assert states["plan", "0"] != states["plan", "1"]
+
+
+def plan_of(shape: ModelShape) -> Plan:
+    """A mix of types; the values of some architectures cannot be quantized."""
+
+    def pair(il: int) -> Pair:
+        fits = shape.layers[il].head_dim_k % 32 == 0
+        k = ("q8_0", "q4_0", "f16")[il % 3] if fits else "f16"
+        return Pair(k, k if shape.latent else "f16")
+
+    return Plan(tuple(map(pair, range(shape.n_layer))), shape)
+
+
+def test_bytes_and_bits_are_those_of_the_library(models: dict[str, list[Path]]) -> None:
+    """For every architecture, with a plan and without, in contexts of several kinds."""
+    cases: list[tuple[Path, ModelShape, Plan | None]] = []
+    for path in (path for group, paths in models.items() for path in paths if group != "compressed keys"):
+        shape = model_shape(read_model(path))
+        cases += [(path, shape, None), (path, shape, plan_of(shape))]
+    contexts = list(map(asdict, SIZES))
+    jobs = [{"model": str(path), "plan": plan and plan.to_json(), "contexts": contexts} for path, _, plan in cases]
+    command = [sys.executable, SIZES_SCRIPT]
+    done = subprocess.run(command, input=json.dumps(jobs), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-1000:]
+    wrong = []
+    for (path, shape, plan), found in zip(cases, json.loads(done.stdout), strict=True):
+        used = plan or Plan.uniform(Pair.parse("f16"), shape.n_layer)
+        expected = [used.n_bytes(shape, size) for size in SIZES]
+        weighed = replace(shape, n_ctx=SIZES[0].n_ctx)
+        bits = used.bits_per_value(weighed) if weighed.n_values else 0.0
+        if [n_bytes for n_bytes, _ in found] != expected or found[0][1] != pytest.approx(bits):
+            wrong.append((path.name, plan is not None, expected, bits, found))
+    assert not wrong
+    assert len(cases) > 200
+
+
+def test_the_bytes_of_compressed_keys_are_not_guessed(models: dict[str, list[Path]]) -> None:
+    for path in models["compressed keys"]:
+        with pytest.raises(KvtunerError, match="keeps compressed keys, to which no plan applies"):
+            model_shape(read_model(path))
