@@ -20,7 +20,9 @@ static constexpr size_t N_MIXED_PLANS = 3;
 static constexpr std::pair<ggml_type, ggml_type> LOW_PAIRS[] = { { GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL },
                                                                  { GGML_TYPE_Q2_NL, GGML_TYPE_Q8_0 },
                                                                  { GGML_TYPE_Q4_0, GGML_TYPE_Q3_NL } };
-static constexpr size_t N_LOW_PAIRS = sizeof(LOW_PAIRS) / sizeof(LOW_PAIRS[0]);
+// centers show in the rounding of keys alone
+static constexpr std::pair<ggml_type, ggml_type> COARSE_KEYS[] = { { GGML_TYPE_Q2_NL, GGML_TYPE_F16 },
+                                                                   { GGML_TYPE_Q3_NL, GGML_TYPE_Q8_0 } };
 static constexpr size_t CENTERED_PLAN = 2;
 static constexpr size_t K_TO_V = 3;  // so that K and V of a layer differ
 static constexpr size_t N_NAMED_LAYERS = 4;
@@ -91,19 +93,25 @@ static ggml_type type_of(const std::string & name) {
     return type;
 }
 
-named_plan plan_from_pairs(const llama_model & model, const std::string & pairs) {
-    std::vector<std::pair<ggml_type, ggml_type>> types;
-    std::istringstream stream(pairs);
-    for (std::string pair; std::getline(stream, pair, ',');) {
-        const size_t slash = pair.find('/');
-        types.emplace_back(type_of(pair.substr(0, slash)), type_of(pair.substr(slash + 1)));
-    }
+using type_pairs = std::vector<std::pair<ggml_type, ggml_type>>;
+
+static named_plan plan_in_turns(const llama_model & model, const type_pairs & types) {
     named_plan named;
     for (uint32_t il = 0; il < model.hparams.n_layer_all; ++il) {
         add_layer(named.plan, model, types[il % types.size()].first, types[il % types.size()].second);
     }
     named.name = name_of(named.plan);
     return named;
+}
+
+named_plan plan_from_pairs(const llama_model & model, const std::string & pairs) {
+    type_pairs types;
+    std::istringstream stream(pairs);
+    for (std::string pair; std::getline(stream, pair, ',');) {
+        const size_t slash = pair.find('/');
+        types.emplace_back(type_of(pair.substr(0, slash)), type_of(pair.substr(slash + 1)));
+    }
+    return plan_in_turns(model, types);
 }
 
 std::vector<named_plan> mixed_plans(const llama_model & model) {
@@ -118,10 +126,9 @@ std::vector<named_plan> mixed_plans(const llama_model & model) {
         }
         plans[i].name = name_of(plans[i].plan);
     }
-    plans.emplace_back();
-    for (uint32_t il = 0; il < model.hparams.n_layer_all; ++il) {
-        add_layer(plans.back().plan, model, LOW_PAIRS[il % N_LOW_PAIRS].first, LOW_PAIRS[il % N_LOW_PAIRS].second);
-    }
+    plans.push_back(plan_in_turns(model, { std::begin(LOW_PAIRS), std::end(LOW_PAIRS) }));
+    plans.push_back(plan_in_turns(model, { std::begin(COARSE_KEYS), std::end(COARSE_KEYS) }));
+    add_centers(plans.back().plan, model);
     plans.back().name = name_of(plans.back().plan);
     return plans;
 }

@@ -125,7 +125,7 @@ void slow_cache::follow_layer(const llama_kv_cache & cache, uint32_t il, const k
 void slow_cache::forget_a_rotation() {
     for (const ggml_tensor * tensor : order) {
         slow_rounding & rounding = tensors.at(tensor);
-        if (rounding.rotation) {
+        if (rounding.rotation && ggml_is_quantized(rounding.type)) {
             rounding.rotation = 0;
             return;
         }

@@ -36,7 +36,7 @@ public:
     // Once the context exists: round its layers by the plan.
     void follow(const llama_context & ctx, const kvtuner_plan & plan);
 
-    // Deliberate mistakes, which a comparison must find: no rotation, or no center, in the first layer that has one.
+    // Deliberate mistakes, which a comparison must find: no rotation, or no center, of the first quantized tensor.
     void forget_a_rotation();
     void forget_a_center();
 

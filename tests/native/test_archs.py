@@ -91,7 +91,7 @@ def test_plans_agree_with_the_reference(group: str, models: dict[str, list[Path]
     is_refused, is_ignored = group == "compressed keys", group in WITHOUT_CACHE
     assert len(re.findall("  refused: architecture deepseek4 keeps compressed keys", report)) == is_refused * n_models
     assert len(re.findall("  ignored: the model keeps no KV cache", report)) == is_ignored * n_models
-    plans = 4 * (not is_refused and not is_ignored)
+    plans = 5 * (not is_refused and not is_ignored)
     ran = re.findall(r", limit .* \((?:one sequence|unified streams|own streams|draft), ", report)
     assert len(ran) == plans * n_models
 
@@ -114,7 +114,7 @@ def test_models_where_centering_is_not_exact_refuse_it(models: dict[str, list[Pa
         assert "refuses centers" not in report, arch
 
 
-@pytest.mark.parametrize(("mistake", "n_found"), [("rotation", 3), ("layer", 4), ("center", 1)])
+@pytest.mark.parametrize(("mistake", "n_found"), [("rotation", 4), ("layer", 5), ("center", 1)])
 def test_a_mistake_in_one_layer_is_found(mistake: str, n_found: int, models: dict[str, list[Path]]) -> None:
     """In the reference, which shows the same difference as one in the library would.
 
@@ -129,7 +129,10 @@ def test_a_mistake_in_one_layer_is_found(mistake: str, n_found: int, models: dic
 def test_hybrid_models_with_a_sliding_window_rotate_with_a_plan_alone(
     models: dict[str, list[Path]], tmp_path: Path
 ) -> None:
-    """As the unpatched library, whose graph of these models has no rotation: the caches hold the same either way."""
+    """As the unpatched library, whose graph of these models has no rotation: the caches hold the same either way.
+
+    A state names the sizes of the rotations that its cache would have.
+    """
     model = next(path for path in models["hybrid"] if path.name == "lfm2-dense.gguf")
     plan = tmp_path / "plan.json"
     Plan.uniform(Pair.parse("q8_0"), 2).save(plan)
@@ -141,8 +144,13 @@ def test_hybrid_models_with_a_sliding_window_rotate_with_a_plan_alone(
         subprocess.run(list(map(str, command)), check=True, env=env, timeout=120)
         states[name, is_off] = (tmp_path / "state").read_bytes()
     assert len(states["types", "0"]) > 10_000
-    assert states["types", "0"] == states["types", "1"]
-    assert states["plan", "0"] != states["plan", "1"]
+    sizes = [(128, 0), (64, 0)]
+    assert differences(states["types", "0"], states["types", "1"]) == sizes
+    assert len(differences(states["plan", "0"], states["plan", "1"])) > 1000
+
+
+def differences(a: bytes, b: bytes) -> list[tuple[int, int]]:
+    return [(x, y) for x, y in zip(a, b, strict=False) if x != y]
 
 
 def plan_of(shape: ModelShape) -> Plan:
@@ -156,21 +164,28 @@ def plan_of(shape: ModelShape) -> Plan:
     return Plan(tuple(map(pair, range(shape.n_layer))), shape)
 
 
+def sizes_of(path: Path) -> list[ContextSize]:
+    """Without a context of which the base aborts: three streams of recurrent states of kimi-linear."""
+    return [size for size in SIZES if size.unified or size.n_seq_max < 3 or not path.name.startswith("kimi-linear")]
+
+
 def test_bytes_and_bits_are_those_of_the_library(models: dict[str, list[Path]]) -> None:
     """For every architecture, with a plan and without, in contexts of several kinds."""
     cases: list[tuple[Path, ModelShape, Plan | None]] = []
     for path in (path for group, paths in models.items() for path in paths if group != "compressed keys"):
         shape = model_shape(read_model(path))
         cases += [(path, shape, None), (path, shape, plan_of(shape))]
-    contexts = list(map(asdict, SIZES))
-    jobs = [{"model": str(path), "plan": plan and plan.to_json(), "contexts": contexts} for path, _, plan in cases]
+    jobs = [
+        {"model": str(path), "plan": plan and plan.to_json(), "contexts": list(map(asdict, sizes_of(path)))}
+        for path, _, plan in cases
+    ]
     command = [sys.executable, SIZES_SCRIPT]
     done = subprocess.run(command, input=json.dumps(jobs), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-1000:]
     wrong = []
     for (path, shape, plan), found in zip(cases, json.loads(done.stdout), strict=True):
         used = plan or Plan.uniform(Pair.parse("f16"), shape.n_layer)
-        expected = [used.n_bytes(shape, size) for size in SIZES]
+        expected = [used.n_bytes(shape, size) for size in sizes_of(path)]
         weighed = replace(shape, n_ctx=SIZES[0].n_ctx)
         bits = used.bits_per_value(weighed) if weighed.n_values else 0.0
         if [n_bytes for n_bytes, _ in found] != expected or found[0][1] != pytest.approx(bits):
