@@ -122,7 +122,7 @@ def test_a_slot_refuses_the_state_of_another_plan_and_goes_on(annotated: Server,
         other.call("/slots/0?action=restore", {"filename": "other.bin"})
     message = str(caught.value)
     assert "(400): Unable to restore slot: the state was saved with the KV cache plan [0:q8_0+rot/q4_0+rot" in message
-    assert "this context has the plan [0:f16/f16" in message
+    assert "this context has the plan [0:f16+rot/f16+rot" in message
     assert message.endswith("use the kv-config that it was saved with")
     assert "\n" not in message
     assert other.complete(PROMPT, 8, id_slot=0) == answer

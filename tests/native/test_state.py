@@ -133,8 +133,8 @@ def test_the_diagonal_loads_exactly_and_the_rest_not_at_all(
 def test_a_refusal_names_both_plans(model: Model, contexts: dict[str, Context], states: dict) -> None:
     assert load(contexts["mixed"], states["mixed otherwise"][0]) == 0
     reason = model._log.reason()
-    assert "0:q8_0+rot/q4_0+rot 1:f16/f16" in reason
-    assert "0:f16/f16 1:q8_0+rot/q4_0+rot" in reason
+    assert "0:q8_0+rot/q4_0+rot 1:f16+rot/f16+rot" in reason
+    assert "0:f16+rot/f16+rot 1:q8_0+rot/q4_0+rot" in reason
     assert load(contexts["mixed"], states["uniform f16"][0]) == 0
     assert "plan [none]" in model._log.reason()
 
@@ -227,4 +227,4 @@ def test_a_prompt_cache_file_is_used_under_its_plan_and_refused_under_another(tm
     assert again.stdout == first.stdout != ""
     assert refused.returncode != 0
     assert refused.stdout == ""
-    assert "the state was saved with the KV cache plan [0:f16/f16 1:q8_0+rot/q4_0+rot" in refused.stderr
+    assert "the state was saved with the KV cache plan [0:f16+rot/f16+rot 1:q8_0+rot/q4_0+rot" in refused.stderr
