@@ -8,9 +8,12 @@ import gguf
 import pytest
 
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.gguffile.fit import fitted
 from kvtuner_gguf.gguffile.layers import layer_shapes
 from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.reader import GgufHeader, read_gguf
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 
 N_LAYER = 6
 BASE = {"block_count": N_LAYER, "context_length": 8192, "embedding_length": 256, "attention.head_count": 4}
@@ -121,6 +124,16 @@ def test_latent_attention_needs_its_architecture_and_both_sizes(tmp_path: Path) 
     assert model_shape([header(tmp_path, "deepseek2", **mla)]).latent
     assert not model_shape([header(tmp_path, "deepseek2", attention__kv_lora_rank=512)]).latent
     assert not model_shape([header(tmp_path, "minicpm3", **mla)]).latent
+
+
+def test_only_layers_with_a_latent_cache_need_equal_types(tmp_path: Path) -> None:
+    mla = {"attention__key_length_mla": 64, "attention__value_length_mla": 64}
+    found = header(tmp_path, "kimi-linear", **mla, attention__head_count_kv=[0, 0, 0, 1, 0, 1])
+    mixed, equal = Pair("q8_0", "q4_0"), Pair("q8_0", "q8_0")
+    pairs = fitted(Plan((mixed, mixed, mixed, equal, mixed, equal)), [found]).pairs
+    assert pairs == tuple(equal if il in (3, 5) else Pair("f16", "f16") for il in range(N_LAYER))
+    with pytest.raises(KvtunerError, match="layer 5: K type q8_0 and V type q4_0 differ"):
+        fitted(Plan((mixed, mixed, mixed, equal, mixed, mixed)), [found])
 
 
 def test_head_sizes_follow_the_first_layer(tmp_path: Path) -> None:
