@@ -151,7 +151,7 @@ def test_looped_layers_have_a_cache_each_time(tmp_path: Path) -> None:
         ("mystery", {}, "the KV cache of architecture mystery is not known"),
         ("deepseek4", {}, "deepseek4 keeps compressed keys, to which no plan applies"),
         ("gemma4-assistant", {}, "drafts for another model"),
-        ("cohere2", {}, "attention.sliding_window is None, not a count"),
+        ("cohere2", {}, "attention.sliding_window is missing: this is no model"),
         ("cohere2", {"attention__sliding_window": 0}, "attention.sliding_window is 0"),
         ("mimo2", {**WINDOW, "attention__sliding_window_pattern": 2}, "sliding_window_pattern is no list"),
         ("llama", {"nextn_predict_layers": 7}, "nextn_predict_layers is 7 of 6 layers"),
