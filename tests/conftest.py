@@ -12,17 +12,18 @@ import pytest
 from tests.tiny import TEXT, write_tiny
 
 N_LAYER, N_HEAD, N_HEAD_KV, HEAD_DIM = 4, 4, 2, 32
+LATENT = {f"deepseek2__attention__{side}_length_mla": 64 for side in ("key", "value")}
 
 WriteModel = Callable[..., Path]
 
 
 def write_model(
-    path: Path, *, n_layer: int = N_LAYER, head_dim: int = HEAD_DIM, seed: int = 0, **extra: object
+    path: Path, *, arch: str = "llama", n_layer: int = N_LAYER, head_dim: int = HEAD_DIM, seed: int = 0, **extra: object
 ) -> Path:
     """A llama-shaped file with random weights, a small vocabulary and ``extra`` metadata of strings and integers."""
     rng = np.random.default_rng(seed)
     n_embd = N_HEAD * head_dim
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, arch)
     writer.add_block_count(n_layer)
     writer.add_context_length(256)
     writer.add_embedding_length(n_embd)

@@ -119,6 +119,25 @@ class TestEvaluate:
         with pytest.raises(KvtunerError, match=r"^short: the plan has 3 layers, the model 4"):
             kvtuner_gguf.evaluate(model, {"short": Plan.uniform(Pair("q8_0", "q8_0"), 3)})
 
+    @pytest.mark.native
+    @pytest.mark.parametrize("evaluator", ["native", "torch"])
+    def test_no_cache_takes_the_place_of_the_f16_one(self, evaluator: str, tiny, text: str, tmp_path: Path) -> None:
+        if evaluator == "torch":
+            pytest.importorskip("torch")
+        model, words = tiny(tmp_path / "m.gguf", "llama"), tmp_path / "text.txt"
+        words.write_text(text)
+        asked = {"text": words, "ctx": 32, "chunks": 1, "evaluator": evaluator}
+        with pytest.raises(KvtunerError, match=r"^f16/f16: so is called the f16 cache"):
+            kvtuner_gguf.evaluate(model, {"f16/f16": Pair("q4_0", "q4_0")}, **asked)
+        (row,) = kvtuner_gguf.evaluate(model, {"f16/f16": Pair("f16", "f16")}, **asked)
+        assert (row.bits_per_value, row.kld_mean) == (16, 0)
+
+    @pytest.mark.native
+    def test_a_pair_that_does_not_fit_is_named(self, model: Path, tmp_path: Path) -> None:
+        (tmp_path / "text").write_text("words")
+        with pytest.raises(KvtunerError, match=r"^low: layer 0: K type q2_nl has blocks of 64 values"):
+            kvtuner_gguf.evaluate(model, {"low": Pair("q2_nl", "f16")}, text=tmp_path / "text")
+
     def test_an_unknown_evaluator_is_refused(self, model: Path, tmp_path: Path) -> None:
         (tmp_path / "text").write_text("words")
         with pytest.raises(KvtunerError, match="unknown evaluator 'abacus': use one of native, torch"):

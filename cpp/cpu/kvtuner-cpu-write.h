@@ -1,4 +1,4 @@
-// New keys and values on the CPU: rotated, or centered, rotated, converted and stored in one step. Bit for bit what
+// New keys and values on the CPU: rotated, or rotated, centered, converted and stored in one step. Bit for bit what
 // upstream's steps give.
 #pragma once
 

@@ -6,7 +6,8 @@
 
 #include <atomic>
 
-constexpr uint8_t KVTUNER_RPC_CACHE_TYPES = 1;  // of q2_nl and q3_nl as kvtuner-blocks.h has them
+// of q2_nl and q3_nl as kvtuner-blocks.h has them: a build that gives them other numbers greets otherwise
+constexpr uint8_t KVTUNER_RPC_CACHE_TYPES = GGML_TYPE_Q2_NL;
 
 inline std::atomic<bool> kvtuner_rpc_all_servers_know{ true };
 

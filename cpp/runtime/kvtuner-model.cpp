@@ -104,8 +104,8 @@ bool uses_plan(ggml_type type_k, ggml_type type_v) {
 }
 
 std::string type_problem(const char * name, ggml_type type) {
-    const bool is_type = type >= 0 && type < GGML_TYPE_COUNT && ggml_blck_size(type) > 0;
-    return is_type ? ""
+    return is_type(type)
+                   ? ""
                    : std::string(name) + " is " + std::to_string(type) + ", which is no type: use one of GGML_TYPE_*";
 }
 

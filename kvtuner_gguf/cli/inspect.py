@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from kvtuner_gguf.cli.options import FILE
-from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.errors import KvtunerError, about
 from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -40,15 +40,16 @@ def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None
     plan, source = load_plan(model_or_cfg)
     if plan is None:
         plan, source = _default_plan(model_or_cfg), "default"
-    spread = KeySpread.from_json(plan.provenance["keys"]) if "keys" in plan.provenance else None
+    with about(model_or_cfg):
+        spread = KeySpread.from_json(plan.provenance["keys"]) if "keys" in plan.provenance else None
+        shown = json.dumps({"source": source, **plan_to_json(plan)}, indent=1) if as_json else plan_summary(plan)
     if png is not None:
         _draw_keys(spread, png, model_or_cfg)
-    if as_json:
-        click.echo(json.dumps({"source": source, **plan_to_json(plan)}, indent=1))
-        return
-    if source == "default":
+    if source == "default" and not as_json:
         click.echo(f"{model_or_cfg}: no plan; llama.cpp allocates")
-    click.echo(plan_summary(plan))
+    click.echo(shown)
+    if as_json:
+        return
     for name, value in plan.provenance.items():
         if name != "keys":
             click.echo(f"{name}: {value}")

@@ -13,7 +13,7 @@ import torch
 
 from kvtuner_gguf.engine.base import Engine
 from kvtuner_gguf.evaluation.divergence import Tally, score
-from kvtuner_gguf.evaluation.rows import BASELINE, N_BATCH, Row, as_plans, make_row
+from kvtuner_gguf.evaluation.rows import N_BATCH, Row, as_plans, make_row
 from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -31,7 +31,7 @@ def evaluate(
     Raises `KvtunerError` where a cache does not fit the model, or that cannot be loaded.
     """
     shape = engine.shape
-    plans = as_plans({str(BASELINE): BASELINE, **caches}, shape)
+    plans = as_plans(caches, shape)
     tallies = [Tally() for _ in plans]
     for done, chunk in enumerate(chunks):
         if progress:

@@ -51,7 +51,6 @@ def evaluate(
 
     Raises `KvtunerError` where the model cannot be loaded, a cache does not fit it, or the text is too short.
     """
-    caches = {str(BASELINE): BASELINE, **caches}
     plans = as_plans(caches, shape)
     with ExitStack() as stack:
         model = stack.enter_context(open_model(model_path, n_threads, verbose))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kvtuner_gguf.errors import KvtunerError, about
 from kvtuner_gguf.evaluation.divergence import Divergence
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -33,10 +34,18 @@ class Row:
 
 
 def as_plans(caches: Mapping[str, Pair | Plan], shape: ModelShape) -> dict[str, Plan]:
-    """A plan for each of ``caches``; raises `KvtunerError` where one does not fit the model."""
-    plans = {name: c if isinstance(c, Plan) else Plan.uniform(c, shape.n_layer) for name, c in caches.items()}
-    for plan in plans.values():
-        plan.check(shape)
+    """The f16 cache, first, and a plan for each of ``caches``.
+
+    Raises `KvtunerError` naming the one that does not fit the model, or has the name of the f16 cache and is another.
+    """
+    plans = {str(BASELINE): Plan.uniform(BASELINE, shape.n_layer)}
+    for name, cache in caches.items():
+        plan = cache if isinstance(cache, Plan) else Plan.uniform(cache, shape.n_layer)
+        with about(name):
+            plan.check(shape)
+            if name == str(BASELINE) and plan.pairs != plans[name].pairs:
+                raise KvtunerError("so is called the f16 cache, which the others are compared with: give another name")
+        plans.setdefault(name, plan)
     return plans
 
 

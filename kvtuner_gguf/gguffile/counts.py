@@ -11,8 +11,8 @@ def count(header: GgufHeader, key: str, default: int | None = None) -> int:
     value = header.get(key)
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        name = header.name(key)
-        raise KvtunerError(f"{header.path}: {name} is {value!r:.40}, not a count: this is no model that can be tuned")
+        found = "missing" if value is None else f"{value!r:.40}, not a count"
+        raise KvtunerError(f"{header.path}: {header.name(key)} is {found}: this is no model that can be tuned")
     return value
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.gguffile.metadata import centering_obstacle, is_mla, model_shape
+from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape
 from kvtuner_gguf.gguffile.reader import GgufHeader
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -18,12 +19,13 @@ def fitted(plan: Plan, headers: list[GgufHeader]) -> Plan:
     if plan.model is not None:
         _check_same_model(plan.model, shape)
     plan.check(shape)
-    if is_mla(headers[0]):
-        _check_shared_tensor(plan)
+    kept = zip(plan.pairs, shape.layers, strict=True)
+    pairs = tuple(pair if layer.keeps else Pair("f16", "f16") for pair, layer in kept)
+    if shape.latent:
+        _check_shared_tensor(pairs)
     if plan.centers is not None and (obstacle := centering_obstacle(headers)):
         raise KvtunerError(f"keys cannot be centered, since this model {obstacle}: tune with --no-center")
-    pairs = (pair if layer.keeps else Pair("f16", "f16") for pair, layer in zip(plan.pairs, shape.layers, strict=True))
-    return replace(plan, pairs=tuple(pairs), model=shape)
+    return replace(plan, pairs=pairs, model=shape)
 
 
 def _check_same_model(tuned: ModelShape, found: ModelShape) -> None:
@@ -42,8 +44,8 @@ def _check_same_model(tuned: ModelShape, found: ModelShape) -> None:
             )
 
 
-def _check_shared_tensor(plan: Plan) -> None:
-    for il, pair in enumerate(plan.pairs):
+def _check_shared_tensor(pairs: Sequence[Pair]) -> None:
+    for il, pair in enumerate(pairs):
         if pair.k != pair.v:
             raise KvtunerError(
                 f"layer {il}: K type {pair.k} and V type {pair.v} differ, but this model keeps K and V in one tensor: "

@@ -29,7 +29,6 @@ class Keys:
     SHARED_KV_LAYERS = "{arch}.attention.shared_kv_layers"
     RECURRENT_LAYERS = "{arch}.attention.recurrent_layers"
     FULL_ATTENTION_INTERVAL = "{arch}.full_attention_interval"
-    KV_LORA_RANK = "{arch}.attention.kv_lora_rank"
     LOGIT_SOFTCAPPING = "{arch}.attn_logit_softcapping"
     SPLIT_NO = "split.no"
     SPLIT_COUNT = "split.count"

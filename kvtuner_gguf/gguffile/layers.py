@@ -37,7 +37,7 @@ def _all_layers(header: GgufHeader, n_layer: int) -> list[LayerShape]:
     windowed = tuple(
         count(header, key, size) for key, size in zip((Keys.KEY_LENGTH_SWA, Keys.VALUE_LENGTH_SWA), full, strict=True)
     )
-    latent = _is_latent(header)
+    latent = is_latent(header)
     layers = [
         LayerShape(n, *(windowed if window else full), window=window, keeps=kept, latent=latent)
         for n, window, kept in zip(heads, _windows(header, n_layer), _kept(header, n_layer), strict=True)
@@ -53,7 +53,8 @@ def _head_sizes(header: GgufHeader, n_head: int) -> tuple[int, int]:
     return count(header, Keys.KEY_LENGTH, default), count(header, Keys.VALUE_LENGTH, default)
 
 
-def _is_latent(header: GgufHeader) -> bool:
+def is_latent(header: GgufHeader) -> bool:
+    """Whether K and V share one tensor. Source: ``llama_hparams::is_mla`` and who reads its two sizes."""
     sizes = (count(header, key, 0) for key in (Keys.KEY_LENGTH_MLA, Keys.VALUE_LENGTH_MLA))
     return header.architecture in archs.LATENT and all(sizes)
 

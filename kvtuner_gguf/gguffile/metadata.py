@@ -6,7 +6,7 @@ import hashlib
 
 from kvtuner_gguf.gguffile.counts import count
 from kvtuner_gguf.gguffile.keys import Keys
-from kvtuner_gguf.gguffile.layers import layer_shapes
+from kvtuner_gguf.gguffile.layers import is_latent, layer_shapes
 from kvtuner_gguf.gguffile.reader import GgufHeader
 from kvtuner_gguf.plan.shape import MAX_WEIGHED_CTX, ModelShape
 
@@ -25,15 +25,10 @@ def model_shape(headers: list[GgufHeader]) -> ModelShape:
     return ModelShape.of_layers(first.architecture, layers, _fingerprint(headers), n_ctx)
 
 
-def is_mla(header: GgufHeader) -> bool:
-    """Whether K and V share one tensor (multi-head latent attention)."""
-    return bool(header.get(Keys.KV_LORA_RANK))
-
-
 def centering_obstacle(headers: list[GgufHeader]) -> str | None:
     """Why centering would not be exact in this model, or None where it is. The runtime refuses the same models."""
     first = headers[0]
-    if is_mla(first):
+    if is_latent(first):
         return "keeps K and V in one tensor"
     if first.architecture in CAPPED_LOGITS or first.get(Keys.LOGIT_SOFTCAPPING):
         return "caps the attention logits"

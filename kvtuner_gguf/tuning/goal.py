@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.shapefields import MAX_COUNT
 from kvtuner_gguf.tuning.sizes import Sizes
 
 DEFAULT_BITS = 6.5
@@ -32,8 +33,8 @@ class Goal:
         value = getattr(self, name)
         if not math.isfinite(value) or value <= 0:
             raise KvtunerError(f"--{name.replace('_', '-')} is {value!r}: give a positive number")
-        if self.mib is not None and (self.n_ctx is None or self.n_ctx < 1):
-            raise KvtunerError("--mib is for a number of tokens: add --for-ctx, for example --for-ctx 32768")
+        if self.mib is not None and (self.n_ctx is None or not 0 < self.n_ctx <= MAX_COUNT):
+            raise KvtunerError(f"--mib is for 1 to {MAX_COUNT} tokens: add --for-ctx, for example --for-ctx 32768")
 
     def sizes(self, shape: ModelShape) -> Sizes:
         """Sizes in which layers weigh as in the context that the goal is for, else as in that of ``shape``."""

@@ -12,7 +12,7 @@ from kvtuner_gguf.cli import COMMANDS, main
 from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
-from tests.conftest import N_LAYER
+from tests.conftest import N_LAYER, write_model
 
 PAIRS = tuple(Pair.parse(name) for name in ("q8_0/q4_0", "f16/q5_1", "iq4_nl", "f16"))
 HEAVY = ("torch", "transformers", "matplotlib", "llama_cpp", "sklearn")
@@ -44,6 +44,14 @@ def test_light_commands_import_nothing_heavy(model: Path, tmp_path: Path) -> Non
     assert imports_of("--help") == set()
     assert imports_of("annotate", str(model), str(plan), "--in-place") == set()
     assert imports_of("inspect", str(model)) == set()
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_inspect_says_of_a_model_without_a_cache_that_and_nothing_else(options: list[str], tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m.gguf", arch="mamba")
+    result = CliRunner().invoke(main, ["inspect", str(model), *options])
+    assert result.exit_code == 1
+    assert result.output == f"Error: {model}: the model has no layer with a KV cache: a plan has no use there\n"
 
 
 def test_inspect_prints_the_plan_of_a_model_and_of_a_file(model: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.gguffile.stored_plan import plan_of
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
-from tests.conftest import N_LAYER, write_model
+from tests.conftest import LATENT, N_LAYER, write_model
 
 PAIRS = tuple(Pair.parse(name) for name in ("q8_0/q4_0", "f16/q5_1", "iq4_nl", "f16"))
 
@@ -128,7 +128,7 @@ def test_a_plan_for_another_model_is_refused(model: Path, tmp_path: Path) -> Non
 
 
 def test_mla_needs_equal_types(tmp_path: Path) -> None:
-    model = write_model(tmp_path / "m.gguf", llama__attention__kv_lora_rank=32)
+    model = write_model(tmp_path / "m.gguf", arch="deepseek2", **LATENT)
     with pytest.raises(KvtunerError, match="layer 0: K type q8_0 and V type q4_0 differ"):
         annotate(model, Plan(PAIRS), tmp_path / "out.gguf")
     annotate(model, Plan.uniform(Pair.parse("q8_0"), N_LAYER), tmp_path / "out.gguf")

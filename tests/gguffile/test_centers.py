@@ -21,7 +21,7 @@ from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
-from tests.conftest import HEAD_DIM, N_HEAD_KV, N_LAYER, write_model
+from tests.conftest import HEAD_DIM, LATENT, N_HEAD_KV, N_LAYER, write_model
 
 N_VALUES = N_HEAD_KV * HEAD_DIM
 RNG = np.random.default_rng(2)
@@ -65,7 +65,7 @@ def test_inspect_shows_and_draws_the_keys(model: Path, tmp_path: Path) -> None:
     ("extra", "reason"),
     [
         ({"llama__attn_logit_softcapping": 30}, "caps the attention logits"),
-        ({"llama__attention__kv_lora_rank": 8}, "keeps K and V in one tensor"),
+        ({"arch": "deepseek2", **LATENT}, "keeps K and V in one tensor"),
     ],
 )
 def test_a_model_where_centering_is_not_exact_refuses_it(extra: dict, reason: str, tmp_path: Path) -> None:
@@ -76,6 +76,13 @@ def test_a_model_where_centering_is_not_exact_refuses_it(extra: dict, reason: st
         annotate(path, equal, path)
     assert path.read_bytes() == before
     annotate(path, equal.without_centers(), path)
+
+
+def test_compressed_keys_alone_forbid_nothing(tmp_path: Path) -> None:
+    """minicpm3 expands them before the cache, which has K and V apart: the library centers and mixes types there."""
+    model = write_model(tmp_path / "m.gguf", arch="minicpm3", minicpm3__attention__kv_lora_rank=32)
+    written = annotate(model, PLAN, tmp_path / "out.gguf")
+    assert (written.pairs, written.centers) == (PLAN.pairs, PLAN.centers)
 
 
 def damaged(path: Path, target: Path, find: bytes, put: bytes) -> Path:

@@ -8,9 +8,12 @@ import gguf
 import pytest
 
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.gguffile.fit import fitted
 from kvtuner_gguf.gguffile.layers import layer_shapes
 from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.reader import GgufHeader, read_gguf
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 
 N_LAYER = 6
 BASE = {"block_count": N_LAYER, "context_length": 8192, "embedding_length": 256, "attention.head_count": 4}
@@ -123,6 +126,16 @@ def test_latent_attention_needs_its_architecture_and_both_sizes(tmp_path: Path) 
     assert not model_shape([header(tmp_path, "minicpm3", **mla)]).latent
 
 
+def test_only_layers_with_a_latent_cache_need_equal_types(tmp_path: Path) -> None:
+    mla = {"attention__key_length_mla": 64, "attention__value_length_mla": 64}
+    found = header(tmp_path, "kimi-linear", **mla, attention__head_count_kv=[0, 0, 0, 1, 0, 1])
+    mixed, equal = Pair("q8_0", "q4_0"), Pair("q8_0", "q8_0")
+    pairs = fitted(Plan((mixed, mixed, mixed, equal, mixed, equal)), [found]).pairs
+    assert pairs == tuple(equal if il in (3, 5) else Pair("f16", "f16") for il in range(N_LAYER))
+    with pytest.raises(KvtunerError, match="layer 5: K type q8_0 and V type q4_0 differ"):
+        fitted(Plan((mixed, mixed, mixed, equal, mixed, mixed)), [found])
+
+
 def test_head_sizes_follow_the_first_layer(tmp_path: Path) -> None:
     layers = layer_shapes(header(tmp_path, "openelm", attention__head_count=[2, 4, 4, 4, 4, 8]))
     assert {layer.head_dim_k for layer in layers} == {128}
@@ -138,7 +151,7 @@ def test_looped_layers_have_a_cache_each_time(tmp_path: Path) -> None:
         ("mystery", {}, "the KV cache of architecture mystery is not known"),
         ("deepseek4", {}, "deepseek4 keeps compressed keys, to which no plan applies"),
         ("gemma4-assistant", {}, "drafts for another model"),
-        ("cohere2", {}, "attention.sliding_window is None, not a count"),
+        ("cohere2", {}, "attention.sliding_window is missing: this is no model"),
         ("cohere2", {"attention__sliding_window": 0}, "attention.sliding_window is 0"),
         ("mimo2", {**WINDOW, "attention__sliding_window_pattern": 2}, "sliding_window_pattern is no list"),
         ("llama", {"nextn_predict_layers": 7}, "nextn_predict_layers is 7 of 6 layers"),

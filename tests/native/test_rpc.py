@@ -101,16 +101,20 @@ class Between(threading.Thread):
 
 
 class OlderServer(Between):
-    """Greets as a server does that knows no types but upstream's."""
+    """Greets with ``known``, as a server does that knows upstream's types alone (0), or ours by other numbers."""
 
     GREETED = 8 + 3  # where the answer says which cache types are known: after its size and the version
+
+    def __init__(self, endpoint: str, known: int = 0) -> None:
+        super().__init__(endpoint)
+        self.known = known
 
     def answered(self) -> Generator[None, bytearray]:
         seen = 0
         while True:
             data = yield
             if seen <= self.GREETED < seen + len(data):
-                data[self.GREETED - seen] = 0
+                data[self.GREETED - seen] = self.known
             seen += len(data)
 
 
@@ -180,14 +184,15 @@ def test_the_cache_stays_here_without_offload(endpoint: str, tmp_path: Path) -> 
     assert far_text == text
 
 
-def test_types_that_a_server_does_not_know_are_refused(endpoint: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("known", [0, 1], ids=["no numbers", "earlier numbers"])
+def test_types_that_a_server_does_not_know_are_refused(known: int, endpoint: str, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     Plan((Pair("q8_0", "f16"), *(Pair("q8_0", "q2_nl"),) * (N_LAYER - 1))).save(plan)
     text, report = complete(plan)
     far_text, far_report = complete(plan, "--rpc", endpoint, "-ngl", "99")
     assert (far_text, far_report) == (text, report)
 
-    older = OlderServer(endpoint)
+    older = OlderServer(endpoint, known)
     older.start()
     refused = run_completion(plan, "--rpc", older.endpoint, "-ngl", "99")
     assert refused.returncode != 0

@@ -71,7 +71,8 @@ def test_a_budget_is_bits_or_mib_for_a_context() -> None:
     assert Goal(bits=5.25).budget(SIZES) == SIZES.budget(5.25)
     assert Goal(mib=3, n_ctx=4096).budget(SIZES) == 3 * 2**20 // 4096
     assert Goal(max_kld=0.1).budget(SIZES) is None
-    for wrong in ({}, {"bits": 4, "mib": 3}, {"mib": 3}, {"bits": float("nan")}, {"max_kld": -1}):
+    endless = {"mib": 3, "n_ctx": 1 << 31}  # a plan that says so would not be read again
+    for wrong in ({}, {"bits": 4, "mib": 3}, {"mib": 3}, endless, {"bits": float("nan")}, {"max_kld": -1}):
         with pytest.raises(KvtunerError, match=r"give|add"):
             Goal(**wrong)
 
