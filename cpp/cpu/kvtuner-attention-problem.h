@@ -1,6 +1,7 @@
 // One FLASH_ATTN_EXT node: its sizes and settings, and the blocks of query rows that it is cut into.
 #pragma once
 
+#include "kvtuner-mark.h"
 #include "kvtuner-rows.h"
 #include "kvtuner-simd.h"
 
@@ -14,33 +15,57 @@ namespace kvtuner {
 
 constexpr float LOG2E = 1.44269504f;
 
-struct problem {
-    const ggml_tensor *q, *k, *v, *mask, *sinks;
-    ggml_tensor * out;
+// where tokens are read from: the cache, and what is kept of some of its tokens as it was before
+struct source {
+    const ggml_tensor *k, *v, *mask;
+    const int32_t * rows;      // of each token, negative for none; null where the tokens lie in order
     read_rows read_k, read_v;  // keys column by column: tokens lie side by side
-    int64_t size_k, size_v;    // values of a head
-    int64_t n_query, n_head, n_head_kv, n_stream, n_token;
+    int64_t n_token;
+};
+
+struct problem {
+    const ggml_tensor *q, *sinks;
+    ggml_tensor * out;
+    source sources[2];
+    int n_source;
+    int64_t size_k, size_v;  // values of a head
+    int64_t n_query, n_head, n_head_kv, n_stream;
+    int64_t n_token;                 // of all sources
     int64_t group;                   // query heads of a KV head
     float scale, max_bias, softcap;  // scale gives scores in powers of two, or in units of the cap where there is one
 };
 
+inline source source_of(const ggml_tensor * k, const ggml_tensor * v, const ggml_tensor * mask,
+                        const ggml_tensor * rows) {
+    return { k,
+             v,
+             mask,
+             rows ? (const int32_t *)rows->data : nullptr,
+             kvtuner_row_reader_of(k->type)->columns,
+             kvtuner_row_reader_of(v->type)->rows,
+             rows ? rows->ne[0] : k->ne[1] };
+}
+
 inline problem problem_of(ggml_tensor * node) {
     problem p = {};
+    const ggml_tensor *k = node->src[1], *v = node->src[2];
+    const ggml_tensor * const * exact = node->src + KVTUNER_EXACT_AT;
     p.q = node->src[0];
-    p.k = node->src[1];
-    p.v = node->src[2];
-    p.mask = node->src[3];
     p.sinks = node->src[4];
     p.out = node;
-    p.read_k = kvtuner_row_reader_of(p.k->type)->columns;
-    p.read_v = kvtuner_row_reader_of(p.v->type)->rows;
-    p.size_k = p.k->ne[0];
-    p.size_v = p.v->ne[0];
+    p.sources[p.n_source++] = source_of(k, v, node->src[3], nullptr);
+    if (kvtuner_has_exact(node)) {
+        p.sources[p.n_source++] = source_of(exact[0], exact[1], exact[2], exact[3]);
+    }
+    for (int i = 0; i < p.n_source; ++i) {
+        p.n_token += p.sources[i].n_token;
+    }
+    p.size_k = k->ne[0];
+    p.size_v = v->ne[0];
     p.n_query = p.q->ne[1];
     p.n_head = p.q->ne[2];
     p.n_stream = p.q->ne[3];
-    p.n_token = p.k->ne[1];
-    p.n_head_kv = p.k->ne[2];
+    p.n_head_kv = k->ne[2];
     p.group = p.n_head / p.n_head_kv;
     memcpy(&p.scale, node->op_params, sizeof(float));
     memcpy(&p.max_bias, node->op_params + 1, sizeof(float));
@@ -62,6 +87,33 @@ inline float slope_of(const problem & p, int64_t head) {
     const float m0 = std::pow(2.0f, -p.max_bias / n_log2);
     const float m1 = std::pow(2.0f, -p.max_bias / 2 / n_log2);
     return head < n_log2 ? std::pow(m0, (float)(head + 1)) : std::pow(m1, (float)(2 * (head - n_log2) + 1));
+}
+
+// some tokens of a source
+struct tile {
+    const source * from;
+    int64_t token, n;
+};
+
+// Tiles of n_tile tokens or, at the end of a source, fewer.
+inline int64_t tiles_of(const source & s, int64_t n_tile) {
+    return (s.n_token + n_tile - 1) / n_tile;
+}
+
+inline int64_t n_tiles(const problem & p, int64_t n_tile) {
+    int64_t n = 0;
+    for (int i = 0; i < p.n_source; ++i) {
+        n += tiles_of(p.sources[i], n_tile);
+    }
+    return n;
+}
+
+inline tile tile_at(const problem & p, int64_t i, int64_t n_tile) {
+    const source * from = p.sources;
+    for (; i >= tiles_of(*from, n_tile); ++from) {
+        i -= tiles_of(*from, n_tile);
+    }
+    return { from, i * n_tile, std::min(n_tile, from->n_token - i * n_tile) };
 }
 
 // a block of queries of one KV head: row r is query `first + r % n_query` of query head `r / n_query` of the group

@@ -11,11 +11,23 @@ namespace {
 
 constexpr int32_t SLACK = 8;  // weights up to 2^SLACK or so do no harm, and spare most moves of a reference
 
-// the rows of n tokens, of their values those from `first` on
-row_range rows_of(const ggml_tensor * cache, const block & b, int64_t first, int64_t n_value, int64_t token,
-                  int64_t n) {
-    const char * row = at(cache, token, b.head_kv, b.stream) + ggml_row_size(cache->type, first);
-    return { row, (int64_t)cache->nb[1], n, n_value, (int64_t)ggml_row_size(cache->type, n_value) };
+// the rows of a tile, of their values those from `first` on
+row_range rows_of(const tile & t, const ggml_tensor * cache, const block & b, int64_t first, int64_t n_value,
+                  std::vector<char> & gathered) {
+    const int64_t n_bytes = ggml_row_size(cache->type, n_value), skipped = ggml_row_size(cache->type, first);
+    if (!t.from->rows) {
+        return { at(cache, t.token, b.head_kv, b.stream) + skipped, (int64_t)cache->nb[1], t.n, n_value, n_bytes };
+    }
+    gathered.resize(t.n * n_bytes);
+    for (int64_t i = 0; i < t.n; ++i) {
+        const int32_t row = t.from->rows[t.token + i];
+        if (row < 0) {
+            memset(&gathered[i * n_bytes], 0, n_bytes);
+        } else {
+            memcpy(&gathered[i * n_bytes], at(cache, row, b.head_kv, 0) + skipped, n_bytes);
+        }
+    }
+    return { gathered.data(), n_bytes, t.n, n_value, n_bytes };
 }
 
 }  // namespace
@@ -35,13 +47,13 @@ void scorer::begin(const problem & p, const block & of) {
     }
 }
 
-bool scorer::score(const problem & p, int64_t token, int64_t n, float * scores, int64_t wide) {
+bool scorer::score(const problem & p, const tile & of, float * scores, int64_t wide) {
     bool has_bias = false;
-    if (p.mask && !read_bias(p, token, n, has_bias)) {
+    if (of.from->mask && !read_bias(of, has_bias)) {
         return false;
     }
-    const int64_t n_padded = round_up(n, TILE_UNIT);
-    p.read_k(rows_of(p.k, b, 0, p.size_k, token, n), keys.data(), n_tile);
+    const int64_t n = of.n, n_padded = round_up(n, TILE_UNIT);
+    of.from->read_k(rows_of(of, of.from->k, b, 0, p.size_k, gathered), keys.data(), n_tile);
     product<false>(scores, wide, { queries.data(), p.size_k }, keys.data(), n_tile, b.n_row, n_padded, p.size_k);
     for (int64_t r = 0; p.softcap != 0 && r < b.n_row; ++r) {
         for (int64_t t = 0; t < n; ++t) {
@@ -58,10 +70,12 @@ bool scorer::score(const problem & p, int64_t token, int64_t n, float * scores, 
 }
 
 // the mask of a tile as floats, [query][token]
-bool scorer::read_bias(const problem & p, int64_t token, int64_t n, bool & has_bias) {
+bool scorer::read_bias(const tile & of, bool & has_bias) {
     constexpr uint16_t UNSEEN = 0xfc00;  // minus infinity
+    const ggml_tensor * all = of.from->mask;
+    const int64_t n = of.n;
     const auto row = [&](int64_t i) {
-        return (const uint16_t *)at(p.mask, b.first + i, 0, b.stream % p.mask->ne[3]) + token;
+        return (const uint16_t *)at(all, b.first + i, 0, b.stream % all->ne[3]) + of.token;
     };
     uint16_t any = 0;
     bool is_seen = false;
@@ -145,13 +159,13 @@ void accumulator::scale(const float * factors) {
     }
 }
 
-void accumulator::add(const problem & p, int64_t token, int64_t n, const float * weights, int64_t n_apart) {
-    add_weights(weights, n_apart, n, b.n_row, sums.data());
+void accumulator::add(const problem & p, const tile & of, const float * weights, int64_t n_apart) {
+    add_weights(weights, n_apart, of.n, b.n_row, sums.data());
     const int64_t n_tile = tile_tokens(p.size_v, b);
-    for (int64_t t = 0; t < n; t += n_tile) {
-        const int64_t n_now = std::min(n_tile, n - t);
-        p.read_v(rows_of(p.v, b, first, n_channel, token + t, n_now), values.data(), wide);
-        product<true>(output.data(), wide, { weights + t, n_apart }, values.data(), wide, b.n_row, wide, n_now);
+    for (int64_t t = 0; t < of.n; t += n_tile) {
+        const tile now = { of.from, of.token + t, std::min(n_tile, of.n - t) };
+        of.from->read_v(rows_of(now, of.from->v, b, first, n_channel, gathered), values.data(), wide);
+        product<true>(output.data(), wide, { weights + t, n_apart }, values.data(), wide, b.n_row, wide, now.n);
     }
 }
 

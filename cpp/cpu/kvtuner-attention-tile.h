@@ -28,15 +28,16 @@ class scorer {
 public:
     void begin(const problem & p, const block & b);
 
-    // scores of n tokens from `token` on, padded; false, and no scores, where no query sees any of them
-    bool score(const problem & p, int64_t token, int64_t n, float * scores, int64_t wide);
+    // scores of the tokens of a tile, padded; false, and no scores, where no query sees any of them
+    bool score(const problem & p, const tile & t, float * scores, int64_t wide);
 
 private:
     block b = {};
     int64_t n_tile = 0;
     std::vector<float> queries, keys, bias, slopes;
+    std::vector<char> gathered;
 
-    bool read_bias(const problem & p, int64_t token, int64_t n, bool & has_bias);
+    bool read_bias(const tile & t, bool & has_bias);
     void add_bias(float * scores, int64_t wide, int64_t n) const;
 };
 
@@ -54,13 +55,14 @@ public:
     // channels `first` to `first + n_channel` of the values
     void begin(const problem & p, const block & b, int64_t first, int64_t n_channel);
     void scale(const float * factors);
-    void add(const problem & p, int64_t token, int64_t n, const float * weights, int64_t n_apart);
+    void add(const problem & p, const tile & t, const float * weights, int64_t n_apart);
     void finish(const problem & p, const int32_t * references) const;
 
 private:
     block b = {};
     int64_t first = 0, n_channel = 0, wide = 0;
     std::vector<float> values, output, sums;
+    std::vector<char> gathered;
 };
 
 }  // namespace kvtuner

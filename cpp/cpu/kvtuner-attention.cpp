@@ -43,16 +43,16 @@ struct whole_worker {
         scores.resize(b.n_row * n_tile);
         factors.resize(b.n_row);
         references.assign(b.n_row, NOTHING_SEEN);
-        for (int64_t token = 0; token < p.n_token; token += n_tile) {
-            const int64_t n = std::min(n_tile, p.n_token - token);
-            if (!of_keys.score(p, token, n, scores.data(), n_tile)) {
+        for (int64_t i = 0; i < n_tiles(p, n_tile); ++i) {
+            const tile t = tile_at(p, i, n_tile);
+            if (!of_keys.score(p, t, scores.data(), n_tile)) {
                 continue;
             }
-            if (raise_references(scores.data(), n_tile, n, b.n_row, references.data(), factors.data())) {
+            if (raise_references(scores.data(), n_tile, t.n, b.n_row, references.data(), factors.data())) {
                 of_values.scale(factors.data());
             }
-            weigh(scores.data(), n_tile, n, b.n_row, references.data());
-            of_values.add(p, token, n, scores.data(), n_tile);
+            weigh(scores.data(), n_tile, t.n, b.n_row, references.data());
+            of_values.add(p, t, scores.data(), n_tile);
         }
         of_values.finish(p, references.data());
     }
@@ -86,8 +86,8 @@ struct split_layout {
         first = all.n - n_split;
         n = n_split;
         n_tile = tile_tokens(p.size_k, all.at(p, 0));
-        tiles = (p.n_token + n_tile - 1) / n_tile;
-        n_wide = round_up(p.n_token, TILE_UNIT);
+        tiles = n_tiles(p, n_tile);
+        n_wide = tiles * n_tile;
         n_row = all.at(p, 0).n_row;
         weights = (float *)buffer;
         references = (int32_t *)(weights + n * n_row * n_wide);
@@ -95,10 +95,6 @@ struct split_layout {
 
     size_t size() const {
         return n * n_row * (n_wide + tiles) * sizeof(float);
-    }
-
-    int64_t n_tokens(const problem & p, int64_t tile) const {
-        return std::min(n_tile, p.n_token - tile * n_tile);
     }
 
     float * weights_of(int64_t block, int64_t tile) const {
@@ -117,19 +113,19 @@ void find_weights(const problem & p, const blocks & all, const split_layout & l,
     const range mine(l.n * l.tiles, ith, nth);
     int64_t block_now = -1;
     for (int64_t i = mine.begin; i < mine.end; ++i) {
-        const int64_t block = i / l.tiles, tile = i % l.tiles;
+        const int64_t block = i / l.tiles, at = i % l.tiles;
         if (block != block_now) {
             of_keys.begin(p, all.at(p, l.first + block));
             block_now = block;
         }
-        float * weights = l.weights_of(block, tile);
-        int32_t * references = l.references_of(block, tile);
-        const int64_t n = l.n_tokens(p, tile);
-        const bool is_seen = of_keys.score(p, tile * l.n_tile, n, weights, l.n_wide);
+        float * weights = l.weights_of(block, at);
+        int32_t * references = l.references_of(block, at);
+        const tile t = tile_at(p, at, l.n_tile);
+        const bool is_seen = of_keys.score(p, t, weights, l.n_wide);
         std::fill(references, references + l.n_row, is_seen ? NOTHING_SEEN : NO_WEIGHTS);
         if (is_seen) {
-            raise_references(weights, l.n_wide, n, l.n_row, references, factors.data());
-            weigh(weights, l.n_wide, n, l.n_row, references);
+            raise_references(weights, l.n_wide, t.n, l.n_row, references, factors.data());
+            weigh(weights, l.n_wide, t.n, l.n_row, references);
         }
     }
 }
@@ -154,27 +150,27 @@ struct split_worker {
     }
 
 private:
-    void add_tile(const problem & p, const split_layout & l, int64_t block, int64_t tile) {
-        const int32_t * of_tile = l.references_of(block, tile);
+    void add_tile(const problem & p, const split_layout & l, int64_t block, int64_t i) {
+        const int32_t * of_tile = l.references_of(block, i);
         if (*of_tile == NO_WEIGHTS) {
             return;
         }
-        const int64_t n = l.n_tokens(p, tile);
+        const tile now = tile_at(p, i, l.n_tile);
         scaled.resize(l.n_tile * l.n_row);
         for (int64_t r = 0; r < l.n_row; ++r) {
-            const float * weights = l.weights_of(block, tile) + r * l.n_wide;
+            const float * weights = l.weights_of(block, i) + r * l.n_wide;
             const vec factor = splat(power_of_two(of_tile[r] - references[r]));
-            for (int64_t t = 0; t < n; t += LANES) {
+            for (int64_t t = 0; t < now.n; t += LANES) {
                 store(&scaled[r * l.n_tile + t], load<vec>(weights + t) * factor);
             }
         }
-        of_values.add(p, tile * l.n_tile, n, scaled.data(), l.n_tile);
+        of_values.add(p, now, scaled.data(), l.n_tile);
     }
 };
 
 // into how many slices of channels the values of a block can be cut
 int64_t n_slices(const problem & p) {
-    const int64_t unit = std::max<int64_t>(ggml_blck_size(p.v->type), LANES);
+    const int64_t unit = std::max<int64_t>(ggml_blck_size(p.sources[0].v->type), LANES);
     return p.size_v % unit == 0 ? p.size_v / unit : 1;
 }
 
@@ -220,6 +216,9 @@ void attend(const problem & p, const ggml_compute_params * params) {
 // attention over a cache of a plan carries a mark; without one it is upstream's, bit for bit
 bool is_ours(const ggml_tensor * node) {
     static const char * const choice = getenv("KVTUNER_ATTENTION");  // all | none: for tests and comparisons
+    if (kvtuner_has_exact(node)) {
+        return true;  // no other kernel reads these rows
+    }
     if (choice) {
         return strcmp(choice, "all") == 0;
     }
