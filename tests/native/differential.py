@@ -28,17 +28,25 @@ from tests.native.corpus import (
     ARRAY,
     CENTER_K,
     CENTER_V,
+    ENDS,
+    EXACT_FIRST,
+    EXACT_LAST,
+    EXACT_TYPE,
     LAYERS,
+    Q4,
+    Q8,
     SEEDS,
     STRING,
     TYPE_K,
     TYPE_V,
+    ends,
     floats,
     gguf,
     name,
     names,
     plan,
     string,
+    uint32,
 )
 
 SHAPE = ModelShape("llama", (1, 1, 0, 1), 64, 64)
@@ -64,7 +72,7 @@ TOKENS = [
     *(b"1e400", b"-1e400", b"9" * 309, b"9" * 308, b"18446744073709551616", b"2147483648", b"4096", b"1."),
     *(b'"\\ud800"', b'"\\udc00\\ud800"', b'"\\ud83d\\ude00"', b'"\\u0000"', b'"q8_0\\u0000"', b"'", b"//", b"[" * 70),
     *(b'"layer"', b'"k"', b'"v"', b'"model"', b'"provenance"', b'"schema"', b'"n_head_kv"'),
-    *(b'"center_k"', b'"center_v"', b'"AAA="'),
+    *(b'"center_k"', b'"center_v"', b'"AAA="', b'"ends"', b'"first"', b'"last"', b'"type"', b"1048576", b"1048577"),
     *(struct.pack("<I", n) for n in range(14)),
     *(struct.pack("<Q", n) for n in (0, 1, 3, 4, 5, 1 << 63, (1 << 64) - 1)),
 ]
@@ -79,11 +87,15 @@ def raw_name(key: str, raw: bytes) -> bytes:
 
 
 def for_model(layers: list[dict] = LAYERS, **other: object) -> bytes:
-    return json.dumps({"schema": "kvtuner.plan/1", "layers": layers, "model": MODEL | other}).encode()
+    return plan(layers, model=MODEL | other)
+
+
+def ended(first: object = 4, last: object = 32, type_: object = "q8_0", **other: object) -> bytes:
+    """Of a model that differs from `MODEL` in ``other``."""
+    return plan(LAYERS, ends={"first": first, "last": last, "type": type_}, model=MODEL | other)
 
 
 GOOD = plan(LAYERS)
-Q8, V = name(TYPE_K, "q8_0"), name(TYPE_V, "q4_0")
 ALL_F16 = names(TYPE_V, ["f16"] * 4)
 MORE: dict[str, bytes] = {
     "bom.json": b"\xef\xbb\xbf" + GOOD,
@@ -117,6 +129,37 @@ MORE: dict[str, bytes] = {
     "center-of-values-odd-head.json": for_model(
         [{**LAYERS[0], "center_v": "AL4="}], n_layer=1, n_head_kv=1, head_dim_v=80
     ),
+    "ends-null.json": plan(LAYERS, ends=None),
+    "ends-list.json": plan(LAYERS, ends=[4, 32, "f16"]),
+    "ends-empty.json": plan(LAYERS, ends={}),
+    "ends-false.json": plan(LAYERS, ends=False),
+    "ends-first-missing.json": plan(LAYERS, ends={"last": 32, "type": "f16"}),
+    "ends-last-missing.json": plan(LAYERS, ends={"first": 4, "type": "f16"}),
+    "ends-type-missing.json": plan(LAYERS, ends={"first": 4, "last": 32}),
+    "ends-more.json": plan(LAYERS, ends={"first": 4, "last": 32, "type": "f16", "x": [1]}, x=1),
+    "ends-largest.json": ends(1 << 20, 1 << 20),
+    "ends-too-large.json": ends((1 << 20) + 1),
+    "ends-too-large-later.json": ends(0, 1 << 31),
+    "ends-huge.json": ends(1 << 64),
+    "ends-half.json": ends(4.0),
+    "ends-true.json": ends(last=True),
+    "ends-text.json": ends("4"),
+    "ends-of-none-first.json": ends(0, 0, "q4_0"),
+    "ends-type-nul.json": ends(type_="f16\0"),
+    "ends-type-number.json": ends(type_=1),
+    "ends-type-long.json": ends(type_="f16" * 40),
+    "ends-after-centers.json": plan([{**LAYERS[0], "center_k": "ADwA"}], ends=4),
+    "ends-before-model.json": plan(LAYERS, ends=4, model=MODEL | {"n_layer": 1, "n_head_kv": 1}),
+    "ends-after-model.json": plan(LAYERS, ends=4, model=MODEL | {"n_layer": -1}),
+    "ends-model.json": ended(),
+    "ends-odd-head.json": ended(head_dim_k=[64, 64, 64, 80]),
+    "ends-odd-head-v.json": ended(head_dim_v=[64, 80, 64, 64]),
+    "ends-odd-head-f16.json": ended(type_="f16", head_dim_k=[64, 64, 64, 80]),
+    "ends-odd-head-unquantized.json": ended(head_dim_k=[64, 80, 64, 64]),
+    "ends-odd-head-window.json": ended(head_dim_k=[64, 64, 64, 80], window=[0, 0, 0, 512]),
+    "ends-odd-head-shared.json": ended(head_dim_k=[64, 64, 64, 80], cache=[0, 1, None, 1]),
+    "ends-odd-head-latent.json": ended(head_dim_k=[64, 64, 64, 80], latent=True),
+    "ends-odd-head-not-latent.json": ended(head_dim_k=[64, 64, 64, 80], latent=False),
     "no-text.json": for_model(architecture=["llama"]),
     "head-sizes.json": for_model(head_dim_k=[64, 32, 64, 64], head_dim_v=[64, 64, 1, 64]),
     "odd-head-of-one.json": for_model(head_dim_k=[64, 64, 64, 80]),
@@ -135,30 +178,51 @@ MORE: dict[str, bytes] = {
     "latent.json": for_model(latent=True),
     "half-latent.json": for_model(latent=1),
     "negative-heads.json": for_model(n_head_kv=-1),
-    "name-nul.gguf": gguf(raw_name(TYPE_K, b"q8_0\0junk"), V),
-    "name-utf8.gguf": gguf(raw_name(TYPE_K, b"q8\xff\xc3\xa9"), V),
-    "key-nul.gguf": gguf(name(TYPE_K + "\0x", "q8_0"), V),
-    "empty-key.gguf": gguf(name("", "x"), Q8, V),
-    "twice.gguf": gguf(Q8, Q8, V),
-    "scalar.gguf": gguf(string(TYPE_K) + struct.pack("<If", 6, 1.5), V),
-    "bool.gguf": gguf(string(TYPE_K) + struct.pack("<I?", 7, True), V),
-    "empty-floats.gguf": gguf(pack_list(TYPE_K, 6, 0, b""), V),
-    "many-names.gguf": gguf(names(TYPE_K, ["q8_0"] * 5000), V),
-    "long-name.gguf": gguf(name(TYPE_K, "q8_0" * (1 << 19)), V),
-    "doubles.gguf": gguf(Q8, V, pack_list(CENTER_K, 12, 192, bytes(8 * 192))),
-    "floats.gguf": gguf(Q8, V, floats(CENTER_K, 192)),
-    "rounded.gguf": gguf(Q8, V, floats(CENTER_K, 192, 0.1)),
-    "beyond-float16.gguf": gguf(Q8, V, floats(CENTER_K, 192, 1e6)),
-    "below-float16.gguf": gguf(Q8, V, floats(CENTER_K, 192, 1e-9)),
-    "many-floats.gguf": gguf(Q8, V, floats(CENTER_K, 2_000_000)),
-    "values-wrong-type.gguf": gguf(name(TYPE_K, "q9_9"), V, floats(CENTER_V, 192)),
-    "values-one-side.gguf": gguf(V, floats(CENTER_V, 192)),
-    "values-no-list.gguf": gguf(Q8, V, name(CENTER_V, "none"), floats(CENTER_K, 5)),
+    "name-nul.gguf": gguf(raw_name(TYPE_K, b"q8_0\0junk"), Q4),
+    "name-utf8.gguf": gguf(raw_name(TYPE_K, b"q8\xff\xc3\xa9"), Q4),
+    "key-nul.gguf": gguf(name(TYPE_K + "\0x", "q8_0"), Q4),
+    "empty-key.gguf": gguf(name("", "x"), Q8, Q4),
+    "twice.gguf": gguf(Q8, Q8, Q4),
+    "scalar.gguf": gguf(string(TYPE_K) + struct.pack("<If", 6, 1.5), Q4),
+    "bool.gguf": gguf(string(TYPE_K) + struct.pack("<I?", 7, True), Q4),
+    "empty-floats.gguf": gguf(pack_list(TYPE_K, 6, 0, b""), Q4),
+    "many-names.gguf": gguf(names(TYPE_K, ["q8_0"] * 5000), Q4),
+    "long-name.gguf": gguf(name(TYPE_K, "q8_0" * (1 << 19)), Q4),
+    "doubles.gguf": gguf(Q8, Q4, pack_list(CENTER_K, 12, 192, bytes(8 * 192))),
+    "floats.gguf": gguf(Q8, Q4, floats(CENTER_K, 192)),
+    "rounded.gguf": gguf(Q8, Q4, floats(CENTER_K, 192, 0.1)),
+    "beyond-float16.gguf": gguf(Q8, Q4, floats(CENTER_K, 192, 1e6)),
+    "below-float16.gguf": gguf(Q8, Q4, floats(CENTER_K, 192, 1e-9)),
+    "many-floats.gguf": gguf(Q8, Q4, floats(CENTER_K, 2_000_000)),
+    "values-wrong-type.gguf": gguf(name(TYPE_K, "q9_9"), Q4, floats(CENTER_V, 192)),
+    "values-one-side.gguf": gguf(Q4, floats(CENTER_V, 192)),
+    "values-no-list.gguf": gguf(Q8, Q4, name(CENTER_V, "none"), floats(CENTER_K, 5)),
     "values-alone.gguf": gguf(floats(CENTER_V, 192)),
-    "alignment-64.gguf": gguf(string("general.alignment") + struct.pack("<IQ", 10, 32), Q8, V),
-    "alignment-0.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 0), Q8, V),
-    "alignment-48.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 48), Q8, V),
-    "alignment-1.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 1), Q8, V),
+    "ends-largest.gguf": gguf(Q8, Q4, uint32(EXACT_FIRST, 1 << 20), *ENDS[1:]),
+    "ends-too-large.gguf": gguf(Q8, Q4, uint32(EXACT_FIRST, (1 << 20) + 1), *ENDS[1:]),
+    "ends-huge.gguf": gguf(Q8, Q4, ENDS[0], uint32(EXACT_LAST, (1 << 32) - 1), ENDS[2]),
+    "ends-first-missing.gguf": gguf(Q8, Q4, *ENDS[1:]),
+    "ends-last-missing.gguf": gguf(Q8, Q4, ENDS[0], ENDS[2]),
+    "ends-two-missing.gguf": gguf(Q8, Q4, ENDS[2]),
+    "ends-int32.gguf": gguf(Q8, Q4, string(EXACT_FIRST) + struct.pack("<Ii", 5, 4), *ENDS[1:]),
+    "ends-uint64.gguf": gguf(Q8, Q4, ENDS[0], string(EXACT_LAST) + struct.pack("<IQ", 10, 32), ENDS[2]),
+    "ends-text.gguf": gguf(Q8, Q4, name(EXACT_FIRST, "4"), *ENDS[1:]),
+    "ends-list.gguf": gguf(Q8, Q4, ENDS[0], pack_list(EXACT_LAST, 4, 1, struct.pack("<I", 32)), ENDS[2]),
+    "ends-type-number.gguf": gguf(Q8, Q4, *ENDS[:2], uint32(EXACT_TYPE, 1)),
+    "ends-type-list.gguf": gguf(Q8, Q4, *ENDS[:2], names(EXACT_TYPE, ["f16"])),
+    "ends-type-nul.gguf": gguf(Q8, Q4, *ENDS[:2], raw_name(EXACT_TYPE, b"f16\0junk")),
+    "ends-type-utf8.gguf": gguf(Q8, Q4, *ENDS[:2], raw_name(EXACT_TYPE, b"f16\xff\xc3\xa9")),
+    "ends-type-long.gguf": gguf(Q8, Q4, *ENDS[:2], name(EXACT_TYPE, "f16" * (1 << 19))),
+    "ends-missing-before-kind.gguf": gguf(Q8, Q4, name(EXACT_FIRST, "4"), ENDS[1]),
+    "ends-kind-before-range.gguf": gguf(Q8, Q4, uint32(EXACT_FIRST, 1 << 30), ENDS[1], uint32(EXACT_TYPE, 1)),
+    "ends-after-centers.gguf": gguf(Q8, Q4, floats(CENTER_K, 5), ENDS[0]),
+    "ends-after-types.gguf": gguf(name(TYPE_K, "q9_9"), Q4, ENDS[0]),
+    "ends-alone.gguf": gguf(*ENDS),
+    "ends-of-another.gguf": gguf(Q8, Q4, *(field.replace(b"llama.", b"qwen2.") for field in ENDS)),
+    "alignment-64.gguf": gguf(string("general.alignment") + struct.pack("<IQ", 10, 32), Q8, Q4),
+    "alignment-0.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 0), Q8, Q4),
+    "alignment-48.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 48), Q8, Q4),
+    "alignment-1.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 1), Q8, Q4),
 }
 
 
@@ -167,7 +231,7 @@ def tensor(name_: str, shape: Sequence[int], kind: int, offset: int) -> bytes:
 
 
 def with_tensors(*infos: bytes, n_data: int, alignment: int = 32, fields: Sequence[bytes] = ()) -> bytes:
-    raw = bytearray(gguf(Q8, V, *fields) + b"".join(infos))
+    raw = bytearray(gguf(Q8, Q4, *fields) + b"".join(infos))
     raw[8:16] = struct.pack("<Q", len(infos))
     return bytes(raw + bytes(-len(raw) % alignment) + bytes(n_data))
 
