@@ -10,6 +10,7 @@ import struct
 import sys
 from pathlib import Path
 
+MODEL = {"architecture": "llama", "n_layer": 4, "n_head_kv": [1, 1, 0, 1], "head_dim_k": 64, "head_dim_v": 64}
 NAMES = (("q8_0", "q4_0"), ("f16", "f16"), ("q5_1", "iq4_nl"), ("bf16", "q5_0"))
 LAYERS = [{"layer": il, "k": k, "v": v} for il, (k, v) in enumerate(NAMES)]
 TYPE_K, TYPE_V = (f"llama.attention.kv_cache.type_{side}" for side in "kv")
@@ -37,6 +38,14 @@ def name(key: str, value: str) -> bytes:
 
 def names(key: str, values: list[str]) -> bytes:
     return string(key) + struct.pack("<IIQ", ARRAY, STRING, len(values)) + b"".join(map(string, values))
+
+
+def pack_list(key: str, kind: int, count: int, raw: bytes) -> bytes:
+    return string(key) + struct.pack("<IIQ", ARRAY, kind, count) + raw
+
+
+def raw_name(key: str, raw: bytes) -> bytes:
+    return string(key) + struct.pack("<IQ", STRING, len(raw)) + raw
 
 
 def floats(key: str, n_values: int, value: float = 0.5) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.native.differential import INPUTS, MORE, batch, differences, of_library, of_python
+from tests.native.differential import INPUTS, batch, differences, of_library, of_python
 from tests.native.test_fuzz import FUZZ
 
 pytestmark = pytest.mark.native
@@ -50,6 +50,7 @@ DECIDED = {
     "ends-before-model.json": "'ends' must be an object of {first, last, type}: see configs/plan.schema.json",
     "ends-after-model.json": "'model.n_layer' is -1",
     "ends-odd-head.json": "layer 3: K ends of type q8_0 have blocks of 32 values, which do not divide the head size 80",
+    "ends-odd-head-v.json": "layer 0: V ends of type q8_0 have blocks of 32 values",
     "ends-odd-head-f16.json": "plan ",
     "ends-odd-head-unquantized.json": "plan ",
     "ends-odd-head-window.json": "plan ",
@@ -86,7 +87,7 @@ def test_both_say_the_same_of_all_seeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", DECIDED)
 def test_both_say_what_is_decided(file: str, tmp_path: Path) -> None:
     path = tmp_path / file
-    path.write_bytes(MORE[file])
+    path.write_bytes(INPUTS[file])
     (found,) = of_library(FUZZ, [path])
     assert DECIDED[file] in found
     assert of_python(path) == found
