@@ -6,7 +6,7 @@ function(kvtuner_files variable folder)
 endfunction()
 
 kvtuner_files(KVTUNER_PLAN plan
-    plan.cpp fingerprint.cpp plan-gguf.cpp plan-json.cpp plan-shape.cpp strict-json.cpp vectors.cpp)
+    plan.cpp fingerprint.cpp plan-gguf.cpp plan-json.cpp plan-shape.cpp plan-ends.cpp strict-json.cpp vectors.cpp)
 kvtuner_files(KVTUNER_RUNTIME runtime
     model.cpp choice.cpp check.cpp cache.cpp layers.cpp report.cpp backend.cpp state.cpp center.cpp reason.cpp)
 kvtuner_files(KVTUNER_GRAPH graph writes.cpp)

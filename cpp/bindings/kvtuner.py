@@ -16,6 +16,7 @@ KvConfig = Union[None, str, "os.PathLike[str]", Mapping[str, Any]]
 
 KV_CONFIG = "Plan of KV cache data types per layer: auto (the model's metadata), none or the path of a JSON file."
 KV_CENTER = "Center keys where the plan has vectors for it."
+KV_ENDS = "Read the first and last positions exactly where the plan says so."
 
 _MESSAGE_SIZE = 1024
 _FINGERPRINT_SIZE = 17
@@ -37,6 +38,7 @@ _set_kv_config = _declare(
     ctypes.c_bool,
     _model,
     ctypes.c_char_p,
+    ctypes.c_bool,
     ctypes.c_bool,
     ctypes.c_char_p,
     ctypes.c_size_t,
@@ -97,12 +99,12 @@ def _raise_on_failure(function: Any, *arguments: Any) -> None:
         raise ValueError(message.value.decode("utf-8", errors="replace"))
 
 
-def set_kv_config(model: Any, kv_config: KvConfig, kv_center: bool = True) -> None:
-    """Select the plan for contexts created from `model` afterwards, with its centers or without.
+def set_kv_config(model: Any, kv_config: KvConfig, kv_center: bool = True, kv_ends: bool = True) -> None:
+    """Select the plan for contexts created from `model` afterwards, with its centers and exact ends or without.
 
     Raises ValueError where it is of no use.
     """
-    _raise_on_failure(_set_kv_config, model, os.fsencode(_text(kv_config)), kv_center)
+    _raise_on_failure(_set_kv_config, model, os.fsencode(_text(kv_config)), kv_center, kv_ends)
 
 
 def configure(
@@ -112,6 +114,7 @@ def configure(
     *,
     kv_config: KvConfig,
     kv_center: bool,
+    kv_ends: bool = True,
     type_k: int | None,
     type_v: int | None,
 ) -> None:
@@ -122,7 +125,7 @@ def configure(
     types_given = type_k is not None or type_v is not None
     if types_given and kv_config not in (None, "", "auto", "none"):
         raise ValueError("kv_config and type_k/type_v ask for different caches: keep one")
-    set_kv_config(model, None if types_given else kv_config, kv_center)
+    set_kv_config(model, None if types_given else kv_config, kv_center, kv_ends)
     if flash_attn is None and _needs_flash_attn(model, ctypes.byref(params)):
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
     _raise_on_failure(_check_context, model, ctypes.byref(params))

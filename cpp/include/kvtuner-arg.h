@@ -26,7 +26,7 @@ inline std::string kvtuner_checked(const std::string & kv_config, bool types_giv
 inline const llama_model_kv_override * kvtuner_overrides(std::vector<llama_model_kv_override> & overrides,
                                                          const kvtuner_params & params) {
     const llama_model_kv_override chosen =
-            kvtuner_kv_override(params.kv_config.c_str(), params.types_given, params.use_centers);
+            kvtuner_kv_override(params.kv_config.c_str(), params.types_given, params.use_centers, params.use_ends);
     const auto is_choice = [&](const llama_model_kv_override & other) { return strcmp(other.key, chosen.key) == 0; };
     const auto found = std::find_if(overrides.begin(), overrides.end(), is_choice);
     if (found != overrides.end()) {

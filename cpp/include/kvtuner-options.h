@@ -25,6 +25,14 @@ void kvtuner_add_options(ADD add, const common_params & params) {
                        params.kvtuner.use_centers = params.speculative.draft.kvtuner.use_centers = value;
                    })
                 .set_env("LLAMA_ARG_KV_CENTER"));
+    add(common_arg(
+                { "--kv-ends" }, { "--no-kv-ends" },
+                std::string("whether to read the first and last positions exactly where the plan says so (default: ") +
+                        (params.kvtuner.use_ends ? "enabled)" : "disabled)"),
+                [](common_params & params, bool value) {
+                    params.kvtuner.use_ends = params.speculative.draft.kvtuner.use_ends = value;
+                })
+                .set_env("LLAMA_ARG_KV_ENDS"));
     add(common_arg({ "--kv-config-draft" }, "auto|none|PATH",
                    "plan of K and V cache data types per layer for the draft model, as --kv-config (default: auto)",
                    [](common_params & params, const std::string & value) {

@@ -7,4 +7,5 @@ struct kvtuner_params {
     std::string kv_config = "auto";  // auto, none or a file
     bool types_given = false;        // a uniform type was asked for
     bool use_centers = true;
+    bool use_ends = true;
 };

@@ -6,6 +6,8 @@
 //
 // A plan may also hold centers: vectors that are taken off the keys of a layer before they are written, which
 // changes nothing in exact arithmetic and lets them lose less in few bits. With use_centers false they are left out.
+// And it may have exact ends: so many first and last positions that a query reads as they were before quantization.
+// With use_ends false they are left out.
 //
 // A kv_config says where the plan comes from:
 //   "auto"   the model's own metadata, if it has a plan (the default, also where the text is empty)
@@ -25,13 +27,13 @@ LLAMA_API bool kvtuner_check_kv_config(const char * kv_config, bool types_given,
 
 // Select the plan of a loaded model. On false nothing has changed and err holds one line that says why.
 LLAMA_API bool kvtuner_model_set_kv_config(struct llama_model * model, const char * kv_config, bool use_centers,
-                                           char * err, size_t err_size);
+                                           bool use_ends, char * err, size_t err_size);
 
 // An entry for the kv_overrides of llama_model_params: a model loaded with it starts with this kv_config. types_given
 // says that the user named uniform cache types: then "auto" means no plan, and a plan file is a conflict that the load
 // refuses.
-LLAMA_API struct llama_model_kv_override kvtuner_kv_override(const char * kv_config, bool types_given,
-                                                             bool use_centers);
+LLAMA_API struct llama_model_kv_override kvtuner_kv_override(const char * kv_config, bool types_given, bool use_centers,
+                                                             bool use_ends);
 
 // True if a context with these parameters has a quantized V in some layer, so that it needs FlashAttention.
 LLAMA_API bool kvtuner_needs_flash_attn(const struct llama_model * model, const struct llama_context_params * params);

@@ -26,11 +26,17 @@ static std::string center_digest(const std::vector<std::vector<float>> & vectors
     return ";center_k=" + hex(fnv1a_64({ bytes, vectors[il].size() * sizeof(float) }));
 }
 
+static std::string ends_text(const kvtuner_ends & ends) {
+    return ends.n_positions() == 0 ? ""
+                                   : ";ends=" + std::to_string(ends.first) + "+" + std::to_string(ends.last) + ":" +
+                                             ggml_type_name(ends.type);
+}
+
 std::string kvtuner_plan_fingerprint(const kvtuner_plan & plan) {
     std::string text = "kvtuner.plan/1";
     for (size_t il = 0; il < plan.type_k.size(); ++il) {
         text += ";" + std::to_string(il) + ":" + ggml_type_name(plan.type_k[il]) + "/" +
                 ggml_type_name(plan.type_v[il]) + center_digest(plan.center_k, il);
     }
-    return hex(fnv1a_64(text));
+    return hex(fnv1a_64(text + ends_text(plan.ends)));
 }

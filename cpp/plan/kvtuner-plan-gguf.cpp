@@ -1,4 +1,6 @@
 #include "kvtuner-plan.h"
+
+#include "kvtuner-plan-ends.h"
 #include "kvtuner-strict-json.h"
 #include "kvtuner-vectors.h"
 
@@ -84,6 +86,7 @@ kvtuner_plan_ptr kvtuner_plan_from_gguf(const gguf_context * metadata, const std
             types_from_key(metadata, prefix + "type_k", n_layer, "K"),
             types_from_key(metadata, prefix + "type_v", n_layer, "V"),
             kvtuner_vectors_from_gguf(metadata, prefix + "center_k", sizes_k),
+            kvtuner_ends_from_gguf(metadata, prefix),
             "metadata",
     });
 }

@@ -2,6 +2,7 @@
 
 #include "kvtuner-plan.h"
 
+#include "kvtuner-plan-ends.h"
 #include "kvtuner-plan-shape.h"
 #include "kvtuner-strict-json.h"
 #include "kvtuner-vectors.h"
@@ -114,6 +115,7 @@ void check_model(const kvtuner_plan & plan, const kvtuner_plan_shape & shape) {
             check_blocks(il, "K", plan.type_k[il], shape.head_dim_k[il]);
             check_blocks(il, "V", plan.type_v[il], shape.head_dim_v[il]);
         }
+        kvtuner_check_ends(plan, shape, il);
     }
     check_centers(plan.center_k, shape);
 }
@@ -159,6 +161,7 @@ kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text, const std::str
     const json & model = kvtuner_member(data, "model");
     const kvtuner_plan_shape shape = model.is_null() ? kvtuner_plan_shape() : kvtuner_plan_shape_of(model);
     plan.center_k = layer_centers(entries);
+    plan.ends = kvtuner_ends_of(kvtuner_member(data, "ends"));
     if (!model.is_null()) {
         check_model(plan, shape);
     }

@@ -68,15 +68,12 @@ std::vector<bool> own_caches(const json & model, size_t n_layer) {
     return own;
 }
 
-// what only counts bytes, which the library has from the model itself
-void check_sizes(const json & model) {
-    const json & latent = kvtuner_member(model, "latent");
-    if (!latent.is_null() && !latent.is_boolean()) {
-        reject("latent", "is " + kvtuner_shown(latent) + ", not true or false");
+bool flag_of(const json & model, const char * key) {
+    const json & flag = kvtuner_member(model, key);
+    if (!flag.is_null() && !flag.is_boolean()) {
+        reject(key, "is " + kvtuner_shown(flag) + ", not true or false");
     }
-    if (has(model, "n_ctx")) {
-        count_of(model, "n_ctx");
-    }
+    return flag.is_boolean() && flag.get<bool>();
 }
 
 }  // namespace
@@ -97,11 +94,12 @@ kvtuner_plan_shape kvtuner_plan_shape_of(const json & model) {
     shape.head_dim_k = per_layer(model, "head_dim_k", n_layer);
     shape.head_dim_v = per_layer(model, "head_dim_v", n_layer);
     check_text(model, "fingerprint");
-    if (has(model, "window")) {
-        per_layer(model, "window", n_layer);
-    }
+    shape.window = has(model, "window") ? per_layer(model, "window", n_layer) : std::vector<uint64_t>(n_layer);
     shape.keeps = own_caches(model, n_layer);
-    check_sizes(model);
+    shape.latent = flag_of(model, "latent");
+    if (has(model, "n_ctx")) {  // only counts bytes, which the library has from the model itself
+        count_of(model, "n_ctx");
+    }
     for (size_t il = 0; il < n_layer; ++il) {
         shape.keeps[il] = shape.keeps[il] && shape.n_head_kv[il] > 0;
     }

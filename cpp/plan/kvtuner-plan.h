@@ -11,12 +11,26 @@
 #include <utility>
 #include <vector>
 
+// A query at position t reads the first positions and the last (t - last < p <= t) as they were before quantization,
+// from rows of this type. Both are 0 where a plan has no ends.
+struct kvtuner_ends {
+    uint32_t first = 0;
+    uint32_t last = 0;
+    ggml_type type = GGML_TYPE_F16;  // or q8_0
+
+    uint32_t n_positions() const {
+        return first + last;
+    }
+};
+
 struct kvtuner_plan {
     std::vector<ggml_type> type_k;  // one per layer
     std::vector<ggml_type> type_v;
 
     // what is taken off keys, [KV heads * head size] per layer; empty for a layer, or as a whole, without
     std::vector<std::vector<float>> center_k;
+
+    kvtuner_ends ends;
 
     std::string source;  // "metadata", "JSON", or the path of the file
 
@@ -59,7 +73,8 @@ ggml_type kvtuner_type_from_name(const std::string & name);
 std::string kvtuner_unknown_type(const std::string & shown, const char * side);
 
 // 16 hex digits, the same as `Plan.fingerprint` in Python: 64-bit FNV-1a over "kvtuner.plan/1;0:q8_0/q4_0;1:f16/f16"
-// and so on. A layer's centers follow its types as ";center_k=" and the same hash over their float32 values.
+// and so on. A layer's centers follow its types as ";center_k=" and the same hash over their float32 values. The ends
+// follow all layers as ";ends=4+32:f16".
 std::string kvtuner_plan_fingerprint(const kvtuner_plan & plan);
 
 // Read a plan from JSON text; throws std::runtime_error with one line that names layer, value and remedy.
@@ -68,8 +83,9 @@ kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text, const std::str
 // The same from a file; the message names the file.
 kvtuner_plan_ptr kvtuner_plan_from_file(const std::string & path);
 
-// Read `{arch}.attention.kv_cache.type_k` and `.type_v`, a name per layer or one name for all layers, and `.center_k`,
-// a float32 array with so many values of each layer. Null where the types are absent; throws where they are of no use.
+// Read `{arch}.attention.kv_cache.type_k` and `.type_v`, a name per layer or one name for all layers, `.center_k`, a
+// float32 array with so many values of each layer, and `.exact_first`, `.exact_last` and `.exact_type`, the ends. Null
+// where the types are absent; throws where they are of no use.
 kvtuner_plan_ptr kvtuner_plan_from_gguf(const gguf_context * metadata, const std::string & arch,
                                         const std::vector<uint32_t> & sizes_k);
 

@@ -19,7 +19,7 @@ std::deque<kvtuner_choice> choices;
 size_t number_of(const kvtuner_choice & choice) {
     const auto is_same = [&](const kvtuner_choice & other) {
         return other.kv_config == choice.kv_config && other.types_given == choice.types_given &&
-               other.use_centers == choice.use_centers;
+               other.use_centers == choice.use_centers && other.use_ends == choice.use_ends;
     };
     std::lock_guard<std::mutex> lock(choices_mutex);
     const auto found = std::find_if(choices.begin(), choices.end(), is_same);
@@ -52,10 +52,10 @@ kvtuner_choice kvtuner_choice_of(const std::unordered_map<std::string, llama_mod
     return number < choices.size() ? choices[number] : kvtuner_choice{};
 }
 
-llama_model_kv_override kvtuner_kv_override(const char * kv_config, bool types_given, bool use_centers) {
+llama_model_kv_override kvtuner_kv_override(const char * kv_config, bool types_given, bool use_centers, bool use_ends) {
     llama_model_kv_override override = {};
     override.tag = LLAMA_KV_OVERRIDE_TYPE_INT;
     snprintf(override.key, sizeof(override.key), "%s", OVERRIDE_KEY);
-    override.val_i64 = (int64_t)number_of({ kvtuner_config_text(kv_config), types_given, use_centers });
+    override.val_i64 = (int64_t)number_of({ kvtuner_config_text(kv_config), types_given, use_centers, use_ends });
     return override;
 }

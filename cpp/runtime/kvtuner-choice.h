@@ -10,6 +10,7 @@ struct kvtuner_choice {
     std::string kv_config = "auto";
     bool types_given = false;
     bool use_centers = true;
+    bool use_ends = true;
 };
 
 // The kv_config that a text stands for: none at all and an empty one are "auto".

@@ -64,9 +64,19 @@ void check_sizes(const kvtuner_plan & plan, const llama_hparams & hparams) {
     }
 }
 
-kvtuner_plan_ptr without_centers(const kvtuner_plan_ptr & plan) {
-    return plan ? std::make_shared<const kvtuner_plan>(kvtuner_plan{ plan->type_k, plan->type_v, {}, plan->source })
-                : plan;
+// the plan, without what is not wanted of it
+kvtuner_plan_ptr reduced(const kvtuner_plan_ptr & plan, bool use_centers, bool use_ends) {
+    if (!plan || (use_centers && use_ends)) {
+        return plan;
+    }
+    kvtuner_plan rest = *plan;
+    if (!use_centers) {
+        rest.center_k.clear();
+    }
+    if (!use_ends) {
+        rest.ends = {};
+    }
+    return std::make_shared<const kvtuner_plan>(std::move(rest));
 }
 
 // a model that was loaded for its vocabulary alone has no layers, which no plan fits and none has to
@@ -75,17 +85,17 @@ bool has_layers(const llama_model & model) {
 }
 
 // what the kv_config stands for in this model; throws where it is of no use
-kvtuner_selection choose(const llama_model & model, const std::string & kv_config, bool use_centers) {
+kvtuner_selection choose(const llama_model & model, const std::string & kv_config, bool use_centers, bool use_ends) {
     if (kv_config == "auto") {
         const kvtuner_selection & found = model.kvtuner.metadata;
-        return { use_centers ? found.plan : without_centers(found.plan), found.error };
+        return { reduced(found.plan, use_centers, use_ends), found.error };
     }
     const kvtuner_plan_ptr plan = plan_from_config(kv_config);
     if (!plan || !has_layers(model)) {
         return {};
     }
     check_sizes(*plan, model.hparams);
-    return { use_centers ? plan : without_centers(plan), "" };
+    return { reduced(plan, use_centers, use_ends), "" };
 }
 
 kvtuner_selection plan_of_metadata(const llama_model & model, const gguf_context * metadata) {
@@ -131,7 +141,8 @@ void kvtuner_model_init(llama_model & model, const gguf_context * metadata,
     model.kvtuner.metadata = plan_of_metadata(model, metadata);
     const kvtuner_choice choice = kvtuner_choice_of(overrides);
     kvtuner_check_conflict(choice.kv_config, choice.types_given);
-    model.kvtuner.select(choose(model, choice.types_given ? "none" : choice.kv_config, choice.use_centers));
+    const std::string kv_config = choice.types_given ? "none" : choice.kv_config;
+    model.kvtuner.select(choose(model, kv_config, choice.use_centers, choice.use_ends));
 }
 
 kvtuner_snapshot::kvtuner_snapshot(const llama_model & model)
@@ -201,10 +212,10 @@ bool kvtuner_check_kv_config(const char * kv_config, bool types_given, char * er
     }
 }
 
-bool kvtuner_model_set_kv_config(llama_model * model, const char * kv_config, bool use_centers, char * err,
-                                 size_t err_size) {
+bool kvtuner_model_set_kv_config(llama_model * model, const char * kv_config, bool use_centers, bool use_ends,
+                                 char * err, size_t err_size) {
     try {
-        const kvtuner_selection chosen = choose(*model, kvtuner_config_text(kv_config), use_centers);
+        const kvtuner_selection chosen = choose(*model, kvtuner_config_text(kv_config), use_centers, use_ends);
         if (chosen.error.empty()) {
             model->kvtuner.select(chosen);
         }

@@ -123,7 +123,7 @@ static difference worst(const run_stages & reference, const run_stages & exact, 
 
 static void select_plan(llama_model & model, const std::string & kv_config) {
     char err[512];
-    if (!kvtuner_model_set_kv_config(&model, kv_config.c_str(), true, err, sizeof(err))) {
+    if (!kvtuner_model_set_kv_config(&model, kv_config.c_str(), true, true, err, sizeof(err))) {
         fail(err);
     }
 }

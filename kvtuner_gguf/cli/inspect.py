@@ -30,6 +30,9 @@ def _default_plan(model: Path) -> Plan:
 def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None:
     """Show the plan of a GGUF file or of a plan file: the types of each layer, true bits per value, bytes per token.
 
+    Exact ends are counted in a context of 8192 tokens of one sequence: in the bits the rows of first and last
+    positions, in the MiB also those of a ubatch of 512 tokens, which a context keeps once.
+
     Where keys are centered, a table shows the largest and the root mean square key of each layer before and after. For
     a model without a plan, show what llama.cpp then allocates: f16 in every layer.
     """

@@ -29,9 +29,12 @@ def verify_command(model_or_cfg: Path, model: Path | None, as_json: bool) -> Non
         click.echo(json.dumps({"ok": False, "error": " ".join(str(err).split())}))
         raise click.exceptions.Exit(1) from err
     if as_json:
-        click.echo(json.dumps({"ok": True, "fingerprint": plan.fingerprint, "bits_per_value": plan.bits_per_value()}))
+        ends = None if plan.ends is None else plan.ends.to_json()
+        facts = {"fingerprint": plan.fingerprint, "bits_per_value": plan.bits_per_value(), "ends": ends}
+        click.echo(json.dumps({"ok": True, **facts}))
     else:
-        click.echo(f"OK: {plan.n_layer} layers, {plan.bits_per_value():.4f} bits per value, {plan.fingerprint}")
+        ends = "" if plan.ends is None else f", exact ends {plan.ends}"
+        click.echo(f"OK: {plan.n_layer} layers, {plan.bits_per_value():.4f} bits per value{ends}, {plan.fingerprint}")
 
 
 def _verified(model_or_cfg: Path, model: Path | None) -> Plan:

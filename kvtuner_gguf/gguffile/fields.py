@@ -27,6 +27,7 @@ def plan_fields(plan: Plan, shape: ModelShape) -> bytes:
         string_field(Keys.PLAN_FINGERPRINT, plan.fingerprint),
         _scalar(Keys.BITS_PER_VALUE, GGUFValueType.FLOAT32, "<f", plan.bits_per_value()),
         *_center_fields(plan, shape),
+        *_end_fields(plan, arch),
         *_known_provenance(plan),
     ]
     return struct.pack("<Q", len(fields)) + b"".join(fields)
@@ -36,6 +37,13 @@ def _center_fields(plan: Plan, shape: ModelShape) -> Iterable[bytes]:
     if plan.centers is not None and any(plan.centers.k):
         key = Keys.CENTER_K.format(arch=shape.architecture)
         yield _float_list(key, flat_float32(plan.centers.k, shape.sizes_k))
+
+
+def _end_fields(plan: Plan, arch: str) -> Iterable[bytes]:
+    if plan.ends is not None:
+        yield _scalar(Keys.EXACT_FIRST.format(arch=arch), GGUFValueType.UINT32, "<I", plan.ends.first)
+        yield _scalar(Keys.EXACT_LAST.format(arch=arch), GGUFValueType.UINT32, "<I", plan.ends.last)
+        yield string_field(Keys.EXACT_TYPE.format(arch=arch), plan.ends.type)
 
 
 def _known_provenance(plan: Plan) -> Iterable[bytes]:

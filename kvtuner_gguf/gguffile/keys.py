@@ -36,6 +36,9 @@ class Keys:
     TYPE_K = "{arch}.attention.kv_cache.type_k"
     TYPE_V = "{arch}.attention.kv_cache.type_v"
     CENTER_K = "{arch}.attention.kv_cache.center_k"
+    EXACT_FIRST = "{arch}.attention.kv_cache.exact_first"
+    EXACT_LAST = "{arch}.attention.kv_cache.exact_last"
+    EXACT_TYPE = "{arch}.attention.kv_cache.exact_type"
     # of an earlier version: refused by readers, taken out with the plan
     CENTER_V = "{arch}.attention.kv_cache.center_v"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import GGUFValueType
@@ -16,6 +17,7 @@ from kvtuner_gguf.gguffile.reader import MAGIC, GgufHeader
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.centers import Centers, centers_or_none, from_flat, raw_vector
+from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -26,6 +28,12 @@ PROVENANCE = {
     Keys.TEXT_SHA256: "text_sha256",
     Keys.TEXT_TOKENS: "text_tokens",
     Keys.KLD_MEAN: "kld_mean",
+}
+
+END_KINDS = {
+    Keys.EXACT_FIRST: (GGUFValueType.UINT32, "uint32"),
+    Keys.EXACT_LAST: (GGUFValueType.UINT32, "uint32"),
+    Keys.EXACT_TYPE: (GGUFValueType.STRING, "text"),
 }
 
 
@@ -46,7 +54,7 @@ def plan_in(header: GgufHeader, shape: ModelShape) -> Plan | None:
             )
         names_k, names_v = (_names(header, side, shape.n_layer) for side in ("K", "V"))
         pairs = tuple(Pair(k, v) for k, v in zip(names_k, names_v, strict=True))
-        return Plan(pairs, shape, _provenance(header), _centers(header, shape.sizes_k))
+        return Plan(pairs, shape, _provenance(header), _centers(header, shape.sizes_k), _ends(header))
 
 
 def _provenance(header: GgufHeader) -> dict[str, object]:
@@ -70,6 +78,25 @@ def _centers(header: GgufHeader, sizes: list[int]) -> Centers | None:
     return centers_or_none(raw_vector(part, il) for il, part in enumerate(parts))
 
 
+def _ends(header: GgufHeader) -> Ends | None:
+    """The exact ends, in the checks and words of `kvtuner_ends_from_gguf` in ``cpp/plan/kvtuner-plan-ends.cpp``."""
+    found = {key: header.find(key) for key in END_KINDS}
+    if not any(found.values()):
+        return None
+    values: list[Any] = []
+    for key, field in found.items():
+        if field is None:
+            raise KvtunerError(
+                f"{header.name(key)} is missing while others of the ends are there: annotate the model again"
+            )
+    for key, field in found.items():
+        kind, what = END_KINDS[key]
+        if field.kind != kind:
+            raise KvtunerError(f"{header.name(key)} is no {what}: annotate the model again")
+        values.append(_text_start(field.value) if kind == GGUFValueType.STRING else field.value)
+    return Ends(*values)
+
+
 def _names(header: GgufHeader, side: str, n_layer: int) -> list[str]:
     """The type names of one side, in the checks and words of `types_from_key` in ``cpp/plan/kvtuner-plan-gguf.cpp``."""
     key = {"K": Keys.TYPE_K, "V": Keys.TYPE_V}[side]
@@ -90,9 +117,14 @@ def _names(header: GgufHeader, side: str, n_layer: int) -> list[str]:
 
 def _type_name(text: str | Skipped, il: int, side: str) -> str:
     try:
-        return cache_type(text.start if isinstance(text, Skipped) else text, f" for {side}").name
+        return cache_type(_text_start(text), f" for {side}").name
     except KvtunerError as err:
         raise KvtunerError(f"layer {il}: {err}") from err
+
+
+def _text_start(text: str | Skipped) -> str:
+    """A text, or how one starts that was too long to keep: longer than any name."""
+    return text.start if isinstance(text, Skipped) else text
 
 
 def _is_gguf(path: Path) -> bool:

@@ -37,3 +37,13 @@ class ContextSize:
         if window and not self.swa_full:
             n_cells = _padded(min(n_cells, window * self.n_seq_max // n_stream + self.n_ubatch))
         return n_cells * n_stream
+
+    def exact_rows(self, n_positions: int) -> int:
+        """Rows that a layer keeps exactly, where a plan's ends are ``n_positions`` first and last positions.
+
+        ``n_seq_max * n_positions + min(n_ubatch, n_ctx)``: the ends of each sequence, whether sequences share a stream
+        or not, and once the rows of a ubatch, whose first tokens read positions that its last ones leave behind. A row
+        is the K and the V of one position in the type of the ends. `kvtuner_gguf.plan.ends.has_ends` says which layers
+        keep such rows.
+        """
+        return self.n_seq_max * n_positions + min(self.n_ubatch, self.n_ctx)

@@ -124,7 +124,11 @@ class ModelShape:
     @property
     def n_values(self) -> int:
         """Values that a token has in all caches, by the `weights` of the layers."""
-        return sum(n * (layer.kept_k + layer.kept_v) for n, layer in zip(self.weights, self.layers, strict=True))
+        return self.n_cached(self.weights)
+
+    def n_cached(self, cells: Sequence[int]) -> int:
+        """Values of K and V that caches with so many ``cells`` of each layer hold."""
+        return sum(n * (layer.kept_k + layer.kept_v) for n, layer in zip(cells, self.layers, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads; windows, caches and latent attention only where they are out of the ordinary."""

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from kvtuner_gguf.errors import KvtunerError, about
-from kvtuner_gguf.plan.plan import Plan, in_order
+from kvtuner_gguf.plan.layerlist import in_order
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.shapefields import MAX_LAYERS
 from kvtuner_gguf.published.bitstable import MAX_BITS, BitsTable

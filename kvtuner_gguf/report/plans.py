@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from kvtuner_gguf.plan.contextsize import ContextSize
+from kvtuner_gguf.plan.ends import has_ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.report.layers import pair_lines, ranges
+
+# tokens of the context in which exact ends are counted
+ENDS_CTX = 8192
 
 
 def plan_summary(plan: Plan) -> str:
@@ -21,7 +25,7 @@ def plan_summary(plan: Plan) -> str:
         if plan.model.has_windows:
             mib, f16_mib = (n / 2**20 for n in bytes_in_context(plan, plan.model))
             size += f", {mib:.2f} MiB for {plan.model.n_ctx} tokens (f16 {f16_mib:.2f})"
-    return "\n".join([*lines, *_center_lines(plan), f"{size}, fingerprint {plan.fingerprint}"])
+    return "\n".join([*lines, *_center_lines(plan), *_ends_lines(plan), f"{size}, fingerprint {plan.fingerprint}"])
 
 
 def _is_centered(plan: Plan, il: int) -> bool:
@@ -31,6 +35,39 @@ def _is_centered(plan: Plan, il: int) -> bool:
 def _center_lines(plan: Plan) -> list[str]:
     centered = [il for il in range(plan.n_layer) if _is_centered(plan, il)]
     return [f"keys centered in layers {ranges(centered)}"] if centered else []
+
+
+def _ends_lines(plan: Plan) -> list[str]:
+    ends = plan.ends
+    if ends is None:
+        return []
+    text = f"exact ends: {ends.first} first and {ends.last} last positions in {ends.type}"
+    if plan.model is None:
+        return [text]
+    ils = [il for il, pair in enumerate(plan.pairs) if has_ends(pair, plan.model.layers[il])]
+    if not ils:
+        return [f"{text}, in no layer of this model"]
+    bits, mib = plan.bits_with_ends(plan.model, ENDS_CTX), _ends_bytes(plan, plan.model) / 2**20
+    return [
+        f"{text}, layers {ranges(ils)}",
+        f"with them {bits:.4f} bits per value for {ENDS_CTX} tokens, {mib:.2f} MiB more",
+    ]
+
+
+def _ends_bytes(plan: Plan, shape: ModelShape) -> int:
+    """What exact ends take in a context of one sequence."""
+    return plan.ends_bytes(shape, ContextSize(ENDS_CTX))
+
+
+def _ends_to_json(plan: Plan) -> dict[str, Any] | None:
+    """The ends of ``plan``; with its model ``{n_ctx, bits_per_value, bytes}`` of a context with them, too."""
+    if plan.ends is None:
+        return None
+    data = plan.ends.to_json()
+    if plan.model is not None:
+        bits, n_bytes = plan.bits_with_ends(plan.model, ENDS_CTX), _ends_bytes(plan, plan.model)
+        data |= {"n_ctx": ENDS_CTX, "bits_per_value": bits, "bytes": n_bytes}
+    return data
 
 
 def f16_bytes_per_token(shape: ModelShape) -> int:
@@ -49,7 +86,7 @@ def _in_f16(shape: ModelShape) -> Plan:
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """``n_layer, bits_per_value, layers: [{layer, k, v, center_k}]`` and what else is known."""
+    """``n_layer, bits_per_value, layers: [{layer, k, v, center_k}], ends`` and what else is known."""
     data: dict[str, Any] = {
         "n_layer": plan.n_layer,
         "bits_per_value": plan.bits_per_value(),
@@ -69,5 +106,6 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         {"layer": il, "k": pair.k, "v": pair.v, "center_k": _is_centered(plan, il)}
         for il, pair in enumerate(plan.pairs)
     ]
+    data["ends"] = _ends_to_json(plan)
     data["provenance"] = dict(plan.provenance)
     return data

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import struct
 import subprocess
@@ -25,24 +24,26 @@ from kvtuner_gguf.gguffile.stored_plan import plan_in
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 from tests.native.corpus import (
-    ARRAY,
     CENTER_K,
     CENTER_V,
     LAYERS,
+    MODEL,
+    Q4,
+    Q8,
     SEEDS,
-    STRING,
     TYPE_K,
-    TYPE_V,
     floats,
     gguf,
     name,
     names,
+    pack_list,
     plan,
+    raw_name,
     string,
 )
+from tests.native.ends_inputs import ENDS_INPUTS
 
 SHAPE = ModelShape("llama", (1, 1, 0, 1), 64, 64)
-MODEL = {"architecture": "llama", "n_layer": 4, "n_head_kv": [1, 1, 0, 1], "head_dim_k": 64, "head_dim_v": 64}
 TOKENS = [
     *(
         b"{",
@@ -64,27 +65,17 @@ TOKENS = [
     *(b"1e400", b"-1e400", b"9" * 309, b"9" * 308, b"18446744073709551616", b"2147483648", b"4096", b"1."),
     *(b'"\\ud800"', b'"\\udc00\\ud800"', b'"\\ud83d\\ude00"', b'"\\u0000"', b'"q8_0\\u0000"', b"'", b"//", b"[" * 70),
     *(b'"layer"', b'"k"', b'"v"', b'"model"', b'"provenance"', b'"schema"', b'"n_head_kv"'),
-    *(b'"center_k"', b'"center_v"', b'"AAA="'),
+    *(b'"center_k"', b'"center_v"', b'"AAA="', b'"ends"', b'"first"', b'"last"', b'"type"', b"1048576", b"1048577"),
     *(struct.pack("<I", n) for n in range(14)),
     *(struct.pack("<Q", n) for n in (0, 1, 3, 4, 5, 1 << 63, (1 << 64) - 1)),
 ]
 
 
-def pack_list(key: str, kind: int, count: int, raw: bytes) -> bytes:
-    return string(key) + struct.pack("<IIQ", ARRAY, kind, count) + raw
-
-
-def raw_name(key: str, raw: bytes) -> bytes:
-    return string(key) + struct.pack("<IQ", STRING, len(raw)) + raw
-
-
 def for_model(layers: list[dict] = LAYERS, **other: object) -> bytes:
-    return json.dumps({"schema": "kvtuner.plan/1", "layers": layers, "model": MODEL | other}).encode()
+    return plan(layers, model=MODEL | other)
 
 
 GOOD = plan(LAYERS)
-Q8, V = name(TYPE_K, "q8_0"), name(TYPE_V, "q4_0")
-ALL_F16 = names(TYPE_V, ["f16"] * 4)
 MORE: dict[str, bytes] = {
     "bom.json": b"\xef\xbb\xbf" + GOOD,
     "two-boms.json": b"\xef\xbb\xbf" * 2 + GOOD,
@@ -135,30 +126,30 @@ MORE: dict[str, bytes] = {
     "latent.json": for_model(latent=True),
     "half-latent.json": for_model(latent=1),
     "negative-heads.json": for_model(n_head_kv=-1),
-    "name-nul.gguf": gguf(raw_name(TYPE_K, b"q8_0\0junk"), V),
-    "name-utf8.gguf": gguf(raw_name(TYPE_K, b"q8\xff\xc3\xa9"), V),
-    "key-nul.gguf": gguf(name(TYPE_K + "\0x", "q8_0"), V),
-    "empty-key.gguf": gguf(name("", "x"), Q8, V),
-    "twice.gguf": gguf(Q8, Q8, V),
-    "scalar.gguf": gguf(string(TYPE_K) + struct.pack("<If", 6, 1.5), V),
-    "bool.gguf": gguf(string(TYPE_K) + struct.pack("<I?", 7, True), V),
-    "empty-floats.gguf": gguf(pack_list(TYPE_K, 6, 0, b""), V),
-    "many-names.gguf": gguf(names(TYPE_K, ["q8_0"] * 5000), V),
-    "long-name.gguf": gguf(name(TYPE_K, "q8_0" * (1 << 19)), V),
-    "doubles.gguf": gguf(Q8, V, pack_list(CENTER_K, 12, 192, bytes(8 * 192))),
-    "floats.gguf": gguf(Q8, V, floats(CENTER_K, 192)),
-    "rounded.gguf": gguf(Q8, V, floats(CENTER_K, 192, 0.1)),
-    "beyond-float16.gguf": gguf(Q8, V, floats(CENTER_K, 192, 1e6)),
-    "below-float16.gguf": gguf(Q8, V, floats(CENTER_K, 192, 1e-9)),
-    "many-floats.gguf": gguf(Q8, V, floats(CENTER_K, 2_000_000)),
-    "values-wrong-type.gguf": gguf(name(TYPE_K, "q9_9"), V, floats(CENTER_V, 192)),
-    "values-one-side.gguf": gguf(V, floats(CENTER_V, 192)),
-    "values-no-list.gguf": gguf(Q8, V, name(CENTER_V, "none"), floats(CENTER_K, 5)),
+    "name-nul.gguf": gguf(raw_name(TYPE_K, b"q8_0\0junk"), Q4),
+    "name-utf8.gguf": gguf(raw_name(TYPE_K, b"q8\xff\xc3\xa9"), Q4),
+    "key-nul.gguf": gguf(name(TYPE_K + "\0x", "q8_0"), Q4),
+    "empty-key.gguf": gguf(name("", "x"), Q8, Q4),
+    "twice.gguf": gguf(Q8, Q8, Q4),
+    "scalar.gguf": gguf(string(TYPE_K) + struct.pack("<If", 6, 1.5), Q4),
+    "bool.gguf": gguf(string(TYPE_K) + struct.pack("<I?", 7, True), Q4),
+    "empty-floats.gguf": gguf(pack_list(TYPE_K, 6, 0, b""), Q4),
+    "many-names.gguf": gguf(names(TYPE_K, ["q8_0"] * 5000), Q4),
+    "long-name.gguf": gguf(name(TYPE_K, "q8_0" * (1 << 19)), Q4),
+    "doubles.gguf": gguf(Q8, Q4, pack_list(CENTER_K, 12, 192, bytes(8 * 192))),
+    "floats.gguf": gguf(Q8, Q4, floats(CENTER_K, 192)),
+    "rounded.gguf": gguf(Q8, Q4, floats(CENTER_K, 192, 0.1)),
+    "beyond-float16.gguf": gguf(Q8, Q4, floats(CENTER_K, 192, 1e6)),
+    "below-float16.gguf": gguf(Q8, Q4, floats(CENTER_K, 192, 1e-9)),
+    "many-floats.gguf": gguf(Q8, Q4, floats(CENTER_K, 2_000_000)),
+    "values-wrong-type.gguf": gguf(name(TYPE_K, "q9_9"), Q4, floats(CENTER_V, 192)),
+    "values-one-side.gguf": gguf(Q4, floats(CENTER_V, 192)),
+    "values-no-list.gguf": gguf(Q8, Q4, name(CENTER_V, "none"), floats(CENTER_K, 5)),
     "values-alone.gguf": gguf(floats(CENTER_V, 192)),
-    "alignment-64.gguf": gguf(string("general.alignment") + struct.pack("<IQ", 10, 32), Q8, V),
-    "alignment-0.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 0), Q8, V),
-    "alignment-48.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 48), Q8, V),
-    "alignment-1.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 1), Q8, V),
+    "alignment-64.gguf": gguf(string("general.alignment") + struct.pack("<IQ", 10, 32), Q8, Q4),
+    "alignment-0.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 0), Q8, Q4),
+    "alignment-48.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 48), Q8, Q4),
+    "alignment-1.gguf": gguf(string("general.alignment") + struct.pack("<II", 4, 1), Q8, Q4),
 }
 
 
@@ -167,7 +158,7 @@ def tensor(name_: str, shape: Sequence[int], kind: int, offset: int) -> bytes:
 
 
 def with_tensors(*infos: bytes, n_data: int, alignment: int = 32, fields: Sequence[bytes] = ()) -> bytes:
-    raw = bytearray(gguf(Q8, V, *fields) + b"".join(infos))
+    raw = bytearray(gguf(Q8, Q4, *fields) + b"".join(infos))
     raw[8:16] = struct.pack("<Q", len(infos))
     return bytes(raw + bytes(-len(raw) % alignment) + bytes(n_data))
 
@@ -197,7 +188,7 @@ TENSORS: dict[str, bytes] = {
         tensor("a", [3], F32, 0), tensor("b", [3], F32, 32), n_data=128, alignment=64, fields=[ALIGNED_64]
     ),
 }
-INPUTS = {**SEEDS, **MORE, **TENSORS}
+INPUTS = {**SEEDS, **MORE, **ENDS_INPUTS, **TENSORS}
 
 
 def of_python(path: Path) -> str | None:

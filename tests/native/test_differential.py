@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.native.differential import INPUTS, MORE, batch, differences, of_library, of_python
+from tests.native.differential import INPUTS, batch, differences, of_library, of_python
 from tests.native.test_fuzz import FUZZ
 
 pytestmark = pytest.mark.native
@@ -39,6 +39,34 @@ DECIDED = {
     "center-of-values-wrong-model.json": "'model.n_layer' is -1",
     "center-of-values-odd-head.json": f"layer 0: {NO_VALUES}: remove it",
     "model-center.json": "layer 0: the K center has 2 values, the layer 64",
+    "ends-null.json": "plan ",
+    "ends-more.json": "plan ",
+    "ends-largest.json": "plan ",
+    "ends-too-large.json": "the ends have 1048577 first positions: give a whole number of 0 to 1048576",
+    "ends-half.json": "the ends have a number first positions",
+    "ends-of-none-first.json": "the ends have neither first nor last positions: leave them out",
+    "ends-type-nul.json": r"unknown type 'f16\x00' for the ends: use f16 or q8_0",
+    "ends-after-centers.json": "layer 0: the K center has 3 bytes",
+    "ends-before-model.json": "'ends' must be an object of {first, last, type}: see configs/plan.schema.json",
+    "ends-after-model.json": "'model.n_layer' is -1",
+    "ends-odd-head.json": "layer 3: K ends of type q8_0 have blocks of 32 values, which do not divide the head size 80",
+    "ends-odd-head-v.json": "layer 0: V ends of type q8_0 have blocks of 32 values",
+    "ends-odd-head-f16.json": "plan ",
+    "ends-odd-head-unquantized.json": "plan ",
+    "ends-odd-head-window.json": "plan ",
+    "ends-odd-head-shared.json": "plan ",
+    "ends-odd-head-latent.json": "plan ",
+    "ends-largest.gguf": "plan ",
+    "ends-too-large.gguf": "the ends have 1048577 first positions",
+    "ends-first-missing.gguf": "exact_first is missing while others of the ends are there: annotate the model again",
+    "ends-two-missing.gguf": "exact_first is missing while others of the ends are there",
+    "ends-int32.gguf": "exact_first is no uint32: annotate the model again",
+    "ends-list.gguf": "exact_last is no uint32",
+    "ends-type-list.gguf": "exact_type is no text: annotate the model again",
+    "ends-type-nul.gguf": "plan ",
+    "ends-after-centers.gguf": "the K centers have 5 values, the model's layers 192",
+    "ends-alone.gguf": "none",
+    "ends-of-another.gguf": "plan ",
     "name-nul.gguf": "plan ",
     "key-nul.gguf": "plan ",
     "empty-key.gguf": "unreadable",
@@ -59,7 +87,7 @@ def test_both_say_the_same_of_all_seeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", DECIDED)
 def test_both_say_what_is_decided(file: str, tmp_path: Path) -> None:
     path = tmp_path / file
-    path.write_bytes(MORE[file])
+    path.write_bytes(INPUTS[file])
     (found,) = of_library(FUZZ, [path])
     assert DECIDED[file] in found
     assert of_python(path) == found

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.cachetypes import CACHE_TYPES, cache_type
+from kvtuner_gguf.plan.fingerprint import fnv1a_64
 from kvtuner_gguf.plan.pairs import Pair
-from kvtuner_gguf.plan.plan import SCHEMA, Plan, fnv1a_64
+from kvtuner_gguf.plan.plan import SCHEMA, Plan
 from kvtuner_gguf.plan.shape import ModelShape
 
 SHAPE = ModelShape("llama", (3, 3, 0, 3), 64, 64)
