@@ -1,14 +1,19 @@
 #include "kvtuner-cache.h"
 
 #include "kvtuner-mark.h"
+#include "kvtuner-model.h"
 
 #include "llama-arch.h"
+#include "llama-context.h"
 #include "llama-graph.h"
+#include "llama-io.h"
 #include "llama-kv-cache-iswa.h"
 #include "llama-kv-cache.h"
 #include "llama-model.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
 ggml_tensor * kvtuner_cache::v_storage(const llama_kv_cache & cache, uint32_t il) {
     return cache.layers[cache.map_layer_ids.at((int32_t)il)].v;
@@ -51,6 +56,173 @@ void kvtuner_cache::init(llama_kv_cache & cache) {
     }
     const uint32_t n_rot = is_rotated_k(cache) ? cache.n_rot_k : 0;
     cache.centers.init(*cache.plan, cache.hparams, stored, n_rot, cache.hparams.no_alloc);
+    init_exact(cache);
+}
+
+// layers that see all positions, and quantize
+void kvtuner_cache::init_exact(llama_kv_cache & cache) {
+    const kvtuner_ends & ends = cache.plan->ends;
+    if (ends.n_positions() == 0 || cache.swa_type != LLAMA_SWA_TYPE_NONE || cache.v_trans) {
+        return;
+    }
+    std::vector<kvtuner_exact_rows::layer> layers;
+    for (const auto & layer : cache.layers) {
+        const bool is_quantized = layer.v && (ggml_is_quantized(layer.k->type) || ggml_is_quantized(layer.v->type));
+        if (is_quantized && ggml_backend_buffer_is_host(layer.k->buffer)) {
+            layers.push_back({ layer.il, layer.k, layer.v });
+        }
+    }
+    const uint32_t n_rows =
+            cache.n_seq_max * ends.n_positions() + std::min(kvtuner_ubatch(), cache.get_size() * cache.n_stream);
+    cache.exact.init(ends, layers, cache.n_stream, cache.get_size(), n_rows, cache.hparams.no_alloc, cache.ctxs_bufs);
+}
+
+const llama_kv_cache & kvtuner_cache::of(const llama_kv_cache_context & context) {
+    return *context.kv;
+}
+
+std::vector<kvtuner_exact_rows::cell> kvtuner_cache::cells_of(const llama_kv_cache_context & context) {
+    std::vector<kvtuner_exact_rows::cell> cells;
+    const llama_kv_cache::slot_info & slots = context.sinfos[context.i_cur];
+    for (size_t s = 0; s < slots.n_stream(); ++s) {
+        for (uint32_t index : slots.idxs[s]) {
+            cells.push_back({ (uint32_t)slots.strm[s], index });
+        }
+    }
+    return cells;
+}
+
+kvtuner_exact_rows & kvtuner_cache::exact(const llama_kv_cache_context & context) {
+    return context.kv->exact;
+}
+
+std::string kvtuner_cache::ends_text(const llama_kv_cache & cache) {
+    if (!cache.exact.is_used()) {
+        return "";
+    }
+    const kvtuner_ends & ends = cache.exact.ends_of();
+    return " ends " + std::to_string(ends.first) + "+" + std::to_string(ends.last) + ":" + ggml_type_name(ends.type);
+}
+
+// of each sequence, the position that is read next
+std::vector<int32_t> kvtuner_cache::next_positions(const llama_kv_cache & cache) {
+    std::vector<int32_t> next(cache.n_seq_max);
+    for (uint32_t seq = 0; seq < cache.n_seq_max; ++seq) {
+        next[seq] = cache.seq_pos_max((llama_seq_id)seq) + 1;
+    }
+    return next;
+}
+
+void kvtuner_cache::copy_exact(llama_kv_cache & cache, uint32_t from, uint32_t to) {
+    if (cache.exact.is_used()) {
+        cache.exact.copy_stream(from, to, cache.v_cells, next_positions(cache));
+    }
+}
+
+void kvtuner_cache::shift_exact(llama_kv_cache & cache, llama_context & ctx, llm_graph_result & graph,
+                                ggml_tensor * rotation, uint32_t il) {
+    if (!cache.exact.has(il)) {
+        return;
+    }
+    const llama_hparams & hparams = cache.hparams;
+    const llama_cparams & cparams = ctx.get_cparams();
+    ggml_tensor * all = cache.exact.of(il).k;
+    const bool is_whole = shifts_whole_heads(cache, il, all->type);
+    const uint32_t n_head = hparams.n_head_kv(il), size = hparams.n_embd_head_k(il);
+    ggml_tensor * k = ggml_view_3d(graph.get_ctx(), all, is_whole ? size : hparams.n_rot(il), n_head, all->ne[1],
+                                   ggml_row_size(all->type, size), all->nb[1], 0);
+    ggml_tensor * shifted = cache.build_rope_shift(
+            cparams, graph.get_ctx(), k, cache.exact.shift_input(graph.get_ctx(), il), rotation,
+            cache.model.get_rope_factors(cparams, il), cache.model.get_rope_freq_base(cparams, il),
+            cache.model.get_rope_freq_scale(cparams, il), il);
+    ggml_build_forward_expand(graph.get_gf(), shifted);
+}
+
+void kvtuner_cache::set_exact_shift(llama_kv_cache & cache) {
+    cache.exact.set_shift(cache.v_cells);
+}
+
+void kvtuner_cache::write_exact(const llama_kv_cache & cache, llama_io_write_i & io, uint32_t stream,
+                                const std::vector<std::pair<uint32_t, uint32_t>> & ranges) {
+    if (!cache.exact.is_used()) {
+        return;
+    }
+    std::vector<uint32_t> numbers;  // of the saved cells, which have rows
+    std::vector<int32_t> rows;
+    uint32_t n = 0;
+    for (const auto & [begin, end] : ranges) {
+        for (uint32_t i = begin; i < end; ++i, ++n) {
+            const int32_t row = cache.exact.row_of({ stream, i });
+            if (row >= 0) {
+                numbers.push_back(n);
+                rows.push_back(row);
+            }
+        }
+    }
+    const uint32_t n_rows = (uint32_t)rows.size();
+    io.write(&n_rows, sizeof(n_rows));
+    io.write(numbers.data(), n_rows * sizeof(uint32_t));
+    for (const auto & [il, both] : cache.exact.layers()) {
+        for (ggml_tensor * tensor : { both.k, both.v }) {
+            for (int32_t row : rows) {
+                io.write_tensor(tensor, row * tensor->nb[1], tensor->nb[1]);
+            }
+        }
+    }
+}
+
+void kvtuner_cache::read_exact(llama_kv_cache & cache, llama_io_read_i & io, uint32_t stream,
+                               const std::vector<uint32_t> & cells) {
+    if (!cache.exact.is_used()) {
+        return;
+    }
+    for (uint32_t cell : cells) {
+        cache.exact.forget({ stream, cell });
+    }
+    uint32_t n_rows;
+    io.read(&n_rows, sizeof(n_rows));
+    if (n_rows > std::min<size_t>(cells.size(), cache.exact.n_rows())) {
+        throw std::runtime_error("the state has " + std::to_string(n_rows) + " exact rows for " +
+                                 std::to_string(cells.size()) + " cells: the file is damaged");
+    }
+    std::vector<uint32_t> numbers(n_rows);
+    io.read(numbers.data(), n_rows * sizeof(uint32_t));
+    std::vector<kvtuner_exact_rows::cell> of;
+    for (uint32_t i = 0; i < n_rows; ++i) {
+        if (numbers[i] >= cells.size() || (i > 0 && numbers[i] <= numbers[i - 1])) {
+            throw std::runtime_error("the state has an exact row of cell " + std::to_string(numbers[i]) + " of " +
+                                     std::to_string(cells.size()) + ": the file is damaged");
+        }
+        of.push_back({ stream, cells[numbers[i]] });
+    }
+    cache.exact.place(of, cache.v_cells, next_positions(cache));
+    for (const auto & [il, both] : cache.exact.layers()) {
+        for (ggml_tensor * tensor : { both.k, both.v }) {
+            for (const kvtuner_exact_rows::cell & cell : of) {
+                io.read_tensor(tensor, cache.exact.row_of(cell) * tensor->nb[1], tensor->nb[1]);
+            }
+        }
+    }
+}
+
+void kvtuner_cache::place(const llama_kv_cache_context & context) {
+    llama_kv_cache & cache = *context.kv;
+    if (!cache.exact.is_used()) {
+        return;
+    }
+    const llama_ubatch & ubatch = context.ubatches[context.i_cur];
+    std::vector<int32_t> next = next_positions(cache);
+    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
+        for (int32_t s = 0; s < ubatch.n_seq_id[i]; ++s) {
+            int32_t & oldest = next[ubatch.seq_id[i][s]];
+            oldest = std::min(oldest, ubatch.pos[i]);
+        }
+    }
+    cache.exact.place(cells_of(context), cache.v_cells, next);
+}
+
+uint32_t kvtuner_cache::stored_layer(const llama_kv_cache & cache, uint32_t il) {
+    return cache.layers[cache.map_layer_ids.at((int32_t)il)].il;
 }
 
 ggml_tensor * kvtuner_cache::center(const llama_kv_cache & cache, uint32_t il) {
@@ -62,8 +234,7 @@ ggml_tensor * kvtuner_cache::shifted_rotation(const llama_kv_cache & cache, ggml
     return is_rotated_k(cache) || (!cache.plan && !is_rotated_upstream(cache)) ? rotation : nullptr;
 }
 
-bool kvtuner_cache::shifts_whole_heads(const llama_kv_cache & cache, uint32_t il) {
-    const ggml_type type = cache.get_k_storage((int32_t)il)->type;
+bool kvtuner_cache::shifts_whole_heads(const llama_kv_cache & cache, uint32_t il, ggml_type type) {
     return ggml_is_quantized(type) || type == GGML_TYPE_BF16 || (cache.plan && is_rotated_k(cache)) ||
            center(cache, il);
 }

@@ -2,12 +2,18 @@
 #pragma once
 
 #include "kvtuner-center.h"
+#include "kvtuner-exact.h"
 
 #include <cstdint>
+#include <string>
 
 class llama_kv_cache;
 class llama_kv_cache_context;
 class llama_kv_cache_iswa_context;
+class llama_io_read_i;
+class llama_io_write_i;
+class llm_graph_result;
+struct llama_context;
 class llm_graph_input_attn_kv_iswa;
 struct ggml_context;
 struct ggml_tensor;
@@ -29,6 +35,38 @@ struct kvtuner_cache {
 
     // once the tensors and the rotation are there
     static void init(llama_kv_cache & cache);
+    static void init_exact(llama_kv_cache & cache);
+    static std::vector<int32_t> next_positions(const llama_kv_cache & cache);
+
+    // the cache of a context, and the cells of its ubatch's tokens
+    static const llama_kv_cache & of(const llama_kv_cache_context & context);
+    static std::vector<kvtuner_exact_rows::cell> cells_of(const llama_kv_cache_context & context);
+
+    // the rows of exact ends; not used where there are none
+    static kvtuner_exact_rows & exact(const llama_kv_cache_context & context);
+
+    // once the tokens of the context's ubatch have cells: rows for them
+    static void place(const llama_kv_cache_context & context);
+
+    // " ends 4+32:f16", or nothing where there are none
+    static std::string ends_text(const llama_kv_cache & cache);
+
+    // cells of a stream are copied to another one
+    static void copy_exact(llama_kv_cache & cache, uint32_t from, uint32_t to);
+
+    // the exact rows in a context shift of layer il
+    static void shift_exact(llama_kv_cache & cache, llama_context & ctx, llm_graph_result & graph, ggml_tensor * rotation,
+                            uint32_t il);
+    static void set_exact_shift(llama_kv_cache & cache);
+
+    // the exact rows in a saved state, after the cells of a stream
+    static void write_exact(const llama_kv_cache & cache, llama_io_write_i & io, uint32_t stream,
+                            const std::vector<std::pair<uint32_t, uint32_t>> & ranges);
+    static void read_exact(llama_kv_cache & cache, llama_io_read_i & io, uint32_t stream,
+                           const std::vector<uint32_t> & cells);
+
+    // the layer whose tensors layer il reads
+    static uint32_t stored_layer(const llama_kv_cache & cache, uint32_t il);
 
     // what the keys of layer il are less of, or null
     static ggml_tensor * center(const llama_kv_cache & cache, uint32_t il);
@@ -39,7 +77,7 @@ struct kvtuner_cache {
     // True if a context shift converts the keys of layer il to f32 and back, which takes whole heads: rows of a
     // quantized type are written back whole, a rotated head is not rotated back in part, and a center belongs to the
     // whole key. Other layers are shifted in place.
-    static bool shifts_whole_heads(const llama_kv_cache & cache, uint32_t il);
+    static bool shifts_whole_heads(const llama_kv_cache & cache, uint32_t il, ggml_type type);
 
     // with a plan, the rotation in a graph of a hybrid model with a sliding window, which upstream's leaves out
     static void build_rotation(ggml_context * ctx, const llama_kv_cache_iswa_context & context,

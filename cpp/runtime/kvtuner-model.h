@@ -28,10 +28,14 @@ public:
 
     const llama_model & model;
     const kvtuner_selection selection;
+    mutable uint32_t n_ubatch = 0;  // tokens of a ubatch at most, once the context is prepared
 
 private:
     const kvtuner_snapshot * const outer;
 };
+
+// The tokens of a ubatch of the context that this thread creates, at most.
+uint32_t kvtuner_ubatch();
 
 // What is selected for a model: by the thread's snapshot, where it has one, else now.
 kvtuner_selection kvtuner_selected(const llama_model & model);

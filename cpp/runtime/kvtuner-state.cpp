@@ -44,14 +44,14 @@ static std::string describe(const llama_kv_cache & cache) {
     for (uint32_t il : cache.get_layer_ids()) {
         text += (text.empty() ? "" : " ") + std::to_string(il) + ":" + describe_layer(cache, il);
     }
-    return text;
+    return text + kvtuner_cache::ends_text(cache);
 }
 
 // such a cache holds what upstream's would, whether by a plan or not
 static bool is_uniform(const llama_kv_cache & cache) {
     const std::vector<uint32_t> layers = cache.get_layer_ids();
     const bool is_rotated = kvtuner_cache::is_rotated_k(cache) || kvtuner_cache::is_rotated_v(cache);
-    return (!is_rotated || kvtuner_cache::is_rotated_upstream(cache)) &&
+    return (!is_rotated || kvtuner_cache::is_rotated_upstream(cache)) && kvtuner_cache::ends_text(cache).empty() &&
            std::all_of(layers.begin(), layers.end(), [&](uint32_t il) {
                return !kvtuner_cache::center(cache, il) &&
                       describe_layer(cache, il) == describe_layer(cache, layers.front());

@@ -1,0 +1,165 @@
+#include "kvtuner-exact-input.h"
+
+#include "kvtuner-cache.h"
+#include "kvtuner-exact.h"
+#include "kvtuner-mark.h"
+
+#include "llama-kv-cache.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+namespace {
+
+constexpr ggml_fp16_t UNSEEN = 0xfc00;  // minus infinity
+
+// a cell that some query of a sequence may read exactly
+struct slot {
+    int32_t position;
+    uint32_t cell;
+    int32_t row;
+
+    bool operator<(const slot & other) const {
+        return std::make_pair(position, cell) < std::make_pair(other.position, other.cell);
+    }
+};
+
+// the ends of all sequences that a ubatch can have, and its own tokens
+int64_t n_slots(const kvtuner_exact_rows & exact, uint32_t n_seq_max, uint32_t n_tokens) {
+    return (int64_t)std::min(n_seq_max, n_tokens) * exact.ends_of().n_positions() + n_tokens;
+}
+
+// the queries of one sequence: which of the ubatch, and the range of their positions
+struct queries {
+    std::vector<uint32_t> of;
+    int32_t oldest = INT32_MAX, newest = -1;
+};
+
+std::map<llama_seq_id, queries> queries_of(const llama_ubatch & ubatch) {
+    std::map<llama_seq_id, queries> found;
+    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
+        queries & q = found[ubatch.seq_id[i][0]];
+        q.of.push_back(i);
+        q.oldest = std::min(q.oldest, ubatch.pos[i]);
+        q.newest = std::max(q.newest, ubatch.pos[i]);
+    }
+    return found;
+}
+
+// in the order of their positions
+std::vector<slot> slots_of(const kvtuner_exact_rows & exact, const llama_kv_cells & cells, uint32_t stream,
+                           llama_seq_id seq, const queries & q) {
+    std::vector<slot> slots;
+    for (uint32_t row = 0; row < exact.n_rows(); ++row) {
+        kvtuner_exact_rows::cell cell;
+        if (!exact.owner(row, cell) || cell.stream != stream || cells.is_empty(cell.index) ||
+            !cells.seq_has(cell.index, seq)) {
+            continue;
+        }
+        const int32_t position = cells.pos_get(cell.index);
+        if (position <= q.newest && (exact.is_end(position, q.oldest) || position > q.oldest)) {
+            slots.push_back({ position, cell.index, (int32_t)row });
+        }
+    }
+    std::sort(slots.begin(), slots.end());
+    return slots;
+}
+
+}  // namespace
+
+void kvtuner_build_exact(ggml_context * ctx, const llama_kv_cache_context & context, const llama_ubatch & ubatch,
+                         const ggml_tensor * mask) {
+    kvtuner_exact_rows & exact = kvtuner_cache::exact(context);
+    if (!exact.is_used()) {
+        return;
+    }
+    const int64_t n = n_slots(exact, kvtuner_cache::of(context).get_n_seq_max(), ubatch.n_tokens);
+    kvtuner_exact_rows::inputs & inputs = exact.inputs_of(mask);
+    inputs.targets = ggml_new_tensor_1d(ctx, GGML_TYPE_I64, ubatch.n_tokens);
+    inputs.rows = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n);
+    inputs.seen = ggml_new_tensor_4d(ctx, GGML_TYPE_F16, n, mask->ne[1], 1, mask->ne[3]);
+    for (ggml_tensor * tensor : { inputs.targets, inputs.rows, inputs.seen }) {
+        ggml_set_input(tensor);
+    }
+}
+
+void kvtuner_write_exact(ggml_context * ctx, ggml_cgraph * graph, const llama_kv_cache_context & context,
+                         const ggml_tensor * mask, ggml_tensor * k, ggml_tensor * v, int32_t il) {
+    kvtuner_exact_rows & exact = kvtuner_cache::exact(context);
+    if (!exact.has(il) || !k || !v) {
+        return;
+    }
+    const auto add = [&](ggml_tensor * to, ggml_tensor * x) {
+        x = ggml_view_2d(ctx, x, x->ne[0] * x->ne[1], x->ne[2], x->nb[2], 0);
+        ggml_build_forward_expand(graph, ggml_set_rows(ctx, to, x, exact.inputs_of(mask).targets));
+    };
+    add(exact.of(il).k, kvtuner_center(ctx, k, kvtuner_cache::center(kvtuner_cache::of(context), il)));
+    add(exact.of(il).v, v);
+}
+
+void kvtuner_read_exact(ggml_context * ctx, ggml_cgraph * graph, const llama_kv_cache_context & context,
+                        const ggml_tensor * mask, ggml_tensor * cur, int32_t il) {
+    kvtuner_exact_rows & exact = kvtuner_cache::exact(context);
+    if (!exact.is_used()) {
+        return;
+    }
+    const uint32_t stored = kvtuner_cache::stored_layer(kvtuner_cache::of(context), il);
+    if (!exact.has(stored)) {
+        return;
+    }
+    while (cur->op != GGML_OP_FLASH_ATTN_EXT) {
+        cur = cur->src[0];
+    }
+    const auto heads = [&](ggml_tensor * all, const ggml_tensor * like) {
+        const size_t n_bytes = ggml_row_size(all->type, like->ne[0]);
+        return ggml_view_3d(ctx, all, like->ne[0], all->ne[1], like->ne[2], all->nb[1], n_bytes, 0);
+    };
+    ggml_tensor ** sources = cur->src + KVTUNER_EXACT_AT;
+    sources[0] = heads(exact.of(stored).k, cur->src[1]);
+    sources[1] = heads(exact.of(stored).v, cur->src[2]);
+    sources[2] = exact.inputs_of(mask).seen;
+    sources[3] = exact.inputs_of(mask).rows;
+    for (int i = 0; i < 4; ++i) {
+        ggml_build_forward_expand(graph, sources[i]);
+    }
+}
+
+void kvtuner_set_exact(const llama_kv_cache_context & context, const llama_ubatch & ubatch, ggml_tensor * mask) {
+    kvtuner_exact_rows & exact = kvtuner_cache::exact(context);
+    if (!exact.is_used()) {
+        return;
+    }
+    const kvtuner_exact_rows::inputs & inputs = exact.inputs_of(mask);
+    if (!inputs.targets->buffer) {
+        return;
+    }
+    const llama_kv_cache & cache = kvtuner_cache::of(context);
+    const std::vector<kvtuner_exact_rows::cell> placed = kvtuner_cache::cells_of(context);
+    int64_t * target = (int64_t *)inputs.targets->data;
+    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
+        target[i] = exact.row_of(placed[i]);
+    }
+    const int64_t n_cell = mask->ne[0], n_slot = inputs.rows->ne[0];
+    int32_t * row = (int32_t *)inputs.rows->data;
+    ggml_fp16_t *in_cache = (ggml_fp16_t *)mask->data, *in_rows = (ggml_fp16_t *)inputs.seen->data;
+    std::fill(row, row + n_slot, -1);
+    std::fill(in_rows, in_rows + ggml_nelements(inputs.seen), UNSEEN);
+    int64_t first = 0;
+    for (const auto & [seq, q] : queries_of(ubatch)) {
+        const std::vector<slot> slots =
+                slots_of(exact, cache.get_cells(seq), cache.get_stream(seq), seq, q);
+        const int64_t n = std::min<int64_t>(slots.size(), n_slot - first);
+        for (int64_t j = 0; j < n; ++j) {
+            row[first + j] = slots[j].row;
+            for (uint32_t i : q.of) {
+                ggml_fp16_t & of_cell = in_cache[i * n_cell + slots[j].cell];
+                if (of_cell != UNSEEN && exact.is_end(slots[j].position, ubatch.pos[i])) {
+                    in_rows[i * n_slot + first + j] = of_cell;
+                    of_cell = UNSEEN;
+                }
+            }
+        }
+        first += n;
+    }
+}

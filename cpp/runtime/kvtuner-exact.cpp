@@ -1,0 +1,167 @@
+#include "kvtuner-exact.h"
+
+#include "ggml-alloc.h"
+#include "llama-cparams.h"
+#include "llama-kv-cells.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+static constexpr uint32_t NOBODY = UINT32_MAX;
+static constexpr int64_t FREE = std::numeric_limits<int64_t>::max();
+
+namespace {
+
+ggml_tensor * make_rows(ggml_context * ctx, const ggml_tensor * like, ggml_type type, uint32_t n_rows) {
+    ggml_tensor * rows = ggml_new_tensor_2d(ctx, type, like->ne[0], n_rows);
+    ggml_format_name(rows, "%s_exact", like->name);
+    return rows;
+}
+
+ggml_backend_buffer_t allocate(ggml_backend_buffer_type_t buft, ggml_context * ctx, bool no_alloc) {
+    if (no_alloc) {
+        ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(buft, 0);
+        for (ggml_tensor * t = ggml_get_first_tensor(ctx); t; t = ggml_get_next_tensor(ctx, t)) {
+            t->buffer = buffer;
+        }
+        return buffer;
+    }
+    ggml_backend_buffer_t buffer = ggml_backend_alloc_ctx_tensors_from_buft(ctx, buft);
+    if (!buffer) {
+        throw std::runtime_error("failed to allocate the exact ends of the KV cache");
+    }
+    ggml_backend_buffer_clear(buffer, 0);
+    return buffer;
+}
+
+}  // namespace
+
+void kvtuner_exact_rows::init(const kvtuner_ends & of, const std::vector<layer> & layers, uint32_t n_stream,
+                              uint32_t n_cells, uint32_t n_rows, bool no_alloc, buffers & owner) {
+    ends = of;
+    rows.assign(n_stream, std::vector<int32_t>(n_cells, -1));
+    owners.assign(n_rows, { NOBODY, 0 });
+    std::map<ggml_backend_buffer_type_t, std::vector<layer>> by_buft;
+    for (const layer & l : layers) {
+        by_buft[ggml_backend_buffer_get_type(l.k->buffer)].push_back(l);
+    }
+    for (const auto & [buft, group] : by_buft) {
+        ggml_context_ptr ctx(ggml_init({ 2 * group.size() * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
+        for (const layer & l : group) {
+            by_layer[l.il] = { make_rows(ctx.get(), l.k, ends.type, n_rows),
+                               make_rows(ctx.get(), l.v, ends.type, n_rows) };
+        }
+        ggml_backend_buffer_ptr buffer(allocate(buft, ctx.get(), no_alloc));
+        owner.emplace_back(std::move(ctx), std::move(buffer));
+    }
+}
+
+bool kvtuner_exact_rows::owner(uint32_t row, cell & of) const {
+    of = owners[row];
+    return of.stream != NOBODY;
+}
+
+void kvtuner_exact_rows::forget(cell of) {
+    int32_t & row = rows[of.stream][of.index];
+    if (row >= 0) {
+        owners[row].stream = NOBODY;
+        row = -1;
+    }
+}
+
+void kvtuner_exact_rows::forget(uint32_t stream) {
+    for (uint32_t i = 0; i < rows[stream].size(); ++i) {
+        forget(cell{ stream, i });
+    }
+}
+
+// how far behind what is read next the token of a row lies; in a sequence's first positions it does not
+int64_t kvtuner_exact_rows::distance(uint32_t row, const cells_vec & cells, const std::vector<int32_t> & next) const {
+    const cell & of = owners[row];
+    if (of.stream == NOBODY || cells[of.stream].is_empty(of.index)) {
+        return FREE;
+    }
+    const llama_kv_cells & stream = cells[of.stream];
+    const int64_t position = stream.pos_get(of.index);
+    int64_t nearest = FREE - 1;
+    for (int32_t seq = 0; seq < (int32_t)next.size(); ++seq) {
+        if (stream.seq_has(of.index, seq)) {
+            nearest = std::min(nearest, position < (int64_t)ends.first ? -1 : next[seq] - position);
+        }
+    }
+    return nearest;
+}
+
+void kvtuner_exact_rows::place(const std::vector<cell> & of, const cells_vec & cells,
+                               const std::vector<int32_t> & next) {
+    for (const cell & c : of) {
+        forget(c);
+    }
+    std::vector<std::pair<int64_t, uint32_t>> far(owners.size());
+    for (uint32_t row = 0; row < owners.size(); ++row) {
+        far[row] = { distance(row, cells, next), row };
+    }
+    const size_t n = std::min(of.size(), far.size());
+    std::partial_sort(far.begin(), far.begin() + n, far.end(), [](const auto & a, const auto & b) { return a > b; });
+    for (size_t i = 0; i < n; ++i) {
+        const uint32_t row = far[i].second;
+        if (owners[row].stream != NOBODY) {
+            forget(owners[row]);
+        }
+        owners[row] = of[i];
+        rows[of[i].stream][of[i].index] = (int32_t)row;
+    }
+}
+
+void kvtuner_exact_rows::copy_stream(uint32_t from, uint32_t to, const cells_vec & cells,
+                                     const std::vector<int32_t> & next) {
+    forget(to);
+    std::vector<cell> of;
+    for (uint32_t i = 0; i < rows[from].size(); ++i) {
+        if (rows[from][i] >= 0 && !cells[to].is_empty(i)) {
+            of.push_back({ to, i });
+        }
+    }
+    place(of, cells, next);
+    for (const cell & c : of) {
+        const int32_t source = rows[from][c.index], target = row_of(c);
+        for (const auto & [il, both] : by_layer) {
+            for (ggml_tensor * tensor : { both.k, both.v }) {
+                char * data = (char *)tensor->data;
+                if (source >= 0 && target >= 0) {
+                    memcpy(data + target * tensor->nb[1], data + source * tensor->nb[1], tensor->nb[1]);
+                }
+            }
+        }
+    }
+}
+
+ggml_tensor * kvtuner_exact_rows::shift_input(ggml_context * ctx, uint32_t il) {
+    if (il == by_layer.begin()->first) {
+        shift = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_rows());
+        ggml_set_input(shift);
+    }
+    return shift;
+}
+
+void kvtuner_exact_rows::set_shift(const cells_vec & cells) {
+    if (!shift || !shift->buffer) {
+        return;
+    }
+    int32_t * by = (int32_t *)shift->data;
+    for (uint32_t row = 0; row < n_rows(); ++row) {
+        const cell & of = owners[row];
+        by[row] = of.stream == NOBODY || cells[of.stream].is_empty(of.index) ? 0 : cells[of.stream].get_shift(of.index);
+    }
+    shift = nullptr;
+}
+
+size_t kvtuner_exact_rows::n_bytes() const {
+    size_t n = 0;
+    for (const auto & [il, both] : by_layer) {
+        n += ggml_nbytes(both.k) + ggml_nbytes(both.v);
+    }
+    return n;
+}
