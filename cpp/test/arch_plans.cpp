@@ -24,6 +24,7 @@ static constexpr std::pair<ggml_type, ggml_type> LOW_PAIRS[] = { { GGML_TYPE_Q3_
 static constexpr std::pair<ggml_type, ggml_type> COARSE_KEYS[] = { { GGML_TYPE_Q2_NL, GGML_TYPE_F16 },
                                                                    { GGML_TYPE_Q3_NL, GGML_TYPE_Q8_0 } };
 static constexpr size_t CENTERED_PLAN = 2;
+static constexpr uint32_t ALL_POSITIONS = 1024;  // as ends, so that nothing is read from the quantized cache
 static constexpr size_t K_TO_V = 3;  // so that K and V of a layer differ
 static constexpr size_t N_NAMED_LAYERS = 4;
 
@@ -127,6 +128,9 @@ std::vector<named_plan> mixed_plans(const llama_model & model) {
         plans[i].name = name_of(plans[i].plan);
     }
     plans.push_back(plan_in_turns(model, { std::begin(LOW_PAIRS), std::end(LOW_PAIRS) }));
+    plans.push_back(plan_in_turns(model, { std::begin(LOW_PAIRS), std::end(LOW_PAIRS) }));
+    plans.back().plan.ends = { 1, ALL_POSITIONS, GGML_TYPE_F16 };
+    plans.back().name += " exact";
     plans.push_back(plan_in_turns(model, { std::begin(COARSE_KEYS), std::end(COARSE_KEYS) }));
     add_centers(plans.back().plan, model);
     plans.back().name = name_of(plans.back().plan);
@@ -199,5 +203,10 @@ std::string plan_json(const kvtuner_plan & plan) {
                 ggml_type_name(plan.type_k[il]) + "\",\"v\":\"" + ggml_type_name(plan.type_v[il]) + "\"" +
                 center_json(plan.center_k, il) + "}";
     }
-    return "{\"schema\":\"kvtuner.plan/1\",\"layers\":[" + text + "]}";
+    const kvtuner_ends & ends = plan.ends;
+    const std::string exact = ends.n_positions() == 0 ? ""
+                                                      : ",\"ends\":{\"first\":" + std::to_string(ends.first) +
+                                                                ",\"last\":" + std::to_string(ends.last) +
+                                                                ",\"type\":\"" + ggml_type_name(ends.type) + "\"}";
+    return "{\"schema\":\"kvtuner.plan/1\"" + exact + ",\"layers\":[" + text + "]}";
 }

@@ -91,6 +91,21 @@ static int64_t rotation_of_v(const llama_hparams & hparams, const std::vector<ui
     return can_rotate(size, hparams.n_embd_head_v()) ? MIN_ROTATION : 0;
 }
 
+// whether all that layer il reads is as it was before quantization: ends reach over all positions or there are none
+static bool is_exact(const llama_context & ctx, const kvtuner_plan & plan, uint32_t il, bool has_v) {
+    const llama_model & model = ctx.get_model();
+    const bool is_quantized = ggml_is_quantized(plan.type_k[il]) || ggml_is_quantized(plan.type_v[il]);
+    const bool has_flash_attn = model.arch != LLM_ARCH_GROK && model.arch != LLM_ARCH_T5;
+    return plan.ends.n_positions() > 0 && is_quantized && has_v && has_flash_attn && !model.hparams.is_swa(il);
+}
+
+// what is read then
+static kvtuner_plan exact_plan(kvtuner_plan plan) {
+    std::fill(plan.type_k.begin(), plan.type_k.end(), plan.ends.type);
+    std::fill(plan.type_v.begin(), plan.type_v.end(), plan.ends.type);
+    return plan;
+}
+
 void slow_cache::attach(llama_context_params & params) {
     params.type_k = GGML_TYPE_F32;
     params.type_v = GGML_TYPE_F32;
@@ -105,7 +120,8 @@ void slow_cache::follow(const llama_context & ctx, const kvtuner_plan & plan) {
         const int64_t rotation_k = any_quantized(plan.type_k, layers) ? rotation_of_k(hparams, layers) : 0;
         const int64_t rotation_v = any_quantized(plan.type_v, layers) ? rotation_of_v(hparams, layers) : 0;
         for (uint32_t il : layers) {
-            follow_layer(*cache, il, plan, rotation_k, rotation_v);
+            const bool reads_exact = is_exact(ctx, plan, il, kvtuner_cache::v_storage(*cache, il));
+            follow_layer(*cache, il, reads_exact ? exact_plan(plan) : plan, rotation_k, rotation_v);
         }
     }
 }
