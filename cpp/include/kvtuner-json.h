@@ -27,3 +27,10 @@ json kvtuner_cache_to_json(const llama_context * ctx) {
              { "mib", kvtuner_kv_bytes(ctx) / 1048576.0 },
              { "layers", layers } };
 }
+
+// what a server tells of itself, with the cache of its context in `kv_cache`
+template <typename meta>
+meta kvtuner_with_cache(meta told, const llama_context * ctx) {
+    told.kv_cache = kvtuner_cache_to_json<decltype(told.kv_cache)>(ctx);
+    return told;
+}
