@@ -12,46 +12,46 @@
 using json = nlohmann::json;
 
 static constexpr uint32_t MAX_END = 1u << 20;
-static constexpr std::array<ggml_type, 2> TYPES = { GGML_TYPE_F16, GGML_TYPE_Q8_0 };
+static constexpr std::array<ggml_type, 2> END_TYPES = { GGML_TYPE_F16, GGML_TYPE_Q8_0 };
 
 namespace {
 
-[[noreturn]] void reject(const std::string & message) {
+[[noreturn]] void reject_ends(const std::string & message) {
     throw std::runtime_error(message);
 }
 
-uint32_t n_positions(const json & value, const char * end) {
+uint32_t end_positions(const json & value, const char * end) {
     if (!kvtuner_is_count(value) || value > MAX_END) {
-        reject("the ends have " + kvtuner_shown(value) + " " + end + " positions: give a whole number of 0 to " +
-               std::to_string(MAX_END));
+        reject_ends("the ends have " + kvtuner_shown(value) + " " + end + " positions: give a whole number of 0 to " +
+                    std::to_string(MAX_END));
     }
     return value.get<uint32_t>();
 }
 
-ggml_type type_of(const json & name) {
+ggml_type end_type(const json & name) {
     const auto is_named = [&](ggml_type type) { return name == ggml_type_name(type); };
-    const auto found = std::find_if(TYPES.begin(), TYPES.end(), is_named);
-    if (found == TYPES.end()) {
-        reject("unknown type " + kvtuner_shown(name) + " for the ends: use f16 or q8_0");
+    const auto found = std::find_if(END_TYPES.begin(), END_TYPES.end(), is_named);
+    if (found == END_TYPES.end()) {
+        reject_ends("unknown type " + kvtuner_shown(name) + " for the ends: use f16 or q8_0");
     }
     return *found;
 }
 
 kvtuner_ends checked_ends(const json & first, const json & last, const json & type) {
     kvtuner_ends ends;
-    ends.first = n_positions(first, "first");
-    ends.last = n_positions(last, "last");
+    ends.first = end_positions(first, "first");
+    ends.last = end_positions(last, "last");
     if (ends.n_positions() == 0) {
-        reject("the ends have neither first nor last positions: leave them out");
+        reject_ends("the ends have neither first nor last positions: leave them out");
     }
-    ends.type = type_of(type);
+    ends.type = end_type(type);
     return ends;
 }
 
-int64_t field_of(const gguf_context * metadata, const std::string & key, gguf_type kind, const char * what) {
+int64_t end_field(const gguf_context * metadata, const std::string & key, gguf_type kind, const char * what) {
     const int64_t id = gguf_find_key(metadata, key.c_str());
     if (gguf_get_kv_type(metadata, id) != kind) {
-        reject(key + " is no " + what + ": annotate the model again");
+        reject_ends(key + " is no " + what + ": annotate the model again");
     }
     return id;
 }
@@ -62,12 +62,12 @@ bool has_ends(const kvtuner_plan & plan, const kvtuner_plan_shape & shape, size_
            (ggml_is_quantized(plan.type_k[il]) || ggml_is_quantized(plan.type_v[il]));
 }
 
-void check_blocks(size_t il, const char * side, ggml_type type, uint64_t head_dim) {
+void check_end_blocks(size_t il, const char * side, ggml_type type, uint64_t head_dim) {
     const uint64_t block = (uint64_t)ggml_blck_size(type);
     if (head_dim % block != 0) {
-        reject("layer " + std::to_string(il) + ": " + side + " ends of type " + ggml_type_name(type) +
-               " have blocks of " + std::to_string(block) + " values, which do not divide the head size " +
-               std::to_string(head_dim) + ": use f16 for the ends");
+        reject_ends("layer " + std::to_string(il) + ": " + side + " ends of type " + ggml_type_name(type) +
+                    " have blocks of " + std::to_string(block) + " values, which do not divide the head size " +
+                    std::to_string(head_dim) + ": use f16 for the ends");
     }
 }
 
@@ -78,7 +78,7 @@ kvtuner_ends kvtuner_ends_of(const json & value) {
         return {};
     }
     if (!value.is_object()) {
-        reject("'ends' must be an object of {first, last, type}: see configs/plan.schema.json");
+        reject_ends("'ends' must be an object of {first, last, type}: see configs/plan.schema.json");
     }
     return checked_ends(kvtuner_member(value, "first"), kvtuner_member(value, "last"), kvtuner_member(value, "type"));
 }
@@ -91,18 +91,18 @@ kvtuner_ends kvtuner_ends_from_gguf(const gguf_context * metadata, const std::st
     }
     const auto missing = std::find_if_not(keys.begin(), keys.end(), is_there);
     if (missing != keys.end()) {
-        reject(*missing + " is missing while others of the ends are there: annotate the model again");
+        reject_ends(*missing + " is missing while others of the ends are there: annotate the model again");
     }
-    const int64_t first = field_of(metadata, keys[0], GGUF_TYPE_UINT32, "uint32");
-    const int64_t last = field_of(metadata, keys[1], GGUF_TYPE_UINT32, "uint32");
-    const int64_t type = field_of(metadata, keys[2], GGUF_TYPE_STRING, "text");
+    const int64_t first = end_field(metadata, keys[0], GGUF_TYPE_UINT32, "uint32");
+    const int64_t last = end_field(metadata, keys[1], GGUF_TYPE_UINT32, "uint32");
+    const int64_t type = end_field(metadata, keys[2], GGUF_TYPE_STRING, "text");
     return checked_ends(gguf_get_val_u32(metadata, first), gguf_get_val_u32(metadata, last),
                         gguf_get_val_str(metadata, type));
 }
 
 void kvtuner_check_ends(const kvtuner_plan & plan, const kvtuner_plan_shape & shape, size_t il) {
     if (has_ends(plan, shape, il)) {
-        check_blocks(il, "K", plan.ends.type, shape.head_dim_k[il]);
-        check_blocks(il, "V", plan.ends.type, shape.head_dim_v[il]);
+        check_end_blocks(il, "K", plan.ends.type, shape.head_dim_k[il]);
+        check_end_blocks(il, "V", plan.ends.type, shape.head_dim_v[il]);
     }
 }
