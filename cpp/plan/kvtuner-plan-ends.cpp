@@ -12,7 +12,7 @@
 using json = nlohmann::json;
 
 static constexpr uint32_t MAX_END = 1u << 20;
-static constexpr std::array<ggml_type, 2> TYPES = { GGML_TYPE_F16, GGML_TYPE_Q8_0 };
+static constexpr std::array<ggml_type, 2> END_TYPES = { GGML_TYPE_F16, GGML_TYPE_Q8_0 };
 
 namespace {
 
@@ -20,18 +20,18 @@ namespace {
     throw std::runtime_error(message);
 }
 
-uint32_t n_positions(const json & value, const char * end) {
+uint32_t end_positions(const json & value, const char * end) {
     if (!kvtuner_is_count(value) || value > MAX_END) {
         reject_ends("the ends have " + kvtuner_shown(value) + " " + end + " positions: give a whole number of 0 to " +
-               std::to_string(MAX_END));
+                    std::to_string(MAX_END));
     }
     return value.get<uint32_t>();
 }
 
-ggml_type type_of(const json & name) {
+ggml_type end_type(const json & name) {
     const auto is_named = [&](ggml_type type) { return name == ggml_type_name(type); };
-    const auto found = std::find_if(TYPES.begin(), TYPES.end(), is_named);
-    if (found == TYPES.end()) {
+    const auto found = std::find_if(END_TYPES.begin(), END_TYPES.end(), is_named);
+    if (found == END_TYPES.end()) {
         reject_ends("unknown type " + kvtuner_shown(name) + " for the ends: use f16 or q8_0");
     }
     return *found;
@@ -39,16 +39,16 @@ ggml_type type_of(const json & name) {
 
 kvtuner_ends checked_ends(const json & first, const json & last, const json & type) {
     kvtuner_ends ends;
-    ends.first = n_positions(first, "first");
-    ends.last = n_positions(last, "last");
+    ends.first = end_positions(first, "first");
+    ends.last = end_positions(last, "last");
     if (ends.n_positions() == 0) {
         reject_ends("the ends have neither first nor last positions: leave them out");
     }
-    ends.type = type_of(type);
+    ends.type = end_type(type);
     return ends;
 }
 
-int64_t field_of(const gguf_context * metadata, const std::string & key, gguf_type kind, const char * what) {
+int64_t end_field(const gguf_context * metadata, const std::string & key, gguf_type kind, const char * what) {
     const int64_t id = gguf_find_key(metadata, key.c_str());
     if (gguf_get_kv_type(metadata, id) != kind) {
         reject_ends(key + " is no " + what + ": annotate the model again");
@@ -66,8 +66,8 @@ void check_end_blocks(size_t il, const char * side, ggml_type type, uint64_t hea
     const uint64_t block = (uint64_t)ggml_blck_size(type);
     if (head_dim % block != 0) {
         reject_ends("layer " + std::to_string(il) + ": " + side + " ends of type " + ggml_type_name(type) +
-               " have blocks of " + std::to_string(block) + " values, which do not divide the head size " +
-               std::to_string(head_dim) + ": use f16 for the ends");
+                    " have blocks of " + std::to_string(block) + " values, which do not divide the head size " +
+                    std::to_string(head_dim) + ": use f16 for the ends");
     }
 }
 
@@ -93,9 +93,9 @@ kvtuner_ends kvtuner_ends_from_gguf(const gguf_context * metadata, const std::st
     if (missing != keys.end()) {
         reject_ends(*missing + " is missing while others of the ends are there: annotate the model again");
     }
-    const int64_t first = field_of(metadata, keys[0], GGUF_TYPE_UINT32, "uint32");
-    const int64_t last = field_of(metadata, keys[1], GGUF_TYPE_UINT32, "uint32");
-    const int64_t type = field_of(metadata, keys[2], GGUF_TYPE_STRING, "text");
+    const int64_t first = end_field(metadata, keys[0], GGUF_TYPE_UINT32, "uint32");
+    const int64_t last = end_field(metadata, keys[1], GGUF_TYPE_UINT32, "uint32");
+    const int64_t type = end_field(metadata, keys[2], GGUF_TYPE_STRING, "text");
     return checked_ends(gguf_get_val_u32(metadata, first), gguf_get_val_u32(metadata, last),
                         gguf_get_val_str(metadata, type));
 }

@@ -1,4 +1,5 @@
-// Plans in JSON. The checks, their order and their words are those of kvtuner_gguf/plan/plan.py and shapefields.py.
+// Plans in JSON. The checks, their order and their words are those of kvtuner_gguf/plan/plan.py, layerlist.py, ends.py
+// and shapefields.py.
 
 #include "kvtuner-plan.h"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from gguf import GGUFValueType
@@ -13,7 +12,7 @@ from kvtuner_gguf.errors import KvtunerError, about, shown
 from kvtuner_gguf.gguffile.cursor import Skipped
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.metadata import model_shape
-from kvtuner_gguf.gguffile.reader import MAGIC, GgufHeader
+from kvtuner_gguf.gguffile.reader import MAGIC, Field, GgufHeader
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.centers import Centers, centers_or_none, from_flat, raw_vector
@@ -80,21 +79,23 @@ def _centers(header: GgufHeader, sizes: list[int]) -> Centers | None:
 
 def _ends(header: GgufHeader) -> Ends | None:
     """The exact ends, in the checks and words of `kvtuner_ends_from_gguf` in ``cpp/plan/kvtuner-plan-ends.cpp``."""
-    found = {key: header.find(key) for key in END_KINDS}
-    if not any(found.values()):
+    if all(header.find(key) is None for key in END_KINDS):
         return None
-    values: list[Any] = []
-    for key, field in found.items():
-        if field is None:
-            raise KvtunerError(
-                f"{header.name(key)} is missing while others of the ends are there: annotate the model again"
-            )
-    for key, field in found.items():
-        kind, what = END_KINDS[key]
+    fields = [_end_field(header, key) for key in END_KINDS]
+    for (key, (kind, what)), field in zip(END_KINDS.items(), fields, strict=True):
         if field.kind != kind:
             raise KvtunerError(f"{header.name(key)} is no {what}: annotate the model again")
-        values.append(_text_start(field.value) if kind == GGUFValueType.STRING else field.value)
-    return Ends(*values)
+    first, last, name = (field.value for field in fields)
+    return Ends(first, last, _text_start(name))
+
+
+def _end_field(header: GgufHeader, key: str) -> Field:
+    field = header.find(key)
+    if field is None:
+        raise KvtunerError(
+            f"{header.name(key)} is missing while others of the ends are there: annotate the model again"
+        )
+    return field
 
 
 def _names(header: GgufHeader, side: str, n_layer: int) -> list[str]:

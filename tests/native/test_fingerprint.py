@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvtuner_gguf.engine.llama.native import open_model, patched_llama_cpp
+from kvtuner_gguf.engine.llama.native import Model, open_model, patched_llama_cpp
 from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.plan.cachetypes import CACHE_TYPES
 from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.ends import TYPES, Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 
@@ -22,11 +23,12 @@ N_LAYER = 30
 
 
 def random_plan(seed: int) -> Plan:
-    """Every other one has centers, but for some layers."""
+    """Every other one has centers, but for some layers; of three, one has none of the exact ends."""
     rng = random.Random(seed)
     pairs = tuple(Pair(*rng.choices(tuple(CACHE_TYPES), k=2)) for _ in range(N_LAYER))
     centers = [_gaussian(rng) if il % 4 else None for il in range(N_LAYER)]
-    return Plan(pairs, centers=Centers.from_arrays(centers) if seed % 2 else None)
+    ends = Ends(seed, 32, rng.choice(TYPES)) if seed % 3 else None
+    return Plan(pairs, centers=Centers.from_arrays(centers) if seed % 2 else None, ends=ends)
 
 
 def _gaussian(rng: random.Random) -> np.ndarray:
@@ -59,12 +61,38 @@ def test_a_context_keeps_its_own_plan() -> None:
         assert [kvtuner.plan_fingerprint(c._pointer) for c in (a, b)] == [first.fingerprint, second.fingerprint]
 
 
+def selected_fingerprint(model: Model, plan: Plan, center: bool, ends: bool) -> str | None:
+    """That of a context with what is wanted of the plan."""
+    lib = patched_llama_cpp()
+    lib.kvtuner.set_kv_config(model._pointer, plan.to_json(), center, ends)
+    params = model._context_params(Pair.parse("f16"), 256, 32, True)
+    context = lib.llama_init_from_model(model._pointer, params)
+    try:
+        return lib.kvtuner.plan_fingerprint(context)
+    finally:
+        lib.llama_free(context)
+
+
+def test_centers_and_ends_can_each_be_left_out() -> None:
+    plan = random_plan(1)
+    expected = {
+        (True, True): plan,
+        (False, True): plan.without_centers(),
+        (True, False): plan.without_ends(),
+        (False, False): plan.without_centers().without_ends(),
+    }
+    assert len({wanted.fingerprint for wanted in expected.values()}) == 4
+    with open_model(fetch_model("smollm2-135m"), n_threads=2) as model:
+        for (center, ends), wanted in expected.items():
+            assert selected_fingerprint(model, plan, center, ends) == wanted.fingerprint
+
+
 def test_the_file_stores_what_the_library_reports(tmp_path: Path) -> None:
     from kvtuner_gguf.gguffile.keys import Keys
     from kvtuner_gguf.gguffile.reader import read_gguf
 
     path = tmp_path / "model.gguf"
-    annotate(fetch_model("smollm2-135m"), random_plan(3), path)
+    annotate(fetch_model("smollm2-135m"), random_plan(5), path)
     llama = patched_llama_cpp().Llama(str(path), n_ctx=256, verbose=False)
     stored = read_gguf(path).get(Keys.PLAN_FINGERPRINT)
-    assert patched_llama_cpp().kvtuner.plan_fingerprint(llama._ctx.ctx) == stored == random_plan(3).fingerprint
+    assert patched_llama_cpp().kvtuner.plan_fingerprint(llama._ctx.ctx) == stored == random_plan(5).fingerprint
