@@ -17,6 +17,7 @@ from kvtuner_gguf.plan import centers as centers_module
 from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.contextsize import ContextSize
+from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.shapefields import MAX_LAYERS, is_count
@@ -41,6 +42,7 @@ class Plan:
     model: ModelShape | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     centers: Centers | None = None
+    ends: Ends | None = None
 
     def __post_init__(self) -> None:
         if not 0 < len(self.pairs) <= MAX_LAYERS:
@@ -59,19 +61,23 @@ class Plan:
     def without_centers(self) -> Plan:
         return replace(self, centers=None)
 
+    def without_ends(self) -> Plan:
+        return replace(self, ends=None)
+
     @property
     def n_layer(self) -> int:
         return len(self.pairs)
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over the types and centers of all layers: equal plans, equal fingerprints.
+        """16 hex digits over the types and centers of all layers and the ends: equal plans, equal fingerprints.
 
         `kvtuner_plan_fingerprint` in ``cpp/plan/kvtuner-fingerprint.cpp`` is the same. Whatever else a plan comes to
-        hold of a layer is appended to the layer's entry, so that plans without it keep theirs.
+        hold of a layer is appended to the layer's entry, so that plans without it keep theirs; the ends follow all.
         """
-        entries = (f"{il}:{pair}{self._center_digest(il)}" for il, pair in enumerate(self.pairs))
-        return f"{fnv1a_64(';'.join((SCHEMA, *entries)).encode()):016x}"
+        entries = [f"{il}:{pair}{self._center_digest(il)}" for il, pair in enumerate(self.pairs)]
+        ends = [] if self.ends is None else [f"ends={self.ends}"]
+        return f"{fnv1a_64(';'.join((SCHEMA, *entries, *ends)).encode()):016x}"
 
     def _center_digest(self, il: int) -> str:
         values = None if self.centers is None else self.centers.array_k(il)
@@ -91,6 +97,8 @@ class Plan:
                         f"layer {il}: {side} type {name} has blocks of {cache_type(name).block_size} values, "
                         f"which do not divide the head size {size}: use f16 there"
                     )
+            if self.ends is not None:
+                self.ends.check(il, pair, layer)
         if self.centers is not None:
             self.centers.check(shape.sizes_k)
 
@@ -139,6 +147,8 @@ class Plan:
         if self.model is not None:
             data["model"] = self.model.to_json()
         data["layers"] = [self._layer_to_json(il) for il in range(self.n_layer)]
+        if self.ends is not None:
+            data["ends"] = self.ends.to_json()
         if self.provenance:
             data["provenance"] = dict(self.provenance)
         return data
@@ -168,6 +178,7 @@ class Plan:
             model=None if model is None else ModelShape.from_json(model),
             provenance=provenance,
             centers=centers_module.centers_or_none(_parse_center(il, entry) for il, entry in enumerate(layers)),
+            ends=Ends.from_json(data.get("ends")),
         )
 
     @classmethod
