@@ -15,6 +15,7 @@ from kvtuner_gguf.engine.base import Engine, See
 from kvtuner_gguf.engine.torch.judge import TorchJudge
 from kvtuner_gguf.engine.torch.reference import Reference
 from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 
@@ -49,13 +50,13 @@ class TorchEngine(Engine):
 
         reference.run(reference.embed(tokens), capture=in_runtime_order)
 
-    def logits(self, plan: Plan, tokens: Tensor, rows: slice) -> Iterator[Tensor]:
-        reference = self.reference.centered(plan.centers)
+    def logits(self, plan: Plan, tokens: Tensor, rows: slice, start: int = 0) -> Iterator[Tensor]:
+        reference = self.reference.reading(plan.centers, plan.ends, start)
         hidden = reference.run(reference.embed(tokens[None]), plan.pairs)[0, rows]
         return map(reference.logits, hidden.split(ROWS))
 
-    def judge(self, tokens: Tensor, centers: Centers | None = None) -> TorchJudge:
-        return TorchJudge(self.reference.centered(centers), tokens)
+    def judge(self, tokens: Tensor, centers: Centers | None = None, ends: Ends | None = None) -> TorchJudge:
+        return TorchJudge(self.reference.reading(centers, ends), tokens)
 
 
 def _model_channels(reference: Reference, query: Tensor) -> Tensor | None:
