@@ -46,7 +46,7 @@ class TorchEngine(Engine):
 
         def in_runtime_order(il: int, query: Tensor, key: Tensor, value: Tensor) -> None:
             scale, channels = query.shape[-1] ** -0.5, _model_channels(reference, query)
-            see(il, Attention(order(query), order(key), value, scale, channels=channels))
+            see(il, Attention(order(query), order(key), value, scale, channels=channels, rope=reference.rope))
 
         reference.run(reference.embed(tokens), capture=in_runtime_order)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from kvtuner_gguf.engine.attention import Rope
 from kvtuner_gguf.engine.cachemodel import EXACT, CacheModel, rotated_sides
 from kvtuner_gguf.engine.ends import KeysValues, attend_with_ends
 from kvtuner_gguf.engine.torch.loading import load
@@ -55,6 +56,11 @@ class Reference:
     @property
     def n_layer(self) -> int:
         return len(self._layers)
+
+    @property
+    def rope(self) -> Rope:
+        """The rotary embedding, for channels in the runtime's order."""
+        return Rope(self._model.model.rotary_emb.inv_freq, self.cache.interleaved_rope)
 
     def reading(self, centers: Centers | None = None, ends: Ends | None = None, start: int = 0) -> Reference:
         """The same model, whose caches take ``centers`` off and have ``ends``; positions are counted from ``start``."""
