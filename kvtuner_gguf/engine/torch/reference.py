@@ -14,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kvtuner_gguf.engine.attention import Rope
 from kvtuner_gguf.engine.cachemodel import EXACT, CacheModel, rotated_sides
-from kvtuner_gguf.engine.ends import KeysValues, attend_with_ends
+from kvtuner_gguf.engine.ends import attend_with_ends
 from kvtuner_gguf.engine.torch.loading import load
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.centers import Centers
@@ -139,7 +139,9 @@ class Reference:
             self._capture(il, query, key, value)
         cached = self.cache.cached(key, value, self._pair, il, self._rotated)
         exact = self.cache.exact(key, value, self._pair, il, self._rotated)
-        return attend(query, cached, exact, self.cache.ends).transpose(1, 2), None
+        if exact is None or self.cache.ends is None:
+            return attend(query, *cached).transpose(1, 2), None
+        return attend_with_ends(query, cached, exact, self.cache.ends).transpose(1, 2), None
 
 
 def _device(name: str) -> torch.device:
@@ -153,8 +155,6 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def attend(query: Tensor, cached: KeysValues, exact: KeysValues | None, ends: Ends | None) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Causal attention [batch, heads, tokens, head size]; KV heads are shared by groups of query heads."""
-    if exact is not None and ends is not None:
-        return attend_with_ends(query, cached, exact, ends)
-    return torch.nn.functional.scaled_dot_product_attention(query, *cached, is_causal=True, enable_gqa=True)
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
