@@ -74,18 +74,20 @@ def evaluate(
     ctx: int = 512,
     chunks: int = 8,
     evaluator: str = "native",
+    start_pos: int = 0,
     threads: int | None = None,
 ) -> list[Row]:
     """How far each of ``caches``, by name, is from the f16 cache of the GGUF ``model``, which is the first row.
 
     ``chunks`` of ``ctx`` tokens from the start of the UTF-8 ``text``, by default an encyclopedia text that is fetched
-    once, are judged by the built llama.cpp (``"native"``) or by the reference (``"torch"``). KLDs in nats per token.
+    once, are judged by the built llama.cpp (``"native"``) or by the reference (``"torch"``), by the latter
+    also from position ``start_pos``. KLDs in nats per token.
 
     Raises `KvtunerError` naming the cache that does not fit the model, or where the evaluator is not there.
     """
     headers = read_model(model)
     fitting = {name: _fitted(name, cache, headers) for name, cache in caches.items()}
-    sample = Sample(read_text(None if text is None else Path(text)), ctx, chunks)
+    sample = Sample(read_text(None if text is None else Path(text)), ctx, chunks, start_pos)
     return by_either.evaluate(evaluator, Path(model), model_shape(headers), fitting, sample, threads)
 
 

@@ -10,11 +10,14 @@ from torch import Tensor
 from kvtuner_gguf.engine.attention import Attention, Causal
 from kvtuner_gguf.engine.base import Engine, See
 from kvtuner_gguf.engine.cachemodel import EXACT, CacheModel, rotated_sides
+from kvtuner_gguf.engine.ends import KeysValues, is_exact
+from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 
 N_LAYER, N_HEAD, SIZE, N_VOCAB = 3, 2, 32, 16
 ROWS = 7
+WINDOWED = 1
 
 
 class MadeUp(Engine):
@@ -39,7 +42,7 @@ class MadeUp(Engine):
         for il in range(N_LAYER):
             see(il, self._attention(il, inputs[il]))
 
-    def logits(self, plan: Plan, tokens: Tensor, rows: slice) -> Iterator[Tensor]:
+    def logits(self, plan: Plan, tokens: Tensor, rows: slice, start: int = 0) -> Iterator[Tensor]:
         return iter((self._run(tokens, plan)[-1] @ self._embedding.T)[rows].split(ROWS))
 
     def _attention(self, il: int, x: Tensor) -> Attention:
@@ -50,20 +53,31 @@ class MadeUp(Engine):
             key=(x + self._offset)[:, None],
             value=x.flip(-1)[:, None],
             scale=0.2,
-            mask=Causal(window=9 if il == 1 else None),
+            mask=Causal(window=9 if il == WINDOWED else None),
             soft_cap=5.0 if il == 2 else None,
             sinks=torch.tensor([0.5, -1.0]) if il == 0 else None,
         )
 
     def _run(self, tokens: Tensor, plan: Plan) -> list[Tensor]:
         """The input of every layer and the output of the last one, [tokens, SIZE]."""
-        cache = CacheModel(interleaved_rope=False, centers=plan.centers)
-        rotated_k, rotated_v = rotated_sides(plan.pairs)
+        cache = CacheModel(interleaved_rope=False, centers=plan.centers, ends=plan.ends)
+        rotated = rotated_sides(plan.pairs)
         states = [self._embedding[tokens]]
         for il, pair in enumerate(plan.pairs):
             used = self._attention(il, states[-1][None])
-            key, value = cache.keys(used.key, pair.k, il, rotated_k), cache.values(used.value, pair.v, rotated_v)
-            weights = used.weights(used.query @ key.transpose(-1, -2), torch.arange(len(tokens)))
-            heads = (weights @ value)[0].transpose(0, 1).flatten(1)
+            cached = cache.cached(used.key, used.value, pair, il, rotated)
+            exact = cache.exact(used.key, used.value, pair, il, rotated) if il != WINDOWED else None
+            heads = _attend(used, cached, exact, plan.ends)[0].transpose(0, 1).flatten(1)
             states.append(states[-1] + heads @ self._out[il])
         return states
+
+
+def _attend(used: Attention, cached: KeysValues, exact: KeysValues | None, ends: Ends | None) -> Tensor:
+    """The output [1, query heads, tokens, SIZE]; all scores are made from both sources, where there are two."""
+    rows = torch.arange(used.query.shape[2])
+    scores = used.query @ cached.key.transpose(-1, -2)
+    if exact is None or ends is None:
+        return used.weights(scores, rows) @ cached.value
+    chosen = is_exact(ends, rows, len(rows))
+    weights = used.weights(torch.where(chosen, used.query @ exact.key.transpose(-1, -2), scores), rows)
+    return weights * chosen @ exact.value + weights * ~chosen @ cached.value

@@ -97,23 +97,31 @@ class TestTune:
 
 class TestEvaluate:
     @pytest.mark.native
-    @pytest.mark.parametrize("evaluator", ["native", "torch"])
-    def test_it_gives_the_rows_of_the_command(self, evaluator: str, tiny, text: str, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("evaluator", "start_pos"), [("native", 0), ("torch", 0), ("torch", 300)])
+    def test_it_gives_the_rows_of_the_command(
+        self, evaluator: str, start_pos: int, tiny, text: str, tmp_path: Path
+    ) -> None:
         if evaluator == "torch":
             pytest.importorskip("torch")
         model, words, plan = tiny(tmp_path / "m.gguf", "llama"), tmp_path / "text.txt", tmp_path / "mix.json"
         words.write_text(text)
         Plan((Pair("q8_0", "q4_0"), Pair("f16", "q5_1"))).save(plan)
         options = ["--text", str(words), "--ctx", "32", "--chunks", "2", "--evaluator", evaluator]
+        options += ["--start-pos", str(start_pos)] if start_pos else []
         done = CliRunner().invoke(
             main, ["eval", str(model), "--config", str(plan), "--uniform", "q4_0", *options, "--json"]
         )
         assert done.exit_code == 0, done.output
         caches = {"mix": Plan.load(plan), "q4_0/q4_0": Pair.parse("q4_0")}
-        rows = kvtuner_gguf.evaluate(model, caches, text=words, ctx=32, chunks=2, evaluator=evaluator)
+        asked = {"text": words, "ctx": 32, "chunks": 2, "evaluator": evaluator}
+        rows = kvtuner_gguf.evaluate(model, caches, **asked, start_pos=start_pos)
         assert [row.name for row in rows] == ["f16/f16", "mix", "q4_0/q4_0"]
         assert [asdict(row) for row in rows] == json.loads(done.stdout)
         assert rows[2].kld_mean > rows[0].kld_mean == 0
+        if start_pos:
+            at_start = kvtuner_gguf.evaluate(model, caches, **asked)
+            assert at_start[2].kld_mean != rows[2].kld_mean
+            assert at_start[0].ppl == pytest.approx(rows[0].ppl, rel=1e-4)
 
     def test_a_plan_of_another_model_is_refused_by_its_name(self, model: Path, tmp_path: Path) -> None:
         with pytest.raises(KvtunerError, match=r"^short: the plan has 3 layers, the model 4"):
@@ -142,3 +150,10 @@ class TestEvaluate:
         (tmp_path / "text").write_text("words")
         with pytest.raises(KvtunerError, match="unknown evaluator 'abacus': use one of native, torch"):
             kvtuner_gguf.evaluate(model, {}, text=tmp_path / "text", evaluator="abacus")
+
+    def test_only_the_torch_evaluator_starts_at_a_position(self, model: Path, tmp_path: Path) -> None:
+        (tmp_path / "text").write_text("some words")
+        with pytest.raises(KvtunerError, match="judged from position 0, not 28000: use the torch evaluator"):
+            kvtuner_gguf.evaluate(model, {}, text=tmp_path / "text", start_pos=28000)
+        with pytest.raises(KvtunerError, match="start at position -1: give 0 or more"):
+            kvtuner_gguf.evaluate(model, {}, text=tmp_path / "text", start_pos=-1)

@@ -34,6 +34,13 @@ OWN_PLAN = "auto"
 @click.option(
     "--chunks", type=click.IntRange(min=1), default=8, show_default=True, help="Chunks, from the text's start."
 )
+@click.option(
+    "--start-pos",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Position of the first token of a chunk, by --evaluator torch: what RoPE does to keys at this depth.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the evaluator.  [default: all processors]")
 @click.option(
     "--evaluator",
@@ -54,6 +61,7 @@ def eval_command(
     text: Path | None,
     ctx: int,
     chunks: int,
+    start_pos: int,
     threads: int | None,
     evaluator: str,
     png: Path | None,
@@ -81,10 +89,12 @@ def eval_command(
     caches = _caches(headers, configs, uniform, auto)
     if centers is not None:
         caches |= _centered(headers, centers, uniform)
-    sample = Sample(read_text(text), ctx, chunks)
+    sample = Sample(read_text(text), ctx, chunks, start_pos)
     with step_progress(f"eval {model.name}") as progress:
         rows = evaluate(evaluator, model, shape, caches, sample, threads, progress, verbose)
     title = f"{model.name}: {chunks} x {ctx} tokens of {text.name if text else 'encyclopedia text'}"
+    if start_pos:
+        title += f", from position {start_pos}"
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=1))
     else:

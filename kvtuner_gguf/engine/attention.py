@@ -30,13 +30,41 @@ class Causal:
 
 
 @dataclass(frozen=True)
+class Rope:
+    """The rotary embedding: at position p it turns the pair i of channels by p * ``frequencies[i]`` (arXiv 2104.09864).
+
+    A pair are the channels 2i and 2i + 1 where it is ``interleaved``, else i and i + n / 2 of n.
+    """
+
+    frequencies: Tensor
+    interleaved: bool
+
+    def pairs(self, x: Tensor) -> Tensor:
+        """Channels, last dimension, as complex numbers, complex128."""
+        first, second = (x[..., ::2], x[..., 1::2]) if self.interleaved else x.chunk(2, -1)
+        return torch.complex(first.double(), second.double())
+
+    def channels(self, pairs: Tensor) -> Tensor:
+        """`pairs` undone, float64."""
+        if self.interleaved:
+            return torch.view_as_real(pairs).flatten(-2)
+        return torch.cat((pairs.real, pairs.imag), -1)
+
+    def turns(self, positions: Tensor) -> Tensor:
+        """By what each position multiplies the pairs: complex128 [positions, pairs]."""
+        angles = positions.double()[:, None] * self.frequencies.double()
+        return torch.polar(torch.ones_like(angles), angles)
+
+
+@dataclass(frozen=True)
 class Attention:
     """Queries, keys and values of one layer, [chunks, heads, tokens, head size], float32, and how they meet.
 
     Keys are as they are written to the cache and channels are in the order of the runtime's; groups of query heads, one
     after the other, share a KV head. Products of queries and keys are multiplied by ``scale``, go through a tanh of
     ``soft_cap`` where there is one, and lose what ``mask`` hides; ``sinks`` [query heads] take part in the softmax.
-    ``channels`` is the order in which the engine adds up the products of a query and a key, None as they are.
+    ``channels`` is the order in which the engine adds up the products of a query and a key, None as they are. ``rope``
+    is what has turned queries and keys, from position 0 on, where it is known.
     """
 
     query: Tensor
@@ -47,6 +75,7 @@ class Attention:
     soft_cap: float | None = None
     sinks: Tensor | None = None
     channels: Tensor | None = None
+    rope: Rope | None = None
 
     def summed(self, x: Tensor) -> Tensor:
         """Queries or keys in the order of ``channels``: sums over them then have the bits that the engine's have."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from kvtuner_gguf.engine.attention import Attention
 from kvtuner_gguf.engine.logits_judge import LogitsJudge
 from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
@@ -59,13 +60,14 @@ class Engine(ABC):
         """Run ``tokens`` [chunks, context] with an exact cache; ``see`` each layer, from the first to the last."""
 
     @abstractmethod
-    def logits(self, plan: Plan, tokens: Tensor, rows: slice) -> Iterator[Tensor]:
-        """Logits of what follows the positions ``rows`` of the chunk ``tokens`` [context] with the caches of ``plan``.
+    def logits(self, plan: Plan, tokens: Tensor, rows: slice, start: int = 0) -> Iterator[Tensor]:
+        """Logits of what follows ``tokens[rows]`` in the chunk ``tokens`` [context] with the caches of ``plan``.
 
+        The first token of the chunk is the first in the cache, and stands at position ``start``.
         In blocks [some rows, vocabulary], float32, the same ones for every plan: with a large vocabulary all rows would
         need much memory.
         """
 
-    def judge(self, tokens: Tensor, centers: Centers | None = None) -> TokenJudge:
-        """What judges plans with ``centers`` on ``tokens`` [chunks, context]."""
-        return LogitsJudge(self, tokens, centers)
+    def judge(self, tokens: Tensor, centers: Centers | None = None, ends: Ends | None = None) -> TokenJudge:
+        """What judges plans with ``centers`` and ``ends`` on ``tokens`` [chunks, context]."""
+        return LogitsJudge(self, tokens, centers, ends)

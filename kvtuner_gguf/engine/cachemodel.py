@@ -1,4 +1,4 @@
-"""What attention reads back from a cache: channel order, rotation, centers and quantization of keys and values."""
+"""What attention reads back from a cache: channel order, rotation, centers, quantization and exact ends."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kvtuner_gguf.engine.ends import KeysValues
 from kvtuner_gguf.engine.fakequant import fake_quantize
 from kvtuner_gguf.engine.rotation import rotate, rotation_size
 from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 
 # the type that loses nothing, so that neither rotation nor a center rounds
@@ -39,6 +41,22 @@ class CacheModel:
 
     interleaved_rope: bool
     centers: Centers | None = None
+    ends: Ends | None = None
+
+    def cached(self, k: Tensor, v: Tensor, pair: Pair, il: int, rotated: tuple[bool, bool]) -> KeysValues:
+        """`keys` and `values` of layer ``il`` with this pair; ``rotated`` as of `rotated_sides`."""
+        return KeysValues(self.keys(k, pair.k, il, rotated[0]), self.values(v, pair.v, rotated[1]))
+
+    def exact(self, k: Tensor, v: Tensor, pair: Pair, il: int, rotated: tuple[bool, bool]) -> KeysValues | None:
+        """What a layer with this pair, which sees all positions, reads at the ends; None where it has none.
+
+        A side that loses nothing loses nothing there.
+        """
+        if self.ends is None or not any(side.is_quantized for side in pair.types):
+            return None
+        kind = self.ends.type
+        both = (UNQUANTIZED if side.name == UNQUANTIZED else kind for side in pair.types)
+        return self.cached(k, v, Pair(*both), il, rotated)
 
     def keys(self, k: Tensor, type_name: str, il: int, rotated: bool = False) -> Tensor:
         """``k`` [batch, KV heads, tokens, head size] after RoPE, as read from the K cache of layer ``il``."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kvtuner_gguf.engine.cachemodel import EXACT
 from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 
@@ -23,8 +24,10 @@ SKIPPED = 0.25
 class LogitsJudge:
     """Scores plans on ``tokens`` [chunks, context] against the exact model, whose logits are kept."""
 
-    def __init__(self, engine: Engine, tokens: Tensor, centers: Centers | None = None) -> None:
-        self._engine, self._tokens, self._centers = engine, tokens, centers
+    def __init__(
+        self, engine: Engine, tokens: Tensor, centers: Centers | None = None, ends: Ends | None = None
+    ) -> None:
+        self._engine, self._tokens, self._centers, self._ends = engine, tokens, centers, ends
         self._first = int(tokens.shape[1] * SKIPPED)
         self._exact = list(self._logits((EXACT,) * engine.shape.n_layer))
 
@@ -45,7 +48,7 @@ class LogitsJudge:
 
     def _logits(self, pairs: Sequence[Pair]) -> Iterator[Tensor]:
         """Blocks of the scored rows of all chunks."""
-        plan = Plan(tuple(pairs), self._engine.shape, centers=self._centers)
+        plan = Plan(tuple(pairs), self._engine.shape, centers=self._centers, ends=self._ends)
         for chunk in self._tokens:
             yield from self._engine.logits(plan, chunk, slice(self._first, len(chunk)))
 

@@ -34,9 +34,11 @@ def evaluate(
     """
     if evaluator not in EVALUATORS:
         raise KvtunerError(f"unknown evaluator {evaluator!r}: use one of {', '.join(EVALUATORS)}")
+    if evaluator == "native" and sample.start_pos:
+        raise KvtunerError(f"llama.cpp is judged from position 0, not {sample.start_pos}: use the torch evaluator")
     if evaluator == "native":
         return by_llama.evaluate(model, shape, caches, sample, n_threads, progress, verbose)
     engine = open_engine(model, shape, threads=n_threads)
     from kvtuner_gguf.evaluation import by_engine
 
-    return by_engine.evaluate(engine, caches, by_llama.sample_chunks(model, sample), progress)
+    return by_engine.evaluate(engine, caches, by_llama.sample_chunks(model, sample), progress, sample.start_pos)

@@ -25,9 +25,11 @@ def evaluate(
     caches: Mapping[str, Pair | Plan],
     chunks: Sequence[np.ndarray],
     progress: Progress | None = None,
+    start_pos: int = 0,
 ) -> list[Row]:
     """A row for the f16 cache and one for each of ``caches`` (by name), on ``chunks`` of int32 tokens.
 
+    The first token of every chunk stands at position ``start_pos``.
     Raises `KvtunerError` where a cache does not fit the model, or that cannot be loaded.
     """
     shape = engine.shape
@@ -36,7 +38,7 @@ def evaluate(
     for done, chunk in enumerate(chunks):
         if progress:
             progress(done, len(chunks))
-        _score_chunk(engine, list(plans.values()), chunk, tallies)
+        _score_chunk(engine, list(plans.values()), chunk, start_pos, tallies)
     results = [tally.result() for tally in tallies]
     n_ctx = len(chunks[0])
     context = ContextSize(n_ctx, n_ubatch=min(N_BATCH, n_ctx))  # as the built llama.cpp would allocate
@@ -46,11 +48,13 @@ def evaluate(
     ]
 
 
-def _score_chunk(engine: Engine, plans: Sequence[Plan], chunk: np.ndarray, tallies: Sequence[Tally]) -> None:
+def _score_chunk(
+    engine: Engine, plans: Sequence[Plan], chunk: np.ndarray, start_pos: int, tallies: Sequence[Tally]
+) -> None:
     scored = slice(len(chunk) // 2, len(chunk) - 1)
     tokens = torch.from_numpy(chunk.astype(np.int64))
     following = chunk[scored.start + 1 :]
-    for blocks in zip(*(engine.logits(plan, tokens, scored) for plan in plans), strict=True):
+    for blocks in zip(*(engine.logits(plan, tokens, scored, start_pos) for plan in plans), strict=True):
         base, *others = (block.cpu().numpy() for block in blocks)
         score(base, others, following[: len(base)], tallies)
         following = following[len(base) :]

@@ -23,15 +23,21 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """What is evaluated: ``n_chunks`` chunks of ``n_ctx`` tokens from the start of ``text``."""
+    """What is evaluated: ``n_chunks`` chunks of ``n_ctx`` tokens from the start of ``text``.
+
+    The first token of every chunk is the first in the cache, and stands at position ``start_pos``.
+    """
 
     text: str
     n_ctx: int = 512
     n_chunks: int = 8
+    start_pos: int = 0
 
     def __post_init__(self) -> None:
         if self.n_ctx < 4 or self.n_chunks < 1:
             raise KvtunerError(f"{self.n_chunks} chunks of {self.n_ctx} tokens: give at least 1 chunk of 4 tokens")
+        if self.start_pos < 0:
+            raise KvtunerError(f"chunks start at position {self.start_pos}: give 0 or more")
 
     def chunks(self, model: Tokenizer) -> list[np.ndarray]:
         """Arrays of ``n_ctx`` tokens; raises `KvtunerError` where the text is too short for all of them."""

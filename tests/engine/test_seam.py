@@ -15,6 +15,7 @@ import kvtuner_gguf  # noqa: E402
 from kvtuner_gguf.engine.attention import Attention, Causal  # noqa: E402
 from kvtuner_gguf.engine.logits_judge import LogitsJudge  # noqa: E402
 from kvtuner_gguf.plan.backends import chosen_backend  # noqa: E402
+from kvtuner_gguf.plan.ends import Ends  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
 from kvtuner_gguf.plan.plan import Plan  # noqa: E402
 from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
@@ -99,12 +100,15 @@ def test_a_plan_is_centered_by_an_engine(text: Path) -> None:
     assert all(after < before for before, after in zip(spread.rms, spread.rms_centered, strict=True))
 
 
-def test_judging_by_logits_is_the_judging_of_the_torch_engine(tiny, text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends", [None, Ends(2, 3)], ids=str)
+def test_judging_by_logits_is_the_judging_of_the_torch_engine(
+    ends: Ends | None, tiny, text: Path, tmp_path: Path
+) -> None:
     from kvtuner_gguf.engine.torch.engine import TorchEngine
 
     engine = TorchEngine(tiny(tmp_path / "m.gguf", "llama"), ModelShape("llama", (2, 2), 64, 64))
     tokens = torch.tensor(engine.tokenize(text.read_text())[:48]).view(2, 24)
-    own, by_logits = engine.judge(tokens), LogitsJudge(engine, tokens)
+    own, by_logits = engine.judge(tokens, ends=ends), LogitsJudge(engine, tokens, ends=ends)
     plan = [Pair("q4_0", "q4_0"), Pair("q8_0", "q4_0")]
     assert own.kld(plan).mean() > 1e-4
     assert torch.allclose(own.kld(plan), by_logits.kld(plan), rtol=1e-3, atol=1e-6)

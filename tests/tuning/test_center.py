@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,28 @@ def test_keys_are_centered_by_their_mean(architecture: str, tiny, text: str, tmp
         assert spread.largest[il] == pytest.approx(key.abs().max().item())
         assert spread.largest_centered[il] == pytest.approx(centered.abs().max().item(), rel=1e-4)
         assert spread.rms_centered[il] == pytest.approx(centered.square().mean().sqrt().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize("depth", [3, 100])
+def test_the_center_of_a_depth_is_the_mean_of_keys_turned_to_all_positions(
+    depth: int, architecture: str, tiny, text: str, tmp_path: Path
+) -> None:
+    engine = TorchEngine(tiny(tmp_path / "m.gguf", architecture), ModelShape(architecture, (2, 2), 64, 64))
+    tokens = torch.tensor([engine.tokenize(text)[i : i + 20] for i in (0, 20)])
+    keys = []
+    engine.capture(tokens, lambda il, used: keys.append(used.key.double()))
+    centers, _ = measure_centers(engine, tokens, depth)
+    n_pairs = 32
+    for il, key in enumerate(keys):
+        found = torch.from_numpy(centers.array_k(il)).view(2, 64)
+        for i in (0, 9, 31):
+            first, second = (2 * i, 2 * i + 1) if architecture == "llama" else (i, i + n_pairs)
+            frequency = 10000 ** (-i / n_pairs)
+            wanted = torch.zeros(2, 2, dtype=torch.float64)
+            for t in range(20):
+                x, y = key[:, :, t, first].mean(0), key[:, :, t, second].mean(0)
+                for p in range(depth):
+                    cos, sin = math.cos((p - t) * frequency), math.sin((p - t) * frequency)
+                    wanted += torch.stack((cos * x - sin * y, sin * x + cos * y)) / (20 * depth)
+            assert torch.allclose(found[:, [first, second]].T.double(), wanted, rtol=2e-3, atol=2e-3)

@@ -15,6 +15,7 @@ from kvtuner_gguf.engine.base import Engine, See
 from kvtuner_gguf.engine.torch.judge import TorchJudge
 from kvtuner_gguf.engine.torch.reference import Reference
 from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 
@@ -45,17 +46,17 @@ class TorchEngine(Engine):
 
         def in_runtime_order(il: int, query: Tensor, key: Tensor, value: Tensor) -> None:
             scale, channels = query.shape[-1] ** -0.5, _model_channels(reference, query)
-            see(il, Attention(order(query), order(key), value, scale, channels=channels))
+            see(il, Attention(order(query), order(key), value, scale, channels=channels, rope=reference.rope))
 
         reference.run(reference.embed(tokens), capture=in_runtime_order)
 
-    def logits(self, plan: Plan, tokens: Tensor, rows: slice) -> Iterator[Tensor]:
-        reference = self.reference.centered(plan.centers)
+    def logits(self, plan: Plan, tokens: Tensor, rows: slice, start: int = 0) -> Iterator[Tensor]:
+        reference = self.reference.reading(plan.centers, plan.ends, start)
         hidden = reference.run(reference.embed(tokens[None]), plan.pairs)[0, rows]
         return map(reference.logits, hidden.split(ROWS))
 
-    def judge(self, tokens: Tensor, centers: Centers | None = None) -> TorchJudge:
-        return TorchJudge(self.reference.centered(centers), tokens)
+    def judge(self, tokens: Tensor, centers: Centers | None = None, ends: Ends | None = None) -> TorchJudge:
+        return TorchJudge(self.reference.reading(centers, ends), tokens)
 
 
 def _model_channels(reference: Reference, query: Tensor) -> Tensor | None:

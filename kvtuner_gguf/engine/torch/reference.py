@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from kvtuner_gguf.engine.attention import Rope
 from kvtuner_gguf.engine.cachemodel import EXACT, CacheModel, rotated_sides
+from kvtuner_gguf.engine.ends import attend_with_ends
 from kvtuner_gguf.engine.torch.loading import load
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 
 ATTENTION = "kvtuner"
@@ -47,16 +50,23 @@ class Reference:
         self._layers = self._model.model.layers
         self._pair = EXACT
         self._rotated = (False, False)
+        self._start = 0
         self._capture: Capture | None = None
 
     @property
     def n_layer(self) -> int:
         return len(self._layers)
 
-    def centered(self, centers: Centers | None) -> Reference:
-        """The same model, whose caches take ``centers`` off."""
+    @property
+    def rope(self) -> Rope:
+        """The rotary embedding, for channels in the runtime's order."""
+        return Rope(self._model.model.rotary_emb.inv_freq, self.cache.interleaved_rope)
+
+    def reading(self, centers: Centers | None = None, ends: Ends | None = None, start: int = 0) -> Reference:
+        """The same model, whose caches take ``centers`` off and have ``ends``; positions are counted from ``start``."""
         other = copy.copy(self)
-        other.cache = replace(self.cache, centers=centers)
+        other.cache = replace(self.cache, centers=centers, ends=ends)
+        other._start = start
         return other
 
     def tokenize(self, text: str) -> list[int]:
@@ -81,7 +91,7 @@ class Reference:
         ``pairs`` has an entry per layer of the model, None is exact: which sides are rotated depends on all of them.
         ``keep`` gets the input of every layer that is run; ``capture`` is called once per layer.
         """
-        positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        positions = torch.arange(self._start, self._start + hidden.shape[1], device=hidden.device)[None]
         rope = self._model.model.rotary_emb(hidden, positions)
         ALL_ATTENTION_FUNCTIONS.register(ATTENTION, self._attention)
         self._capture = capture
@@ -123,13 +133,15 @@ class Reference:
     def _attention(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object
     ) -> tuple[Tensor, None]:
-        """Causal attention over what the cache gives back; the newest token, too, is read from the cache."""
+        """Causal attention over what the cache gives back; the newest token, too, is read from it or from the ends."""
+        il = module.layer_idx
         if self._capture is not None:
-            self._capture(module.layer_idx, query, key, value)
-        rotated_k, rotated_v = self._rotated
-        key = self.cache.keys(key, self._pair.k, module.layer_idx, rotated_k)
-        value = self.cache.values(value, self._pair.v, rotated_v)
-        return attend(query, key, value).transpose(1, 2), None
+            self._capture(il, query, key, value)
+        cached = self.cache.cached(key, value, self._pair, il, self._rotated)
+        exact = self.cache.exact(key, value, self._pair, il, self._rotated)
+        if exact is None or self.cache.ends is None:
+            return attend(query, *cached).transpose(1, 2), None
+        return attend_with_ends(query, cached, exact, self.cache.ends).transpose(1, 2), None
 
 
 def _device(name: str) -> torch.device:

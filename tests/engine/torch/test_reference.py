@@ -99,6 +99,19 @@ def test_what_is_captured_is_what_the_cache_gets(tiny, text: str, tmp_path: Path
     assert seen == [(il, (3, 4, 8, 64), (3, 2, 8, 64), (3, 2, 8, 64)) for il in range(2)]
 
 
+def test_a_chunk_can_start_at_any_position(tiny, text: str, tmp_path: Path) -> None:
+    reference = Reference(tiny(tmp_path / "m.gguf", "llama"), "llama")
+    tokens = torch.tensor([reference.tokenize(text)[:40]])
+    keys: dict[int, list[torch.Tensor]] = {0: [], 9: []}
+    for start, kept in keys.items():
+        reading = reference.reading(start=start)
+        reading.run(reading.embed(tokens[:, start:]), capture=lambda il, q, k, v, kept=kept: kept.append(k))
+    assert torch.allclose(keys[9][0], keys[0][0][:, :, 9:], atol=1e-4), "layer 0 has the keys of those positions"
+    assert not torch.allclose(keys[9][0], keys[0][0][:, :, :31], atol=1e-2)
+    exact, deep = (r.log_probs(r.run(r.embed(tokens))[0]) for r in (reference, reference.reading(start=300)))
+    assert divergence(exact, deep) < 1e-6, "attention sees distances alone"
+
+
 @pytest.mark.parametrize(
     ("change", "strings", "words"),
     [
