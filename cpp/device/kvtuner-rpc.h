@@ -6,7 +6,7 @@
 
 #include <atomic>
 
-constexpr uint8_t KVTUNER_RPC_CACHE_TYPES = 1;  // of q2_nl and q3_nl as kvtuner-blocks.h has them
+constexpr uint8_t KVTUNER_RPC_CACHE_TYPES = 2;  // of q2_nl and q3_nl as kvtuner-quantize.h finds them
 
 inline std::atomic<bool> kvtuner_rpc_all_servers_know{ true };
 

@@ -23,7 +23,7 @@ kvtuner_test(test-writes
     FOLDERS format graph cpu "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-archs
     SOURCES cpp/test/test_archs.cpp cpp/test/arch_plans.cpp cpp/test/arch_runs.cpp cpp/test/slow_cache.cpp
-    FOLDERS format graph "${KVTUNER_LLAMA}/src" "${KVTUNER_LLAMA}/common" LIBRARIES llama)
+    FOLDERS format graph "${KVTUNER_LLAMA}/src" "${KVTUNER_LLAMA}/common" "${KVTUNER_GGML}" LIBRARIES llama)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     kvtuner_test(count-instructions SOURCES cpp/test/count_instructions.cpp FOLDERS graph LIBRARIES ggml)
 endif()
