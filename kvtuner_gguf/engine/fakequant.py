@@ -1,9 +1,10 @@
 """Quantize and dequantize as the KV cache does, bit for bit.
 
-Equal to the bit, but for the sign of zeros. A cache write goes through ``from_float`` of ggml's CPU traits, one of values
-through ``kvtuner_from_float``, a read through ``to_float`` of the common traits. On x86 with AVX, q8_0 is written with
-the scale ``127 / max`` and rounds halves to even, where the portable reference takes the reciprocal of the scale and
-rounds halves away from zero; that is followed here. All other types are written by the reference code on every machine.
+Equal to the bit, but for the sign of zeros. A cache write goes through ``from_float`` of ggml's CPU traits, values of
+q2_nl and q3_nl through ``kvtuner_from_float``, and a read through ``to_float`` of the common traits. On x86 with AVX,
+q8_0 is written with the scale ``127 / max`` and rounds halves to even, where the portable reference takes the
+reciprocal of the scale and rounds halves away from zero; that is followed here. All other types are written by the
+reference code on every machine.
 Source: ``ggml/src/ggml-quants.c`` and ``ggml/src/ggml-cpu/arch/x86/quants.c`` at the pinned base; q2_nl and q3_nl are
 this project's (``cpp/format/kvtuner-quantize.h``).
 """
