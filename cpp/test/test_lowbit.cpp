@@ -1,69 +1,13 @@
 // The cache types q2_nl and q3_nl: the same blocks from every implementation, scales by their definition, right dot
 // products, small errors. With --time also how long a row takes to write, beside q4_0.
 
-#include "cpu_backend.h"
-#include "kvtuner-lowbit.h"
+#include "lowbit_rows.h"
 
 #include <chrono>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
-#include <random>
-#include <string>
-#include <vector>
 
 namespace {
-
-int failures = 0;
-
-void expect(bool is_right, const std::string & what) {
-    if (!is_right) {
-        printf("%s\n", what.c_str());
-        ++failures;
-    }
-}
-
-using values = std::vector<float>;
-using bytes = std::vector<uint8_t>;
-
-struct row_kind {
-    const char * name;
-    float scale;
-    float outlier;  // what every 61st value is multiplied by
-};
-
-const row_kind KINDS[] = {
-    { "normal", 1, 1 }, { "tiny", 1e-6f, 1 }, { "large", 1e4f, 1 }, { "outliers", 1, 40 }, { "zero", 0, 1 },
-};
-
-values random_row(int64_t n, const row_kind & kind, std::mt19937 & random) {
-    std::normal_distribution<float> normal;
-    values row(n);
-    for (int64_t i = 0; i < n; ++i) {
-        row[i] = normal(random) * kind.scale * (i % 61 == 7 ? kind.outlier : 1);
-    }
-    return row;
-}
-
-constexpr bool K = false, V = true;
-constexpr bool SIDES[] = { K, V };
-
-std::string text(ggml_type type, bool side) {
-    return std::string(ggml_type_name(type)) + (side == V ? ", values" : ", keys");
-}
-
-bytes quantize(ggml_type type, const values & row, bool side, ggml_from_float_t from_float = nullptr) {
-    bytes blocks(ggml_row_size(type, row.size()), 0xa5);
-    from_float = from_float ? from_float : CPU_FUNCTION(kvtuner_from_float)(type, side);
-    from_float(row.data(), blocks.data(), row.size());
-    return blocks;
-}
-
-values dequantize(ggml_type type, const bytes & blocks, int64_t n) {
-    values row(n);
-    ggml_get_type_traits(type)->to_float(blocks.data(), row.data(), n);
-    return row;
-}
 
 double mean_square(const values & x) {
     double sum = 0;
@@ -113,54 +57,6 @@ void test_blocks(ggml_type type, bool side, std::mt19937 & random) {
             expect(std::isfinite(value) && (kind.scale != 0 || value == 0), std::string(kind.name) + ": not finite");
         }
     }
-}
-
-// what knows no side writes keys, and other types have no sides
-void test_sides(std::mt19937 & random) {
-    for (const ggml_type type : { GGML_TYPE_Q2_NL, GGML_TYPE_Q3_NL, GGML_TYPE_Q4_0 }) {
-        const values row = random_row(64 * 8, KINDS[0], random);
-        const ggml_from_float_t of_cpu = CPU_FUNCTION(ggml_get_type_traits_cpu)(type)->from_float;
-        const ggml_from_float_t of_base = ggml_get_type_traits(type)->from_float_ref;
-        expect(quantize(type, row, K) == quantize(type, row, K, of_cpu), text(type, K) + ": from_float");
-        expect(quantize(type, row, K) == quantize(type, row, K, of_base), text(type, K) + ": from_float_ref");
-        const bool is_same = quantize(type, row, K) == quantize(type, row, V);
-        expect(is_same == (type == GGML_TYPE_Q4_0), text(type, V) + ": the side");
-    }
-}
-
-float scale_of(const bytes & block) {
-    ggml_fp16_t d;
-    memcpy(&d, block.data(), sizeof(d));
-    return ggml_fp16_to_fp32(d);
-}
-
-// q the levels of values x: least squares has <x, q> / <q, q>, and without bias it is <x, x> / <x, q>
-void test_scale(ggml_type type, bool side, std::mt19937 & random) {
-    for (int i = 0; i < 1000; ++i) {
-        const values x = random_row(QK_NL, KINDS[i % 4], random);
-        const bytes block = quantize(type, x, side);
-        const values found = dequantize(type, block, QK_NL);
-        double xx = 0, xq = 0, qq = 0;
-        for (int j = 0; j < QK_NL; ++j) {
-            const double q = found[j] / scale_of(block);
-            xx += (double)x[j] * x[j];
-            xq += x[j] * q;
-            qq += q * q;
-        }
-        const double wanted = side == V ? xx / xq : (xq / qq + xx / xq) / 2;
-        const double half_step = std::max(std::ldexp(wanted, -11), std::ldexp(1.0, -25));
-        expect(std::fabs(scale_of(block) - wanted) <= 1.01 * half_step, text(type, side) + ": the scale");
-    }
-}
-
-void test_broken_numbers(ggml_type type, bool side, std::mt19937 & random) {
-    values row = random_row(QK_NL, KINDS[0], random);
-    row[5] = INFINITY;
-    expect(scale_of(quantize(type, row, side)) == INFINITY, text(type, side) + ": the scale of an infinite value");
-    row[6] = NAN;
-    expect(std::isnan(scale_of(quantize(type, row, side))), text(type, side) + ": the scale of no number");
-    expect(scale_of(quantize(type, values(QK_NL, 1e20f), side)) == INFINITY, text(type, side) + ": too large");
-    expect(scale_of(quantize(type, values(QK_NL, 1e-30f), side)) == 0, text(type, side) + ": too small");
 }
 
 // nearly normal, and exact on every machine: sums of four integers
@@ -259,8 +155,6 @@ int main(int argc, char ** argv) {
         test_dot(type, random);
         for (const bool side : SIDES) {
             test_blocks(type, side, random);
-            test_scale(type, side, random);
-            test_broken_numbers(type, side, random);
             test_error(type, side, type == GGML_TYPE_Q2_NL ? 0.11748 : 0.03454, random);
         }
     }
