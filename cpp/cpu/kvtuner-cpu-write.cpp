@@ -1,6 +1,8 @@
 #include "kvtuner-cpu-write.h"
 
 #include "kvtuner-hadamard.h"
+#include "kvtuner-lowbit.h"
+#include "kvtuner-mark.h"
 #include "kvtuner-writes.h"
 
 #include "ggml-cpu.h"
@@ -34,8 +36,7 @@ bool can_do(const kvtuner_write & write) {
     const ggml_tensor * cache = write.set_rows;
     const int64_t block = ggml_blck_size(cache->type);
     const bool is_whole = write.rotation == 0 || (is_rotation(write.rotation) && write.rotation % block == 0);
-    return is_whole && block <= LONGEST && cache->ne[0] % piece_length(write) == 0 &&
-           ggml_get_type_traits_cpu(cache->type)->from_float;
+    return is_whole && block <= LONGEST && cache->ne[0] % piece_length(write) == 0 && kvtuner_cpu_conversion(cache);
 }
 
 // x = a row of n values, of which `rotation` at a time are rotated, less the center; without a rotation (0), without a
@@ -56,7 +57,7 @@ void prepare(const float * row, const float * center, int64_t rotation, int64_t 
 void run(const kvtuner_write & write, int ith, int nth) {
     const ggml_tensor * cache = write.set_rows;
     const int64_t * cells = (const int64_t *)cache->src[1]->data;
-    const ggml_from_float_t convert = ggml_get_type_traits_cpu(cache->type)->from_float;
+    const ggml_from_float_t convert = kvtuner_cpu_conversion(cache);
     const int64_t length = piece_length(write), pieces = cache->ne[0] / length;
     const int64_t n = cache->src[0]->ne[1] * pieces;
     alignas(64) float x[LONGEST];
@@ -97,6 +98,10 @@ bool kvtuner_cpu_write(const kvtuner_writes * writes, const ggml_compute_params 
 
 bool kvtuner_cpu_goes_on(const kvtuner_writes * writes, int i) {
     return writes && writes->goes_on_after(i);
+}
+
+ggml_from_float_t kvtuner_cpu_conversion(const ggml_tensor * set_rows) {
+    return kvtuner_from_float(set_rows->type, kvtuner_is_of_values(set_rows));
 }
 
 bool kvtuner_cpu_rotate(const ggml_compute_params * params, ggml_tensor * node) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ggml.h"
+#include "ggml-cpu.h"
 
 #include <stdbool.h>
 
@@ -26,6 +27,9 @@ bool kvtuner_cpu_goes_on(const struct kvtuner_writes * writes, int i);
 
 // Computes a MUL_MAT with a Hadamard matrix. False: nothing was done, upstream's code takes it.
 bool kvtuner_cpu_rotate(const struct ggml_compute_params * params, struct ggml_tensor * node);
+
+// how a SET_ROWS converts what it stores
+ggml_from_float_t kvtuner_cpu_conversion(const struct ggml_tensor * set_rows);
 
 #ifdef __cplusplus
 }

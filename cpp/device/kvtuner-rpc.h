@@ -6,8 +6,9 @@
 
 #include <atomic>
 
-// of q2_nl and q3_nl as kvtuner-blocks.h has them: a build that gives them other numbers greets otherwise
-constexpr uint8_t KVTUNER_RPC_CACHE_TYPES = GGML_TYPE_Q2_NL;
+// of q2_nl and q3_nl as kvtuner-blocks.h has them and kvtuner-quantize.h finds them: a build that gives them other
+// numbers or scales greets otherwise
+constexpr uint8_t KVTUNER_RPC_CACHE_TYPES = GGML_TYPE_Q2_NL + 1;
 
 inline std::atomic<bool> kvtuner_rpc_all_servers_know{ true };
 

@@ -22,6 +22,11 @@ struct halves {
 };
 
 template <typename BLOCK>
+void quantize_values(const float * x, void * y, int64_t k) {
+    kvtuner::quantize_row<kvtuner::side::V, halves>(x, (BLOCK *)y, k);
+}
+
+template <typename BLOCK>
 void dequantize_row(const BLOCK * x, float * y, int64_t k) {
     assert(k % QK_NL == 0);
     for (int64_t b = 0; b < k / QK_NL; ++b) {
@@ -35,11 +40,22 @@ void dequantize_row(const BLOCK * x, float * y, int64_t k) {
 }  // namespace
 
 void quantize_row_q2_nl_ref(const float * x, block_q2_nl * y, int64_t k) {
-    kvtuner::quantize_row<halves>(x, y, k);
+    kvtuner::quantize_row<kvtuner::side::K, halves>(x, y, k);
 }
 
 void quantize_row_q3_nl_ref(const float * x, block_q3_nl * y, int64_t k) {
-    kvtuner::quantize_row<halves>(x, y, k);
+    kvtuner::quantize_row<kvtuner::side::K, halves>(x, y, k);
+}
+
+ggml_from_float_t kvtuner_from_float_ref(enum ggml_type type, bool is_v) {
+    switch (type) {
+#define KVTUNER_OWN_BLOCK(TYPE, name, size) \
+    case GGML_TYPE_##TYPE:                  \
+        return is_v ? quantize_values<block_##name> : (ggml_from_float_t)quantize_row_##name##_ref;
+#include "kvtuner-formats.def"
+        default:
+            return ggml_get_type_traits(type)->from_float_ref;
+    }
 }
 
 void dequantize_row_q2_nl(const block_q2_nl * x, float * y, int64_t k) {

@@ -5,12 +5,16 @@
 
 #include "kvtuner-blocks.h"
 
+#include <float.h>
 #include <math.h>
 
 #include <cassert>
 #include <cstdint>
 
 namespace kvtuner {
+
+// what of a cache a block is for
+enum class side { K, V };
 
 // N magnitudes of levels, each with both signs; the next one begins at a step, in units of the scale
 template <typename BLOCK>
@@ -46,24 +50,12 @@ inline float sum_of_block(const float * x) {
     return lane[0];
 }
 
-// the root mean square
-inline float size_of_block(const float * x) {
-    float squares[QK_NL];
-    for (int j = 0; j < QK_NL; ++j) {
-        squares[j] = x[j] * x[j];
-    }
-    return sqrtf(sum_of_block(squares) / QK_NL);
-}
-
-// the scale of least squares for values x with levels of magnitude m
-inline float fit_scale(const float * x, const float * m) {
+inline float sum_of_products(const float * x, const float * y) {
     float products[QK_NL];
-    float squares[QK_NL];
     for (int j = 0; j < QK_NL; ++j) {
-        products[j] = fabsf(x[j]) * m[j];
-        squares[j] = m[j] * m[j];
+        products[j] = x[j] * y[j];
     }
-    return sum_of_block(products) / sum_of_block(squares);
+    return sum_of_block(products);
 }
 
 template <typename BLOCK>
@@ -78,31 +70,32 @@ struct thresholds {
     }
 };
 
-// the magnitudes of the levels next to values x
+// the magnitudes of the levels next to values of magnitudes x
 template <typename BLOCK>
 inline void find_magnitudes(const float * x, float scale, float * m) {
     using format = low_bit<BLOCK>;
     const thresholds<BLOCK> limits(scale);
     for (int j = 0; j < QK_NL; ++j) {
-        const float size = fabsf(x[j]);
         float found = format::LEVELS[format::N];
         for (int i = 0; i < limits.N; ++i) {
-            found = size >= limits.at[i] ? format::LEVELS[format::N + 1 + i] : found;
+            found += x[j] >= limits.at[i] ? format::LEVELS[format::N + 1 + i] - format::LEVELS[format::N + i] : 0;
         }
         m[j] = found;
     }
 }
 
-// the scale of a block, before it is rounded to half precision
-template <typename BLOCK>
-inline float find_scale(const float * x) {
-    float m[QK_NL];
-    float scale = size_of_block(x) * low_bit<BLOCK>::START;
-    for (int i = 0; i < KVTUNER_NL_ROUNDS; ++i) {
-        find_magnitudes<BLOCK>(x, scale, m);
-        scale = fit_scale(x, m);
+// The scale to store for values whose magnitudes x became levels of magnitudes m; `squares` is the sum of x squared.
+// That of least squares makes values smaller, by their mean squared error, which adds up over many of them. The
+// unbiased one leaves <x, d m> = <x, x>: V has it, and K the mean of both.
+template <side SIDE>
+inline float scale_of(float squares, const float * x, const float * m) {
+    const float product = sum_of_products(x, m);
+    const float fitted = product / sum_of_products(m, m);
+    const float unbiased = squares / product;
+    if (!(unbiased <= FLT_MAX)) {
+        return fitted;  // zeros alone, or not finite
     }
-    return scale;
+    return SIDE == side::V ? unbiased : 0.5f * (fitted + unbiased);
 }
 
 inline void put_low_bits(const unsigned char * codes, unsigned char * qs) {
@@ -126,31 +119,40 @@ inline void put_codes(const unsigned char * codes, block_q3_nl & y) {
     }
 }
 
-// d as it is stored, stored_d what that is as a float
-template <typename BLOCK>
-inline void fill_block(const float * x, ggml_half d, float stored_d, BLOCK & y) {
+// the levels next to values x for a scale, then the scale for the levels
+template <side SIDE, typename HALVES, typename BLOCK>
+inline void quantize_block(const float * x, BLOCK & y) {
     constexpr int N = low_bit<BLOCK>::N;
-    const thresholds<BLOCK> limits(stored_d);
+    float size[QK_NL];
+    float m[QK_NL];
+    for (int j = 0; j < QK_NL; ++j) {
+        size[j] = fabsf(x[j]);
+    }
+    const float squares = sum_of_products(x, x);
+    float scale = sqrtf(squares / QK_NL) * low_bit<BLOCK>::START;
+    for (int i = 0; i < KVTUNER_NL_ROUNDS; ++i) {
+        find_magnitudes<BLOCK>(size, scale, m);
+        scale = sum_of_products(size, m) / sum_of_products(m, m);
+    }
+    find_magnitudes<BLOCK>(size, scale, m);
     unsigned char codes[QK_NL];
     for (int j = 0; j < QK_NL; ++j) {
-        const float size = fabsf(x[j]);
         unsigned char rank = 0;
-        for (int i = 0; i < limits.N; ++i) {
-            rank += size >= limits.at[i];
+        for (int i = 0; i < N - 1; ++i) {
+            rank += m[j] > low_bit<BLOCK>::LEVELS[N + i];
         }
         codes[j] = x[j] < 0 ? N - 1 - rank : N + rank;
     }
-    y.d = d;
+    y.d = HALVES::of(scale_of<SIDE>(squares, size, m));
     put_codes(codes, y);
 }
 
-// k values, whole blocks; HALVES converts floats to halves and back
-template <typename HALVES, typename BLOCK>
+// k values, whole blocks; HALVES converts a float to half precision
+template <side SIDE, typename HALVES, typename BLOCK>
 inline void quantize_row(const float * x, BLOCK * y, int64_t k) {
     assert(k % QK_NL == 0);
     for (int64_t b = 0; b < k / QK_NL; ++b) {
-        const ggml_half d = HALVES::of(find_scale<BLOCK>(x + b * QK_NL));
-        fill_block(x + b * QK_NL, d, HALVES::to_float(d), y[b]);
+        quantize_block<SIDE, HALVES>(x + b * QK_NL, y[b]);
     }
 }
 

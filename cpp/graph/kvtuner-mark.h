@@ -1,12 +1,13 @@
-// The mark of attention over a cache that follows a plan: kernels of ours take such nodes alone. The cache has it
-// first; the node takes it over when the graph is built, since a node may later read a copy on another device.
+// What nodes of a graph say to kernels of ours.
 #pragma once
 
 #include "ggml.h"
 
 #define KVTUNER_MARK 0x6b767475
-#define KVTUNER_MARK_AT 5  // of the parameters of FLASH_ATTN_EXT the first that upstream leaves free
+#define KVTUNER_MARK_AT 5  // of the parameters of FLASH_ATTN_EXT the first that upstream leaves free; SET_ROWS has none
 
+// Attention over a cache that follows a plan: kernels of ours take such nodes alone. The cache has the mark first; the
+// node takes it over when the graph is built, since a node may later read a copy on another device.
 static inline void kvtuner_mark(struct ggml_tensor * cache) {
     cache->op_params[KVTUNER_MARK_AT] = KVTUNER_MARK;
 }
@@ -29,4 +30,14 @@ static inline bool kvtuner_has_exact(const struct ggml_tensor * node) {
 
 static inline bool kvtuner_is_marked(const struct ggml_tensor * node) {
     return node->op_params[KVTUNER_MARK_AT] == KVTUNER_MARK;
+}
+
+// SET_ROWS into a cache of values, whose blocks of q2_nl and q3_nl have another scale than those of keys
+static inline struct ggml_tensor * kvtuner_mark_values(struct ggml_tensor * set_rows) {
+    set_rows->op_params[KVTUNER_MARK_AT] = KVTUNER_MARK;
+    return set_rows;
+}
+
+static inline bool kvtuner_is_of_values(const struct ggml_tensor * set_rows) {
+    return kvtuner_is_marked(set_rows);
 }

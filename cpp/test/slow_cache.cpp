@@ -2,6 +2,7 @@
 
 #include "kvtuner-cache.h"
 #include "kvtuner-layers.h"
+#include "kvtuner-lowbit.h"
 
 #include "llama-context.h"
 #include "llama-kv-cache.h"
@@ -42,7 +43,7 @@ void slow_round(const slow_rounding & rounding, float * values, int64_t n_values
     for (size_t i = 0; i < center.size(); ++i) {
         values[i] -= center[i];
     }
-    traits->from_float_ref(values, packed.data(), n_values);
+    kvtuner_from_float_ref(rounding.type, rounding.is_v)(values, packed.data(), n_values);
     traits->to_float(packed.data(), values, n_values);
     for (size_t i = 0; i < center.size(); ++i) {
         values[i] += center[i];
@@ -128,14 +129,15 @@ void slow_cache::follow(const llama_context & ctx, const kvtuner_plan & plan) {
 
 void slow_cache::follow_layer(const llama_kv_cache & cache, uint32_t il, const kvtuner_plan & plan, int64_t rotation_k,
                               int64_t rotation_v) {
-    const auto add = [&](const ggml_tensor * tensor, ggml_type type, int64_t rotation, const auto & centers) {
+    const auto add = [&](const ggml_tensor * tensor, ggml_type type, int64_t rotation, const auto & centers,
+                         bool is_v) {
         if (tensor) {  // with compressed keys V is a part of K
             order.push_back(tensor);
-            tensors[tensor] = { type, rotation, centers.empty() ? std::vector<float>() : centers[il] };
+            tensors[tensor] = { type, rotation, centers.empty() ? std::vector<float>() : centers[il], is_v };
         }
     };
-    add(cache.get_k_storage(il), plan.type_k[il], rotation_k, plan.center_k);
-    add(kvtuner_cache::v_storage(cache, il), plan.type_v[il], rotation_v, std::vector<std::vector<float>>());
+    add(cache.get_k_storage(il), plan.type_k[il], rotation_k, plan.center_k, false);
+    add(kvtuner_cache::v_storage(cache, il), plan.type_v[il], rotation_v, std::vector<std::vector<float>>(), true);
 }
 
 void slow_cache::forget_a_rotation() {

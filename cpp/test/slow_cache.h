@@ -20,6 +20,7 @@ struct slow_rounding {
     ggml_type type;
     int64_t rotation;           // block of the Walsh-Hadamard transform, which divides the head size; 0 for none
     std::vector<float> center;  // what a row is less of, before it is rotated; empty for none
+    bool is_v;
 };
 
 // Transform blocks of n values, a power of two, orthonormally and in place: its own inverse.

@@ -1,63 +1,13 @@
-// The cache types q2_nl and q3_nl: the same blocks from every implementation, right dot products, small errors.
-// With --time also how long a row takes to write, beside q4_0.
+// The cache types q2_nl and q3_nl: the same blocks from every implementation, scales by their definition, right dot
+// products, small errors. With --time also how long a row takes to write, beside q4_0.
 
-#include "cpu_backend.h"
-#include "kvtuner-lowbit.h"
+#include "lowbit_rows.h"
 
 #include <chrono>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
-#include <random>
-#include <string>
-#include <vector>
 
 namespace {
-
-int failures = 0;
-
-void expect(bool is_right, const std::string & what) {
-    if (!is_right) {
-        printf("%s\n", what.c_str());
-        ++failures;
-    }
-}
-
-using values = std::vector<float>;
-using bytes = std::vector<uint8_t>;
-
-struct row_kind {
-    const char * name;
-    float scale;
-    float outlier;  // what every 61st value is multiplied by
-};
-
-const row_kind KINDS[] = {
-    { "normal", 1, 1 }, { "tiny", 1e-6f, 1 }, { "large", 1e4f, 1 }, { "outliers", 1, 40 }, { "zero", 0, 1 },
-};
-
-values random_row(int64_t n, const row_kind & kind, std::mt19937 & random) {
-    std::normal_distribution<float> normal;
-    values row(n);
-    for (int64_t i = 0; i < n; ++i) {
-        row[i] = normal(random) * kind.scale * (i % 61 == 7 ? kind.outlier : 1);
-    }
-    return row;
-}
-
-bytes quantize(ggml_type type, const values & row, bool by_reference) {
-    bytes blocks(ggml_row_size(type, row.size()), 0xa5);
-    const auto from_float = by_reference ? ggml_get_type_traits(type)->from_float_ref
-                                         : CPU_FUNCTION(ggml_get_type_traits_cpu)(type)->from_float;
-    from_float(row.data(), blocks.data(), row.size());
-    return blocks;
-}
-
-values dequantize(ggml_type type, const bytes & blocks, int64_t n) {
-    values row(n);
-    ggml_get_type_traits(type)->to_float(blocks.data(), row.data(), n);
-    return row;
-}
 
 double mean_square(const values & x) {
     double sum = 0;
@@ -67,8 +17,8 @@ double mean_square(const values & x) {
     return sum / x.size();
 }
 
-double relative_error(ggml_type type, const values & row) {
-    values error = dequantize(type, quantize(type, row, false), row.size());
+double relative_error(ggml_type type, const values & row, bool side) {
+    values error = dequantize(type, quantize(type, row, side), row.size());
     for (size_t i = 0; i < row.size(); ++i) {
         error[i] -= row[i];
     }
@@ -97,12 +47,13 @@ void test_layout() {
     }
 }
 
-void test_blocks(ggml_type type, std::mt19937 & random) {
+void test_blocks(ggml_type type, bool side, std::mt19937 & random) {
     for (const row_kind & kind : KINDS) {
         const values row = random_row(64 * 128, kind, random);
-        expect(quantize(type, row, true) == quantize(type, row, false),
-               std::string(ggml_type_name(type)) + ", " + kind.name + ": the CPU's blocks differ from the reference");
-        for (const float value : dequantize(type, quantize(type, row, false), row.size())) {
+        const bytes blocks = quantize(type, row, side);
+        expect(quantize(type, row, side, kvtuner_from_float_ref(type, side)) == blocks,
+               text(type, side) + ", " + kind.name + ": the CPU's blocks differ from the reference");
+        for (const float value : dequantize(type, blocks, row.size())) {
             expect(std::isfinite(value) && (kind.scale != 0 || value == 0), std::string(kind.name) + ": not finite");
         }
     }
@@ -126,25 +77,27 @@ values fixed_row(int64_t n) {
 }
 
 // FNV-1a over the blocks of the same row: what one machine writes another reads
-void test_same_everywhere(ggml_type type, uint64_t wanted) {
+void test_same_everywhere(ggml_type type, bool side, uint64_t wanted) {
     uint64_t hash = 0xcbf29ce484222325u;
-    for (const uint8_t byte : quantize(type, fixed_row(64 * 256), false)) {
+    for (const uint8_t byte : quantize(type, fixed_row(64 * 256), side)) {
         hash = (hash ^ byte) * 0x100000001b3u;
     }
-    char text[128];
-    snprintf(text, sizeof(text), "%s: blocks hash to %016llx", ggml_type_name(type), (unsigned long long)hash);
-    expect(hash == wanted, text);
+    char found[32];
+    snprintf(found, sizeof(found), "%016llx", (unsigned long long)hash);
+    expect(hash == wanted, text(type, side) + ": blocks hash to " + found);
 }
 
-// against Lloyd-Max, the best quantizer with one scale for all values of a normal distribution
-void test_error(ggml_type type, double lloyd_max, std::mt19937 & random) {
+// Against Lloyd-Max, the best quantizer with one scale for all values of a normal distribution. Its error D is D/(1-D)
+// without bias.
+void test_error(ggml_type type, bool side, double lloyd_max, std::mt19937 & random) {
+    const double best = side == V ? lloyd_max / (1 - lloyd_max) : lloyd_max;
     for (const int64_t length : { 64, 128, 256 }) {
         double sum = 0;
         for (int i = 0; i < 2000; ++i) {
-            sum += relative_error(type, random_row(length, KINDS[0], random));
+            sum += relative_error(type, random_row(length, KINDS[0], random), side);
         }
-        const double ratio = sum / 2000 / lloyd_max;
-        printf("%s rows of %3d: %.3f of Lloyd-Max\n", ggml_type_name(type), (int)length, ratio);
+        const double ratio = sum / 2000 / best;
+        printf("%s, rows of %3d: %.3f of Lloyd-Max\n", text(type, side).c_str(), (int)length, ratio);
         expect(ratio < 1.0, "more error than Lloyd-Max");
     }
 }
@@ -160,8 +113,8 @@ double dot_by_definition(const values & x, const values & y) {
 void test_dot(ggml_type type, std::mt19937 & random) {
     for (const int64_t n : { 64, 128, 192, 256, 4096 }) {
         for (const row_kind & kind : KINDS) {
-            const bytes x = quantize(type, random_row(n, kind, random), false);
-            const bytes y = quantize(GGML_TYPE_Q8_0, random_row(n, KINDS[0], random), false);
+            const bytes x = quantize(type, random_row(n, kind, random), K);
+            const bytes y = quantize(GGML_TYPE_Q8_0, random_row(n, KINDS[0], random), K);
             float found = NAN;
             CPU_FUNCTION(ggml_get_type_traits_cpu)(type)->vec_dot(n, &found, 0, x.data(), 0, y.data(), 0, 1);
             const values exact_x = dequantize(type, x, n);
@@ -173,24 +126,22 @@ void test_dot(ggml_type type, std::mt19937 & random) {
     }
 }
 
-void time_writes(std::mt19937 & random) {
+void time_writes(ggml_type type, bool side, std::mt19937 & random) {
     const int64_t n = 128;
     const int n_rows = 64;
     const values rows = random_row(n * n_rows, KINDS[0], random);
-    for (const ggml_type type : { GGML_TYPE_Q4_0, GGML_TYPE_Q8_0, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL }) {
-        bytes blocks(ggml_row_size(type, n) * n_rows);
-        const auto from_float = CPU_FUNCTION(ggml_get_type_traits_cpu)(type)->from_float;
-        double best = 1e9;
-        for (int repetition = 0; repetition < 200; ++repetition) {
-            const auto start = std::chrono::steady_clock::now();
-            for (int row = 0; row < n_rows; ++row) {
-                from_float(rows.data() + row * n, blocks.data() + row * ggml_row_size(type, n), n);
-            }
-            const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
-            best = std::min(best, time.count() / n_rows);
+    bytes blocks(ggml_row_size(type, n) * n_rows);
+    const ggml_from_float_t from_float = CPU_FUNCTION(kvtuner_from_float)(type, side);
+    double best = 1e9;
+    for (int repetition = 0; repetition < 200; ++repetition) {
+        const auto start = std::chrono::steady_clock::now();
+        for (int row = 0; row < n_rows; ++row) {
+            from_float(rows.data() + row * n, blocks.data() + row * ggml_row_size(type, n), n);
         }
-        printf("%-6s %6.1f ns to write a row of %d\n", ggml_type_name(type), best, (int)n);
+        const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
+        best = std::min(best, time.count() / n_rows);
     }
+    printf("%-13s %6.1f ns to write a row of %d\n", text(type, side).c_str(), best, (int)n);
 }
 
 }  // namespace
@@ -199,16 +150,23 @@ int main(int argc, char ** argv) {
     printf("%s\n", cpu_library());
     std::mt19937 random(1);
     test_layout();
+    test_sides(random);
     for (const ggml_type type : { GGML_TYPE_Q2_NL, GGML_TYPE_Q3_NL }) {
-        test_blocks(type, random);
         test_dot(type, random);
+        for (const bool side : SIDES) {
+            test_blocks(type, side, random);
+            test_error(type, side, type == GGML_TYPE_Q2_NL ? 0.11748 : 0.03454, random);
+        }
     }
-    test_same_everywhere(GGML_TYPE_Q2_NL, 0x2e513de1f9761879u);
-    test_same_everywhere(GGML_TYPE_Q3_NL, 0x4e10779319188464u);
-    test_error(GGML_TYPE_Q2_NL, 0.11748, random);
-    test_error(GGML_TYPE_Q3_NL, 0.03454, random);
+    test_same_everywhere(GGML_TYPE_Q2_NL, K, 0xb8fbfd8e7deb5b7bu);
+    test_same_everywhere(GGML_TYPE_Q2_NL, V, 0xa593a217da811b26u);
+    test_same_everywhere(GGML_TYPE_Q3_NL, K, 0xa23ceb361db0b37bu);
+    test_same_everywhere(GGML_TYPE_Q3_NL, V, 0x95c04b8d3a5caa1fu);
     if (argc > 1 && strcmp(argv[1], "--time") == 0) {
-        time_writes(random);
+        for (const ggml_type type : { GGML_TYPE_Q4_0, GGML_TYPE_Q8_0, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL }) {
+            time_writes(type, K, random);
+            time_writes(type, V, random);
+        }
     }
     printf("%d failures\n", failures);
     return failures != 0;

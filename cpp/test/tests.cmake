@@ -14,7 +14,8 @@ kvtuner_test(fuzz SOURCES cpp/test/fuzz_plan.cpp ${KVTUNER_PLAN}
     FOLDERS include plan format "${KVTUNER_LLAMA}/vendor" "${KVTUNER_LLAMA}/common" LIBRARIES ggml-base)
 kvtuner_test(test-backend SOURCES cpp/test/test_backend.cpp FOLDERS "${KVTUNER_GGML}" LIBRARIES llama)
 kvtuner_test(test-decode SOURCES cpp/test/test_decode.cpp FOLDERS format cpu "${KVTUNER_GGML}" LIBRARIES ggml)
-kvtuner_test(test-lowbit SOURCES cpp/test/test_lowbit.cpp FOLDERS format "${KVTUNER_GGML}" LIBRARIES ggml)
+kvtuner_test(test-lowbit SOURCES cpp/test/test_lowbit.cpp cpp/test/lowbit_sides.cpp
+    FOLDERS format "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-attention SOURCES cpp/test/test_attention.cpp cpp/test/attention_edges.cpp
     FOLDERS format graph cpu LIBRARIES ggml)
 kvtuner_test(test-writes
@@ -23,7 +24,7 @@ kvtuner_test(test-writes
     FOLDERS format graph cpu "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-archs
     SOURCES cpp/test/test_archs.cpp cpp/test/arch_plans.cpp cpp/test/arch_runs.cpp cpp/test/slow_cache.cpp
-    FOLDERS format graph "${KVTUNER_LLAMA}/src" "${KVTUNER_LLAMA}/common" LIBRARIES llama)
+    FOLDERS format graph "${KVTUNER_LLAMA}/src" "${KVTUNER_LLAMA}/common" "${KVTUNER_GGML}" LIBRARIES llama)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     kvtuner_test(count-instructions SOURCES cpp/test/count_instructions.cpp FOLDERS graph LIBRARIES ggml)
 endif()

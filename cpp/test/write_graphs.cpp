@@ -1,5 +1,7 @@
 #include "write_graphs.h"
 
+#include "kvtuner-mark.h"
+
 #include "ggml-impl.h"
 
 #include <algorithm>
@@ -43,6 +45,9 @@ writing make_writing(ggml_context * ctx, const shape & s, ggml_type index_type) 
         x = w.centered = ggml_sub(ctx, x, w.center);
     }
     w.stored = ggml_set_rows(ctx, w.cache, ggml_view_2d(ctx, x, width, s.n_tokens, x->nb[2], 0), w.indices);
+    if (s.of_values) {
+        kvtuner_mark_values(w.stored);
+    }
     return w;
 }
 

@@ -16,6 +16,7 @@ struct shape {
     int64_t rotation = 128;  // 0: none
     bool center = true;
     bool wide = false;  // heads lie in a row that holds more
+    bool of_values = false;
     ggml_type type = GGML_TYPE_Q8_0;
 };
 

@@ -74,7 +74,7 @@ std::vector<shape> shapes() {
         for (const int64_t head_size : { 32, 64, 96, 128, 192, 256, 512 }) {
             for (const int64_t rotation : { 0, 64, 128, 256, 512 }) {
                 for (const int64_t n_tokens : { 1, 5, 31 }) {
-                    for (const int variant : { 0, 1, 2, 3 }) {
+                    for (const int variant : { 0, 1, 2, 3, 4, 5 }) {
                         shape s;
                         s.head_size = head_size;
                         s.n_head = head_size == 96 ? 1 : 3;
@@ -82,6 +82,7 @@ std::vector<shape> shapes() {
                         s.rotation = rotation;
                         s.center = variant & 1;
                         s.wide = variant & 2;
+                        s.of_values = variant & 4;
                         s.type = type;
                         if (s.head_size * s.n_head % ggml_blck_size(type) != 0) {
                             continue;
@@ -97,6 +98,16 @@ std::vector<shape> shapes() {
     return all;
 }
 
+// values have blocks of their own in our types, and the same as keys in others
+void test_values(ggml_backend_t backend, ggml_type type) {
+    shape s;
+    s.type = type;
+    const std::vector<uint8_t> keys = stored_bytes(backend, s, 1, false);
+    s.of_values = true;
+    const bool is_ours = type == GGML_TYPE_Q2_NL || type == GGML_TYPE_Q3_NL;
+    expect((stored_bytes(backend, s, 1, false) == keys) != is_ours, std::string(ggml_type_name(type)) + ": values");
+}
+
 }  // namespace
 
 void test_on(const char * name) {
@@ -106,6 +117,11 @@ void test_on(const char * name) {
     if (!backend) {
         expect(false, std::string("no device ") + name);
         return;
+    }
+    for (const ggml_type type : KVTUNER_CACHE_TYPES) {
+        if (can_store(backend.get(), type)) {
+            test_values(backend.get(), type);
+        }
     }
     int n_equal = 0;
     unsigned seed = std::random_device()();
@@ -119,7 +135,7 @@ void test_on(const char * name) {
         expect(is_equal, std::string(ggml_type_name(s.type)) + ", head size " + std::to_string(s.head_size) +
                                  ", rotation " + std::to_string(s.rotation) + ", " + std::to_string(s.n_tokens) +
                                  " tokens" + (s.center ? ", centered" : "") + (s.wide ? ", wide rows" : "") +
-                                 ": not what the steps store");
+                                 (s.of_values ? ", values" : "") + ": not what the steps store");
         ++seed;
     }
     printf("%s: %d writes equal in every byte\n", name, n_equal);

@@ -82,7 +82,7 @@ def _through(x: Tensor, type_name: str, rotated: bool, is_key: bool, center: np.
         return x
     size = rotation_size(x.shape[-1], is_key) if rotated or cache_type(type_name).is_quantized else None
     shift = 0.0 if center is None else rotate(torch.from_numpy(center).reshape(-1, 1, x.shape[-1]).to(x), size)
-    return rotate(fake_quantize(rotate(x, size) - shift, type_name) + shift, size)
+    return rotate(fake_quantize(rotate(x, size) - shift, type_name, is_key) + shift, size)
 
 
 def _interleave(x: Tensor) -> Tensor:

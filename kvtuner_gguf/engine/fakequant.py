@@ -1,16 +1,18 @@
 """Quantize and dequantize as the KV cache does, bit for bit.
 
-Equal to the bit, but for the sign of zeros. A cache write goes through ``from_float`` of ggml's CPU traits, a read
-through ``to_float`` of the common ones. On x86 with AVX, q8_0 is written with the scale ``127 / max`` and rounds halves
-to even, where the portable reference takes the reciprocal of the scale and rounds halves away from zero; that is
-followed here. All other types are written by the reference code on every machine.
+Equal to the bit, but for the sign of zeros. A cache write goes through ``from_float`` of ggml's CPU traits, values of
+q2_nl and q3_nl through ``kvtuner_from_float``, and a read through ``to_float`` of the common traits. On x86 with AVX,
+q8_0 is written with the scale ``127 / max`` and rounds halves to even, where the portable reference takes the
+reciprocal of the scale and rounds halves away from zero; that is followed here. All other types are written by the
+reference code on every machine.
 Source: ``ggml/src/ggml-quants.c`` and ``ggml/src/ggml-cpu/arch/x86/quants.c`` at the pinned base; q2_nl and q3_nl are
 this project's (``cpp/format/kvtuner-quantize.h``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,13 +28,17 @@ NL_LANES = 16
 NL_ROUNDS = 2
 
 
-def fake_quantize(x: Tensor, type_name: str) -> Tensor:
-    """What the cache gives back for ``x`` (float32, last dimension whole blocks) when it holds ``type_name``."""
+def fake_quantize(x: Tensor, type_name: str, is_key: bool = True) -> Tensor:
+    """What the cache gives back for ``x`` (float32, last dimension whole blocks) when it holds ``type_name``.
+
+    Keys and values have other scales in q2_nl and q3_nl, and are the same in all other types.
+    """
     kind = cache_type(type_name)
     if x.shape[-1] % kind.block_size:
         raise KvtunerError(f"{type_name} has blocks of {kind.block_size} values, which do not divide {x.shape[-1]}")
     blocks = x.float().reshape(-1, kind.block_size)
-    return _QUANTIZERS[type_name](blocks).reshape(x.shape)
+    quantizer = _OF_VALUES.get(type_name) if not is_key else None
+    return (quantizer or _QUANTIZERS[type_name])(blocks).reshape(x.shape)
 
 
 def _half(x: Tensor) -> Tensor:
@@ -106,22 +112,39 @@ def _lane_sum(x: Tensor) -> Tensor:
     return first
 
 
-def _non_linear(x: Tensor, magnitudes: Sequence[float], steps: Sequence[float], start: float) -> Tensor:
-    """q2_nl and q3_nl: signs times ``magnitudes``, which begin at ``steps``, times a scale of least squares."""
-    size = x.abs()
-    levels = torch.tensor(magnitudes, dtype=torch.float32, device=x.device)
+@dataclass(frozen=True)
+class _NonLinear:
+    """q2_nl and q3_nl: signs times ``magnitudes``, which begin at ``steps``, times a scale; it begins as ``start``."""
 
-    def nearest(scale: Tensor) -> Tensor:
-        return levels[sum((size >= step * scale).long() for step in steps)]
+    magnitudes: tuple[float, ...]
+    steps: tuple[float, ...]
+    start: float
 
-    scale = (_lane_sum(x * x) / x.shape[-1]).sqrt() * torch.tensor(start, dtype=torch.float32)
-    for _ in range(NL_ROUNDS):
-        level = nearest(scale)
-        scale = _lane_sum(size * level) / _lane_sum(level * level)
-    scale = _half(scale)
-    level = nearest(scale)
-    return scale * torch.where(x < 0, -level, level)
+    def keys(self, x: Tensor) -> Tensor:
+        return self._quantize(x, lambda fitted, unbiased: 0.5 * (fitted + unbiased))
 
+    def values(self, x: Tensor) -> Tensor:
+        return self._quantize(x, lambda fitted, unbiased: unbiased)
+
+    def _quantize(self, x: Tensor, mix: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        size, squares = x.abs(), _lane_sum(x * x)
+        scale = (squares / x.shape[-1]).sqrt() * torch.tensor(self.start, dtype=torch.float32)
+        for _ in range(NL_ROUNDS):
+            level = self._nearest(size, scale)
+            scale = _lane_sum(size * level) / _lane_sum(level * level)
+        level = self._nearest(size, scale)
+        product = _lane_sum(size * level)
+        fitted, unbiased = product / _lane_sum(level * level), squares / product
+        scale = torch.where(unbiased.isfinite(), mix(fitted, unbiased), fitted)
+        return _half(scale) * torch.where(x < 0, -level, level)
+
+    def _nearest(self, size: Tensor, scale: Tensor) -> Tensor:
+        levels = torch.tensor(self.magnitudes, dtype=torch.float32, device=size.device)
+        return levels[sum((size >= step * scale).long() for step in self.steps)]
+
+
+_Q3_NL = _NonLinear((3, 9, 16, 26), (6.0, 12.5, 21.0), 0.0828)
+_Q2_NL = _NonLinear((3, 10), (6.5,), 0.151)
 
 _QUANTIZERS: dict[str, Callable[[Tensor], Tensor]] = {
     "f32": lambda x: x,
@@ -133,6 +156,7 @@ _QUANTIZERS: dict[str, Callable[[Tensor], Tensor]] = {
     "q4_1": lambda x: _asymmetric(x, 15),
     "q4_0": lambda x: _symmetric(x, 8),
     "iq4_nl": _iq4_nl,
-    "q3_nl": lambda x: _non_linear(x, (3, 9, 16, 26), (6.0, 12.5, 21.0), 0.0828),
-    "q2_nl": lambda x: _non_linear(x, (3, 10), (6.5,), 0.151),
+    "q3_nl": _Q3_NL.keys,
+    "q2_nl": _Q2_NL.keys,
 }
+_OF_VALUES = {"q3_nl": _Q3_NL.values, "q2_nl": _Q2_NL.values}

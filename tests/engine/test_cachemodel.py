@@ -59,6 +59,13 @@ def test_quantized_layers_are_rotated_whatever_the_others_are(name: str) -> None
     assert torch.equal(cache.values(X, name), cache.values(X, name, rotated=True))
 
 
+@pytest.mark.parametrize("name", ["q3_nl", "q2_nl"])
+def test_keys_and_values_are_stored_as_such(name: str) -> None:
+    cache = CacheModel(interleaved_rope=False)
+    assert torch.equal(cache.keys(X, name, 0), rotate(fake_quantize(rotate(X, 128), name, True), 128))
+    assert torch.equal(cache.values(X, name), rotate(fake_quantize(rotate(X, 64), name, False), 64))
+
+
 def test_heads_that_allow_no_rotation_are_centered_as_they_are() -> None:
     x, center = X[..., :80], torch.from_numpy(CENTER[:160]).half().float().reshape(2, 1, 80)
     cache = CacheModel(interleaved_rope=False, centers=Centers.from_arrays([CENTER[:160]]))

@@ -17,10 +17,6 @@ from kvtuner_gguf.plan.cachetypes import CACHE_TYPES, cache_type  # noqa: E402
 ROW = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
 
-class CpuTraits(ctypes.Structure):
-    _fields_ = (("from_float", ctypes.c_void_p),)
-
-
 class Traits(ctypes.Structure):
     _fields_ = (
         ("type_name", ctypes.c_char_p),
@@ -45,17 +41,17 @@ def ggml() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     base = ctypes.CDLL(str(next(folder.glob("libggml-base.*"))))
     cpu = max((ctypes.CDLL(str(path)) for path in folder.glob("libggml-cpu*")), key=score)
     base.ggml_get_type_traits.restype = ctypes.POINTER(Traits)
-    cpu.ggml_get_type_traits_cpu.restype = ctypes.POINTER(CpuTraits)
+    cpu.kvtuner_from_float.restype = ctypes.c_void_p
     cpu.ggml_cpu_init()
     return base, cpu
 
 
-def through_ggml(ggml: tuple[ctypes.CDLL, ctypes.CDLL], x: np.ndarray, name: str) -> np.ndarray:
+def through_ggml(ggml: tuple[ctypes.CDLL, ctypes.CDLL], x: np.ndarray, name: str, is_key: bool = True) -> np.ndarray:
     base, cpu = ggml
     kind = cache_type(name)
     raw, y = ctypes.create_string_buffer(kind.row_bytes(x.size)), np.empty_like(x)
     assert base.ggml_get_type_traits(kind.ggml_type).contents.type_name == name.encode()
-    write = cpu.ggml_get_type_traits_cpu(kind.ggml_type).contents.from_float
+    write = cpu.kvtuner_from_float(kind.ggml_type, not is_key)
     read = base.ggml_get_type_traits(kind.ggml_type).contents.to_float
     ROW(write)(x.ctypes.data, ctypes.addressof(raw), x.size)
     ROW(read)(ctypes.addressof(raw), y.ctypes.data, x.size)
@@ -76,20 +72,53 @@ def rows(kind: str) -> np.ndarray:
         "constant": np.full((4, 64), 3.3),
         "zero": np.zeros((4, 64)),
         "one value": np.eye(64) * -5,
+        "infinite": np.where(np.eye(64), np.inf, normal[:64]),
     }
     return made[kind].astype(np.float32)
 
 
+KINDS = ["normal", "large", "small", "tiny", "denormal", "heavy tails", "ties", "constant", "zero", "one value"]
+OURS = ("q3_nl", "q2_nl")
+
+
 @pytest.mark.native
 @pytest.mark.parametrize("name", [name for name in CACHE_TYPES if name != "f32"])
-@pytest.mark.parametrize(
-    "kind",
-    ["normal", "large", "small", "tiny", "denormal", "heavy tails", "ties", "constant", "zero", "one value"],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_value_is_that_of_the_library(name: str, kind: str, ggml: tuple[ctypes.CDLL, ctypes.CDLL]) -> None:
     x = rows(kind)
     ours = fake_quantize(torch.from_numpy(x), name).numpy()
     assert np.array_equal(ours, through_ggml(ggml, x, name))
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("is_key", [True, False], ids=["key", "value"])
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("kind", [*KINDS, "infinite"])
+def test_each_side_of_our_types_is_that_of_the_library(
+    name: str, kind: str, is_key: bool, ggml: tuple[ctypes.CDLL, ctypes.CDLL]
+) -> None:
+    x = rows(kind)
+    ours = fake_quantize(torch.from_numpy(x), name, is_key).numpy()
+    assert np.array_equal(ours, through_ggml(ggml, x, name, is_key))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_values_have_no_bias_and_keys_half_of_it(name: str) -> None:
+    """Of each block, but for the rounding of the scale: <x, y> is <x, x> of values; least squares has <y, y>."""
+    x = torch.from_numpy(rows("normal"))
+    keys, values = (fake_quantize(x, name, is_key).double() for is_key in (True, False))
+    levels, exact = values / values.abs().amin(-1, keepdim=True), x.double()
+    assert torch.equal(levels.sign(), keys.sign())
+    share = (exact * values).sum(-1) / exact.square().sum(-1)
+    assert torch.allclose(share, torch.ones_like(share), rtol=0, atol=2**-11)
+    fitted = levels * ((exact * levels).sum(-1) / levels.square().sum(-1))[:, None]
+    assert torch.allclose(keys, (fitted + values) / 2, rtol=2**-9, atol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in CACHE_TYPES if name not in OURS])
+def test_other_types_have_no_sides(name: str) -> None:
+    x = torch.from_numpy(rows("normal"))
+    assert torch.equal(fake_quantize(x, name, True), fake_quantize(x, name, False))
 
 
 @pytest.mark.parametrize("name", CACHE_TYPES)
