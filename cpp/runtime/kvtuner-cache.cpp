@@ -1,11 +1,13 @@
 #include "kvtuner-cache.h"
 
+#include "kvtuner-check.h"
 #include "kvtuner-mark.h"
 #include "kvtuner-model.h"
 
 #include "llama-arch.h"
 #include "llama-context.h"
 #include "llama-graph.h"
+#include "llama-impl.h"
 #include "llama-io.h"
 #include "llama-kv-cache-iswa.h"
 #include "llama-kv-cache.h"
@@ -66,11 +68,19 @@ void kvtuner_cache::init_exact(llama_kv_cache & cache) {
         return;
     }
     std::vector<kvtuner_exact_rows::layer> layers;
+    size_t n_quantized = 0;
     for (const auto & layer : cache.layers) {
         const bool is_quantized = layer.v && (ggml_is_quantized(layer.k->type) || ggml_is_quantized(layer.v->type));
-        if (is_quantized && ggml_backend_buffer_is_host(layer.k->buffer)) {
+        n_quantized += is_quantized;
+        if (is_quantized && kvtuner_can_read_exact(cache.model) && ggml_backend_buffer_is_host(layer.k->buffer)) {
             layers.push_back({ layer.il, layer.k, layer.v });
         }
+    }
+    if (layers.size() < n_quantized) {
+        LLAMA_LOG_WARN("kvtuner: %zu of %zu quantized layers run without the plan's exact ends: %s\n",
+                       n_quantized - layers.size(), n_quantized,
+                       kvtuner_can_read_exact(cache.model) ? "only the CPU reads them"
+                                                           : "the attention of this architecture does not read them");
     }
     const uint32_t n_rows =
             cache.n_seq_max * ends.n_positions() + std::min(kvtuner_ubatch(), cache.get_size() * cache.n_stream);

@@ -87,6 +87,10 @@ bool can_flash_attn(const llama_model & model) {
 
 }  // namespace
 
+bool kvtuner_can_read_exact(const llama_model & model) {
+    return model.arch != LLM_ARCH_MINIMAX_M3 && model.arch != LLM_ARCH_QWEN4EXP;
+}
+
 std::string kvtuner_plan_problem(const llama_model & model, const llama_context_params & params) {
     const bool has_fa = params.flash_attn_type != LLAMA_FLASH_ATTN_TYPE_DISABLED && can_flash_attn(model);
     const auto [plan, error] = kvtuner_selected(model);

@@ -14,5 +14,8 @@ std::string kvtuner_plan_problem(const llama_model & model, const llama_context_
 // Why the devices of the layers cannot keep the types that these parameters give, plan or not; empty where they can.
 std::string kvtuner_device_problem(const llama_model & model, const llama_context_params & params);
 
+// Whether the attention of this model can read exact ends: sparse attention, which picks tokens of the cache, does not.
+bool kvtuner_can_read_exact(const llama_model & model);
+
 // Why keys of layer il cannot be centered in this model, "caps the attention logits"; empty where they can.
 std::string kvtuner_centering_obstacle(const llama_model & model, uint32_t il);

@@ -97,7 +97,9 @@ static bool is_exact(const llama_context & ctx, const kvtuner_plan & plan, uint3
     const llama_model & model = ctx.get_model();
     const bool is_quantized = ggml_is_quantized(plan.type_k[il]) || ggml_is_quantized(plan.type_v[il]);
     const bool has_flash_attn = model.arch != LLM_ARCH_GROK && model.arch != LLM_ARCH_T5;
-    return plan.ends.n_positions() > 0 && is_quantized && has_v && has_flash_attn && !model.hparams.is_swa(il);
+    const bool is_sparse = model.arch == LLM_ARCH_MINIMAX_M3 || model.arch == LLM_ARCH_QWEN4EXP;
+    return plan.ends.n_positions() > 0 && is_quantized && has_v && has_flash_attn && !is_sparse &&
+           !model.hparams.is_swa(il);
 }
 
 // what is read then
