@@ -114,7 +114,7 @@ def configure(
     *,
     kv_config: KvConfig,
     kv_center: bool,
-    kv_ends: bool = True,
+    kv_ends: bool,
     type_k: int | None,
     type_v: int | None,
 ) -> None:
