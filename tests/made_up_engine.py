@@ -9,9 +9,10 @@ from torch import Tensor
 
 from kvtuner_gguf.engine.attention import Attention, Causal
 from kvtuner_gguf.engine.base import Engine, See
-from kvtuner_gguf.engine.cachemodel import EXACT, CacheModel, rotated_sides
+from kvtuner_gguf.engine.cachemodel import CacheModel, rotated_sides
 from kvtuner_gguf.engine.ends import KeysValues, is_exact
 from kvtuner_gguf.plan.ends import Ends
+from kvtuner_gguf.plan.pairs import EXACT
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 

@@ -85,10 +85,10 @@ def repeat_cells(state: bytes, depth: int) -> bytes:
     parts = [state[:begin], struct.pack("<II", 1, depth)]
     parts += [struct.pack("<iIi", position, 1, 0) for position in range(depth)]
     at = begin + 8 + 12 * N_BATCH
-    is_transposed, n_layer = struct.unpack_from("<II", state, at)
+    is_transposed, n_layer, *_ = struct.unpack_from("<IIII", state, at)  # the others: sizes of the rotations
     assert not is_transposed
-    parts.append(state[at : at + 8])
-    at += 8
+    parts.append(state[at : at + 16])
+    at += 16
     for _ in range(2 * n_layer):
         (row_bytes,) = struct.unpack_from("<Q", state, at + 4)
         parts.append(state[at : at + 12])

@@ -27,7 +27,7 @@ from outputs import output_file
 from torch import Tensor
 
 from kvtuner_gguf.engine.attention import Attention, Rope
-from kvtuner_gguf.engine.cachemodel import UNQUANTIZED, CacheModel
+from kvtuner_gguf.engine.cachemodel import CacheModel
 from kvtuner_gguf.engine.torch import judge
 from kvtuner_gguf.engine.torch.engine import TorchEngine
 from kvtuner_gguf.engine.torch.judge import TorchJudge
@@ -36,7 +36,7 @@ from kvtuner_gguf.files.assets import JUDGING_TEXT, fetch_text
 from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.ends import Ends
-from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
 from kvtuner_gguf.tuning.calibration import calibrate
 
 SKIPPED = 0.5

@@ -15,11 +15,7 @@ from kvtuner_gguf.engine.rotation import rotate, rotation_size
 from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends
-from kvtuner_gguf.plan.pairs import Pair
-
-# the type that loses nothing, so that neither rotation nor a center rounds
-UNQUANTIZED = "f32"
-EXACT = Pair(UNQUANTIZED, UNQUANTIZED)
+from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
 
 
 def rotated_sides(pairs: Sequence[Pair]) -> tuple[bool, bool]:
@@ -78,7 +74,7 @@ class CacheModel:
 
 def _through(x: Tensor, type_name: str, rotated: bool, is_key: bool, center: np.ndarray | None = None) -> Tensor:
     """``x`` rotated, less the rotated center, quantized, and all that back."""
-    if type_name == UNQUANTIZED:
+    if type_name == UNQUANTIZED:  # neither rotation nor a center rounds
         return x
     size = rotation_size(x.shape[-1], is_key) if rotated or cache_type(type_name).is_quantized else None
     shift = 0.0 if center is None else rotate(torch.from_numpy(center).reshape(-1, 1, x.shape[-1]).to(x), size)

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kvtuner_gguf.engine.cachemodel import EXACT
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends
-from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.pairs import EXACT, Pair
 from kvtuner_gguf.plan.plan import Plan
 
 if TYPE_CHECKING:

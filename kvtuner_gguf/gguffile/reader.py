@@ -12,6 +12,8 @@ import mmap
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +219,7 @@ def _n_bytes(cursor: Cursor, name: str, shape: tuple[int, ...], ggml_type: int) 
         block, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(ggml_type)]
     except (KeyError, ValueError):
         raise cursor.fail(f"tensor {name[:80]!r} has type {ggml_type}, which llama.cpp does not know here") from None
-    if math.prod(shape) >= 1 << 63 or any(size >= 1 << 63 for size in shape):
+    if any(n >= 1 << 63 for n in (*shape, *accumulate(shape, mul))):  # in llama.cpp's order: a later 0 mends nothing
         raise cursor.fail(f"damaged GGUF, tensor {name[:80]!r} has the shape {shape}")
     if math.prod(shape[:1]) % block:
         raise cursor.fail(f"damaged GGUF, the rows of tensor {name[:80]!r} are no blocks of {block} values")

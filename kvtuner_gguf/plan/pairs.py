@@ -45,3 +45,8 @@ class Pair:
         """Mean of K and V, as the paper counts."""
         k, v = self.types
         return (k.payload_bits + v.payload_bits) / 2
+
+
+# what loses nothing: the cache type that judges and prices compare with
+UNQUANTIZED = "f32"
+EXACT = Pair(UNQUANTIZED, UNQUANTIZED)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.pairs import EXACT, Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 
@@ -46,8 +46,7 @@ def check_fixed(fixed: Mapping[int, Pair], shape: ModelShape) -> None:
             raise KvtunerError(
                 f"layer {il} is fixed to {pair}, the model has {shape.n_layer} layers, from 0: correct --fix"
             )
-    exact = Pair("f32", "f32")
-    Plan(tuple(fixed.get(il, exact) for il in range(shape.n_layer)), shape)
+    Plan(tuple(fixed.get(il, EXACT) for il in range(shape.n_layer)), shape)
 
 
 def with_fixed(layers: Sequence[tuple[Pair, ...]], fixed: Mapping[int, Pair]) -> tuple[tuple[Pair, ...], ...]:

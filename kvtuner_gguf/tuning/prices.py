@@ -17,7 +17,7 @@ import numpy as np
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.cachetypes import cache_type
-from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.pairs import EXACT, UNQUANTIZED, Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.stagefile import layers_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.progress import Progress
@@ -25,7 +25,6 @@ from kvtuner_gguf.tuning.judges import Judge
 from kvtuner_gguf.tuning.profile import Profile
 
 SCHEMA = "kvtuner.prices/1"
-UNQUANTIZED = "f32"
 # where nothing is lost the logarithm needs something
 TINY = 1e-30
 
@@ -93,7 +92,7 @@ def price(
 ) -> Prices:
     """Prices of the types ``names`` in every layer; twice ``n_rungs`` forwards per layer."""
     n_layer = profile.model.n_layer
-    exact = [Pair(UNQUANTIZED, UNQUANTIZED)] * n_layer
+    exact = [EXACT] * n_layer
     judge.settle(exact)
     sides: dict[str, list[Mapping[str, float]]] = {"k": [], "v": []}
     measured = rungs(names, n_rungs)

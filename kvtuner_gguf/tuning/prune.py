@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.stagefile import layers_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.tuning.profile import PairError, Profile
@@ -65,7 +65,7 @@ def prune(profile: Profile, rule: Rule = CAUTIOUS) -> Candidates:
 
 
 def _both_sided(errors: Mapping[Pair, PairError]) -> dict[Pair, PairError]:
-    return {pair: error for pair, error in errors.items() if "f32" not in (pair.k, pair.v)}
+    return {pair: error for pair, error in errors.items() if UNQUANTIZED not in (pair.k, pair.v)}
 
 
 def _prune_layer(errors: Mapping[Pair, PairError], rule: Rule) -> tuple[Pair, ...]:

@@ -22,7 +22,7 @@ from kvtuner_gguf.evaluation.rows import Row
 from kvtuner_gguf.plan.backends import of_types
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.front import Front, Point
-from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.calibration import Texts, calibrate_texts
@@ -32,7 +32,7 @@ from kvtuner_gguf.tuning.fixed import check_fixed, fixed_facts, with_fixed
 from kvtuner_gguf.tuning.genetic import GeneticSettings, ladder
 from kvtuner_gguf.tuning.genetic import search as genetic_search
 from kvtuner_gguf.tuning.judges import Ledger, TaskJudge
-from kvtuner_gguf.tuning.prices import UNQUANTIZED, Prices, one_sided, price
+from kvtuner_gguf.tuning.prices import Prices, one_sided, price
 from kvtuner_gguf.tuning.profile import Profile, profile
 from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, Candidates, prune
 from kvtuner_gguf.tuning.search import Search, front_of, sweep

@@ -179,6 +179,7 @@ TENSORS: dict[str, bytes] = {
     "huge.gguf": with_tensors(tensor("a", [1 << 32, 1 << 32], F32, 0), n_data=128),
     "negative.gguf": with_tensors(tensor("a", [1 << 63], F32, 0), n_data=128),
     "no-values.gguf": with_tensors(tensor("a", [0, 1 << 62], F32, 0), tensor("b", [3], F32, 0), n_data=128),
+    "no-values-at-last.gguf": with_tensors(tensor("a", [1 << 40, 1 << 40, 0], F32, 0), n_data=128),
     "no-dimensions.gguf": with_tensors(tensor("a", [], F32, 0), n_data=128),
     "five-dimensions.gguf": with_tensors(tensor("a", [1] * 5, F32, 0), n_data=128),
     "aligned-64.gguf": with_tensors(

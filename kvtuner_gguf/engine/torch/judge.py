@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvtuner_gguf.engine.cachemodel import EXACT, UNQUANTIZED, rotated_sides
+from kvtuner_gguf.engine.cachemodel import rotated_sides
 from kvtuner_gguf.engine.logits_judge import SKIPPED
 from kvtuner_gguf.engine.torch.reference import Reference
-from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.pairs import EXACT, UNQUANTIZED, Pair
 
 ROWS = 256
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kvtuner_gguf.engine.attention import Rope
-from kvtuner_gguf.engine.cachemodel import EXACT, CacheModel, rotated_sides
+from kvtuner_gguf.engine.cachemodel import CacheModel, rotated_sides
 from kvtuner_gguf.engine.ends import attend_with_ends
 from kvtuner_gguf.engine.torch.loading import load
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends
-from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.pairs import EXACT, Pair
 
 ATTENTION = "kvtuner"
 
