@@ -8,7 +8,7 @@ noise  expected noise of the logits at several depths, as a multiple of that wit
 kld    mean KLD against the exact model (float32, torch), second half of the first chunks of an encyclopedia text
 
 Statistics are of web text. A center is named by the positions that it is the mean over: "8192", or "32768/1024" where
-the position p counts 1 / (p + 1024); "blocks" has one for every 256 positions. With a scale each pair of channels that
+the position p counts 1 / (p + 1024); "blocks of 256" has one for every 256 positions. With a scale each pair of channels that
 RoPE turns is multiplied by the fourth root of the queries' energy over the keys', before the rotation, and queries are
 divided by it.
 """
@@ -40,9 +40,8 @@ from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
 from kvtuner_gguf.tuning.calibration import calibrate
 
 SKIPPED = 0.5
-BLOCK = 256
-CENTERS = ("none", "2048", "8192", "32768", "32768/256", "32768/1024", "32768/4096", "blocks")
-SCALED = ("2048", "32768", "32768/1024")
+CENTERS = ("none", "2048", "8192", "32768", "32768/1024", "blocks of 64", "blocks of 256", "blocks of 1024")
+SCALED = ("2048", "32768", "blocks of 256")
 DEPTHS = ((0, 1024), (0, 2048), (0, 8192), (7000, 8000), (28000, 29024), (0, 32768))
 
 
@@ -76,12 +75,17 @@ class Layer:
         return ((self.left(turn, far) * squares).sum(-1) * (self.queries / squares).sum(-1)).mean().item()
 
 
+def block_size(name: str) -> int | None:
+    """How many positions share a center, where it is not all of them."""
+    return int(name.rpartition(" ")[2]) if name.startswith("blocks") else None
+
+
 def mean_turn(rope: Rope, name: str) -> Tensor:
     """The mean of what RoPE does over the positions that ``name`` stands for, [pairs]."""
     if name == "none":
         return torch.zeros_like(rope.turns(torch.zeros(1, device=rope.frequencies.device))[0])
-    if name == "blocks":
-        return mean_turn(rope, str(BLOCK))
+    if block := block_size(name):
+        return mean_turn(rope, str(block))
     n_positions, _, flat = name.partition("/")
     positions = torch.arange(int(n_positions), device=rope.frequencies.device)
     weights = 1 / (positions.double() + float(flat)) if flat else torch.ones_like(positions).double()
@@ -91,7 +95,7 @@ def mean_turn(rope: Rope, name: str) -> Tensor:
 def distance(rope: Rope, name: str, start: int, stop: int) -> Tensor:
     """Mean squared distance of the turns of some positions from that of the center, [pairs]."""
     turn = mean_turn(rope, name)
-    if name == "blocks":
+    if block_size(name):
         return 1 - turn.abs().square()
     positions = torch.arange(start, stop, max(1, (stop - start) // 512), device=rope.frequencies.device)
     return (rope.turns(positions) - turn).abs().square().mean(0)
@@ -155,15 +159,15 @@ class Study:
             self.rows.append({**row, "center": name, "scaled": scaled, "kld": kld})
             took = time.monotonic() - begun
             print(
-                f"{start:6} {n_ctx:6} {pair!s:12} {ends!s:10} {name:12} {scaled!s:6} {kld:.5f}  ({took:.0f} s)",
+                f"{start:6} {n_ctx:6} {pair!s:12} {ends!s:10} {name:14} {scaled!s:6} {kld:.5f}  ({took:.0f} s)",
                 flush=True,
             )
 
     def _cache(self, cache: CacheModel, name: str, scaled: bool, start: int, n_ctx: int) -> Depth:
         turns = mean_turn(self.rope, name)[None]
-        if name == "blocks":
+        if block := block_size(name):
             positions = torch.arange(start, start + n_ctx, device=self.rope.frequencies.device)
-            turns = self.rope.turns(positions // BLOCK * BLOCK) * turns
+            turns = self.rope.turns(positions // block * block) * turns
         scaled_by = mean_turn(self.rope, name) if scaled else None
         return Depth(cache.interleaved_rope, None, cache.ends, self.layers, self.rope, turns, scaled_by)
 
