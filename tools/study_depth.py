@@ -8,9 +8,9 @@ noise  expected noise of the logits at several depths, as a multiple of that wit
 kld    mean KLD against the exact model (float32, torch), second half of the first chunks of an encyclopedia text
 
 Statistics are of web text. A center is named by the positions that it is the mean over: "8192", or "32768/1024" where
-the position p counts 1 / (p + 1024); "blocks of 256" has one for every 256 positions. With a scale each pair of channels that
-RoPE turns is multiplied by the fourth root of the queries' energy over the keys', before the rotation, and queries are
-divided by it.
+the position p counts 1 / (p + 1024); "blocks of 256" has one for every 256 positions. With a scale each pair of
+channels that RoPE turns is multiplied by the fourth root of the queries' energy over the keys', before the rotation,
+and queries are divided by it.
 """
 
 from __future__ import annotations
