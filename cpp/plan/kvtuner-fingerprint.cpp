@@ -26,6 +26,10 @@ static std::string center_digest(const std::vector<std::vector<float>> & vectors
     return ";center_k=" + hex(fnv1a_64({ bytes, vectors[il].size() * sizeof(float) }));
 }
 
+static std::string span_text(uint32_t span) {
+    return span == 0 ? "" : ";center_span=" + std::to_string(span);
+}
+
 static std::string ends_text(const kvtuner_ends & ends) {
     return ends.n_positions() == 0 ? ""
                                    : ";ends=" + std::to_string(ends.first) + "+" + std::to_string(ends.last) + ":" +
@@ -38,5 +42,5 @@ std::string kvtuner_plan_fingerprint(const kvtuner_plan & plan) {
         text += ";" + std::to_string(il) + ":" + ggml_type_name(plan.type_k[il]) + "/" +
                 ggml_type_name(plan.type_v[il]) + center_digest(plan.center_k, il);
     }
-    return hex(fnv1a_64(text + ends_text(plan.ends)));
+    return hex(fnv1a_64(text + span_text(plan.center_span) + ends_text(plan.ends)));
 }

@@ -71,6 +71,18 @@ static std::vector<ggml_type> types_from_key(const gguf_context * metadata, cons
     return types;
 }
 
+static uint32_t span_from_key(const gguf_context * metadata, const std::string & key,
+                              const std::vector<std::vector<float>> & centers) {
+    const int64_t id = gguf_find_key(metadata, key.c_str());
+    if (id < 0) {
+        return 0;
+    }
+    if (gguf_get_kv_type(metadata, id) != GGUF_TYPE_UINT32) {
+        fail(key + " is no uint32: annotate the model again");
+    }
+    return kvtuner_center_span_of(gguf_get_val_u32(metadata, id), centers);
+}
+
 kvtuner_plan_ptr kvtuner_plan_from_gguf(const gguf_context * metadata, const std::string & arch,
                                         const std::vector<uint32_t> & sizes_k) {
     const std::string prefix = arch + ".attention.kv_cache.";
@@ -82,13 +94,14 @@ kvtuner_plan_ptr kvtuner_plan_from_gguf(const gguf_context * metadata, const std
         fail(prefix + "center_v is no longer used, since centers give values nothing: annotate the model again");
     }
     const uint32_t n_layer = (uint32_t)sizes_k.size();
-    return std::make_shared<const kvtuner_plan>(kvtuner_plan{
-            types_from_key(metadata, prefix + "type_k", n_layer, "K"),
-            types_from_key(metadata, prefix + "type_v", n_layer, "V"),
-            kvtuner_vectors_from_gguf(metadata, prefix + "center_k", sizes_k),
-            kvtuner_ends_from_gguf(metadata, prefix),
-            "metadata",
-    });
+    kvtuner_plan plan;
+    plan.type_k = types_from_key(metadata, prefix + "type_k", n_layer, "K");
+    plan.type_v = types_from_key(metadata, prefix + "type_v", n_layer, "V");
+    plan.center_k = kvtuner_vectors_from_gguf(metadata, prefix + "center_k", sizes_k);
+    plan.center_span = span_from_key(metadata, prefix + "center_span", plan.center_k);
+    plan.ends = kvtuner_ends_from_gguf(metadata, prefix);
+    plan.source = "metadata";
+    return std::make_shared<const kvtuner_plan>(std::move(plan));
 }
 
 bool kvtuner_gguf_has_plan(const gguf_context * metadata) {

@@ -162,6 +162,7 @@ kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text, const std::str
     const json & model = kvtuner_member(data, "model");
     const kvtuner_plan_shape shape = model.is_null() ? kvtuner_plan_shape() : kvtuner_plan_shape_of(model);
     plan.center_k = layer_centers(entries);
+    plan.center_span = kvtuner_center_span_of(kvtuner_member(data, "center_span"), plan.center_k);
     plan.ends = kvtuner_ends_of(kvtuner_member(data, "ends"));
     if (!model.is_null()) {
         check_model(plan, shape);

@@ -1,6 +1,7 @@
 #include "kvtuner-vectors.h"
 
 #include "ggml.h"
+#include "kvtuner-strict-json.h"
 
 #include <base64.hpp>
 
@@ -9,6 +10,8 @@
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
+
+static constexpr uint32_t MIN_SPAN = 16, MAX_SPAN = 1u << 16;
 
 static bool is_finite(float value) {
     return std::isfinite(value);
@@ -86,6 +89,24 @@ std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * m
         values += sizes[il];
     }
     return vectors;
+}
+
+static bool is_span(uint32_t value) {
+    return value >= MIN_SPAN && value <= MAX_SPAN && (value & (value - 1)) == 0;
+}
+
+uint32_t kvtuner_center_span_of(const nlohmann::json & value, const std::vector<std::vector<float>> & centers) {
+    if (value.is_null()) {
+        return 0;
+    }
+    if (!kvtuner_is_count(value) || !is_span(value.get<uint32_t>())) {
+        throw std::runtime_error("the center span is " + kvtuner_shown(value) + ": give a power of two from " +
+                                 std::to_string(MIN_SPAN) + " to " + std::to_string(MAX_SPAN));
+    }
+    if (std::all_of(centers.begin(), centers.end(), [](const std::vector<float> & v) { return v.empty(); })) {
+        throw std::runtime_error("center_span is given, and no layer has a center: leave it out");
+    }
+    return value.get<uint32_t>();
 }
 
 std::string kvtuner_center_size_problem(size_t il, uint64_t found, uint64_t size) {

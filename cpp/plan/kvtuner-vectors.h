@@ -3,6 +3,8 @@
 
 #include "gguf.h"
 
+#include <nlohmann/json.hpp>
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -15,6 +17,9 @@ std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t i
 // where the array does not fit or holds what is no number.
 std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * metadata, const std::string & key,
                                                           const std::vector<uint32_t> & sizes);
+
+// The span of these centers; 0 for null. Throws std::runtime_error where it is none, or no layer has a center.
+uint32_t kvtuner_center_span_of(const nlohmann::json & value, const std::vector<std::vector<float>> & centers);
 
 // What to say of a vector that does not have the size of its layer.
 std::string kvtuner_center_size_problem(size_t il, uint64_t found, uint64_t size);

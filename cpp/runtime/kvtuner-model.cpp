@@ -72,6 +72,7 @@ kvtuner_plan_ptr reduced(const kvtuner_plan_ptr & plan, bool use_centers, bool u
     kvtuner_plan rest = *plan;
     if (!use_centers) {
         rest.center_k.clear();
+        rest.center_span = 0;
     }
     if (!use_ends) {
         rest.ends = {};

@@ -35,8 +35,10 @@ def plan_fields(plan: Plan, shape: ModelShape) -> bytes:
 
 def _center_fields(plan: Plan, shape: ModelShape) -> Iterable[bytes]:
     if plan.centers is not None and any(plan.centers.k):
-        key = Keys.CENTER_K.format(arch=shape.architecture)
-        yield _float_list(key, flat_float32(plan.centers.k, shape.sizes_k))
+        arch = shape.architecture
+        yield _float_list(Keys.CENTER_K.format(arch=arch), flat_float32(plan.centers.k, shape.sizes_k))
+        if plan.centers.span is not None:
+            yield _scalar(Keys.CENTER_SPAN.format(arch=arch), GGUFValueType.UINT32, "<I", plan.centers.span)
 
 
 def _end_fields(plan: Plan, arch: str) -> Iterable[bytes]:

@@ -65,16 +65,30 @@ def _provenance(header: GgufHeader) -> dict[str, object]:
 
 
 def _centers(header: GgufHeader, sizes: list[int]) -> Centers | None:
+    """The centers, in the checks and words of `kvtuner_plan_from_gguf` in ``cpp/plan/kvtuner-plan-gguf.cpp``."""
+    return centers_or_none(_vectors(header, sizes), _center_span(header))
+
+
+def _vectors(header: GgufHeader, sizes: list[int]) -> list[bytes]:
     found = header.find(Keys.CENTER_K)
     if found is None:
-        return None
+        return []
     if found.element != GGUFValueType.FLOAT32:
         raise KvtunerError(f"{header.name(Keys.CENTER_K)} is no list of float32 values: annotate the model again")
     values = found.value
     if isinstance(values, Skipped):  # no number in it, and its length tells more often what is wrong
         values = np.broadcast_to(np.float32(np.nan), values.count)
     parts = from_flat(np.asarray(values, np.float32), sizes)
-    return centers_or_none(raw_vector(part, il) for il, part in enumerate(parts))
+    return [raw_vector(part, il) for il, part in enumerate(parts)]
+
+
+def _center_span(header: GgufHeader) -> object:
+    found = header.find(Keys.CENTER_SPAN)
+    if found is None:
+        return None
+    if found.kind != GGUFValueType.UINT32:
+        raise KvtunerError(f"{header.name(Keys.CENTER_SPAN)} is no uint32: annotate the model again")
+    return found.value
 
 
 def _ends(header: GgufHeader) -> Ends | None:

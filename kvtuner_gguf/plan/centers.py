@@ -2,6 +2,10 @@
 
 In exact arithmetic a center changes nothing, since the softmax over keys does not see it, so any vector is right; a
 good one leaves less to lose in few bits. Values have none: ``configs/centering.md`` has the reason.
+
+RoPE turns what keys have in common from position to position. With a *span* the centers are those of the positions
+from 0 to span - 1, and the keys of a later block of so many positions lose their layer's center as RoPE turns it by the
+block's first position.
 """
 
 from __future__ import annotations
@@ -10,12 +14,15 @@ import base64
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.errors import KvtunerError, shown
 from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.shapefields import is_count
 
+MIN_SPAN, MAX_SPAN = 16, 1 << 16
 FLOAT16 = np.dtype("<f2")
 BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 
@@ -24,19 +31,25 @@ BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 class Centers:
     """``k[il]``: float16 values, little-endian, [KV heads, head size] in one piece; empty without one.
 
-    Channels are in the order of the runtime's cache. Raises `KvtunerError` for what cannot be such values.
+    Channels are in the order of the runtime's cache. ``span``: positions of a block, a power of two; None where one
+    center serves all positions. Raises `KvtunerError` for what cannot be such values, and for a span without a center.
     """
 
     k: tuple[bytes, ...]
+    span: int | None = None
 
     def __post_init__(self) -> None:
         for il, raw in enumerate(self.k):
             _check(raw, il)
+        if self.span is not None:
+            _check_span(self.span)
+            if not any(self.k):
+                raise KvtunerError("center_span is given, and no layer has a center: leave it out")
 
     @classmethod
-    def from_arrays(cls, k: Iterable[np.ndarray | None]) -> Centers:
+    def from_arrays(cls, k: Iterable[np.ndarray | None], span: int | None = None) -> Centers:
         """From one array per layer, of any shape; None for a layer without a center."""
-        return cls(tuple(map(_raw, k)))
+        return cls(tuple(map(_raw, k)), span)
 
     @property
     def n_layer(self) -> int:
@@ -48,8 +61,8 @@ class Centers:
 
     def of_quantized(self, pairs: Sequence[Pair]) -> Centers | None:
         """Those of the layers that ``pairs`` quantizes: elsewhere a center gains nothing and costs an operation."""
-        kept = (raw if pair.types[0].is_quantized else b"" for raw, pair in zip(self.k, pairs, strict=True))
-        return centers_or_none(kept)
+        kept = tuple(raw if pair.types[0].is_quantized else b"" for raw, pair in zip(self.k, pairs, strict=True))
+        return Centers(kept, self.span) if any(kept) else None
 
     def check(self, sizes_k: Sequence[int]) -> None:
         """Raise `KvtunerError` unless every center has as many values as its layer's row has."""
@@ -61,10 +74,10 @@ class Centers:
                 )
 
 
-def centers_or_none(k: Iterable[bytes]) -> Centers | None:
-    """The centers ``k`` of all layers; None where no layer has one."""
+def centers_or_none(k: Iterable[bytes], span: Any = None) -> Centers | None:
+    """The centers ``k`` of all layers, as a file has them; None where no layer has one and no ``span`` is given."""
     k = tuple(k)
-    return Centers(k) if any(k) else None
+    return Centers(k, span) if any(k) or span is not None else None
 
 
 def encode(raw: bytes) -> str:
@@ -89,6 +102,11 @@ def _check(raw: bytes, il: int) -> None:
         )
     if not np.isfinite(np.frombuffer(raw, FLOAT16)).all():
         raise KvtunerError(f"layer {il}: the K center holds a value that is no number: tune the model again")
+
+
+def _check_span(span: object) -> None:
+    if not is_count(span) or not MIN_SPAN <= span <= MAX_SPAN or span & (span - 1):
+        raise KvtunerError(f"the center span is {shown(span)}: give a power of two from {MIN_SPAN} to {MAX_SPAN}")
 
 
 def flat_float32(vectors: Sequence[bytes], sizes: Sequence[int]) -> np.ndarray:

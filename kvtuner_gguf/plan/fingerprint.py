@@ -10,12 +10,14 @@ from kvtuner_gguf.plan.pairs import Pair
 
 
 def fingerprint(schema: str, pairs: Sequence[Pair], centers: Centers | None, ends: Ends | None) -> str:
-    """16 hex digits over the types and centers of all layers, then the ends.
+    """16 hex digits over the types and centers of all layers, then the span of the centers and the ends.
 
     Whatever else a plan comes to hold of a layer is appended to the layer's entry, and what it holds as a whole follows
     all layers, so that plans without it keep theirs.
     """
     entries = [f"{il}:{pair}{_center_digest(centers, il)}" for il, pair in enumerate(pairs)]
+    if centers is not None and centers.span is not None:
+        entries.append(f"center_span={centers.span}")
     if ends is not None:
         entries.append(f"ends={ends}")
     return f"{fnv1a_64(';'.join((schema, *entries)).encode()):016x}"

@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over the types and centers of all layers and the ends: equal plans, equal fingerprints."""
+        """16 hex digits over types, centers with their span, and ends: equal plans, equal fingerprints."""
         return fingerprint(SCHEMA, self.pairs, self.centers, self.ends)
 
     def check(self, shape: ModelShape) -> None:
@@ -165,6 +165,8 @@ class Plan:
         if self.model is not None:
             data["model"] = self.model.to_json()
         data["layers"] = [self._layer_to_json(il) for il in range(self.n_layer)]
+        if self.centers is not None and self.centers.span is not None:
+            data["center_span"] = self.centers.span
         if self.ends is not None:
             data["ends"] = self.ends.to_json()
         if self.provenance:
@@ -195,7 +197,9 @@ class Plan:
             pairs=tuple(pair_in(entry, il) for il, entry in enumerate(layers)),
             model=None if model is None else ModelShape.from_json(model),
             provenance=provenance,
-            centers=centers_module.centers_or_none(center_in(entry, il) for il, entry in enumerate(layers)),
+            centers=centers_module.centers_or_none(
+                (center_in(entry, il) for il, entry in enumerate(layers)), data.get("center_span")
+            ),
             ends=Ends.from_json(data.get("ends")),
         )
 

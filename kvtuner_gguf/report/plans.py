@@ -34,7 +34,10 @@ def _is_centered(plan: Plan, il: int) -> bool:
 
 def _center_lines(plan: Plan) -> list[str]:
     centered = [il for il in range(plan.n_layer) if _is_centered(plan, il)]
-    return [f"keys centered in layers {ranges(centered)}"] if centered else []
+    if plan.centers is None or not centered:
+        return []
+    span = "" if plan.centers.span is None else f", turned every {plan.centers.span} positions"
+    return [f"keys centered in layers {ranges(centered)}{span}"]
 
 
 def _ends_lines(plan: Plan) -> list[str]:
@@ -86,7 +89,7 @@ def _in_f16(shape: ModelShape) -> Plan:
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """``n_layer, bits_per_value, layers: [{layer, k, v, center_k}], ends`` and what else is known."""
+    """``n_layer, bits_per_value, layers: [{layer, k, v, center_k}], center_span, ends`` and what else is known."""
     data: dict[str, Any] = {
         "n_layer": plan.n_layer,
         "bits_per_value": plan.bits_per_value(),
@@ -106,6 +109,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         {"layer": il, "k": pair.k, "v": pair.v, "center_k": _is_centered(plan, il)}
         for il, pair in enumerate(plan.pairs)
     ]
+    data["center_span"] = None if plan.centers is None else plan.centers.span
     data["ends"] = _ends_to_json(plan)
     data["provenance"] = dict(plan.provenance)
     return data

@@ -95,9 +95,13 @@ def test_center_wants_quantized_keys(model: Path, tmp_path: Path, types: str) ->
 
 def test_the_schema_knows_every_type() -> None:
     from kvtuner_gguf.plan.cachetypes import CACHE_TYPES
+    from kvtuner_gguf.plan.centers import MAX_SPAN, MIN_SPAN
     from kvtuner_gguf.plan.ends import MAX_END, TYPES
 
     schema = json.loads((Path(__file__).parents[2] / "configs" / "plan.schema.json").read_text())
     assert schema["$defs"]["type"]["enum"] == list(CACHE_TYPES)
     assert schema["properties"]["ends"]["properties"]["type"]["enum"] == list(TYPES)
     assert schema["$defs"]["end"]["maximum"] == MAX_END
+    _, *spans = schema["properties"]["center_span"]["enum"]
+    assert spans == [MIN_SPAN << i for i in range(len(spans))]
+    assert spans[-1] == MAX_SPAN

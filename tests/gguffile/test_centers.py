@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +47,29 @@ def test_a_file_carries_centers_and_gives_them_back(model: Path, tmp_path: Path)
     assert path.read_bytes() == model.read_bytes()
 
 
+def test_a_file_carries_the_span_and_gives_it_back(model: Path, tmp_path: Path) -> None:
+    path, single = tmp_path / "a.gguf", tmp_path / "single.gguf"
+    plan = replace(PLAN, centers=replace(PLAN.centers, span=256))
+    written = annotate(model, plan, path)
+    read = plan_of(read_model(path))
+    assert read.centers == plan.centers
+    assert read_gguf(path).get(Keys.CENTER_SPAN) == 256
+    assert read.fingerprint == written.fingerprint == plan.fingerprint
+    shown = CliRunner().invoke(main, ["inspect", str(path)]).output
+    assert f"keys centered in layers 0-{N_LAYER - 2}, turned every 256 positions\n" in shown
+    assert json.loads(CliRunner().invoke(main, ["inspect", str(path), "--json"]).output)["center_span"] == 256
+    annotate(path, PLAN, single)
+    assert read_gguf(single).find(Keys.CENTER_SPAN) is None
+    strip(path, path)
+    assert path.read_bytes() == model.read_bytes()
+
+
 def test_inspect_shows_and_draws_the_keys(model: Path, tmp_path: Path) -> None:
     path, png = tmp_path / "a.gguf", tmp_path / "keys.png"
     annotate(model, PLAN, path)
     result = CliRunner().invoke(main, ["inspect", str(path), "--png", str(png)])
     assert result.exit_code == 0, result.output
-    assert f"keys centered in layers 0-{N_LAYER - 2}" in result.output
+    assert f"keys centered in layers 0-{N_LAYER - 2}\n" in result.output
     assert "largest key" in result.output
     assert png.read_bytes().startswith(b"\x89PNG")
     data = json.loads(CliRunner().invoke(main, ["inspect", str(path), "--json"]).output)
@@ -122,3 +140,19 @@ def test_hostile_centers_in_a_file_give_one_line(model: Path, tmp_path: Path) ->
     as_integers = damaged(path, tmp_path / "int.gguf", key + elements, key + elements[:4] + (5).to_bytes(4, "little"))
     with pytest.raises(KvtunerError, match="no list of float32 values"):
         plan_of(read_model(as_integers))
+
+
+@pytest.mark.parametrize(
+    ("find", "put", "words"),
+    [
+        (b"center_span\4", b"center_span\5", "center_span is no uint32: annotate the model again"),
+        (b"center_span\4\0\0\0\0\1", b"center_span\4\0\0\0\1\1", "the center span is 257: give a power of two from 16"),
+        (b"center_k", b"center_l", "center_span is given, and no layer has a center: leave it out"),
+    ],
+)
+def test_a_damaged_span_gives_one_line(find: bytes, put: bytes, words: str, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    annotate(model, replace(PLAN, centers=replace(PLAN.centers, span=256)), path)
+    bad = damaged(path, tmp_path / "bad.gguf", find, put)
+    with pytest.raises(KvtunerError, match=words):
+        plan_of(read_model(bad))

@@ -23,12 +23,13 @@ N_LAYER = 30
 
 
 def random_plan(seed: int) -> Plan:
-    """Every other one has centers, but for some layers; of three, one has none of the exact ends."""
+    """Every other one has centers, but for some layers, most with a span; of three, one has none of the exact ends."""
     rng = random.Random(seed)
     pairs = tuple(Pair(*rng.choices(tuple(CACHE_TYPES), k=2)) for _ in range(N_LAYER))
     centers = [_gaussian(rng) if il % 4 else None for il in range(N_LAYER)]
     ends = Ends(seed, 32, rng.choice(TYPES)) if seed % 3 else None
-    return Plan(pairs, centers=Centers.from_arrays(centers) if seed % 2 else None, ends=ends)
+    span = 16 << seed if seed % 5 else None
+    return Plan(pairs, centers=Centers.from_arrays(centers, span) if seed % 2 else None, ends=ends)
 
 
 def _gaussian(rng: random.Random) -> np.ndarray:

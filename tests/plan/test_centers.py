@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.errors import KvtunerError, shown
 from kvtuner_gguf.plan import centers
 from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
@@ -39,6 +42,41 @@ def test_the_fingerprint_covers_the_centers() -> None:
     ]
     assert len({PLAN.fingerprint, *(plan.fingerprint for plan in others)}) == 4
     assert PLAN.without_centers().fingerprint == Plan(PLAN.pairs).fingerprint
+
+
+@pytest.mark.parametrize("span", [16, 256, 65536])
+def test_a_plan_keeps_its_span(span: int, tmp_path: Path) -> None:
+    plan = replace(PLAN, centers=replace(CENTERS, span=span))
+    plan.save(tmp_path / "plan.json")
+    assert plan.to_json()["center_span"] == span
+    assert Plan.load(tmp_path / "plan.json") == plan
+    assert "center_span" not in PLAN.to_json()
+    assert plan.centers.of_quantized(PLAN.pairs) == plan.centers
+    assert plan.centers.of_quantized((Pair.parse("f16"),) * 3) is None
+
+
+def test_the_fingerprint_covers_the_span() -> None:
+    """Of ``kvtuner.plan/1;0:q4_0/q4_0;center_k=4b72477f9c5c2f98;center_span=256;ends=4+32:f16``, for one."""
+    plans = [replace(PLAN, centers=replace(CENTERS, span=span)) for span in (None, 256, 512)]
+    assert len({plan.fingerprint for plan in plans}) == 3
+    assert plans[0].fingerprint == PLAN.fingerprint
+    one = Plan((Pair("q4_0", "q4_0"),), centers=Centers.from_arrays([np.ones(1)], 256), ends=Ends(4, 32))
+    assert one.fingerprint == "01058f9fc88fca4e"
+
+
+@pytest.mark.parametrize("span", [0, 8, 100, 131072, -256, True, 256.0, "256", [256]])
+def test_what_is_no_span_is_refused(span: object) -> None:
+    words = re.escape(f"the center span is {shown(span)}: give a power of two from 16 to 65536")
+    with pytest.raises(KvtunerError, match=f"^{words}$"):
+        Plan.from_json({**entry(center_k="ADwAQA=="), "center_span": span})
+
+
+def test_a_span_without_centers_is_refused() -> None:
+    words = "^center_span is given, and no layer has a center: leave it out$"
+    for data in (entry(), entry(center_k="AAA=")):
+        with pytest.raises(KvtunerError, match=words):
+            Plan.from_json({**data, "center_span": 256})
+        assert Plan.from_json({**data, "center_span": None}).centers is None
 
 
 def test_the_flat_form_has_zeros_for_layers_without_a_center() -> None:
