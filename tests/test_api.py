@@ -71,6 +71,7 @@ class TestTune:
         assert plan.to_json() == Plan.load(out).to_json()
         assert plan.bits_per_value() <= 5
         assert plan.centers is not None
+        assert plan.centers.span == 256
 
     def test_it_keeps_what_is_finished_where_it_is_told_to(self, words: Path, tiny, tmp_path: Path) -> None:
         pytest.importorskip("torch")

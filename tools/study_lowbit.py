@@ -162,7 +162,7 @@ class Study:
         engine = TorchEngine(model, shape, device)
         self.reference = engine.reference
         web = calibrate(fetch_text("web"), self.reference.tokenize, 2048, 512, 0).tuning
-        centers, _ = measure_centers(engine, web)
+        centers, _ = measure_centers(engine, web, span=None)
         self.reference.cache = replace(self.reference.cache, centers=centers)
         texts = calibrate(fetch_text("encyclopedia"), self.reference.tokenize, n_ctx * n_chunks, n_ctx, 1)
         self.tokens = texts.held_out[:n_chunks]

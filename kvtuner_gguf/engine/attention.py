@@ -55,6 +55,10 @@ class Rope:
         angles = positions.double()[:, None] * self.frequencies.double()
         return torch.polar(torch.ones_like(angles), angles)
 
+    def turned(self, x: Tensor, positions: Tensor) -> Tensor:
+        """``x`` [..., positions or 1, channels], each row so many positions further on: float64."""
+        return self.channels(self.pairs(x) * self.turns(positions))
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -64,7 +68,7 @@ class Attention:
     after the other, share a KV head. Products of queries and keys are multiplied by ``scale``, go through a tanh of
     ``soft_cap`` where there is one, and lose what ``mask`` hides; ``sinks`` [query heads] take part in the softmax.
     ``channels`` is the order in which the engine adds up the products of a query and a key, None as they are. ``rope``
-    is what has turned queries and keys, from position 0 on, where it is known.
+    is what has turned queries and keys, from position 0 on; an engine tells it in all layers or in none.
     """
 
     query: Tensor

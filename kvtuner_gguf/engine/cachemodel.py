@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from kvtuner_gguf.engine.attention import Rope
 from kvtuner_gguf.engine.ends import KeysValues
 from kvtuner_gguf.engine.fakequant import fake_quantize
 from kvtuner_gguf.engine.rotation import rotate, rotation_size
+from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends
@@ -32,12 +33,15 @@ class CacheModel:
     """``interleaved_rope``: the runtime pairs channels 2i and 2i+1 in RoPE, where the torch model pairs i and i+n/2.
 
     Blocks, rotation and ``centers`` work on the runtime's order, so keys of such a model are put into it first. What is
-    quantized is rotated; other types are where ``rotated`` says that another layer is quantized.
+    quantized is rotated; other types are where ``rotated`` says that another layer is quantized. ``rope``, in the
+    runtime's order, turns centers that have a span; the first token stands at the position ``start``.
     """
 
     interleaved_rope: bool
     centers: Centers | None = None
     ends: Ends | None = None
+    rope: Rope | None = None
+    start: int = 0
 
     def cached(self, k: Tensor, v: Tensor, pair: Pair, il: int, rotated: tuple[bool, bool]) -> KeysValues:
         """`keys` and `values` of layer ``il`` with this pair; ``rotated`` as of `rotated_sides`."""
@@ -46,22 +50,50 @@ class CacheModel:
     def exact(self, k: Tensor, v: Tensor, pair: Pair, il: int, rotated: tuple[bool, bool]) -> KeysValues | None:
         """What a layer with this pair, which sees all positions, reads at the ends; None where it has none.
 
-        A side that loses nothing loses nothing there.
+        A side that loses nothing loses nothing there. Centers with a span are for the quantized cache alone.
         """
         if self.ends is None or not any(side.is_quantized for side in pair.types):
             return None
         kind = self.ends.type
         both = (UNQUANTIZED if side.name == UNQUANTIZED else kind for side in pair.types)
-        return self.cached(k, v, Pair(*both), il, rotated)
+        spanned = self.centers is not None and self.centers.span is not None
+        rows = replace(self, centers=None) if spanned else self
+        return rows.cached(k, v, Pair(*both), il, rotated)
 
     def keys(self, k: Tensor, type_name: str, il: int, rotated: bool = False) -> Tensor:
         """``k`` [batch, KV heads, tokens, head size] after RoPE, as read from the K cache of layer ``il``."""
-        center = None if self.centers is None else self.centers.array_k(il)
-        return self.model_order(_through(self.runtime_order(k), type_name, rotated, True, center))
+        if type_name == UNQUANTIZED:  # neither rotation nor a center rounds
+            return k
+        k = self.runtime_order(k)
+        size = _rotated_size(k, type_name, rotated, True)
+        center = self._center(k, il, size)
+        return self.model_order(rotate(fake_quantize(rotate(k, size) - center, type_name, True) + center, size))
 
     def values(self, v: Tensor, type_name: str, rotated: bool = False) -> Tensor:
         """``v`` [batch, KV heads, tokens, head size], as read from the V cache."""
-        return _through(v, type_name, rotated, False)
+        if type_name == UNQUANTIZED:
+            return v
+        size = _rotated_size(v, type_name, rotated, False)
+        return rotate(fake_quantize(rotate(v, size), type_name, False), size)
+
+    def _center(self, k: Tensor, il: int, size: int | None) -> Tensor | float:
+        """What the rotated ``k`` loses, [KV heads, 1 or tokens, head size]; 0 without a center."""
+        values = None if self.centers is None else self.centers.array_k(il)
+        if self.centers is None or values is None:
+            return 0.0
+        center = torch.from_numpy(values).reshape(-1, 1, k.shape[-1]).to(k)
+        span = self.centers.span
+        return rotate(center, size) if span is None else self._turned_center(center, k.shape[2], span, size)
+
+    def _turned_center(self, center: Tensor, n_tokens: int, span: int, size: int | None) -> Tensor:
+        """That of each token's block of ``span`` positions: the runtime's table of them is rotated and float16."""
+        if self.rope is None:
+            raise KvtunerError("this engine does not tell its RoPE, which turns centers: use centers without a span")
+        positions = torch.arange(self.start, self.start + n_tokens, device=center.device)
+        first = self.start // span
+        blocks = torch.arange(first, int(positions[-1]) // span + 1, device=center.device)
+        table = rotate(self.rope.turned(center, blocks * span).to(center), size).half().to(center)
+        return table[:, positions // span - first]
 
     def runtime_order(self, k: Tensor) -> Tensor:
         """The channels of keys or queries, last dimension, in the order of the runtime's cache."""
@@ -72,13 +104,9 @@ class CacheModel:
         return _deinterleave(k) if self.interleaved_rope else k
 
 
-def _through(x: Tensor, type_name: str, rotated: bool, is_key: bool, center: np.ndarray | None = None) -> Tensor:
-    """``x`` rotated, less the rotated center, quantized, and all that back."""
-    if type_name == UNQUANTIZED:  # neither rotation nor a center rounds
-        return x
-    size = rotation_size(x.shape[-1], is_key) if rotated or cache_type(type_name).is_quantized else None
-    shift = 0.0 if center is None else rotate(torch.from_numpy(center).reshape(-1, 1, x.shape[-1]).to(x), size)
-    return rotate(fake_quantize(rotate(x, size) - shift, type_name, is_key) + shift, size)
+def _rotated_size(x: Tensor, type_name: str, rotated: bool, is_key: bool) -> int | None:
+    """How many channels of ``x`` are rotated together before they get this type; None without a rotation."""
+    return rotation_size(x.shape[-1], is_key) if rotated or cache_type(type_name).is_quantized else None
 
 
 def _interleave(x: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shapefields import is_count
 
 MIN_SPAN, MAX_SPAN = 16, 1 << 16
+# configs/centering.md has the losses with others
+DEFAULT_SPAN = 256
 FLOAT16 = np.dtype("<f2")
 BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 

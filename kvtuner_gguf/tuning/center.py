@@ -1,9 +1,9 @@
-"""Stage 0, the centers: what keys (after RoPE) have in common over the calibration text, at all depths of a context.
+"""Stage 0, the centers: what keys have in common over the calibration text.
 
-Keys of some models carry a large constant in the channels that RoPE hardly turns (the key bias of Qwen2): it takes the
-levels that a quantized cache has for the differences between keys, which are all that attention sees. Their center is
-the mean over all positions of the text, or, for contexts of another depth, the mean of keys before RoPE times the mean
-of what RoPE does at all positions of that depth: pairs of channels that turn often within it have next to none then.
+Keys of some models carry a large constant (the key bias of Qwen2): it takes the levels that a quantized cache has for
+the differences between keys, which are all that attention sees. RoPE turns it from position to position. So the center
+is that of a span of positions, and turns with the blocks of so many: the mean of keys before RoPE times the mean of
+what RoPE does at the first positions. An engine that does not tell its RoPE gives the mean of keys as they are.
 
 Values have no such constant: they are not centered; ``configs/centering.md`` has the numbers.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kvtuner_gguf.engine.attention import Attention
 from kvtuner_gguf.engine.base import Engine
-from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.centers import DEFAULT_SPAN, Centers
 from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.progress import Progress
@@ -27,25 +27,27 @@ from kvtuner_gguf.tuning.calibration import calibrate
 
 
 def measure_centers(
-    engine: Engine, tokens: Tensor, depth: int | None = None, progress: Progress | None = None
+    engine: Engine, tokens: Tensor, span: int | None = DEFAULT_SPAN, progress: Progress | None = None
 ) -> tuple[Centers, KeySpread]:
     """The center of the keys of every layer, KV head and channel over ``tokens`` [chunks, context].
 
-    It is that of contexts of ``depth`` positions, without one (or where the engine does not tell its RoPE) the mean of
-    the keys as they are: every position of a chunk counts the same. Sums run in float64.
+    It is that of ``span`` positions; without a span, or where the engine does not tell its RoPE, it is the mean of the
+    keys as they are and has none. Every position of a chunk counts the same. Sums run in float64.
     """
     keys: list[np.ndarray] = []
     spread: list[tuple[float, ...]] = []
+    spans: list[int | None] = []
 
     def measure(il: int, used: Attention) -> None:
-        center = center_of(used, depth)
+        spans.append(None if used.rope is None else span)
+        center = center_of(used, spans[-1])
         keys.append(center.cpu().numpy())
-        spread.append(_spread(used.key, center))
+        spread.append(_spread(used.key, _by_position(used, center, spans[-1])))
         if progress:
             progress(il + 1, engine.shape.n_layer)
 
     engine.capture(tokens, measure)
-    return Centers.from_arrays(keys), KeySpread(*zip(*spread, strict=True))
+    return Centers.from_arrays(keys, spans[-1]), KeySpread(*zip(*spread, strict=True))
 
 
 def center_plan(
@@ -68,18 +70,25 @@ def center_plan(
     return replace(plan, centers=centers.of_quantized(plan.pairs), provenance=provenance), spread
 
 
-def center_of(used: Attention, depth: int | None) -> Tensor:
-    """[KV heads, head size], float64; ``depth`` as of `measure_centers`."""
-    if depth is None or used.rope is None:
+def center_of(used: Attention, span: int | None) -> Tensor:
+    """[KV heads, head size], float64; ``span`` as of `measure_centers`."""
+    if span is None or used.rope is None:
         return used.key.double().mean((0, 2))
-    n_tokens = used.key.shape[2]
-    turns = used.rope.turns(torch.arange(max(depth, n_tokens), device=used.key.device))
-    unturned = used.rope.pairs(used.key) * turns[:n_tokens].conj()
-    return used.rope.channels(unturned.mean((0, 2)) * turns[:depth].mean(0))
+    positions = torch.arange(max(span, used.key.shape[2]), device=used.key.device)
+    unturned = used.rope.turned(used.key, -positions[: used.key.shape[2]]).mean((0, 2))
+    return used.rope.turned(unturned[:, None], positions[:span]).mean(1)
+
+
+def _by_position(used: Attention, center: Tensor, span: int | None) -> Tensor:
+    """What each key loses, [KV heads, 1 or tokens, head size]."""
+    if span is None or used.rope is None:
+        return center[:, None]
+    positions = torch.arange(used.key.shape[2], device=center.device)
+    return used.rope.turned(center[:, None], positions // span * span)
 
 
 def _spread(key: Tensor, center: Tensor) -> tuple[float, ...]:
-    """The fields of `KeySpread` for one layer."""
-    centered = key - center[:, None].to(key)
+    """The fields of `KeySpread` for one layer; ``center`` as of `_by_position`."""
+    centered = key - center.to(key)
     sizes = [(x.abs().max().item(), x.double().square().mean().sqrt().item()) for x in (key, centered)]
     return tuple(value for pair in zip(*sizes, strict=True) for value in pair)

@@ -93,9 +93,9 @@ def profile(
 ) -> Profile:
     """Measure every pair in every layer on ``tokens`` [chunks, context], with ``centers`` taken off."""
     pairs, layers = tuple(pairs), []
-    cache = CacheModel(interleaved_rope=False, centers=centers)
 
     def measure(il: int, used: Attention) -> None:
+        cache = CacheModel(interleaved_rope=False, centers=centers, rope=used.rope)
         layers.append(_measure_layer(cache, il, used, pairs))
         if progress:
             progress(il + 1, engine.shape.n_layer)

@@ -20,7 +20,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.by_engine import evaluate
 from kvtuner_gguf.evaluation.rows import Row
 from kvtuner_gguf.plan.backends import of_types
-from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.centers import DEFAULT_SPAN, Centers
 from kvtuner_gguf.plan.front import Front, Point
 from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -83,7 +83,8 @@ class Tuner:
         self._backend = settings.backend.fitting(shape)
         self._sizes = settings.goal.sizes(shape)
         self._facts = facts_of(engine, text, settings)
-        self._work = Work(folder, {**self._facts, "center": settings.center, "model": shape.to_json()}, fresh)
+        centering = {"center": settings.center, "center_span": DEFAULT_SPAN if settings.center else None}
+        self._work = Work(folder, {**self._facts, **centering, "model": shape.to_json()}, fresh)
         torch.manual_seed(settings.seed)
         with self._stage("load the reference model"):
             tokens = (settings.n_tokens, settings.n_ctx, settings.seed)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from kvtuner_gguf.engine.attention import Rope  # noqa: E402
 from kvtuner_gguf.engine.cachemodel import CacheModel, rotated_sides  # noqa: E402
 from kvtuner_gguf.engine.fakequant import fake_quantize  # noqa: E402
 from kvtuner_gguf.engine.rotation import rotate  # noqa: E402
 from kvtuner_gguf.engine.torch.judge import TorchJudge  # noqa: E402
 from kvtuner_gguf.engine.torch.reference import Reference  # noqa: E402
+from kvtuner_gguf.errors import KvtunerError  # noqa: E402
 from kvtuner_gguf.plan.centers import Centers  # noqa: E402
+from kvtuner_gguf.plan.ends import Ends  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
 
 torch.manual_seed(11)
@@ -81,6 +84,57 @@ def test_the_rotated_center_is_taken_off_after_the_rotation() -> None:
     assert torch.allclose(found, rotate(stored, 128) + center, rtol=0, atol=1e-4)
     largest = rotate(X - center, 128).abs().max().item()
     assert (found - X).abs().max().item() < largest / 4, "nothing but the rounding of 16 levels"
+
+
+FREQUENCIES = 10000.0 ** (-torch.arange(64) / 64)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("start", [0, 10, 28000])
+def test_the_center_of_a_span_turns_with_the_blocks_of_positions(start: int, interleaved: bool) -> None:
+    centers = Centers.from_arrays([CENTER], span=16)
+    cache = CacheModel(interleaved, centers, rope=Rope(FREQUENCIES, interleaved), start=start)
+    x = torch.randn(1, 2, 20, 128) + cache.model_order(torch.from_numpy(CENTER).float().reshape(2, 1, 128))
+    found = cache.keys(x, "q4_0", 0)
+    for t in range(20):
+        center = turned_center(start + t, 16, interleaved)
+        stored = fake_quantize(rotate(cache.runtime_order(x[:, :, t : t + 1]), 128) - center, "q4_0", True)
+        wanted = cache.model_order(rotate(stored + center, 128))
+        assert torch.allclose(found[:, :, t : t + 1], wanted, rtol=0, atol=1e-5)
+    assert torch.equal(cache.keys(x, "f32", 0), x)
+
+
+def turned_center(position: int, span: int, interleaved: bool) -> torch.Tensor:
+    """What the runtime's table holds for a position: [KV heads, 1, head size], rotated, float16."""
+    pairs = torch.from_numpy(CENTER).half().double().view(2, 64, 2) if interleaved else None
+    if pairs is None:
+        pairs = torch.from_numpy(CENTER).half().double().view(2, 2, 64).transpose(1, 2)
+    angles = position // span * span * FREQUENCIES.double()
+    cos, sin = angles.cos(), angles.sin()
+    first = cos * pairs[..., 0] - sin * pairs[..., 1]
+    second = sin * pairs[..., 0] + cos * pairs[..., 1]
+    both = torch.stack((first, second), -1).flatten(1) if interleaved else torch.cat((first, second), 1)
+    return rotate(both.float(), 128).half().float()[:, None]
+
+
+def test_a_span_that_holds_all_positions_is_one_center() -> None:
+    one = CacheModel(interleaved_rope=False, centers=Centers.from_arrays([CENTER]))
+    spanned = replace(one, centers=replace(one.centers, span=16), rope=Rope(FREQUENCIES, interleaved=False))
+    x = X + torch.from_numpy(CENTER).float().reshape(2, 1, 128)
+    assert torch.allclose(one.keys(x, "q8_0", 0), spanned.keys(x, "q8_0", 0), rtol=0, atol=0.05)
+
+
+def test_exact_rows_have_no_center_that_turns() -> None:
+    rope = Rope(FREQUENCIES, interleaved=False)
+    cache = CacheModel(False, Centers.from_arrays([CENTER], span=16), Ends(4, 32, "q8_0"), rope)
+    exact = cache.exact(X, X, Pair("q4_0", "q4_0"), 0, (True, True))
+    assert torch.equal(exact.key, CacheModel(interleaved_rope=False).keys(X, "q8_0", 0))
+
+
+def test_a_span_needs_to_know_the_rope() -> None:
+    cache = CacheModel(interleaved_rope=False, centers=Centers.from_arrays([CENTER], span=16))
+    with pytest.raises(KvtunerError, match="does not tell its RoPE"):
+        cache.keys(X, "q4_0", 0)
 
 
 @pytest.fixture(scope="module")

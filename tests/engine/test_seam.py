@@ -97,6 +97,7 @@ def test_a_plan_is_centered_by_an_engine(text: Path) -> None:
     plan = Plan((Pair("q4_0", "q4_0"),) * N_LAYER, engine.shape)
     centered, spread = center_plan(engine, plan, text, 64, 32)
     assert all(centered.centers.k)
+    assert centered.centers.span is None, "this engine does not tell its RoPE"
     assert all(after < before for before, after in zip(spread.rms, spread.rms_centered, strict=True))
 
 

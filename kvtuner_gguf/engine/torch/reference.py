@@ -43,30 +43,25 @@ class Reference:
                 "write the plan by hand, see configs/plan.schema.json"
             )
         where = _device(device)
-        self.cache = CacheModel(INTERLEAVED_ROPE[architecture])
         model, self._tokenizer = load(path, architecture)
         self._model = model.to(where)
         self._model.config._attn_implementation = ATTENTION
         self._layers = self._model.model.layers
+        interleaved = INTERLEAVED_ROPE[architecture]
+        self.rope = Rope(self._model.model.rotary_emb.inv_freq, interleaved)  # in the runtime's order of channels
+        self.cache = CacheModel(interleaved, rope=self.rope)
         self._pair = EXACT
         self._rotated = (False, False)
-        self._start = 0
         self._capture: Capture | None = None
 
     @property
     def n_layer(self) -> int:
         return len(self._layers)
 
-    @property
-    def rope(self) -> Rope:
-        """The rotary embedding, for channels in the runtime's order."""
-        return Rope(self._model.model.rotary_emb.inv_freq, self.cache.interleaved_rope)
-
     def reading(self, centers: Centers | None = None, ends: Ends | None = None, start: int = 0) -> Reference:
         """The same model, whose caches take ``centers`` off and have ``ends``; positions are counted from ``start``."""
         other = copy.copy(self)
-        other.cache = replace(self.cache, centers=centers, ends=ends)
-        other._start = start
+        other.cache = replace(self.cache, centers=centers, ends=ends, start=start)
         return other
 
     def tokenize(self, text: str) -> list[int]:
@@ -91,7 +86,8 @@ class Reference:
         ``pairs`` has an entry per layer of the model, None is exact: which sides are rotated depends on all of them.
         ``keep`` gets the input of every layer that is run; ``capture`` is called once per layer.
         """
-        positions = torch.arange(self._start, self._start + hidden.shape[1], device=hidden.device)[None]
+        start = self.cache.start
+        positions = torch.arange(start, start + hidden.shape[1], device=hidden.device)[None]
         rope = self._model.model.rotary_emb(hidden, positions)
         ALL_ATTENTION_FUNCTIONS.register(ATTENTION, self._attention)
         self._capture = capture
