@@ -16,12 +16,12 @@ from kvtuner_gguf.errors import KvtunerError  # noqa: E402
 from kvtuner_gguf.files import artifact  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
 from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
+from kvtuner_gguf.plan.sizes import Sizes  # noqa: E402
 from kvtuner_gguf.tuning.calibration import Texts, calibrate, calibrate_texts  # noqa: E402
 from kvtuner_gguf.tuning.prices import Prices  # noqa: E402
 from kvtuner_gguf.tuning.profile import PairError, Profile  # noqa: E402
 from kvtuner_gguf.tuning.prune import prune  # noqa: E402
 from kvtuner_gguf.tuning.settings import Settings  # noqa: E402
-from kvtuner_gguf.tuning.sizes import Sizes  # noqa: E402
 from kvtuner_gguf.tuning.solver import solve  # noqa: E402
 
 SHAPE = ModelShape("llama", (2, 2, 1), 64, 64)
