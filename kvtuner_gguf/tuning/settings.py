@@ -62,6 +62,11 @@ class Settings:
             raise KvtunerError(
                 f"--tokens {self.n_tokens} and --ctx {self.n_ctx}: give at least one context of 16 tokens"
             )
+        if self.ends is not None and self.n_ctx <= self.ends.n_positions:
+            raise KvtunerError(
+                f"--ctx {self.n_ctx} is no more than the {self.ends.n_positions} positions of the exact ends "
+                f"{self.ends}: nothing would be read from quantized caches: give more --ctx, or other --ends"
+            )
         if self.n_rungs < 1 or self.trials < 0 or self.evolve < 0 or self.n_points < 2:
             raise KvtunerError("--rungs must be 1 or more, --trials and --evolve 0 or more, --points 2 or more")
 
