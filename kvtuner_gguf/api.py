@@ -12,6 +12,7 @@ from kvtuner_gguf.evaluation import by_either
 from kvtuner_gguf.evaluation.chunks import Sample, read_text
 from kvtuner_gguf.evaluation.rows import Row
 from kvtuner_gguf.files.assets import TUNING_TEXT, fetch_text
+from kvtuner_gguf.gguffile.chosen_ends import chosen_ends
 from kvtuner_gguf.gguffile.fit import fitted
 from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape
 from kvtuner_gguf.gguffile.shards import read_model
@@ -32,6 +33,8 @@ def tune(
     ctx: int = 512,
     seed: int = 0,
     center: bool = True,
+    ends: str | None = None,
+    for_ctx: int | None = None,
     device: str = "cpu",
     threads: int | None = None,
     work: Path | str | None = None,
@@ -40,8 +43,9 @@ def tune(
 
     ``backend`` or ``candidates`` say which cache types may be used; ``text`` is UTF-8 to calibrate on, by default a web
     text that is fetched once, of which ``tokens`` are taken in chunks of ``ctx``; the same ``seed`` gives the same
-    plan. Keys are centered unless ``center`` is false or the model forbids it. Torch runs on ``device`` with
-    ``threads``; the folder ``work`` keeps what is finished, so that an interrupted call goes on there.
+    plan. Keys are centered unless ``center`` is false or the model forbids it. ``ends``, such as ``"4+128:q8_0"``, the
+    default, or ``"none"``, are read exactly, and count in the bits of a context of ``for_ctx`` tokens. Torch runs on
+    ``device`` with ``threads``; the folder ``work`` keeps what is finished, so that an interrupted call goes on there.
 
     Raises `KvtunerError` where torch cannot load the model, no plan fits, or what tuning needs is not installed.
     """
@@ -53,12 +57,13 @@ def tune(
     headers = read_model(model)
     shape = model_shape(headers)
     settings = Settings(
-        goal=Goal(bits),
+        goal=Goal(bits, n_ctx=for_ctx),
         backend=chosen_backend(backend, candidates),
         n_tokens=tokens,
         n_ctx=ctx,
         seed=seed,
         center=center and centering_obstacle(headers) is None,
+        ends=chosen_ends(ends, shape),
     )
     check_goal(settings, shape)
     texts = Texts((fetch_text(TUNING_TEXT) if text is None else Path(text),), (1.0,))

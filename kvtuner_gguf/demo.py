@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.rows import Row
 from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.files.assets import fetch_model
+from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.report.bars import byte_progress
 from kvtuner_gguf.report.layers import pair_lines
 from kvtuner_gguf.report.table import print_rows
@@ -64,10 +66,10 @@ class Demo:
         source = self._fetch()
         self._tune(source)
         self._annotate(source)
-        rows = self._evaluate()
+        self._evaluate()
         reports = {
             "the annotated file": self._inspect(),
-            "the Python property": self._complete_in_python(rows),
+            "the Python property": self._complete_in_python(),
             **self._complete_over_http(),
         }
         self._compare(reports)
@@ -103,7 +105,7 @@ class Demo:
             self._forget(self._rows, self._chart)
             self._command("annotate", source, self._plan, "-o", self._model)
 
-    def _evaluate(self) -> list[Row]:
+    def _evaluate(self) -> None:
         self._head(4, "The plan against uniform pairs, on text that it was not tuned on")
         if not self._is_done(self._rows, self._chart):
             uniform = [word for pair in UNIFORM for word in ("--uniform", pair)]
@@ -112,7 +114,6 @@ class Demo:
             atomicfile.write_text(self._rows, out)
         rows = [Row(**row) for row in json.loads(self._rows.read_text())]
         print_rows(rows, f"{self._settings.chunks} x {N_CTX} tokens of encyclopedia text; 'auto' is the plan")
-        return rows
 
     def _inspect(self) -> Pairs:
         self._head(5, "The plan in the file")
@@ -120,7 +121,7 @@ class Demo:
         self._tell(pairs)
         return pairs
 
-    def _complete_in_python(self, rows: Sequence[Row]) -> Pairs:
+    def _complete_in_python(self) -> Pairs:
         self._head(6, "A completion in Python")
         self._say(f'>>> Llama("{self._model}", kv_config="auto")("{PROMPT}")')
         llama = patched_llama_cpp().Llama(str(self._model), n_ctx=N_CTX, kv_config="auto", verbose=False)
@@ -132,7 +133,8 @@ class Demo:
             llama.close()
         self._say(PROMPT + answer["choices"][0]["text"])
         self._tell(pairs)
-        expected = N_CTX * next(row.kv_bytes_per_token for row in rows if row.name == "auto")
+        plan = Plan.load(self._plan)
+        expected = plan.n_bytes(plan.model, ContextSize(N_CTX)) if plan.model else None
         if n_bytes != expected:
             raise KvtunerError(f"the cache takes {n_bytes} bytes, not the {expected} of the plan: rebuild llama.cpp")
         self._say(f"{n_bytes} bytes for {N_CTX} tokens, as the plan says")

@@ -142,7 +142,7 @@ def kv_cache_types(context: Any) -> list[tuple[str, str] | None]:
 
 
 def kv_cache_bytes(context: Any) -> int:
-    """Bytes of all K and V tensors as allocated."""
+    """Bytes of all K and V as allocated, the rows of exact ends among them."""
     return int(_kv_bytes(context))
 
 
@@ -152,7 +152,7 @@ def types_of(llama: Any) -> list[tuple[str, str] | None]:
 
 
 def bytes_of(llama: Any) -> int:
-    """Bytes of all K and V tensors as allocated."""
+    """Bytes of all K and V as allocated, the rows of exact ends among them."""
     return kv_cache_bytes(llama._ctx.ctx)
 
 

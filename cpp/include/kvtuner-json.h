@@ -3,8 +3,23 @@
 
 #include "kvtuner.h"
 
-// {"has_plan", "fingerprint", "source", "bits_per_value", "bytes", "mib", "layers": [{"layer", "k", "v", "center_k"},
-// ...]}; the fingerprint is null without a plan, layers without a cache are left out
+// {"first", "last", "type", "bytes"}, null without exact ends
+template <typename json>
+json kvtuner_ends_to_json(const llama_context * ctx) {
+    uint32_t first = 0, last = 0;
+    int32_t type = 0;
+    if (!kvtuner_exact_ends(ctx, &first, &last, &type)) {
+        return json();
+    }
+    return { { "first", first },
+             { "last", last },
+             { "type", ggml_type_name((ggml_type)type) },
+             { "bytes", kvtuner_exact_ends_bytes(ctx) } };
+}
+
+// {"has_plan", "fingerprint", "source", "bits_per_value", "bytes", "mib", "ends", "layers": [{"layer", "k", "v",
+// "center_k", "exact_ends"}, ...]}; the fingerprint is null without a plan, layers without a cache are left out, bytes
+// are with the ends, and bits without
 template <typename json>
 json kvtuner_cache_to_json(const llama_context * ctx) {
     json layers = json::array();
@@ -15,7 +30,8 @@ json kvtuner_cache_to_json(const llama_context * ctx) {
         layers.push_back({ { "layer", il },
                            { "k", ggml_type_name((ggml_type)kvtuner_type_k(ctx, il)) },
                            { "v", ggml_type_name((ggml_type)kvtuner_type_v(ctx, il)) },
-                           { "center_k", kvtuner_is_centered_k(ctx, il) } });
+                           { "center_k", kvtuner_is_centered_k(ctx, il) },
+                           { "exact_ends", kvtuner_has_exact_ends(ctx, il) } });
     }
     char fingerprint[17];
     const bool has_plan = kvtuner_fingerprint(ctx, fingerprint, sizeof(fingerprint)) > 0;
@@ -25,6 +41,7 @@ json kvtuner_cache_to_json(const llama_context * ctx) {
              { "bits_per_value", kvtuner_bits_per_value(ctx) },
              { "bytes", kvtuner_kv_bytes(ctx) },
              { "mib", kvtuner_kv_bytes(ctx) / 1048576.0 },
+             { "ends", kvtuner_ends_to_json<json>(ctx) },
              { "layers", layers } };
 }
 

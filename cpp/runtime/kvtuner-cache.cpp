@@ -106,6 +106,10 @@ kvtuner_exact_rows & kvtuner_cache::exact(const llama_kv_cache_context & context
     return context.kv->exact;
 }
 
+const kvtuner_exact_rows & kvtuner_cache::exact(const llama_kv_cache & cache) {
+    return cache.exact;
+}
+
 std::string kvtuner_cache::ends_text(const llama_kv_cache & cache) {
     if (!cache.exact.is_used()) {
         return "";

@@ -44,6 +44,7 @@ struct kvtuner_cache {
 
     // the rows of exact ends; not used where there are none
     static kvtuner_exact_rows & exact(const llama_kv_cache_context & context);
+    static const kvtuner_exact_rows & exact(const llama_kv_cache & cache);
 
     // once the tokens of the context's ubatch have cells: rows for them
     static void place(const llama_kv_cache_context & context);

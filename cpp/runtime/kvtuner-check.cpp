@@ -80,6 +80,27 @@ std::string centering_problem(const llama_model & model, const kvtuner_plan & pl
                                       obstacle + ": use --no-kv-center";
 }
 
+// why layer il cannot store the ends of the plan; empty where it can, or goes without
+std::string ends_problem(const llama_model & model, const kvtuner_plan & plan, uint32_t il) {
+    const llama_hparams & hparams = model.hparams;
+    const bool is_quantized = ggml_is_quantized(plan.type_k[il]) || ggml_is_quantized(plan.type_v[il]);
+    if (plan.ends.n_positions() == 0 || !is_quantized || hparams.is_mla() || hparams.is_swa(il) ||
+        !kvtuner_can_read_exact(model)) {
+        return "";
+    }
+    const int64_t block = ggml_blck_size(plan.ends.type);
+    const std::pair<const char *, uint32_t> sides[] = { { "K", hparams.n_embd_head_k(il) },
+                                                        { "V", hparams.n_embd_head_v(il) } };
+    for (const auto & [side, size] : sides) {
+        if (size % block != 0) {
+            return "layer " + std::to_string(il) + ": " + side + " ends of type " + ggml_type_name(plan.ends.type) +
+                   " have blocks of " + std::to_string(block) + " values, which do not divide the head size " +
+                   std::to_string(size) + ": use f16 for the ends, or --no-kv-ends";
+        }
+    }
+    return "";
+}
+
 // attention with a bias per position goes without FlashAttention whatever the parameters say
 bool can_flash_attn(const llama_model & model) {
     return model.arch != LLM_ARCH_T5;
@@ -115,6 +136,10 @@ std::string kvtuner_plan_problem(const llama_model & model, const llama_context_
         const std::string obstacle = centering_problem(model, *plan, il);
         if (!obstacle.empty()) {
             return obstacle;
+        }
+        const std::string of_ends = ends_problem(model, *plan, il);
+        if (!of_ends.empty()) {
+            return of_ends;
         }
     }
     return "";

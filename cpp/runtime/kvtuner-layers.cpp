@@ -40,8 +40,11 @@ kvtuner_layer_map kvtuner_layers_of(const llama_context & ctx) {
     kvtuner_layer_map layers;
     for (const llama_kv_cache * cache : kvtuner_caches_of(ctx.get_memory())) {
         for (uint32_t il : cache->get_layer_ids()) {
+            const kvtuner_exact_rows & exact = kvtuner_cache::exact(*cache);
+            const kvtuner_exact_rows::sides rows =
+                    exact.has(il) ? exact.of(il) : kvtuner_exact_rows::sides{ nullptr, nullptr };
             layers[il] = { cache->get_k_storage(il), kvtuner_cache::v_storage(*cache, il),
-                           kvtuner_cache::center(*cache, il) != nullptr };
+                           kvtuner_cache::center(*cache, il) != nullptr, rows.k, rows.v };
         }
     }
     return layers;

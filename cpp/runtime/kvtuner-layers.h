@@ -14,8 +14,10 @@ struct llama_memory_i;
 
 struct kvtuner_layer_tensors {
     const ggml_tensor * k;
-    const ggml_tensor * v;  // null where V is a view of K
-    bool is_centered;       // K
+    const ggml_tensor * v;        // null where V is a view of K
+    bool is_centered;             // K
+    const ggml_tensor * exact_k;  // rows of the exact ends, null without
+    const ggml_tensor * exact_v;
 };
 
 using kvtuner_layer_map = std::map<uint32_t, kvtuner_layer_tensors>;

@@ -43,6 +43,14 @@ cache_size size_of(const kvtuner_layer_map & layers) {
     return size;
 }
 
+uint64_t ends_bytes_of(const kvtuner_layer_map & layers) {
+    uint64_t bytes = 0;
+    for (const auto & [il, layer] : layers) {
+        bytes += layer.exact_k ? ggml_nbytes(layer.exact_k) + ggml_nbytes(layer.exact_v) : 0;
+    }
+    return bytes;
+}
+
 const kvtuner_plan * plan_of(const llama_context & ctx) {
     for (const llama_kv_cache * cache : kvtuner_caches_of(ctx.get_memory())) {
         if (cache->plan) {
@@ -59,16 +67,35 @@ int32_t type_of(const llama_context * ctx, int32_t il, const ggml_tensor * kvtun
     return tensor ? (int32_t)tensor->type : -1;
 }
 
-void log_centers(const kvtuner_layer_map & layers) {
-    std::vector<uint32_t> centered;
+template <typename predicate>
+std::string ranges_where(const kvtuner_layer_map & layers, const predicate & is_meant) {
+    std::vector<uint32_t> ils;
     for (const auto & [il, layer] : layers) {
-        if (layer.is_centered) {
-            centered.push_back(il);
+        if (is_meant(layer)) {
+            ils.push_back(il);
         }
     }
+    return kvtuner_ranges(ils);
+}
+
+void log_centers(const kvtuner_layer_map & layers) {
+    const std::string centered = ranges_where(layers, [](const auto & layer) { return layer.is_centered; });
     if (!centered.empty()) {
-        LLAMA_LOG_INFO("kvtuner: keys centered in layers %s\n", kvtuner_ranges(centered).c_str());
+        LLAMA_LOG_INFO("kvtuner: keys centered in layers %s\n", centered.c_str());
     }
+}
+
+void log_ends(const llama_context & ctx, const kvtuner_layer_map & layers, const cache_size & size) {
+    const std::string with_ends = ranges_where(layers, [](const auto & layer) { return layer.exact_k; });
+    if (with_ends.empty()) {
+        return;
+    }
+    const kvtuner_ends & ends = plan_of(ctx)->ends;
+    const uint64_t bytes = ends_bytes_of(layers);
+    LLAMA_LOG_INFO("kvtuner: exact ends: %u first and %u last positions in %s, layers %s\n", ends.first, ends.last,
+                   ggml_type_name(ends.type), with_ends.c_str());
+    LLAMA_LOG_INFO("kvtuner: with them %.4f bits per value in this context, %.2f MiB more\n",
+                   8.0 * (size.bytes + bytes) / size.values, bytes / 1048576.0);
 }
 
 }  // namespace
@@ -93,8 +120,9 @@ void kvtuner_log_context(const llama_context & ctx) {
     }
     log_centers(layers);
     const cache_size size = size_of(layers);
+    log_ends(ctx, layers, size);
     LLAMA_LOG_INFO("kvtuner: %.4f bits per value, %.2f MiB (f16 %.2f MiB)\n", kvtuner_bits_per_value(&ctx),
-                   size.bytes / 1048576.0, 2 * size.values / 1048576.0);
+                   kvtuner_kv_bytes(&ctx) / 1048576.0, 2 * size.values / 1048576.0);
     kvtuner_warn_slow_layers(ctx);
 }
 
@@ -118,7 +146,29 @@ bool kvtuner_is_centered_k(const llama_context * ctx, int32_t il) {
 }
 
 uint64_t kvtuner_kv_bytes(const llama_context * ctx) {
-    return size_of(kvtuner_layers_of(*ctx)).bytes;
+    const kvtuner_layer_map layers = kvtuner_layers_of(*ctx);
+    return size_of(layers).bytes + ends_bytes_of(layers);
+}
+
+uint64_t kvtuner_exact_ends_bytes(const llama_context * ctx) {
+    return ends_bytes_of(kvtuner_layers_of(*ctx));
+}
+
+bool kvtuner_exact_ends(const llama_context * ctx, uint32_t * first, uint32_t * last, int32_t * type) {
+    if (kvtuner_exact_ends_bytes(ctx) == 0) {
+        return false;
+    }
+    const kvtuner_ends & ends = plan_of(*ctx)->ends;
+    *first = ends.first;
+    *last = ends.last;
+    *type = ends.type;
+    return true;
+}
+
+bool kvtuner_has_exact_ends(const llama_context * ctx, int32_t il) {
+    const kvtuner_layer_map layers = kvtuner_layers_of(*ctx);
+    const auto it = layers.find((uint32_t)il);
+    return it != layers.end() && it->second.exact_k;
 }
 
 uint64_t kvtuner_kv_bytes_used(const llama_context * ctx, uint64_t n_tokens) {

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.options import ENDS_HELP, FILE
 from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.cli.texts import default_text
 from kvtuner_gguf.engine.opening import open_engine
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.gguffile.chosen_ends import DEFAULT_ENDS
 
 if TYPE_CHECKING:
     from kvtuner_gguf.plan.plan import Plan
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 @click.argument("config", metavar="[CFG]", type=FILE, required=False)
 @click.option("--uniform", metavar="K/V", help="In place of CFG: a plan with this pair in all layers.")
 @click.option("-o", "--out", type=FILE, required=True, help="Write the centered plan here.")
+@click.option("--ends", metavar="F+L[:TYPE]", help=f"{ENDS_HELP}  [those of CFG; {DEFAULT_ENDS} with --uniform]")
 @click.option("--text", type=FILE, help="Calibration text, UTF-8. Default: a web text that is fetched once.")
 @click.option("--tokens", type=int, default=2048, show_default=True, help="Calibration tokens.")
 @click.option("--ctx", type=int, default=512, show_default=True, help="Context length of a chunk of them.")
@@ -34,6 +37,7 @@ def center_command(
     config: Path | None,
     uniform: str | None,
     out: Path,
+    ends: str | None,
     text: Path | None,
     tokens: int,
     ctx: int,
@@ -57,7 +61,7 @@ def center_command(
     headers = read_model(model)
     if obstacle := centering_obstacle(headers):
         raise KvtunerError(f"{model}: keys cannot be centered, since this model {obstacle}")
-    plan = _types(headers, config, uniform)
+    plan = _types(headers, config, uniform, ends)
     if not any(pair.types[0].is_quantized for pair in plan.pairs):
         raise KvtunerError("no layer of the plan has a quantized K: nothing to center")
     engine = open_engine(model, model_shape(headers), threads=threads)
@@ -72,16 +76,20 @@ def center_command(
         click.echo(f"{out}\n{plan_summary(plan)}\n{key_table(spread)}")
 
 
-def _types(headers: list, config: Path | None, uniform: str | None) -> Plan:
+def _types(headers: list, config: Path | None, uniform: str | None, ends: str | None) -> Plan:
+    from kvtuner_gguf.gguffile.chosen_ends import chosen_ends
     from kvtuner_gguf.gguffile.fit import fitted
     from kvtuner_gguf.gguffile.metadata import model_shape
     from kvtuner_gguf.plan.pairs import Pair
     from kvtuner_gguf.plan.plan import Plan
 
+    shape = model_shape(headers)
     if config is not None and uniform is None:
-        plan = Plan.load(config)
+        plan = Plan.load(config).without_centers()
     elif uniform is not None and config is None:
-        plan = Plan.uniform(Pair.parse(uniform), model_shape(headers).n_layer)
+        plan = Plan((Pair.parse(uniform),) * shape.n_layer, ends=chosen_ends(ends, shape))
     else:
         raise KvtunerError("say which types the plan has: give either CFG or --uniform K/V")
-    return fitted(plan.without_centers(), headers)
+    if ends is not None:
+        plan = replace(plan, ends=chosen_ends(ends, shape))
+    return fitted(plan, headers)

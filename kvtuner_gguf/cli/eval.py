@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvtuner_gguf.cli.options import EXISTING_FILE, FILE
+from kvtuner_gguf.cli.options import ENDS_HELP, EXISTING_FILE, FILE
 from kvtuner_gguf.cli.outputs import check_outputs
+from kvtuner_gguf.gguffile.chosen_ends import NONE
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.plan.pairs import Pair
+    from kvtuner_gguf.plan.centers import Centers
     from kvtuner_gguf.plan.plan import Plan
+    from kvtuner_gguf.plan.shape import ModelShape
 
 OWN_PLAN = "auto"
 
@@ -28,6 +30,7 @@ OWN_PLAN = "auto"
     type=EXISTING_FILE,
     help="Judge every uniform pair a second time, centered as in this plan or annotated model.",
 )
+@click.option("--ends", default=NONE, show_default=True, metavar="F+L[:TYPE]", help=f"Of uniform pairs: {ENDS_HELP}")
 @click.option("--auto/--no-auto", default=True, help="Judge the plan that MODEL itself carries, if any, as 'auto'.")
 @click.option("--text", type=EXISTING_FILE, help="UTF-8 text to judge on.  [default: a pinned encyclopedia text]")
 @click.option("--ctx", type=click.IntRange(min=4), default=512, show_default=True, help="Tokens in a chunk.")
@@ -57,6 +60,7 @@ def eval_command(
     configs: Sequence[Path],
     uniform: Sequence[str],
     centers: Path | None,
+    ends: str,
     auto: bool,
     text: Path | None,
     ctx: int,
@@ -73,7 +77,7 @@ def eval_command(
     All caches decode the same tokens side by side in the built llama.cpp, FlashAttention on, the f16 cache too, which
     is the first row. Every chunk starts with an empty cache and its second half is scored, as llama-perplexity does.
     KLD is in nats per token; 'same top' is how often the most likely token is that of the f16 cache; bits count block
-    scales.
+    scales, and stand a second time with exact ends, counted in a context of 8192 tokens. A plan has its own ends.
     """
     from dataclasses import asdict
 
@@ -86,9 +90,9 @@ def eval_command(
     check_outputs(png, inputs=[model, *configs, centers, text])
     headers = read_model(model)
     shape = model_shape(headers)
-    caches = _caches(headers, configs, uniform, auto)
+    caches = _plans(headers, configs, auto) | _uniform(shape, uniform, ends)
     if centers is not None:
-        caches |= _centered(headers, centers, uniform)
+        caches |= _centered(headers, centers, uniform, ends)
     sample = Sample(read_text(text), ctx, chunks, start_pos)
     with step_progress(f"eval {model.name}") as progress:
         rows = evaluate(evaluator, model, shape, caches, sample, threads, progress, verbose)
@@ -107,15 +111,14 @@ def eval_command(
         save_chart(rows, png, title)
 
 
-def _caches(headers: list, configs: Sequence[Path], uniform: Sequence[str], auto: bool) -> dict[str, Pair | Plan]:
-    """What to judge, by its name in the table: the model's own plan, plans by file name, pairs by their types."""
+def _plans(headers: list, configs: Sequence[Path], auto: bool) -> dict[str, Plan]:
+    """Plans to judge, by their names in the table: the model's own, others by file name."""
     from kvtuner_gguf.errors import about
     from kvtuner_gguf.gguffile.fit import fitted
     from kvtuner_gguf.gguffile.stored_plan import plan_of
-    from kvtuner_gguf.plan.pairs import Pair
     from kvtuner_gguf.plan.plan import Plan
 
-    caches: dict[str, Pair | Plan] = {}
+    caches: dict[str, Plan] = {}
     own = plan_of(headers) if auto else None
     if own is not None:
         caches[OWN_PLAN] = own
@@ -125,20 +128,29 @@ def _caches(headers: list, configs: Sequence[Path], uniform: Sequence[str], auto
         plan = Plan.load(path)
         with about(path):
             caches[name] = fitted(plan, headers)
-    return caches | {str(pair): pair for pair in map(Pair.parse, uniform)}
+    return caches
 
 
-def _centered(headers: list, source: Path, uniform: Sequence[str]) -> dict[str, Plan]:
-    """Each uniform pair with the centers of the plan in ``source``."""
-    from kvtuner_gguf.errors import KvtunerError
-    from kvtuner_gguf.gguffile.fit import fitted
-    from kvtuner_gguf.gguffile.stored_plan import load_plan
+def _uniform(shape: ModelShape, uniform: Sequence[str], ends: str, centers: Centers | None = None) -> dict[str, Plan]:
+    """Each uniform pair with such ends, by its name in the table."""
+    from kvtuner_gguf.gguffile.chosen_ends import chosen_ends
     from kvtuner_gguf.plan.pairs import Pair
     from kvtuner_gguf.plan.plan import Plan
+
+    exact = chosen_ends(ends, shape)
+    name = (" centered" if centers else "") + (f" ends {exact}" if exact else "")
+    pairs = list(map(Pair.parse, uniform))
+    return {f"{pair}{name}": Plan((pair,) * shape.n_layer, centers=centers, ends=exact) for pair in pairs}
+
+
+def _centered(headers: list, source: Path, uniform: Sequence[str], ends: str) -> dict[str, Plan]:
+    """Each uniform pair with such ends and the centers of the plan in ``source``."""
+    from kvtuner_gguf.errors import KvtunerError
+    from kvtuner_gguf.gguffile.fit import fitted
+    from kvtuner_gguf.gguffile.metadata import model_shape
+    from kvtuner_gguf.gguffile.stored_plan import load_plan
 
     plan, _ = load_plan(source)
     if plan is None or plan.centers is None:
         raise KvtunerError(f"{source}: there are no centers in it: tune the model, or give another --centers")
-    plan = fitted(plan, headers)
-    pairs = list(map(Pair.parse, uniform))
-    return {f"{pair} centered": Plan.uniform(pair, plan.n_layer, plan.centers) for pair in pairs}
+    return _uniform(model_shape(headers), uniform, ends, fitted(plan, headers).centers)

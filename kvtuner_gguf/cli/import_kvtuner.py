@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.options import ENDS_HELP, FILE
 from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.gguffile.chosen_ends import DEFAULT_ENDS
 from kvtuner_gguf.published.bitstable import DEFAULT_TYPES
 
 if TYPE_CHECKING:
     from kvtuner_gguf.plan.plan import Plan
-    from kvtuner_gguf.published.bitstable import BitsTable
 
 
 @click.command("import-kvtuner")
@@ -28,9 +29,16 @@ if TYPE_CHECKING:
     help=f"The cache type for each number of bits, over the default: {DEFAULT_TYPES}.",
 )
 @click.option("--model", type=FILE, help="Fit the plan to this GGUF file: take its shape, refuse what does not fit.")
+@click.option("--ends", metavar="F+L[:TYPE]", help=f"{ENDS_HELP}  [{DEFAULT_ENDS} with --model, else none]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def import_kvtuner_command(
-    file: Path, out: Path, name: str | None, types: str | None, model: Path | None, as_json: bool
+    file: Path,
+    out: Path,
+    name: str | None,
+    types: str | None,
+    model: Path | None,
+    ends: str | None,
+    as_json: bool,
 ) -> None:
     """Turn a table of the KVTuner paper into a plan.
 
@@ -49,7 +57,10 @@ def import_kvtuner_command(
     check_outputs(out, inputs=[file, model])
     found = read_table(file, name)
     table = None if isinstance(found, Plan) else found
-    plan = _own_plan(found, types, model) if isinstance(found, Plan) else _plan_of(found, types, model)
+    plan = _own_plan(found, types) if isinstance(found, Plan) else found.plan(_types(types))
+    plan = _with_ends(_fitted(plan, model), ends, model is not None)
+    if table is not None:
+        plan = table.described(plan)
     plan.save(out)
     if as_json:
         payload = None if table is None else table.mean_bits
@@ -61,16 +72,16 @@ def import_kvtuner_command(
         click.echo(f"{table.mean_bits:.4f} payload bits per value, as the paper counts; {bits:.4f} true bits per value")
 
 
-def _plan_of(table: BitsTable, types: str | None, model: Path | None) -> Plan:
+def _types(types: str | None) -> dict[int, str]:
     from kvtuner_gguf.published.bitstable import parse_types
 
-    return table.described(_fitted(table.plan(parse_types(types)), model))
+    return parse_types(types)
 
 
-def _own_plan(plan: Plan, types: str | None, model: Path | None) -> Plan:
+def _own_plan(plan: Plan, types: str | None) -> Plan:
     if types is not None:
         raise KvtunerError("the file is a plan, which has its types: leave out --types")
-    return _fitted(plan, model)
+    return plan
 
 
 def _fitted(plan: Plan, model: Path | None) -> Plan:
@@ -78,3 +89,14 @@ def _fitted(plan: Plan, model: Path | None) -> Plan:
     from kvtuner_gguf.gguffile.shards import read_model
 
     return plan if model is None else fitted(plan, read_model(model))
+
+
+def _with_ends(plan: Plan, ends: str | None, is_fitted: bool) -> Plan:
+    """``plan`` with the ends asked for, or those that it has, or the default ones where its model was looked at."""
+    from kvtuner_gguf.gguffile.chosen_ends import NONE, chosen_ends, parse_ends
+
+    if ends is None and (plan.ends is not None or not is_fitted):
+        return plan
+    if plan.model is not None:
+        return replace(plan, ends=chosen_ends(ends, plan.model))
+    return replace(plan, ends=None if ends in (None, NONE) else parse_ends(ends)[0])

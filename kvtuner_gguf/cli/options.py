@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from kvtuner_gguf.gguffile.chosen_ends import DEFAULT_ENDS
+from kvtuner_gguf.plan.ends import ENDS_CTX
+
 FILE = click.Path(path_type=Path, dir_okay=False)
 EXISTING_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -28,6 +31,11 @@ def goal_options(command: Command) -> Command:
         command = option(command)
     return command
 
+
+ENDS_HELP = (
+    "First and last positions that are read exactly, FIRST+LAST:TYPE, or none. Without a type q8_0, or f16 where its "
+    "blocks do not divide a head."
+)
 
 _MEASURE = (
     click.option(
@@ -52,6 +60,7 @@ _MEASURE = (
         show_default=True,
         help="Take off what the keys have in common; left out where the architecture forbids it.",
     ),
+    click.option("--ends", metavar="F+L[:TYPE]", help=f"{ENDS_HELP}  [{DEFAULT_ENDS}]"),
     click.option("--threads", type=int, help="Threads of the reference model. Default: all processors."),
     click.option(
         "--device", default="cpu", show_default=True, help="Where torch runs the reference model: cpu, cuda, cuda:1."
@@ -63,9 +72,14 @@ _MEASURE = (
 )
 
 _GOAL = (
-    click.option("--bits", type=float, help="Budget in true bits per value.  [6.5]"),
+    click.option("--bits", type=float, help="Budget in true bits per value, exact ends included.  [6.5]"),
     click.option("--mib", type=float, help="Budget in MiB for the tokens of --for-ctx."),
-    click.option("--for-ctx", type=int, metavar="N", help="How many tokens --mib is for."),
+    click.option(
+        "--for-ctx",
+        type=int,
+        metavar="N",
+        help=f"Tokens of the context in which a goal counts; --mib needs it.  [{ENDS_CTX} with ends]",
+    ),
     click.option("--max-kld", type=float, help="No budget: the smallest plan of at most this mean KLD (nats)."),
     click.option(
         "--fix",
@@ -81,6 +95,11 @@ _GOAL = (
     click.option(
         "--evolve", type=int, default=0, show_default=True, help="Then evolve the front by so many trials of NSGA-II."
     ),
-    click.option("--rungs", type=int, default=1, show_default=True, help="Types measured in every layer."),
+    click.option(
+        "--prices",
+        type=click.Choice(["fisher", "kld"]),
+        help="What types cost in layers: from one backward pass, or from the KLD of plans.  [fisher]",
+    ),
+    click.option("--rungs", type=int, default=1, show_default=True, help="Types measured in every layer by kld."),
     click.option("--points", type=int, default=10, show_default=True, help="Sizes that the front has."),
 )

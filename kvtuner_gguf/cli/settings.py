@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvtuner_gguf.engine.torch.install import import_torch
+from kvtuner_gguf.gguffile.chosen_ends import chosen_ends
 from kvtuner_gguf.plan.backends import chosen_backend
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def make_settings(model: Path, options: dict[str, Any]) -> tuple:
     """The shape of the model and the settings that ``options`` stand for."""
     import_torch(options["threads"])
     shape, center = shape_to_tune(model, options["center"])
+    ends = chosen_ends(options["ends"], shape)
     names = options["candidates"]
     if options.get("method") == "paper" and not (names or options["backend"]):
         names = PAPER_TYPES
@@ -28,7 +30,7 @@ def make_settings(model: Path, options: dict[str, Any]) -> tuple:
     from kvtuner_gguf.tuning.settings import Settings
 
     measure = {"n_tokens": options["tokens"], "n_ctx": options["ctx"], "seed": options["seed"]}
-    return shape, Settings(backend=backend, center=center, **measure, **_search_settings(options))
+    return shape, Settings(backend=backend, center=center, ends=ends, **measure, **_search_settings(options))
 
 
 def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
@@ -54,6 +56,7 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
         "evolve": options["evolve"],
         "n_points": options["points"],
         "fixed": parse_fixed(options["fix"]),
+        "prices": options["prices"],
     }
 
 

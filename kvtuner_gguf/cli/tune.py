@@ -131,4 +131,4 @@ def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
         return None
     with step_progress("judge by llama.cpp") as progress:
         caches = {"plan, llama.cpp": tuned.plan}
-        return evaluate(model, tuned.profile.model, caches, Chunks(tuned.held_out), threads, progress)[1]
+        return evaluate(model, tuned.front.model, caches, Chunks(tuned.held_out), threads, progress)[1]

@@ -9,7 +9,9 @@ import click
 
 from kvtuner_gguf.cli.options import FILE
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.ends import ENDS_CTX
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.report.plans import ends_to_json
 
 
 @click.command("verify")
@@ -29,11 +31,12 @@ def verify_command(model_or_cfg: Path, model: Path | None, as_json: bool) -> Non
         click.echo(json.dumps({"ok": False, "error": " ".join(str(err).split())}))
         raise click.exceptions.Exit(1) from err
     if as_json:
-        ends = None if plan.ends is None else plan.ends.to_json()
-        facts = {"fingerprint": plan.fingerprint, "bits_per_value": plan.bits_per_value(), "ends": ends}
+        facts = {"fingerprint": plan.fingerprint, "bits_per_value": plan.bits_per_value(), "ends": ends_to_json(plan)}
         click.echo(json.dumps({"ok": True, **facts}))
     else:
         ends = "" if plan.ends is None else f", exact ends {plan.ends}"
+        if plan.ends is not None and plan.model is not None:
+            ends += f", {plan.bits_with_ends(plan.model, ENDS_CTX):.4f} with them for {ENDS_CTX} tokens"
         click.echo(f"OK: {plan.n_layer} layers, {plan.bits_per_value():.4f} bits per value{ends}, {plan.fingerprint}")
 
 

@@ -12,7 +12,9 @@ from typing import Protocol
 from torch import Tensor
 
 from kvtuner_gguf.engine.attention import Attention
+from kvtuner_gguf.engine.gradients import SeeGradients
 from kvtuner_gguf.engine.logits_judge import LogitsJudge
+from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
@@ -50,6 +52,7 @@ class Engine(ABC):
     shape: ModelShape
     device: str
     versions: Mapping[str, str]
+    has_gradients: bool = False
 
     @abstractmethod
     def tokenize(self, text: str) -> list[int]:
@@ -67,6 +70,13 @@ class Engine(ABC):
         In blocks [some rows, vocabulary], float32, the same ones for every plan: with a large vocabulary all rows would
         need much memory.
         """
+
+    def gradients(self, tokens: Tensor, first: int, see: SeeGradients, ends: Ends | None = None, seed: int = 0) -> None:
+        """Run ``tokens`` [chunks, context] with an exact cache, and back; ``see`` every layer of every chunk.
+
+        Labels are drawn, by the ``seed``, from the position ``first`` on; see `Gradients`.
+        """
+        raise KvtunerError(f"the engine {self.name} has no gradients: price the layers with --prices kld")
 
     def judge(self, tokens: Tensor, centers: Centers | None = None, ends: Ends | None = None) -> TokenJudge:
         """What judges plans with ``centers`` and ``ends`` on ``tokens`` [chunks, context]."""

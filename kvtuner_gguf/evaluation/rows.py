@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kvtuner_gguf.errors import KvtunerError, about
 from kvtuner_gguf.evaluation.divergence import Divergence
+from kvtuner_gguf.plan.ends import ENDS_CTX
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
@@ -19,10 +20,14 @@ N_BATCH = 256
 
 @dataclass(frozen=True)
 class Row:
-    """One cache against the f16 cache. KLDs in nats, `same_top` in percent, `kv_mib` as allocated for the context."""
+    """One cache against the f16 cache. KLDs in nats, `same_top` in percent, `kv_mib` as allocated for the context.
+
+    ``bits_with_ends``: with the plan's exact ends, in a context of `ENDS_CTX` tokens.
+    """
 
     name: str
     bits_per_value: float
+    bits_with_ends: float
     kv_bytes_per_token: int
     kld_mean: float
     kld_median: float
@@ -54,6 +59,7 @@ def make_row(name: str, plan: Plan, shape: ModelShape, result: Divergence, base:
     return Row(
         name=name,
         bits_per_value=plan.bits_per_value(shape),
+        bits_with_ends=plan.bits_per_value(shape) if plan.ends is None else plan.bits_with_ends(shape, ENDS_CTX),
         kv_bytes_per_token=plan.bytes_per_token(shape),
         kld_mean=result.kld_mean,
         kld_median=result.kld_median,

@@ -20,6 +20,8 @@ from kvtuner_gguf.plan.shapefields import is_count
 # so that rows of 256 sequences are still counted in 32 bits
 MAX_END = 1 << 20
 TYPES = ("f16", "q8_0")
+# tokens of the context in which a plan's ends are counted unless another is given
+ENDS_CTX = 8192
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,15 @@ class Ends:
         return exact.row_bytes(layer.kept_k) + exact.row_bytes(layer.kept_v)
 
     def check(self, il: int, pair: Pair, layer: LayerShape) -> None:
+        """Raise `KvtunerError` unless layer ``il`` with this pair goes without ends, or can store them."""
+        if has_ends(pair, layer):
+            self.check_heads(il, layer)
+
+    def check_heads(self, il: int, layer: LayerShape) -> None:
         """Raise `KvtunerError` unless the heads of layer ``il`` can be stored in the type of the ends."""
         block = cache_type(self.type).block_size
         for side, size in (("K", layer.head_dim_k), ("V", layer.head_dim_v)):
-            if has_ends(pair, layer) and size % block:
+            if size % block:
                 raise KvtunerError(
                     f"layer {il}: {side} ends of type {self.type} have blocks of {block} values, "
                     f"which do not divide the head size {size}: use f16 for the ends"
@@ -88,4 +95,9 @@ def has_ends(pair: Pair, layer: LayerShape) -> bool:
     It does where it keeps a quantized cache of its own and sees all positions. A layer with a window goes without, and
     so does one with latent attention, whose cache has no V.
     """
-    return layer.keeps and not layer.window and not layer.latent and any(side.is_quantized for side in pair.types)
+    return can_have_ends(layer) and any(side.is_quantized for side in pair.types)
+
+
+def can_have_ends(layer: LayerShape) -> bool:
+    """Whether a layer keeps exact rows with a quantized pair."""
+    return layer.keeps and not layer.window and not layer.latent

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.ends import ENDS_CTX, Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.shapefields import is_count
+from kvtuner_gguf.plan.sizes import Sizes
 from kvtuner_gguf.plan.stagefile import entries_from_json, stage_from_json, stage_to_json
 
 SCHEMA = "kvtuner.front/1"
@@ -32,39 +36,55 @@ class Point:
 
 @dataclass(frozen=True)
 class Front:
-    """``points`` by rising bytes; ``measure`` says what the loss is: mean KLD in nats, perplexity, or failed tasks."""
+    """``points`` by rising bytes; ``measure`` says what the loss is: mean KLD in nats, perplexity, or failed tasks.
+
+    Plans have ``ends``, which are counted in a context of ``n_ctx`` tokens.
+    """
 
     model: ModelShape
     measure: str
     points: tuple[Point, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    ends: Ends | None = None
+    n_ctx: int = ENDS_CTX
 
     def __post_init__(self) -> None:
         for point in self.points:
-            Plan(point.pairs).check(self.model)
+            self.plan(point).check(self.model)
         sizes = [self.n_bytes(point) for point in self.points]
         if sizes != sorted(sizes):
             raise KvtunerError("the points of the front are not in the order of their bytes: search again")
 
+    @cached_property
+    def sizes(self) -> Sizes:
+        return Sizes(self.model if self.ends is None else replace(self.model, n_ctx=self.n_ctx), self.ends)
+
+    def plan(self, point: Point) -> Plan:
+        return Plan(point.pairs, ends=self.ends)
+
     def n_bytes(self, point: Point) -> int:
-        """Bytes of all layers as `Plan.size` weighs them."""
-        return Plan(point.pairs).size(self.model)
+        """Bytes of all layers as `sizes` counts them."""
+        return self.sizes.plan(point.pairs)
 
     def bytes_per_token(self, point: Point) -> int:
         return Plan(point.pairs).bytes_per_token(self.model)
 
     def bits(self, point: Point) -> float:
-        """True bits per value."""
+        """True bits per value of the types alone."""
         return Plan(point.pairs).bits_per_value(self.model)
+
+    def bits_with_ends(self, point: Point) -> float:
+        """True bits per value in a context of ``n_ctx`` tokens, exact ends included; without ends those of `bits`."""
+        return self.bits(point) if self.ends is None else self.plan(point).bits_with_ends(self.model, self.n_ctx)
 
     def payload_bits(self, point: Point) -> float:
         """Bits of the codes alone per value, as the KVTuner paper counts."""
         return Plan(point.pairs).payload_bits(self.model)
 
-    def best_within(self, budget: int) -> Point | None:
-        """The point of least loss that takes at most ``budget`` bytes, as `n_bytes` counts."""
-        within = [point for point in self.points if self.n_bytes(point) <= budget]
-        return min(within, key=lambda point: (point.loss, self.n_bytes(point)), default=None)
+    def best_within(self, budget: int, sizes: Sizes) -> Point | None:
+        """The point of least loss that takes at most ``budget`` bytes, as ``sizes`` counts."""
+        within = [point for point in self.points if sizes.plan(point.pairs) <= budget]
+        return min(within, key=lambda point: (point.loss, sizes.plan(point.pairs)), default=None)
 
     def smallest_below(self, loss: float) -> Point | None:
         """The smallest point whose loss is at most ``loss``."""
@@ -74,6 +94,7 @@ class Front:
         points = [
             {
                 "bits": self.bits(point),
+                "bits_with_ends": self.bits_with_ends(point),
                 "payload_bits": self.payload_bits(point),
                 "kv_bytes_per_token": self.bytes_per_token(point),
                 "loss": point.loss,
@@ -82,7 +103,9 @@ class Front:
             }
             for point in self.points
         ]
-        return stage_to_json(SCHEMA, self.model, self.provenance, {"measure": self.measure, "points": points})
+        ends = None if self.ends is None else {**self.ends.to_json(), "n_ctx": self.n_ctx}
+        body = {"measure": self.measure, "ends": ends, "points": points}
+        return stage_to_json(SCHEMA, self.model, self.provenance, body)
 
     @classmethod
     def from_json(cls, data: object) -> Front:
@@ -92,16 +115,24 @@ class Front:
         if not isinstance(points, list):
             raise KvtunerError("'points' must be a list: search again")
         parsed = entries_from_json(points, _point, "point {} of the front", "search again")
-        return cls(model, str(body.get("measure")), parsed, provenance)
+        ends = Ends.from_json(body.get("ends"))
+        n_ctx = ENDS_CTX if ends is None else _context(body["ends"].get("n_ctx"))
+        return cls(model, str(body.get("measure")), parsed, provenance, ends, n_ctx)
+
+
+def _context(n_ctx: object) -> int:
+    if not is_count(n_ctx) or n_ctx == 0:
+        raise KvtunerError(f"the ends are counted in {n_ctx!r} tokens, not in 1 or more: search again")
+    return n_ctx
 
 
 def _point(data: Mapping[str, Any]) -> Point:
     return Point(tuple(map(Pair.parse, data["layers"])), data["loss"], data.get("priced"))
 
 
-def pareto(points: Iterable[Point], model: ModelShape) -> tuple[Point, ...]:
+def pareto(points: Iterable[Point], sizes: Sizes) -> tuple[Point, ...]:
     """Those of ``points`` that no other one beats in both bytes and loss, by rising bytes."""
-    size = {point: Plan(point.pairs).size(model) for point in points}
+    size = {point: sizes.plan(point.pairs) for point in points}
     kept: list[Point] = []
     for point in sorted(size, key=lambda point: (size[point], point.loss, point.pairs)):
         if not kept or point.loss < kept[-1].loss:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from kvtuner_gguf.evaluation.rows import Row
 
-_UNIFORM = re.compile(r"\w+/\w+")
+_UNIFORM = re.compile(r"\w+/\w+( centered)?( ends \S+)?")
 _STYLES = {True: ("o", "tab:gray", "uniform pairs"), False: ("D", "tab:red", "plans")}
 
 
@@ -38,7 +38,7 @@ def save_chart(rows: Sequence[Row], path: Path, title: str) -> None:
     axes.margins(x=0.15, y=0.15)
     axes.grid(which="both", alpha=0.25)
     axes.legend()
-    place_labels(axes, [(row.bits_per_value, row.kld_mean) for row in shown], [row.name for row in shown])
+    place_labels(axes, [(row.bits_with_ends, row.kld_mean) for row in shown], [row.name for row in shown])
     save_figure(figure, path)
 
 
@@ -46,5 +46,5 @@ def _draw(axes: Axes, rows: Sequence[Row], is_uniform: bool) -> None:
     marker, color, label = _STYLES[is_uniform]
     if rows:
         axes.scatter(
-            [r.bits_per_value for r in rows], [r.kld_mean for r in rows], marker=marker, color=color, label=label
+            [r.bits_with_ends for r in rows], [r.kld_mean for r in rows], marker=marker, color=color, label=label
         )

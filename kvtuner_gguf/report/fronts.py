@@ -14,14 +14,17 @@ from kvtuner_gguf.report.figure import new_figure, save_figure
 
 def print_front(front: Front, plan: Plan) -> None:
     """A row per point, the one of ``plan`` marked."""
-    table = Table(title=f"front on the tuning text ({front.measure})")
-    for name in ("", "true bits", "payload bits", "bytes per token", front.measure, "sum of prices"):
+    title = f"front on the tuning text ({front.measure})"
+    if front.ends is not None:
+        title += f", exact ends {front.ends} counted in {front.n_ctx} tokens"
+    table = Table(title=title)
+    for name in ("", "true bits", "with ends", "payload bits", "bytes per token", front.measure, "sum of prices"):
         table.add_column(name, justify="right")
     chosen = index_of(front, plan.pairs)
     for i, point in enumerate(front.points):
         priced = "" if point.priced is None else f"{point.priced:.5f}"
         mark = "plan" if i == chosen else ""
-        bits = (f"{front.bits(point):.3f}", f"{front.payload_bits(point):.3f}")
+        bits = (f"{n:.3f}" for n in (front.bits(point), front.bits_with_ends(point), front.payload_bits(point)))
         table.add_row(mark, *bits, f"{front.bytes_per_token(point)}", f"{point.loss:.5f}", priced)
     Console().print(table)
 
@@ -31,11 +34,11 @@ def save_front_chart(front: Front, plan: Plan, path: Path, title: str) -> None:
     figure = new_figure()
     axes = figure.add_subplot()
     shown = [point for point in front.points if point.loss > 0]
-    axes.plot([front.bits(p) for p in shown], [p.loss for p in shown], "o-", color="tab:gray", label="front")
+    axes.plot([front.bits_with_ends(p) for p in shown], [p.loss for p in shown], "o-", color="tab:gray", label="front")
     chosen = index_of(front, plan.pairs)
     if chosen is not None and front.points[chosen].loss > 0:
         point: Point = front.points[chosen]
-        axes.plot([front.bits(point)], [point.loss], "D", color="tab:red", label="plan")
+        axes.plot([front.bits_with_ends(point)], [point.loss], "D", color="tab:red", label="plan")
     axes.set(xlabel="true bits per cached value", ylabel=f"{front.measure} on the tuning text", title=title)
     axes.set_yscale("log")
     axes.grid(which="both", alpha=0.25)

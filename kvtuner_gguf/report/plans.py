@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from kvtuner_gguf.plan.contextsize import ContextSize
-from kvtuner_gguf.plan.ends import has_ends
+from kvtuner_gguf.plan.ends import ENDS_CTX, has_ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.report.layers import pair_lines, ranges
-
-# tokens of the context in which exact ends are counted
-ENDS_CTX = 8192
 
 
 def plan_summary(plan: Plan) -> str:
@@ -62,7 +59,7 @@ def _ends_bytes(plan: Plan, shape: ModelShape) -> int:
     return plan.ends_bytes(shape, ContextSize(ENDS_CTX))
 
 
-def _ends_to_json(plan: Plan) -> dict[str, Any] | None:
+def ends_to_json(plan: Plan) -> dict[str, Any] | None:
     """The ends of ``plan``; with its model ``{n_ctx, bits_per_value, bytes}`` of a context with them, too."""
     if plan.ends is None:
         return None
@@ -110,6 +107,6 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         for il, pair in enumerate(plan.pairs)
     ]
     data["center_span"] = None if plan.centers is None else plan.centers.span
-    data["ends"] = _ends_to_json(plan)
+    data["ends"] = ends_to_json(plan)
     data["provenance"] = dict(plan.provenance)
     return data

@@ -17,6 +17,7 @@ _FILE_WIDTH = 140
 _COLUMNS = (
     ("cache K/V", lambda row: row.name),
     ("bits/value", lambda row: f"{row.bits_per_value:.2f}"),
+    ("with ends", lambda row: f"{row.bits_with_ends:.3f}"),
     ("bytes/token", lambda row: f"{row.kv_bytes_per_token}"),
     ("MiB", lambda row: f"{row.kv_mib:.2f}"),
     ("KLD mean", lambda row: f"{row.kld_mean:.5f}"),

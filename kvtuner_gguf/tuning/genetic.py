@@ -22,6 +22,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.front import Point, pareto
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.sizes import Sizes
 from kvtuner_gguf.progress import Progress
 
 if TYPE_CHECKING:
@@ -71,11 +72,13 @@ def search(
     storage: Path | None = None,
     seeds: Sequence[Sequence[Pair]] = (),
     progress: Progress | None = None,
+    sizes: Sizes | None = None,
 ) -> tuple[Point, ...]:
     """The Pareto front, by rising bytes, of the tried plans within the settings' bounds, or of all where none is.
 
     ``loss`` of the pairs of all layers is called once for each plan, however often it is tried. ``seeds`` are plans to
-    begin with, which count as trials; layers without a KV cache may have any pair in them.
+    begin with, which count as trials; layers without a KV cache may have any pair in them. ``sizes`` counts bits, by
+    default those of the types alone.
 
     ``storage`` is an Optuna journal for other tools to look at; it is written anew each time. Optuna does not store the
     sampler's random state, so a search that was killed is not continued from there but begun again, with the same
@@ -85,7 +88,7 @@ def search(
     path.
     """
     begin = _starts(groups, seeds, settings.trials)
-    tried = _Tried(groups, loss, settings)
+    tried = _Tried(groups, loss, settings, sizes or Sizes(groups.model))
     with _silent():
         study = optuna.create_study(
             study_name=STUDY,
@@ -123,6 +126,7 @@ class _Tried:
     groups: Groups
     loss: Callable[[Sequence[Pair]], float]
     settings: GeneticSettings
+    sizes: Sizes
     points: dict[tuple[Pair, ...], Point] = field(default_factory=dict)
 
     def __call__(self, trial: optuna.Trial) -> tuple[float, float]:
@@ -139,10 +143,11 @@ class _Tried:
 
     def front(self) -> tuple[Point, ...]:
         within = [point for point in self.points.values() if max(self._excess(point).values(), default=0.0) <= 0]
-        return pareto(within or self.points.values(), self.groups.model)
+        return pareto(within or self.points.values(), self.sizes)
 
     def _bits(self, pairs: tuple[Pair, ...]) -> float:
-        return Plan(pairs).bits_per_value(self.groups.model)
+        Plan(pairs).check(self.groups.model)
+        return self.sizes.bits(self.sizes.plan(pairs))
 
     def _excess(self, point: Point) -> Mapping[str, float]:
         """By how much a plan is beyond each bound; within it where that is not above 0."""

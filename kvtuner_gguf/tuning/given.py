@@ -1,12 +1,19 @@
-"""Stages that were run before, read from whichever file they are in."""
+"""Stages that were run before, read from whichever file they are in, and whether a tuning can go on from them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
 from kvtuner_gguf.tuning.cluster import SCHEMA as GROUPS_SCHEMA
 from kvtuner_gguf.tuning.cluster import Groups
+from kvtuner_gguf.tuning.profile import Profile
 from kvtuner_gguf.tuning.prune import Candidates
+
+if TYPE_CHECKING:
+    from kvtuner_gguf.engine.base import Engine
 
 
 def candidates_or_groups(data: object) -> tuple[Candidates, Groups | None]:
@@ -20,3 +27,30 @@ def candidates_or_groups(data: object) -> tuple[Candidates, Groups | None]:
         layers = tuple(pairs[il] for il in range(groups.model.n_layer))
         return Candidates(groups.model, layers, groups.provenance), groups
     return Candidates.from_json(data), None
+
+
+def check_given(name: str, given: Profile | Candidates | Groups, engine: Engine, facts: Mapping[str, Any]) -> None:
+    """Raise `KvtunerError` unless ``given`` is of the model of ``engine`` and of the text of ``facts``."""
+    if given.model != engine.shape:
+        raise KvtunerError(f"{name}: it is of another model: run that stage again for {engine.model}")
+    for fact in ("text_sha256", "text_tokens", "n_ctx", "seed"):
+        if given.provenance.get(fact) != facts[fact]:
+            raise KvtunerError(
+                f"{name}: {fact} is {given.provenance.get(fact)!r}, not {facts[fact]!r}: give the text, "
+                "--tokens, --ctx and --seed of the profile"
+            )
+
+
+def types_given(profile: Profile, groups: Groups | None, fixed: Mapping[int, Pair]) -> list[str]:
+    """The types of ``profile``; raises `KvtunerError` where it and the ``groups`` leave no way to fix the layers."""
+    types = {name for pair in profile.layers[0] for name in (pair.k, pair.v)} - {UNQUANTIZED}
+    if fixed and groups is not None:
+        raise KvtunerError("--fix and groups both say what layers have: give the candidates, or change the groups")
+    for il, pair in fixed.items():
+        missing = sorted({pair.k, pair.v}.difference(types))
+        if missing:
+            raise KvtunerError(
+                f"layer {il} is fixed to {pair}, and the profile has no {missing[0]}: profile with --candidates "
+                f"{','.join([*sorted(types), *missing])}"
+            )
+    return sorted(types)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,17 @@ class Prices:
 
     def plan(self, pairs: Sequence[Pair]) -> float:
         return sum(self.pair(il, pair) for il, pair in enumerate(pairs))
+
+    def has(self, names: Iterable[str]) -> bool:
+        """Whether each of the types ``names`` has a price everywhere."""
+        names = set(names)
+        return all(names <= side.keys() for side in (*self.k, *self.v))
+
+    def only(self, names: Iterable[str]) -> Prices:
+        """The prices of the types ``names`` alone."""
+        names = tuple(names)
+        k, v = (tuple({name: layer[name] for name in names} for layer in side) for side in (self.k, self.v))
+        return replace(self, k=k, v=v)
 
     def to_json(self) -> dict[str, Any]:
         if self.model is None:
@@ -103,7 +114,7 @@ def price(
             sides[side].append(interpolate(errors, klds))
         if progress:
             progress(il + 1, n_layer)
-    facts = {**profile.provenance, "rungs": list(measured)}
+    facts = {**profile.provenance, "prices": "kld", "rungs": list(measured)}
     return Prices(tuple(sides["k"]), tuple(sides["v"]), profile.model, facts)
 
 

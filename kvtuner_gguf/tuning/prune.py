@@ -6,7 +6,7 @@ default the energy of the output's error takes the place of e_o, which divides b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.stagefile import layers_from_json, stage_from_json, stage_to_json
+from kvtuner_gguf.tuning.prices import Prices
 from kvtuner_gguf.tuning.profile import PairError, Profile
 
 SCHEMA = "kvtuner.candidates/1"
@@ -30,6 +31,8 @@ class Rule:
 PAPER = Rule("e_o", 1.0)
 # attention output of one layer is not yet the loss of the model, so little is dropped by it
 CAUTIOUS = Rule("error", 1.25)
+# prices are the model's loss to a few percent
+CLEARLY_DEARER = 1.1
 
 
 @dataclass(frozen=True)
@@ -59,18 +62,26 @@ class Candidates:
 
 def prune(profile: Profile, rule: Rule = CAUTIOUS) -> Candidates:
     """The candidates of each layer by ``rule``. One-sided pairs, which only serve the prices, are none."""
-    layers = tuple(_prune_layer(_both_sided(layer), rule) for layer in profile.layers)
+    layers = tuple(_worth(_measured(layer, rule), rule.clearly) for layer in profile.layers)
     facts = {"rule": f"front of bits and {rule.measure}, kept within {rule.clearly:g}x"}
     return Candidates(profile.model, layers, {**profile.provenance, **facts})
 
 
-def _both_sided(errors: Mapping[Pair, PairError]) -> dict[Pair, PairError]:
-    return {pair: error for pair, error in errors.items() if UNQUANTIZED not in (pair.k, pair.v)}
+def _measured(errors: Mapping[Pair, PairError], rule: Rule) -> dict[Pair, float]:
+    return {pair: getattr(error, rule.measure) for pair, error in errors.items() if UNQUANTIZED not in (pair.k, pair.v)}
 
 
-def _prune_layer(errors: Mapping[Pair, PairError], rule: Rule) -> tuple[Pair, ...]:
-    cost = {pair: getattr(error, rule.measure) for pair, error in errors.items()}
-    kept = [pair for pair in cost if not any(_beats(other, pair, cost, rule.clearly) for other in cost)]
+def prune_by_prices(prices: Prices, pairs: Sequence[Pair], model: ModelShape) -> Candidates:
+    """Of ``pairs`` those that are worth their bits in each layer, by what they cost there."""
+    layers = tuple(
+        _worth({pair: prices.pair(il, pair) for pair in pairs}, CLEARLY_DEARER) for il in range(model.n_layer)
+    )
+    facts = {"rule": f"front of bits and price, kept within {CLEARLY_DEARER:g}x"}
+    return Candidates(model, layers, {**prices.provenance, **facts})
+
+
+def _worth(cost: Mapping[Pair, float], clearly: float) -> tuple[Pair, ...]:
+    kept = [pair for pair in cost if not any(_beats(other, pair, cost, clearly) for other in cost)]
     return tuple(sorted(kept, key=lambda pair: (pair.bits_per_value, cost[pair])))
 
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.front import Front, Point, pareto
+from kvtuner_gguf.plan.sizes import LayerPairs, Sizes
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.judges import Judge
 from kvtuner_gguf.tuning.prices import Prices
-from kvtuner_gguf.tuning.sizes import LayerPairs, Sizes
 from kvtuner_gguf.tuning.solver import refine, solve
 
 # budgets that are tried for a loss, in bits per value
@@ -100,6 +100,7 @@ def sweep(
     return list(points.values())
 
 
-def front_of(points: Sequence[Point], sizes: Sizes, provenance: Mapping[str, object]) -> Front:
-    """The front of ``points``, whose loss is the mean KLD."""
-    return Front(sizes.shape, "kld", pareto(points, sizes.shape), provenance)
+def front_of(points: Sequence[Point], sizes: Sizes, provenance: Mapping[str, object], measure: str = "kld") -> Front:
+    """The front of ``points``, whose loss is the ``measure``; of ends the first and last positions count."""
+    best = pareto(points, Sizes(sizes.shape, sizes.ends))
+    return Front(sizes.shape, measure, best, provenance, sizes.ends, sizes.n_ctx)

@@ -10,6 +10,7 @@ import kvtuner_gguf
 from kvtuner_gguf.engine.base import Engine
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.backends import BACKENDS, DEFAULT_BACKEND, Backend
+from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.calibration import Texts
@@ -17,6 +18,7 @@ from kvtuner_gguf.tuning.fixed import check_fixed, with_fixed
 from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal
 
 METHODS = ("exact", "paper")
+PRICES = ("fisher", "kld")
 OBJECTIVES = ("kld", "perplexity", "failed")
 
 
@@ -27,7 +29,8 @@ class Settings:
     ``trials``: plans that are judged whole, in a refinement (exact) or in all (paper). ``n_rungs``: types that are
     measured in every layer. ``n_points``: sizes that the front has. ``objective``: what the paper's method minimises,
     one of `OBJECTIVES`. ``evolve``: trials of a genetic search that begins with the exact method's front.
-    ``fixed``: pairs by layer that are not searched.
+    ``fixed``: pairs by layer that are not searched. ``ends``: exact ends of every plan. ``prices``: one of `PRICES`, by
+    default fisher where the engine has gradients.
     """
 
     goal: Goal = field(default_factory=lambda: Goal(bits=DEFAULT_BITS))
@@ -43,17 +46,26 @@ class Settings:
     objective: str = "kld"
     evolve: int = 0
     fixed: Mapping[int, Pair] = field(default_factory=dict)
+    ends: Ends | None = None
+    prices: str | None = None
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES or (self.method == "exact" and self.objective != "kld"):
             raise KvtunerError(f"the objective {self.objective!r} is for --method paper: use kld, or that method")
         if self.objective != "kld" and self.goal.max_kld is not None:
             raise KvtunerError("--max-kld is a bound of the objective kld: give a budget")
+        if self.prices not in (None, *PRICES):
+            raise KvtunerError(f"unknown prices {self.prices!r}: use one of {', '.join(PRICES)}")
         if self.method not in METHODS:
             raise KvtunerError(f"unknown method {self.method!r}: use one of {', '.join(METHODS)}")
         if self.n_ctx < 16 or self.n_tokens < self.n_ctx:
             raise KvtunerError(
                 f"--tokens {self.n_tokens} and --ctx {self.n_ctx}: give at least one context of 16 tokens"
+            )
+        if self.ends is not None and self.n_ctx <= self.ends.n_positions:
+            raise KvtunerError(
+                f"--ctx {self.n_ctx} is no more than the {self.ends.n_positions} positions of the exact ends "
+                f"{self.ends}: nothing would be read from quantized caches: give more --ctx, or other --ends"
             )
         if self.n_rungs < 1 or self.trials < 0 or self.evolve < 0 or self.n_points < 2:
             raise KvtunerError("--rungs must be 1 or more, --trials and --evolve 0 or more, --points 2 or more")
@@ -62,12 +74,13 @@ class Settings:
 def check_goal(settings: Settings, shape: ModelShape) -> None:
     """Raise `KvtunerError` where the candidates cannot meet the budget, before anything is loaded or measured."""
     check_fixed(settings.fixed, shape)
-    sizes = settings.goal.sizes(shape)
+    sizes = settings.goal.sizes(shape, settings.ends)
     budget = settings.goal.budget(sizes)
     pairs = settings.backend.fitting(shape).pairs()
     smallest, largest = sizes.range(with_fixed([pairs] * shape.n_layer, settings.fixed))
     if budget is not None and smallest > budget:
         what = "the candidates and --fix" if settings.fixed else "the candidates"
+        what += f" with ends {settings.ends} for {sizes.n_ctx} tokens" if settings.ends else ""
         raise KvtunerError(
             f"{settings.goal} is less than the {sizes.bits(smallest):g} to {sizes.bits(largest):g} bits per value of "
             f"{what}: raise it, or change --candidates"

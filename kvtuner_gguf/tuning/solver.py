@@ -9,10 +9,10 @@ import numpy as np
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.sizes import LayerPairs, Sizes
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.judges import Judge
 from kvtuner_gguf.tuning.prices import Prices
-from kvtuner_gguf.tuning.sizes import LayerPairs, Sizes
 
 # a move must win this share of the plan's KLD, else it fits the noise of the calibration text
 WORTH = 0.002
@@ -27,15 +27,15 @@ def solve(prices: Prices, candidates: LayerPairs, sizes: Sizes, budget: int) -> 
 
     Raises `KvtunerError` where even the smallest candidates do not fit.
     """
-    options = [[(sizes.pair(il, pair), pair) for pair in layer] for il, layer in enumerate(candidates)]
     smallest, _ = sizes.range(candidates)
     if smallest > budget:
         raise KvtunerError(
             f"no plan of these candidates fits into {sizes.bits(budget):.2f} bits per value: the smallest has "
             f"{sizes.bits(smallest):.2f}: raise the budget, or name smaller types with --candidates"
         )
+    options = [_beyond_smallest(il, layer, sizes) for il, layer in enumerate(candidates)]
     unit = math.gcd(*(n_bytes for layer in options for n_bytes, _ in layer)) or 1
-    best = np.full(budget // unit + 1, np.inf)
+    best = np.full((budget - smallest) // unit + 1, np.inf)
     best[0] = 0.0
     choices = []
     for il, layer in enumerate(options):
@@ -49,13 +49,22 @@ def solve(prices: Prices, candidates: LayerPairs, sizes: Sizes, budget: int) -> 
     return tuple(reversed(pairs))
 
 
+def _beyond_smallest(il: int, layer: Sequence[Pair], sizes: Sizes) -> list[tuple[int, Pair]]:
+    """The pairs of a layer with their bytes beyond those of its smallest."""
+    n_bytes = [sizes.pair(il, pair) for pair in layer]
+    return [(n - min(n_bytes), pair) for n, pair in zip(n_bytes, layer, strict=True)]
+
+
 def _add_layer(best: np.ndarray, options: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
     """For each size the least price with one more layer, and which option gives it."""
-    table = np.full((len(options), len(best)), np.inf)
+    least, choice = np.full(len(best), np.inf), np.zeros(len(best), np.uint16)
     for i, (size, price) in enumerate(options):
         if size < len(best):
-            table[i, size:] = best[: len(best) - size] + price
-    return table.min(0), table.argmin(0)
+            with_it = best[: len(best) - size] + price
+            better = with_it < least[size:]
+            least[size:][better] = with_it[better]
+            choice[size:][better] = i
+    return least, choice
 
 
 def refine(

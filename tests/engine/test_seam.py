@@ -14,14 +14,17 @@ torch = pytest.importorskip("torch")
 import kvtuner_gguf  # noqa: E402
 from kvtuner_gguf.engine.attention import Attention, Causal  # noqa: E402
 from kvtuner_gguf.engine.logits_judge import LogitsJudge  # noqa: E402
+from kvtuner_gguf.errors import KvtunerError  # noqa: E402
+from kvtuner_gguf.files import artifact  # noqa: E402
 from kvtuner_gguf.plan.backends import chosen_backend  # noqa: E402
-from kvtuner_gguf.plan.ends import Ends  # noqa: E402
+from kvtuner_gguf.plan.ends import ENDS_CTX, Ends  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
 from kvtuner_gguf.plan.plan import Plan  # noqa: E402
 from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
 from kvtuner_gguf.tuning.calibration import Texts  # noqa: E402
 from kvtuner_gguf.tuning.center import center_plan  # noqa: E402
 from kvtuner_gguf.tuning.goal import Goal  # noqa: E402
+from kvtuner_gguf.tuning.profile import Profile  # noqa: E402
 from kvtuner_gguf.tuning.settings import Settings  # noqa: E402
 from kvtuner_gguf.tuning.tuner import Tuned, Tuner  # noqa: E402
 from tests.made_up_engine import N_LAYER, MadeUp  # noqa: E402
@@ -58,12 +61,13 @@ def tune(engine: MadeUp, text: Path, work: Path | None = None, **change) -> Tune
     [
         {},
         {"center": False},
+        {"ends": Ends(2, 3)},
         {"goal": Goal(max_kld=0.05)},
         {"evolve": 12},
         {"method": "paper", "trials": 20},
         {"method": "paper", "trials": 20, "objective": "perplexity"},
     ],
-    ids=["exact", "plain", "max-kld", "evolve", "paper", "perplexity"],
+    ids=["exact", "plain", "ends", "max-kld", "evolve", "paper", "perplexity"],
 )
 def test_the_whole_tuner_runs_on_an_engine(
     change: dict, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -81,7 +85,11 @@ def test_the_whole_tuner_runs_on_an_engine(
     assert found.plan.provenance["made up"] == "1"
     assert found.row.name == "plan, made up"
     assert found.row.kld_mean > 0
-    assert found.profile.layers[0][Pair("q4_0", "q4_0")].error > found.profile.layers[0][Pair("q8_0", "q8_0")].error
+    (layer, *_) = artifact.load(tmp_path / "work" / "profile.json", Profile.from_json, "profile").layers
+    assert layer[Pair("q4_0", "q4_0")].error > layer[Pair("q8_0", "q8_0")].error
+    assert found.plan.ends == change.get("ends")
+    if found.plan.ends is not None:
+        assert found.plan.bits_with_ends(found.plan.model, ENDS_CTX) <= 6
     again = tune(Spent(), text, tmp_path / "work", **change)
     assert again.plan == found.plan
 
@@ -99,6 +107,11 @@ def test_a_plan_is_centered_by_an_engine(text: Path) -> None:
     assert all(centered.centers.k)
     assert centered.centers.span is None, "this engine does not tell its RoPE"
     assert all(after < before for before, after in zip(spread.rms, spread.rms_centered, strict=True))
+
+
+def test_an_engine_without_gradients_is_not_priced_by_them(text: Path) -> None:
+    with pytest.raises(KvtunerError, match="the engine made up has no gradients: price the layers with --prices kld"):
+        tune(MadeUp(), text, prices="fisher")
 
 
 @pytest.mark.parametrize("ends", [None, Ends(2, 3)], ids=str)

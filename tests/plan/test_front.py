@@ -11,6 +11,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.front import Front, Point, index_of, pareto
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.sizes import Sizes
 
 SHAPE = ModelShape("llama", (2, 2), 64, 64)
 
@@ -25,7 +26,7 @@ FRONT = Front(SHAPE, "kld", POINTS, {"seed": 0})
 
 def test_only_what_nothing_beats_is_on_the_front() -> None:
     beaten = (point("q4_1", 0.5), point("f16", 0.1), point("q5_1", 0.2))
-    assert pareto([*beaten, *reversed(POINTS)], SHAPE) == POINTS
+    assert pareto([*beaten, *reversed(POINTS)], Sizes(SHAPE)) == POINTS
     assert index_of(FRONT, POINTS[1].pairs) == 1
     assert index_of(FRONT, beaten[0].pairs) is None
 

@@ -11,8 +11,8 @@ from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import LayerShape, ModelShape
+from kvtuner_gguf.plan.sizes import Sizes
 from kvtuner_gguf.tuning.goal import Goal
-from kvtuner_gguf.tuning.sizes import Sizes
 
 F16, Q8 = Pair.parse("f16"), Pair.parse("q8_0")
 MIB = 2**20

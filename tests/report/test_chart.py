@@ -18,7 +18,7 @@ from kvtuner_gguf.report.table import print_rows
 
 
 def row(name: str, bits: float, kld: float) -> Row:
-    return Row(name, bits, int(1440 * bits), kld, kld / 2, 20 * kld, 95.0, 13.0, 1.01, 4.5)
+    return Row(name, bits, bits, int(1440 * bits), kld, kld / 2, 20 * kld, 95.0, 13.0, 1.01, 4.5)
 
 
 ROWS = [row("f16/f16", 16.0, 0.0), row("q8_0/q4_0", 6.5, 0.01), row("auto", 6.49, 0.0099), row("plan", 6.48, 0.0101)]

@@ -18,6 +18,7 @@ from kvtuner_gguf.plan.front import Point, pareto
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.sizes import Sizes
 from kvtuner_gguf.tuning.cluster import Group, Groups
 from kvtuner_gguf.tuning.genetic import GeneticSettings, ladder, search
 
@@ -39,7 +40,7 @@ def all_plans() -> list[tuple[Pair, ...]]:
 
 
 def true_front(within: Callable[[tuple[Pair, ...]], bool] = lambda _: True) -> tuple[Point, ...]:
-    return pareto([Point(pairs, loss(pairs)) for pairs in all_plans() if within(pairs)], SHAPE)
+    return pareto([Point(pairs, loss(pairs)) for pairs in all_plans() if within(pairs)], Sizes(SHAPE))
 
 
 def bits(pairs: Sequence[Pair]) -> float:
@@ -125,7 +126,7 @@ def test_a_plan_on_the_bound_is_within() -> None:
 
 def test_where_no_plan_is_within_all_are_shown() -> None:
     seen, points = trials_of(GeneticSettings(trials=60, population=20, max_bits=6.0, max_loss=0.1))
-    assert points == pareto([Point(pairs, loss(pairs)) for pairs in seen], SHAPE)
+    assert points == pareto([Point(pairs, loss(pairs)) for pairs in seen], Sizes(SHAPE))
     assert points
 
 

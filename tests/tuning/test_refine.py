@@ -11,10 +11,10 @@ pytest.importorskip("torch")
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.sizes import Sizes
 from kvtuner_gguf.tuning.goal import Goal
 from kvtuner_gguf.tuning.prices import Prices
 from kvtuner_gguf.tuning.search import Search, front_of, sweep
-from kvtuner_gguf.tuning.sizes import Sizes
 from kvtuner_gguf.tuning.solver import refine, solve
 
 N_LAYER = 6
@@ -69,7 +69,8 @@ def searching(trials: int = 30) -> Search:
 
 def test_a_budget_is_bits_or_mib_for_a_context() -> None:
     assert Goal(bits=5.25).budget(SIZES) == SIZES.budget(5.25)
-    assert Goal(mib=3, n_ctx=4096).budget(SIZES) == 3 * 2**20 // 4096
+    in_mib = Goal(mib=3, n_ctx=4096)
+    assert in_mib.budget(in_mib.sizes(SIZES.shape)) == 3 * 2**20 // 4096
     assert Goal(max_kld=0.1).budget(SIZES) is None
     endless = {"mib": 3, "n_ctx": 1 << 31}  # a plan that says so would not be read again
     for wrong in ({}, {"bits": 4, "mib": 3}, {"mib": 3}, endless, {"bits": float("nan")}, {"max_kld": -1}):
@@ -97,6 +98,6 @@ def test_the_front_falls_as_it_grows() -> None:
     assert len(losses) > 4
     assert losses == sorted(losses, reverse=True)
     assert front.bits(front.points[0]) == 4.5
-    assert front.best_within(SIZES.budget(6)).loss == min(p.loss for p in front.points if front.bits(p) <= 6)
+    assert front.best_within(SIZES.budget(6), SIZES).loss == min(p.loss for p in front.points if front.bits(p) <= 6)
     assert front.smallest_below(losses[2]) == front.points[2]
-    assert front.best_within(1) is None
+    assert front.best_within(1, SIZES) is None

@@ -10,6 +10,8 @@ from click.testing import CliRunner, Result
 pytest.importorskip("torch")
 
 from kvtuner_gguf.cli import main
+from kvtuner_gguf.plan.contextsize import ContextSize
+from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.tuning.journal import Journal
 
@@ -32,6 +34,7 @@ class Tuning:
 
     def run(self, name: str, *args: str) -> Result:
         options = ["--text", str(self.text), "--tokens", "64", "--ctx", "32", "--candidates", TYPES, "--points", "5"]
+        options += ["--ends", "none"]
         command = ["tune", str(self.model), "-o", str(self.folder / name), *options, "--no-native", *args]
         return CliRunner().invoke(main, command)
 
@@ -55,12 +58,14 @@ def test_the_papers_method_meets_a_budget_that_chance_does_not(tuning: Tuning) -
     "goal",
     [
         ("--bits", "4"),
+        ("--bits", "4", "--prices", "kld"),
+        ("--bits", "4", "--ends", "2+4"),
         ("--bits", "4", "--trials", "2", "--evolve", "20"),
         ("--max-kld", "0.05"),
         ("--bits", "5", "--method", "paper", "--trials", "12"),
         ("--bits", "5", "--method", "paper", "--trials", "12", "--objective", "perplexity"),
     ],
-    ids=["bits", "evolve", "max-kld", "paper", "perplexity"],
+    ids=["bits", "kld", "ends", "evolve", "max-kld", "paper", "perplexity"],
 )
 def test_killed_anywhere_it_goes_on_to_the_same_plan(
     goal: tuple[str, ...], tuning: Tuning, monkeypatch: pytest.MonkeyPatch
@@ -124,18 +129,19 @@ def test_memory_is_a_budget(tuning: Tuning) -> None:
 
 
 def test_the_stages_one_by_one_give_what_tune_gives(tuning: Tuning) -> None:
-    options = ["--text", str(tuning.text), "--tokens", "64", "--ctx", "32", "--candidates", TYPES]
+    options = ["--text", str(tuning.text), "--tokens", "64", "--ctx", "32", "--candidates", TYPES, "--ends", "2+4"]
     names = [str(tuning.folder / f"{name}.json") for name in ("profile", "candidates", "groups", "plan", "front")]
     profile, candidates, groups, plan, front = names
     model = str(tuning.model)
+    small = ["--bits", "4", "--points", "5", "--prices", "kld"]
     for command in (
         ["profile", model, "-o", profile, *options],
         ["prune", profile, "-o", candidates],
-        ["search", model, profile, candidates, "-o", plan, "--front", front, "--bits", "4", "--points", "5", *options],
+        ["search", model, profile, candidates, "-o", plan, "--front", front, *small, *options],
     ):
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 0, result.output
-    tuning.plan("tuned.json", "--bits", "4")
+    tuning.plan("tuned.json", *small, "--ends", "2+4")
     assert Plan.load(Path(plan)).pairs == Plan.load(tuning.folder / "tuned.json").pairs
     for command in (
         ["prune", profile, "-o", candidates, "--rule", "paper"],
@@ -150,9 +156,10 @@ def test_the_stages_one_by_one_give_what_tune_gives(tuning: Tuning) -> None:
 
 def test_a_search_measures_what_tune_measures(tmp_path: Path, tiny) -> None:
     tuning = Tuning(tmp_path, tiny, "qwen2")  # whose biases make centers matter
-    text = ["--text", str(tuning.text), "--tokens", "64", "--ctx", "32"]
+    text = ["--text", str(tuning.text), "--tokens", "64", "--ctx", "32", "--ends", "none"]
     profile, candidates, model = str(tmp_path / "profile.json"), str(tmp_path / "candidates.json"), str(tuning.model)
     search = ["search", model, profile, candidates, "-o", str(tmp_path / "plan.json"), "--bits", "4", "--points", "5"]
+    search += ["--prices", "kld"]
     for command in (
         ["profile", model, "-o", profile, *text, "--candidates", TYPES],
         ["prune", profile, "-o", candidates],
@@ -160,10 +167,10 @@ def test_a_search_measures_what_tune_measures(tmp_path: Path, tiny) -> None:
     ):
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 0, result.output
-    tuning.plan("tuned.json", "--bits", "4", "--work", str(tmp_path / "tune"))
+    tuning.plan("tuned.json", "--bits", "4", "--prices", "kld", "--work", str(tmp_path / "tune"))
     searched, tuned = ((tmp_path / name / "journal.jsonl").read_text() for name in ("search", "tune"))
     assert searched == tuned
-    refused = CliRunner().invoke(main, [*search, *text[:4], "--ctx", "16"])
+    refused = CliRunner().invoke(main, [*search, *text, "--ctx", "16"])
     assert "profile: n_ctx is 32, not 16" in refused.output
 
 
@@ -175,3 +182,31 @@ def test_a_tuning_that_fails_before_it_measures_leaves_its_remedy_open(tuning: T
     tuning.plan("a.json")
     other = tuning.run("a.json", "--no-center")
     assert "holds a tuning with center on, not off: begin anew with --fresh" in other.output
+
+
+def test_ends_count_in_the_budget_and_part_tunings(tuning: Tuning) -> None:
+    tuning.plan("a.json", "--bits", "4", "--ends", "2+4", "--for-ctx", "256")
+    plan = Plan.load(tuning.folder / "a.json")
+    assert plan.ends == Ends(2, 4, "q8_0")
+    assert plan.bits_per_value() < plan.bits_with_ends(plan.model, 256) <= 4
+    assert plan.provenance["for_ctx"] == 256
+    assert plan.provenance["bits_with_ends"] == plan.bits_with_ends(plan.model, 256)
+    assert plan.provenance["prices"] == "fisher"
+    other = tuning.run("a.json", "--ends", "2+5")
+    assert "holds a tuning with ends 2+4:q8_0, not 2+5:q8_0: begin anew with --fresh" in other.output
+
+
+def test_memory_as_allocated_is_a_budget_with_ends(tuning: Tuning) -> None:
+    sizes = []
+    for mib in (0.2, 0.25, 0.3):
+        tuning.plan("a.json", "--mib", str(mib), "--for-ctx", "1000", "--ends", "2+4", "--trials", "0")
+        plan = Plan.load(tuning.folder / "a.json")
+        sizes.append(plan.n_bytes(plan.model, ContextSize(1000)) / 2**20)
+        assert mib - 0.05 < sizes[-1] <= mib
+    assert sizes == sorted(set(sizes))
+
+
+def test_a_text_within_the_ends_is_refused(tuning: Tuning) -> None:
+    refused = tuning.run("a.json", "--ends", "4+128")
+    assert refused.exit_code == 1
+    assert "--ctx 32 is no more than the 132 positions of the exact ends 4+128:q8_0" in refused.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,15 @@ from kvtuner_gguf.engine.cachemodel import CacheModel  # noqa: E402
 from kvtuner_gguf.engine.rotation import hadamard, rotate, rotation_size  # noqa: E402
 from kvtuner_gguf.errors import KvtunerError  # noqa: E402
 from kvtuner_gguf.files import artifact  # noqa: E402
+from kvtuner_gguf.plan.ends import Ends  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
 from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
+from kvtuner_gguf.plan.sizes import Sizes  # noqa: E402
 from kvtuner_gguf.tuning.calibration import Texts, calibrate, calibrate_texts  # noqa: E402
 from kvtuner_gguf.tuning.prices import Prices  # noqa: E402
 from kvtuner_gguf.tuning.profile import PairError, Profile  # noqa: E402
 from kvtuner_gguf.tuning.prune import prune  # noqa: E402
 from kvtuner_gguf.tuning.settings import Settings  # noqa: E402
-from kvtuner_gguf.tuning.sizes import Sizes  # noqa: E402
 from kvtuner_gguf.tuning.solver import solve  # noqa: E402
 
 SHAPE = ModelShape("llama", (2, 2, 1), 64, 64)
@@ -74,17 +76,20 @@ def test_pruning_keeps_the_front() -> None:
 
 def random_prices(seed: int) -> Prices:
     generator = torch.Generator().manual_seed(seed)
-    make = lambda: tuple({n: torch.rand((), generator=generator).item() for n in NAMES} for _ in range(3))  # noqa: E731
+    names = (*NAMES, "f16")
+    make = lambda: tuple({n: torch.rand((), generator=generator).item() for n in names} for _ in range(3))  # noqa: E731
     return Prices(make(), make())
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("bits", [4.5, 5.1, 6.0, 8.5])
-def test_the_solver_is_exact(seed: int, bits: float) -> None:
-    prices, sizes = random_prices(seed), Sizes(SHAPE)
+@pytest.mark.parametrize("bits", [4.7, 5.1, 6.0, 8.5])
+@pytest.mark.parametrize("ends", [None, Ends(4, 128, "q8_0")], ids=str)
+def test_the_solver_is_exact(seed: int, bits: float, ends: Ends | None) -> None:
+    prices, sizes = random_prices(seed), Sizes(replace(SHAPE, n_ctx=8192), ends)
     budget = sizes.budget(bits)
-    plans = [plan for plan in itertools.product(PAIRS, repeat=3) if sizes.plan(plan) <= budget]
-    found = solve(prices, [PAIRS] * 3, sizes, budget)
+    pairs = [*PAIRS, Pair("f16", "f16")]  # which goes without ends
+    plans = [plan for plan in itertools.product(pairs, repeat=3) if sizes.plan(plan) <= budget]
+    found = solve(prices, [pairs] * 3, sizes, budget)
     assert sizes.plan(found) <= budget
     assert prices.plan(found) == pytest.approx(min(map(prices.plan, plans)))
 
@@ -102,6 +107,7 @@ def test_a_budget_that_no_plan_meets_is_an_error() -> None:
         ({"method": "guess"}, "exact, paper"),
         ({"n_rungs": 0}, "--rungs must be 1 or more"),
         ({"n_points": 1}, "--points 2 or more"),
+        ({"prices": "guess"}, "unknown prices 'guess': use one of fisher, kld"),
     ],
 )
 def test_bad_settings_say_what_to_change(change: dict, words: str) -> None:

@@ -13,7 +13,20 @@ from kvtuner_gguf.files.assets import fetch_model, fetch_text
 from kvtuner_gguf.plan.plan import Plan
 
 pytestmark = pytest.mark.model
-SMALL = ("--tokens", "128", "--ctx", "64", "--trials", "3", "--candidates", "q8_0,q5_0,q4_0", "--bits", "6")
+SMALL = (
+    "--tokens",
+    "128",
+    "--ctx",
+    "64",
+    "--ends",
+    "2+8",
+    "--trials",
+    "3",
+    "--candidates",
+    "q8_0,q5_0,q4_0",
+    "--bits",
+    "6",
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +74,7 @@ def test_the_same_seed_gives_the_same_plan(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
     assert outs[0].read_bytes() == outs[1].read_bytes()
     plan = Plan.load(outs[0])
-    assert plan.bits_per_value() <= 6
+    assert plan.bits_per_value() < plan.bits_with_ends(plan.model, 8192) <= 6
     assert plan.n_layer == 30
     assert plan.provenance["kld_mean"] > 0
     assert json.loads(result.output)["n_layer"] == 30
@@ -70,7 +83,15 @@ def test_the_same_seed_gives_the_same_plan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("--bits", "2"), "2 bits per value is less than the 2.25"),
+        (
+            ("--bits", "2", "--ends", "none"),
+            "2 bits per value is less than the 2.25 to 16 bits per value of the candidates:",
+        ),
+        (
+            ("--bits", "2.25"),
+            "the 2.38696 to 16 bits per value of the candidates with ends 4+128:q8_0 for 8192 tokens:",
+        ),
+        (("--ends", "4"), "the ends are '4': give FIRST+LAST or FIRST+LAST:TYPE"),
         (("--candidates", "q9_9"), "q9_9"),
         (("--text", "/nowhere"), "cannot read"),
         (("--mib", "100"), "--for-ctx"),

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from kvtuner_gguf.engine.attention import Attention
 from kvtuner_gguf.engine.base import Engine, See
+from kvtuner_gguf.engine.gradients import SeeGradients
+from kvtuner_gguf.engine.torch.gradients import layer_gradients
 from kvtuner_gguf.engine.torch.judge import TorchJudge
 from kvtuner_gguf.engine.torch.reference import Reference
 from kvtuner_gguf.plan.centers import Centers
@@ -27,6 +29,7 @@ class TorchEngine(Engine):
     """The model of the GGUF at ``path``, loaded when it is first used; judging restarts at the first changed layer."""
 
     name = "torch"
+    has_gradients = True
 
     def __init__(self, path: Path, shape: ModelShape, device: str = "cpu") -> None:
         self.model, self.shape, self.device = str(path), shape, device
@@ -54,6 +57,12 @@ class TorchEngine(Engine):
         reference = self.reference.reading(plan.centers, plan.ends, start)
         hidden = reference.run(reference.embed(tokens[None]), plan.pairs)[0, rows]
         return map(reference.logits, hidden.split(ROWS))
+
+    def gradients(self, tokens: Tensor, first: int, see: SeeGradients, ends: Ends | None = None, seed: int = 0) -> None:
+        reference, generator = self.reference.reading(ends=ends), torch.Generator().manual_seed(seed)
+        for chunk in tokens:
+            for il, found in layer_gradients(reference, chunk[None], first, generator):
+                see(il, found)
 
     def judge(self, tokens: Tensor, centers: Centers | None = None, ends: Ends | None = None) -> TorchJudge:
         return TorchJudge(self.reference.reading(centers, ends), tokens)

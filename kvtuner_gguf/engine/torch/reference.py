@@ -14,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kvtuner_gguf.engine.attention import Rope
 from kvtuner_gguf.engine.cachemodel import CacheModel, rotated_sides
-from kvtuner_gguf.engine.ends import attend_with_ends
+from kvtuner_gguf.engine.ends import KeysValues, attend_with_ends
 from kvtuner_gguf.engine.torch.loading import load
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.centers import Centers
@@ -28,6 +28,9 @@ INTERLEAVED_ROPE = {"llama": True, "qwen2": False, "qwen3": False}
 
 Capture = Callable[[int, Tensor, Tensor, Tensor], None]
 """Called with the layer and its queries, keys and values [batch, heads, tokens, head size], after RoPE."""
+
+SeeReads = Callable[[tuple[KeysValues, KeysValues]], None]
+"""Called with what a layer has written to an exact cache and what it has read from it, of which gradients are known."""
 
 
 class Reference:
@@ -44,7 +47,7 @@ class Reference:
             )
         where = _device(device)
         model, self._tokenizer = load(path, architecture)
-        self._model = model.to(where)
+        self._model = model.to(where).requires_grad_(False)
         self._model.config._attn_implementation = ATTENTION
         self._layers = self._model.model.layers
         interleaved = INTERLEAVED_ROPE[architecture]
@@ -53,6 +56,7 @@ class Reference:
         self._pair = EXACT
         self._rotated = (False, False)
         self._capture: Capture | None = None
+        self._see_reads: SeeReads | None = None
 
     @property
     def n_layer(self) -> int:
@@ -86,30 +90,41 @@ class Reference:
         ``pairs`` has an entry per layer of the model, None is exact: which sides are rotated depends on all of them.
         ``keep`` gets the input of every layer that is run; ``capture`` is called once per layer.
         """
-        start = self.cache.start
-        positions = torch.arange(start, start + hidden.shape[1], device=hidden.device)[None]
-        rope = self._model.model.rotary_emb(hidden, positions)
-        ALL_ATTENTION_FUNCTIONS.register(ATTENTION, self._attention)
         self._capture = capture
         self._rotated = (False, False) if pairs is None else rotated_sides(pairs)
         for il in range(first, self.n_layer):
             if keep is not None:
                 keep.append(hidden)
             self._pair = EXACT if pairs is None else pairs[il]
-            hidden = self._layer(il, hidden, positions, rope)
+            hidden = self._layer(il, hidden)
         self._capture = None
         return hidden
 
-    def _layer(self, il: int, hidden: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def layer(self, il: int, hidden: Tensor, see: SeeReads) -> Tensor:
+        """The output of layer ``il`` with an exact cache; ends are apart from it. Gradients are kept if torch does."""
+        self._pair, self._see_reads = EXACT, see
+        out = self._layer(il, hidden)
+        self._see_reads = None
+        return out
+
+    def _layer(self, il: int, hidden: Tensor) -> Tensor:
+        start = self.cache.start
+        positions = torch.arange(start, start + hidden.shape[1], device=hidden.device)[None]
+        rope = self._model.model.rotary_emb(hidden, positions)
+        ALL_ATTENTION_FUNCTIONS.register(ATTENTION, self._attention)
         out = self._layers[il](
             hidden, attention_mask=None, position_ids=positions, position_embeddings=rope, use_cache=False
         )
         return out[0] if isinstance(out, tuple) else out
 
+    def norm(self, hidden: Tensor) -> Tensor:
+        """What the head takes, [..., channels], for ``hidden``, the output of the last layer."""
+        return self._model.model.norm(hidden)
+
     @torch.inference_mode()
     def final(self, hidden: Tensor) -> Tensor:
-        """What the head takes, [rows, channels], for ``hidden`` [rows, channels], the output of the last layer."""
-        return self._model.model.norm(hidden)
+        """`norm` without gradients."""
+        return self.norm(hidden)
 
     @property
     def head(self) -> Tensor:
@@ -133,11 +148,20 @@ class Reference:
         il = module.layer_idx
         if self._capture is not None:
             self._capture(il, query, key, value)
+        if self._see_reads is not None:
+            return self._seen_attention(query, KeysValues(key, value), self._see_reads).transpose(1, 2), None
         cached = self.cache.cached(key, value, self._pair, il, self._rotated)
         exact = self.cache.exact(key, value, self._pair, il, self._rotated)
         if exact is None or self.cache.ends is None:
             return attend(query, *cached).transpose(1, 2), None
         return attend_with_ends(query, cached, exact, self.cache.ends).transpose(1, 2), None
+
+    def _seen_attention(self, query: Tensor, written: KeysValues, see: SeeReads) -> Tensor:
+        """Of an exact cache, whose reads have a place of their own in the graph of gradients."""
+        read = KeysValues(*(x.clone() for x in written))
+        see((written, read))
+        ends = self.cache.ends
+        return attend(query, *read) if ends is None else attend_with_ends(query, read, written, ends)
 
 
 def _device(name: str) -> torch.device:

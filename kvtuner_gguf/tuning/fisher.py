@@ -1,0 +1,61 @@
+"""Stage 3 without measuring plans: the prices of all types in all layers from one backward pass of the exact model.
+
+Small errors e of what attention reads from a cache have the KLD e F e / 2, where F is the Fisher information of the
+model's predictions, the mean of g g over gradients g of log-probabilities of labels that the model itself draws. Errors
+of rows (one token and KV head) are next to independent of each other, so the KLD of a layer's keys or values is half of
+the sum of (g e) squared over rows. The errors are those that a type really makes in this text, centers off; errors that
+many rows share, as those of scales that shrink all values do, would be left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from kvtuner_gguf.engine.base import Engine
+from kvtuner_gguf.engine.cachemodel import CacheModel
+from kvtuner_gguf.engine.gradients import Gradients
+from kvtuner_gguf.engine.logits_judge import SKIPPED
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.ends import Ends
+from kvtuner_gguf.progress import Progress
+from kvtuner_gguf.tuning.prices import Prices
+
+
+def fisher_prices(
+    engine: Engine,
+    tokens: Tensor,
+    names: Sequence[str],
+    provenance: Mapping[str, Any],
+    centers: Centers | None = None,
+    ends: Ends | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Prices:
+    """Prices of the types ``names`` on ``tokens`` [chunks, context], of which as many are scored as a judge does.
+
+    Raises `KvtunerError` where the engine has no gradients.
+    """
+    n_layer, first = engine.shape.n_layer, int(tokens.shape[1] * SKIPPED)
+    k, v = ([dict.fromkeys(names, 0.0) for _ in range(n_layer)] for _ in range(2))
+    n_scored, n_seen = len(tokens) * (tokens.shape[1] - first), 0
+
+    def add(il: int, found: Gradients) -> None:
+        nonlocal n_seen
+        cache = CacheModel(interleaved_rope=False, centers=centers, rope=found.rope)
+        for name in names:
+            k[il][name] += _energy(cache.keys(found.key, name, il) - found.key, found.by_key) / n_scored
+            v[il][name] += _energy(cache.values(found.value, name) - found.value, found.by_value) / n_scored
+        n_seen += 1
+        if progress:
+            progress(n_seen, n_layer * len(tokens))
+
+    engine.gradients(tokens, first, add, ends, seed)
+    return Prices(tuple(k), tuple(v), engine.shape, {**provenance, "prices": "fisher"})
+
+
+def _energy(error: Tensor, gradient: Tensor) -> float:
+    """Half of the square of their product, over all rows."""
+    return 0.5 * (error * gradient).sum(-1).double().square().sum().item()

@@ -1,0 +1,166 @@
+"""The stages of a tuning, each of which does what it needs of those before.
+
+What a stage has finished is kept in the folder of the tuning (`kvtuner_gguf.tuning.work`) and read back from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kvtuner_gguf.engine.base import Engine
+from kvtuner_gguf.plan.backends import of_types
+from kvtuner_gguf.plan.centers import DEFAULT_SPAN, Centers
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.progress import Progress
+from kvtuner_gguf.tuning.calibration import Texts, calibrate_texts
+from kvtuner_gguf.tuning.center import measure_centers
+from kvtuner_gguf.tuning.cluster import Groups, cluster
+from kvtuner_gguf.tuning.fisher import fisher_prices
+from kvtuner_gguf.tuning.fixed import check_fixed, fixed_facts, with_fixed
+from kvtuner_gguf.tuning.given import check_given, types_given
+from kvtuner_gguf.tuning.judges import Ledger
+from kvtuner_gguf.tuning.prices import Prices, one_sided, price
+from kvtuner_gguf.tuning.profile import Profile, profile
+from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, Candidates, prune, prune_by_prices
+from kvtuner_gguf.tuning.settings import Settings, facts_of
+from kvtuner_gguf.tuning.work import Work
+
+Stage = Callable[[str], AbstractContextManager[Progress]]
+"""Opens a progress display with a title; gives a callback of steps done and steps in all."""
+
+
+class Stages:
+    """Those of the model of ``engine`` on ``text``, and what they measure.
+
+    Raises `KvtunerError` where the model cannot be loaded, or ``folder`` holds another tuning.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        text: Texts,
+        settings: Settings,
+        folder: Path | None = None,
+        fresh: bool = False,
+        stage: Stage | None = None,
+    ) -> None:
+        check_fixed(settings.fixed, engine.shape)
+        self.engine, self.settings = engine, settings
+        self.show: Stage = stage or (lambda title: nullcontext(lambda done, total: None))
+        self.backend = settings.backend.fitting(engine.shape)
+        self.facts = facts_of(engine, text, settings)
+        ends = None if settings.ends is None else str(settings.ends)
+        centering = {"center": settings.center, "center_span": DEFAULT_SPAN if settings.center else None}
+        identity = {**self.facts, **centering, "ends": ends, "model": engine.shape.to_json()}
+        self.work = Work(folder, identity, fresh)
+        torch.manual_seed(settings.seed)
+        with self.show("load the reference model"):
+            tokens = (settings.n_tokens, settings.n_ctx, settings.seed)
+            self.texts = calibrate_texts(text, engine.tokenize, *tokens)
+        self.centers = self._center() if settings.center else None
+        self.ledger = Ledger(lambda: engine.judge(self.texts.tuning, self.centers, settings.ends), self.work.journal)
+
+    def take(self, profile: Profile, candidates: Candidates, groups: Groups | None = None) -> None:
+        """Go on from stages that were run before, for this model and these texts; the types are those of the profile.
+
+        Raises `KvtunerError` where they are of another model or text.
+        """
+        for name, given in (("profile", profile), ("candidates", candidates), ("groups", groups)):
+            if given is not None:
+                check_given(name, given, self.engine, self.facts)
+        self.backend = of_types(types_given(profile, groups, self.settings.fixed))
+        self.profile, self.candidates = profile, self._with_fixed(candidates)
+        if groups is not None:
+            self.groups = groups
+
+    @property
+    def by_fisher(self) -> bool:
+        """Whether layers are priced without measuring plans, and without a profile."""
+        return (self.settings.prices or ("fisher" if self.engine.has_gradients else "kld")) == "fisher"
+
+    def _center(self) -> Centers | None:
+        """The centers of the keys, from the tuning text."""
+        plan = self.work.stage("centers", Plan.from_json, self._measure_centers)
+        self.facts["keys"] = plan.provenance["keys"]
+        return plan.centers
+
+    def _measure_centers(self) -> Plan:
+        with self.show("center keys") as progress:
+            centers, spread = measure_centers(self.engine, self.texts.tuning, progress=progress)
+        pairs = (Pair("f16", "f16"),) * self.engine.shape.n_layer
+        return Plan(pairs, self.engine.shape, {**self.facts, "keys": spread.to_json()}, centers)
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The errors of every candidate pair in every layer."""
+        fixed = self.settings.fixed.values()
+        pairs = list(dict.fromkeys([*self.backend.pairs(), *fixed, *one_sided(self.names)]))
+
+        def measure() -> Profile:
+            with self.show("profile") as progress:
+                return profile(self.engine, self.texts.tuning, pairs, self.facts, self.centers, progress)
+
+        def has_all(found: Profile) -> bool:
+            return all(pair in layer for pair in pairs for layer in found.layers)
+
+        found = self.work.stage("profile", Profile.from_json, measure, has_all)
+        return found.only(pairs)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The types that some layer may have."""
+        fixed = [name for pair in self.settings.fixed.values() for name in (pair.k, pair.v)]
+        return tuple(dict.fromkeys([*self.backend.names, *fixed]))
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        """The pairs that each layer may have."""
+        made = self._with_fixed(self._pruned())
+        return self.work.stage("candidates", Candidates.from_json, lambda: made, made.__eq__)
+
+    def _pruned(self) -> Candidates:
+        if self.settings.method == "paper":
+            return prune(self.profile.only(self.backend.pairs()), PAPER)
+        if self.by_fisher:
+            return prune_by_prices(self.prices, self.backend.pairs(), self.engine.shape)
+        return prune(self.profile.only(self.backend.pairs()), CAUTIOUS)
+
+    def _with_fixed(self, candidates: Candidates) -> Candidates:
+        fixed = self.settings.fixed
+        facts = {**candidates.provenance, **fixed_facts(fixed)}
+        return replace(candidates, layers=with_fixed(candidates.layers, fixed), provenance=facts)
+
+    @cached_property
+    def prices(self) -> Prices:
+        """What each type costs each layer."""
+        return self._fisher_prices() if self.by_fisher else self._measured_prices()
+
+    def _fisher_prices(self) -> Prices:
+        names, settings = self.names, self.settings
+
+        def measure() -> Prices:
+            with self.show("price layers") as progress:
+                given: tuple[Any, ...] = (self.facts, self.centers, settings.ends, settings.seed, progress)
+                return fisher_prices(self.engine, self.texts.tuning, names, *given)
+
+        return self.work.stage("fisher", Prices.from_json, measure, lambda found: found.has(names)).only(names)
+
+    def _measured_prices(self) -> Prices:
+        names, profiled = self.names, self.profile
+        with self.show("price layers") as progress:
+            made = price(self.ledger, profiled, names, self.settings.n_rungs, progress)  # its KLDs are in the journal
+        return self.work.stage("prices", Prices.from_json, lambda: made, made.__eq__)
+
+    @cached_property
+    def groups(self) -> Groups:
+        """Layers that share a pair."""
+        made = cluster(self.profile, self.candidates)
+        return self.work.stage("groups", Groups.from_json, lambda: made, made.__eq__)

@@ -1,0 +1,66 @@
+"""Bytes and bits of plans with exact ends, as a search counts them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.contextsize import ContextSize
+from kvtuner_gguf.plan.ends import ENDS_CTX, Ends
+from kvtuner_gguf.plan.front import Front, Point, pareto
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.sizes import Sizes
+from kvtuner_gguf.tuning.goal import Goal
+
+SHAPE = ModelShape("llama", (2, 2, 1), 64, 64)
+WINDOWED = ModelShape("gemma3", (2, 2, 1), 64, 64, window=(1024, 0, 1024))
+PLANS = [tuple(map(Pair.parse, names.split())) for names in ("q4_0 q4_0 q4_0", "f16 q3_nl f16", "f16 f16 q8_0/f16")]
+ENDS = Ends(4, 128, "q8_0")
+
+
+@pytest.mark.parametrize("shape", [SHAPE, WINDOWED], ids=["plain", "windowed"])
+@pytest.mark.parametrize("pairs", PLANS, ids=str)
+@pytest.mark.parametrize("n_ctx", [None, 1000, 32768])
+def test_bits_of_a_goal_are_those_of_the_plan_with_its_ends(
+    shape: ModelShape, pairs: tuple[Pair, ...], n_ctx: int | None
+) -> None:
+    sizes = Goal(bits=4, n_ctx=n_ctx).sizes(shape, ENDS)
+    plan = Plan(pairs, shape, ends=ENDS)
+    assert sizes.bits(sizes.plan(pairs)) == pytest.approx(plan.bits_with_ends(shape, n_ctx or ENDS_CTX), rel=1e-12)
+    assert sizes.budget(sizes.bits(sizes.plan(pairs))) == sizes.plan(pairs)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, WINDOWED], ids=["plain", "windowed"])
+@pytest.mark.parametrize("pairs", PLANS, ids=str)
+def test_bytes_of_a_goal_in_mib_are_all_that_is_allocated(shape: ModelShape, pairs: tuple[Pair, ...]) -> None:
+    goal = Goal(mib=3, n_ctx=1000)
+    sizes = goal.sizes(shape, ENDS)
+    assert sizes.plan(pairs) == Plan(pairs, shape, ends=ENDS).n_bytes(shape, ContextSize(1000))
+    assert goal.budget(sizes) == 3 * 2**20
+
+
+def test_without_ends_a_goal_counts_as_before() -> None:
+    assert Goal(bits=4).sizes(SHAPE) == Sizes(SHAPE)
+    assert Goal(bits=4).sizes(WINDOWED).n_ctx == WINDOWED.n_ctx
+    assert Sizes(SHAPE).plan(PLANS[0]) == Plan(PLANS[0]).bytes_per_token(SHAPE)
+
+
+def test_a_front_with_ends_survives_its_file() -> None:
+    sizes = Sizes(replace(SHAPE, n_ctx=4096), ENDS)
+    points = pareto([Point(pairs, 1 / sizes.plan(pairs)) for pairs in PLANS], sizes)
+    front = Front(SHAPE, "kld", points, {}, ENDS, 4096)
+    data = json.loads(json.dumps(front.to_json()))
+    assert Front.from_json(data) == front
+    assert [entry["bits"] for entry in data["points"]] == [front.bits(point) for point in points]
+    with_ends = [Plan(point.pairs, ends=ENDS).bits_with_ends(SHAPE, 4096) for point in points]
+    assert [entry["bits_with_ends"] for entry in data["points"]] == with_ends
+    assert all(front.bits(point) < bits for point, bits in zip(points, with_ends, strict=True))
+    for wrong in (None, 0, -1, True, "4096", 1 << 31):
+        data["ends"]["n_ctx"] = wrong
+        with pytest.raises(KvtunerError, match=r"the ends are counted in .* tokens, not in 1 or more"):
+            Front.from_json(data)
