@@ -18,7 +18,7 @@ from kvtuner_gguf.engine.fakequant import fake_quantize
 from kvtuner_gguf.engine.rotation import hadamard
 from kvtuner_gguf.plan.pairs import Pair
 
-# of OSCAR: values that share a scale and a minimum, and the share of a row's values that its clipping leaves as they are
+# of OSCAR: values that share a scale and a minimum, and the share of a row's values that clipping leaves as they are
 GROUP = 128
 CLIP_K, CLIP_V = 0.96, 0.92
 # of KVarN: tokens of a tile, rounds of balancing, and the bounds of a standard deviation and of a scale's logarithm
