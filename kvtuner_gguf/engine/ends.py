@@ -31,10 +31,12 @@ def attend_with_ends(query: Tensor, cached: KeysValues, exact: KeysValues, ends:
     """Causal attention [batch, heads, tokens, head size] over two sources in one softmax.
 
     The query at position t reads ``exact`` where p < first or t - last < p <= t, ``cached`` elsewhere. KV heads are
-    shared by groups of query heads.
+    shared by groups of query heads. Where the sources have more positions, the queries are those of the last ones.
     """
-    n_tokens = query.shape[2]
-    blocks = [_attend_rows(query, cached, exact, ends, i, min(i + ROWS, n_tokens)) for i in range(0, n_tokens, ROWS)]
+    blocks, stop = [], cached.key.shape[2] - query.shape[2]
+    for rows in query.split(ROWS, 2):
+        start, stop = stop, stop + rows.shape[2]
+        blocks.append(_attend_rows(rows, cached, exact, ends, start, stop))
     return torch.cat(blocks, 2)
 
 
@@ -53,4 +55,4 @@ def _attend_rows(query: Tensor, cached: KeysValues, exact: KeysValues, ends: End
     key, value = (
         torch.cat((e[:, :, first], c[:, :, middle], e[:, :, last]), 2) for c, e in zip(cached, exact, strict=True)
     )
-    return scaled_dot_product_attention(query[:, :, start:stop], key, value, attn_mask=seen, enable_gqa=True)
+    return scaled_dot_product_attention(query, key, value, attn_mask=seen, enable_gqa=True)

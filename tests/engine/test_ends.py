@@ -63,6 +63,18 @@ def test_blocks_of_queries_do_not_show() -> None:
     torch.testing.assert_close(attend_with_ends(query, cached, exact, ends), whole, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("ends", [Ends(4, 2), Ends(0, 30), Ends(9, 0)])
+def test_queries_of_the_last_positions_are_as_among_all(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvtuner_gguf.engine.ends.ROWS", 8)
+    random = torch.Generator().manual_seed(7)
+    query, *others = (torch.randn(1, heads, 30, 16, generator=random) for heads in (4, 2, 2, 2, 2))
+    cached, exact = KeysValues(*others[:2]), KeysValues(*others[2:])
+    whole = attend_with_ends(query, cached, exact, ends)
+    for n in (1, 3, 19):
+        found = attend_with_ends(query[:, :, -n:], cached, exact, ends)
+        torch.testing.assert_close(found, whole[:, :, -n:], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["f16", "q8_0"])
 def test_a_quantized_layer_reads_its_ends_rotated_as_its_cache(kind: str) -> None:
     k, v = torch.randn(2, 1, 2, 5, 128, generator=torch.Generator().manual_seed(6))
