@@ -1,33 +1,33 @@
 #!/usr/bin/env python3
-"""Centers and scales of keys that serve all depths of a context: what keys have left, and what a cache then loses.
+"""Centers of keys for all depths of a context, and scales on top of them: the mean KLD of uniform pairs with each.
 
-  study_depth.py MODEL.gguf --part noise
-  study_depth.py MODEL.gguf --part kld --at 0x1024 --at 0x8192 --at 28000x1024 --chunks 2 --out depth.json
+  study_depth.py MODEL.gguf --at 0x2048 --at 0x8192 --at 28000x1024
+  study_depth.py MODEL.gguf --keys span256 --keys span256*all^0.25 --keys span256*attention^0.25 --pair q3_nl/q3_nl
 
-noise  expected noise of the logits at several depths, as a multiple of that with no center: one run of the model
-kld    mean KLD against the exact model (float32, torch), second half of the first chunks of an encyclopedia text
-
-Statistics are of web text. A center is named by the positions that it is the mean over: "8192", or "32768/1024" where
-the position p counts 1 / (p + 1024); "blocks of 256" has one for every 256 positions. With a scale each pair of
-channels that RoPE turns is multiplied by the fourth root of the queries' energy over the keys', before the rotation,
-and queries are divided by it.
+Against the exact model (float32, torch), second half of the first chunks of an encyclopedia text; statistics are of web
+text. A center is named by the positions that it is the mean over: 2048 is one for all keys, span256 turns with the
+blocks of so many positions. A scale multiplies each pair of channels that RoPE turns, before the rotation, and queries
+are divided by it: the energy of queries over that of centered keys, to a power, of which 0.25 makes the expected noise
+of logits least. It is that of all tokens, of the keys alone, or (attention) of each query and key that it reads from
+the quantized cache, weighted by what an error of the logit does to the output.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from outputs import output_file
 from torch import Tensor
 
-from kvtuner_gguf.engine.attention import Attention, Rope
+from kvtuner_gguf.engine.attention import Attention
 from kvtuner_gguf.engine.cachemodel import CacheModel
+from kvtuner_gguf.engine.ends import is_exact
 from kvtuner_gguf.engine.torch import judge
 from kvtuner_gguf.engine.torch.engine import TorchEngine
 from kvtuner_gguf.engine.torch.judge import TorchJudge
@@ -35,170 +35,171 @@ from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.files.assets import JUDGING_TEXT, fetch_text
 from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
 from kvtuner_gguf.tuning.calibration import calibrate
+from kvtuner_gguf.tuning.center import center_of, lost_by_keys
 
 SKIPPED = 0.5
-CENTERS = ("none", "2048", "8192", "32768", "32768/1024", "blocks of 64", "blocks of 256", "blocks of 1024")
-SCALED = ("2048", "32768", "blocks of 256")
-DEPTHS = ((0, 1024), (0, 2048), (0, 8192), (7000, 8000), (28000, 29024), (0, 32768))
+KEYS = ("none", "2048", "8192", "32768", "span64", "span256", "span1024")
+NAMED = re.compile(r"(none|(span)?(\d+))(?:\*(all|keys|attention)\^([\d.]+))?")
 
 
-@dataclass(frozen=True)
-class Layer:
-    """Of the keys of a layer before RoPE, [KV heads, pairs] each: mean, energy, and that of their queries."""
+@dataclass
+class Keys:
+    """What one choice does to keys, with the centers and scales [KV heads, head size] of all layers."""
 
-    mean: Tensor  # complex
-    energy: Tensor
-    queries: Tensor
+    name: str
+    n_positions: int
+    is_span: bool
+    energies: str | None
+    power: float
+    centers: list[Tensor] = field(default_factory=list)
+    scales: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def of(cls, used: Attention, rope: Rope) -> Layer:
-        keys = rope.pairs(used.key)
-        queries = rope.pairs(used.query).abs().square().mean((0, 2)).unflatten(0, (keys.shape[1], -1)).sum(1)
-        unturned = keys * rope.turns(torch.arange(keys.shape[2], device=keys.device)).conj()
-        return cls(unturned.mean((0, 2)), keys.abs().square().mean((0, 2)), queries)
+    def parse(cls, name: str) -> Keys:
+        found = NAMED.fullmatch(name)
+        if found is None:
+            raise argparse.ArgumentTypeError(f"{name!r} is no choice of centers and scales")
+        _, is_span, n_positions, energies, power = found.groups()
+        return cls(name, int(n_positions or 0), bool(is_span), energies, float(power or 0))
 
-    def left(self, turn: Tensor, far: Tensor) -> Tensor:
-        """Energy about the center ``mean * turn``, where the turns of positions are ``far`` squared from ``turn``."""
-        return self.energy - self.mean.abs().square() * (1 - far)
+    @property
+    def span(self) -> int | None:
+        return self.n_positions if self.is_span else None
 
-    def scale(self, turn: Tensor) -> Tensor:
-        """Half of what would make the errors of all pairs count the same."""
-        factors = (self.queries / self.left(turn, 1 - turn.abs().square())).pow(0.25)
-        return factors / factors.log().mean(-1, keepdim=True).exp()
+    def see(self, used: Attention, ends: Ends | None) -> None:
+        """Take in the next layer."""
+        center = center_of(used, self.n_positions) if self.n_positions else used.key.new_zeros(used.key.shape[1::2])
+        scale = torch.ones_like(center)
+        if self.energies:
+            centered = replace(used, key=used.key - lost_by_keys(used, center, self.span).to(used.key))
+            scale = pair_scale(*ENERGIES[self.energies](centered, used, ends), self.power, used)
+        self.centers.append(center * scale)
+        self.scales.append(scale)
 
-    def noise(self, turn: Tensor, far: Tensor, scaled: bool) -> float:
-        """Of the logits, up to a constant: the rotation gives every channel the mean error."""
-        squares = self.scale(turn).square() if scaled else torch.ones_like(self.energy)
-        return ((self.left(turn, far) * squares).sum(-1) * (self.queries / squares).sum(-1)).mean().item()
-
-
-def block_size(name: str) -> int | None:
-    """How many positions share a center, where it is not all of them."""
-    return int(name.rpartition(" ")[2]) if name.startswith("blocks") else None
-
-
-def mean_turn(rope: Rope, name: str) -> Tensor:
-    """The mean of what RoPE does over the positions that ``name`` stands for, [pairs]."""
-    if name == "none":
-        return torch.zeros_like(rope.turns(torch.zeros(1, device=rope.frequencies.device))[0])
-    if block := block_size(name):
-        return mean_turn(rope, str(block))
-    n_positions, _, flat = name.partition("/")
-    positions = torch.arange(int(n_positions), device=rope.frequencies.device)
-    weights = 1 / (positions.double() + float(flat)) if flat else torch.ones_like(positions).double()
-    return (rope.turns(positions) * (weights / weights.sum())[:, None]).sum(0)
-
-
-def distance(rope: Rope, name: str, start: int, stop: int) -> Tensor:
-    """Mean squared distance of the turns of some positions from that of the center, [pairs]."""
-    turn = mean_turn(rope, name)
-    if block_size(name):
-        return 1 - turn.abs().square()
-    positions = torch.arange(start, stop, max(1, (stop - start) // 512), device=rope.frequencies.device)
-    return (rope.turns(positions) - turn).abs().square().mean(0)
+    def cache(self, plain: CacheModel) -> CacheModel:
+        centers = Centers.from_arrays((center.cpu().numpy() for center in self.centers), self.span)
+        found = replace(plain, centers=centers if self.n_positions else None)
+        scales = [plain.model_order(scale.float())[:, None] for scale in self.scales]
+        return Scaled(found.interleaved_rope, found.centers, found.ends, found.rope, found.start, scales)
 
 
 @dataclass(frozen=True)
-class Depth(CacheModel):
-    """Keys less the center of their position, ``turns`` [1 or tokens, pairs] times the mean; channels scaled."""
+class Scaled(CacheModel):
+    """Keys are multiplied by ``scales[il]`` [KV heads, 1, head size], in the model's order, while they are cached."""
 
-    layers: Sequence[Layer] = ()
-    rope: Rope | None = None
-    turns: Tensor | None = None
-    scaled_by: Tensor | None = None
+    scales: Sequence[Tensor] = ()
 
     def keys(self, k: Tensor, type_name: str, il: int, rotated: bool = False) -> Tensor:
-        if type_name == UNQUANTIZED or self.rope is None or self.turns is None:
-            return super().keys(k, type_name, il, rotated)
-        layer = self.layers[il]
-        center = self.model_order(self.rope.channels(layer.mean[:, None] * self.turns).half().to(k))
-        scale = torch.ones_like(center[:, :1])
-        if self.scaled_by is not None:
-            factors = layer.scale(self.scaled_by)
-            scale = self.model_order(self.rope.channels(torch.complex(factors, factors)).half().to(k))[:, None]
-        return super().keys((k - center) * scale, type_name, il, rotated) / scale + center
+        if type_name == UNQUANTIZED:
+            return k
+        return super().keys(k * self.scales[il], type_name, il, rotated) / self.scales[il]
+
+
+def pair_scale(queries: Tensor, keys: Tensor, power: float, used: Attention) -> Tensor:
+    """[KV heads, head size] of energies [KV heads, pairs], with a geometric mean of 1."""
+    logs = (queries / keys).log() * power
+    factors = (logs - logs.mean(-1, keepdim=True)).exp()
+    return used.rope.channels(torch.complex(factors, factors)).half().double()
+
+
+def energies(used: Attention) -> tuple[Tensor, Tensor]:
+    """Of queries [chunks, KV heads, query heads of each, tokens, pairs] and keys [chunks, KV heads, tokens, pairs]."""
+    queries, keys = (used.rope.pairs(x).abs().square() for x in (used.query, used.key))
+    return queries.unflatten(1, (keys.shape[1], -1)), keys
+
+
+def of_all(centered: Attention, used: Attention, ends: Ends | None) -> tuple[Tensor, Tensor]:
+    queries, keys = energies(centered)
+    return queries.mean((0, 2, 3)), keys.mean((0, 2))
+
+
+def of_keys(centered: Attention, used: Attention, ends: Ends | None) -> tuple[Tensor, Tensor]:
+    keys = energies(centered)[1].mean((0, 2))
+    return torch.ones_like(keys), keys
+
+
+def by_attention(centered: Attention, used: Attention, ends: Ends | None) -> tuple[Tensor, Tensor]:
+    queries, keys = energies(centered)
+    sums = torch.zeros_like(queries[0, :, 0, 0]), torch.zeros_like(keys[0, :, 0])
+    for chunk, head in torch.cartesian_prod(*map(torch.arange, used.query.shape[:2])).tolist():
+        kv, i = divmod(head, queries.shape[2])
+        weights = error_weights(used, chunk, head, kv, ends).double()
+        sums[0][kv] += weights.sum(1) @ queries[chunk, kv, i]
+        sums[1][kv] += weights.sum(0) @ keys[chunk, kv]
+    return sums
+
+
+def error_weights(used: Attention, chunk: int, head: int, kv: int, ends: Ends | None) -> Tensor:
+    """By how much the squared error of a logit enters that of the output, [queries, keys], relative to the output."""
+    value = used.value[chunk, kv]
+    positions = torch.arange(len(value), device=value.device)
+    products = used.query[chunk, head] @ used.key[chunk, kv].T
+    weights = used.weights(products[None, None], positions)[0, 0]
+    output = weights @ value
+    apart = torch.cdist(output, value) / output.norm(dim=-1, keepdim=True)
+    found = (weights * apart).square()
+    return found if ends is None else found.masked_fill(is_exact(ends, positions, len(value)), 0)
+
+
+ENERGIES = {"all": of_all, "keys": of_keys, "attention": by_attention}
 
 
 class Study:
     """Rows of results; each is printed as it comes."""
 
-    def __init__(self, model: Path, n_tokens: int, device: str) -> None:
-        self.engine = TorchEngine(model, model_shape(read_model(model)), device)
-        self.rope = self.engine.reference.rope
-        self.layers: list[Layer] = []
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.engine = TorchEngine(args.model, model_shape(read_model(args.model)), args.device)
+        self.keys, self.ends, self.n_chunks = args.keys, args.ends, args.chunks
         self.rows: list[dict] = []
-        web = calibrate(fetch_text("web"), self.engine.tokenize, n_tokens, min(n_tokens, 2048)).tuning
-        self.engine.capture(web, lambda il, used: self.layers.append(Layer.of(used, self.rope)))
+        web = calibrate(fetch_text("web"), self.engine.tokenize, args.tokens, min(args.tokens, 2048)).tuning
+        self.engine.capture(web, self._see)
 
-    def noise(self) -> None:
-        print("center         scaled " + "".join(f"{start}-{stop}".rjust(14) for start, stop in DEPTHS))
-        base = [self._noise("none", False, *depth) for depth in DEPTHS]
-        for name, scaled in choices():
-            values = [self._noise(name, scaled, *depth) / b for depth, b in zip(DEPTHS, base, strict=True)]
-            print(f"{name:14} {scaled!s:6} " + "".join(f"{value:14.3f}" for value in values), flush=True)
-            self.rows += [{"center": name, "scaled": scaled, "depths": DEPTHS, "noise": values}]
+    def _see(self, il: int, used: Attention) -> None:
+        for keys in self.keys:
+            keys.see(used, self.ends)
 
-    def _noise(self, name: str, scaled: bool, start: int, stop: int) -> float:
-        turn, far = mean_turn(self.rope, name), distance(self.rope, name, start, stop)
-        return sum(layer.noise(turn, far, scaled) for layer in self.layers)
-
-    def kld(self, start: int, n_ctx: int, n_chunks: int, pair: Pair, ends: Ends | None) -> None:
+    def kld(self, start: int, n_ctx: int, pair: Pair) -> None:
         """Rows for all choices, where chunks start at a position."""
-        text = fetch_text(JUDGING_TEXT).read_text(encoding="utf-8")[: 12 * n_ctx * n_chunks]
-        tokens = torch.tensor(self.engine.tokenize(text)[: n_ctx * n_chunks]).view(n_chunks, n_ctx)
-        reading = self.engine.reference.reading(ends=ends, start=start)
-        judged = TorchJudge(reading, tokens)
-        for name, scaled in choices():
-            begun = time.monotonic()
-            reading.cache = self._cache(reading.cache, name, scaled, start, n_ctx)
+        n_tokens = n_ctx * self.n_chunks
+        text = fetch_text(JUDGING_TEXT).read_text(encoding="utf-8")[: 12 * n_tokens]
+        tokens = torch.tensor(self.engine.tokenize(text)[:n_tokens]).view(self.n_chunks, n_ctx)
+        reading = self.engine.reference.reading(ends=self.ends, start=start)
+        judged, plain = TorchJudge(reading, tokens), reading.cache
+        for keys in self.keys:
+            reading.cache = keys.cache(plain)
             kld = judged.kld([pair] * reading.n_layer).mean().item()
-            row = {"start": start, "ctx": n_ctx, "chunks": n_chunks, "pair": str(pair), "ends": str(ends)}
-            self.rows.append({**row, "center": name, "scaled": scaled, "kld": kld})
-            took = time.monotonic() - begun
-            print(
-                f"{start:6} {n_ctx:6} {pair!s:12} {ends!s:10} {name:14} {scaled!s:6} {kld:.5f}  ({took:.0f} s)",
-                flush=True,
-            )
-
-    def _cache(self, cache: CacheModel, name: str, scaled: bool, start: int, n_ctx: int) -> Depth:
-        turns = mean_turn(self.rope, name)[None]
-        if block := block_size(name):
-            positions = torch.arange(start, start + n_ctx, device=self.rope.frequencies.device)
-            turns = self.rope.turns(positions // block * block) * turns
-        scaled_by = mean_turn(self.rope, name) if scaled else None
-        return Depth(cache.interleaved_rope, None, cache.ends, self.layers, self.rope, turns, scaled_by)
+            row = {"start": start, "ctx": n_ctx, "chunks": self.n_chunks, "pair": str(pair), "ends": str(self.ends)}
+            self.rows.append({**row, "keys": keys.name, "kld": kld})
+            print(f"{start:6} {n_ctx:6} {pair!s:12} {self.ends!s:10} {keys.name:24} {kld:.5f}", flush=True)
 
 
-def choices() -> Iterator[tuple[str, bool]]:
-    """Centers, and whether keys are scaled."""
-    yield from ((name, False) for name in CENTERS)
-    yield from ((name, True) for name in SCALED)
+def parsed_ends(text: str) -> Ends | None:
+    first, _, last = text.partition("+")
+    return None if text == "none" else Ends(int(first), int(last))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--part", choices=("noise", "kld"), action="append", help="default: both")
+    parser.add_argument("--keys", type=Keys.parse, action="append", help=f"repeatable  [default: {', '.join(KEYS)}]")
     parser.add_argument("--tokens", type=int, default=4096, help="of the text for statistics  [default: 4096]")
     parser.add_argument("--at", action="append", help="STARTxCTX, repeatable  [default: 0x1024 and 28000x1024]")
     parser.add_argument("--chunks", type=int, default=2)
-    parser.add_argument("--pair", action="append", type=Pair.parse, help="repeatable  [default: q3_nl/f32]")
-    parser.add_argument("--ends", default="4+32", help="FIRST+LAST, or none  [default: 4+32]")
+    parser.add_argument("--pair", action="append", type=Pair.parse, help="repeatable  [default: q3_nl/q3_nl]")
+    parser.add_argument("--ends", type=parsed_ends, default="4+32", help="FIRST+LAST, or none  [default: 4+32]")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=output_file, help="write the rows as JSON")
     args = parser.parse_args()
-    first, _, last = args.ends.partition("+")
-    ends = None if args.ends == "none" else Ends(int(first), int(last))
+    args.keys = args.keys or [Keys.parse(name) for name in KEYS]
     judge.SKIPPED = SKIPPED
-    study = Study(args.model, args.tokens, args.device)
-    if "noise" in (args.part or ["noise"]):
-        study.noise()
-    for at in args.at or ("0x1024", "28000x1024") if "kld" in (args.part or ["kld"]) else ():
-        for pair in args.pair or [Pair.parse("q3_nl/f32")]:
-            study.kld(*map(int, at.split("x")), args.chunks, pair, ends)
+    study = Study(args)
+    for at in args.at or ("0x1024", "28000x1024"):
+        for pair in args.pair or [Pair.parse("q3_nl/q3_nl")]:
+            study.kld(*map(int, at.split("x")), pair)
     if args.out:
         atomicfile.write_text(args.out, json.dumps(study.rows, indent=1) + "\n")
 

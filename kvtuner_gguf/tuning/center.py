@@ -42,7 +42,7 @@ def measure_centers(
         spans.append(None if used.rope is None else span)
         center = center_of(used, spans[-1])
         keys.append(center.cpu().numpy())
-        spread.append(_spread(used.key, _by_position(used, center, spans[-1])))
+        spread.append(_spread(used.key, lost_by_keys(used, center, spans[-1])))
         if progress:
             progress(il + 1, engine.shape.n_layer)
 
@@ -79,7 +79,7 @@ def center_of(used: Attention, span: int | None) -> Tensor:
     return used.rope.turned(unturned[:, None], positions[:span]).mean(1)
 
 
-def _by_position(used: Attention, center: Tensor, span: int | None) -> Tensor:
+def lost_by_keys(used: Attention, center: Tensor, span: int | None) -> Tensor:
     """What each key loses, [KV heads, 1 or tokens, head size]."""
     if span is None or used.rope is None:
         return center[:, None]
@@ -88,7 +88,7 @@ def _by_position(used: Attention, center: Tensor, span: int | None) -> Tensor:
 
 
 def _spread(key: Tensor, center: Tensor) -> tuple[float, ...]:
-    """The fields of `KeySpread` for one layer; ``center`` as of `_by_position`."""
+    """The fields of `KeySpread` for one layer; ``center`` as of `lost_by_keys`."""
     centered = key - center.to(key)
     sizes = [(x.abs().max().item(), x.double().square().mean().sqrt().item()) for x in (key, centered)]
     return tuple(value for pair in zip(*sizes, strict=True) for value in pair)
