@@ -12,11 +12,14 @@ from torch import Tensor
 class Gradients:
     """Keys and values of one layer as of `Attention`, and gradients by those that are read from the cache.
 
+    ``tokens`` [chunks, context] are those of the text.
+
     The gradients are of the sum of log-probabilities of one label for each scored token, drawn from what the model
     expects there: products of them with errors of the cache have the KLD of these errors as half of their mean square,
     to second order (the Fisher information). What is read from exact ends has no part in them.
     """
 
+    tokens: Tensor
     key: Tensor
     value: Tensor
     by_key: Tensor

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kvtuner_gguf.engine.ends import KeysValues
 from kvtuner_gguf.engine.gradients import Gradients
+from kvtuner_gguf.engine.torch.judge import probabilities
 from kvtuner_gguf.engine.torch.reference import Reference
 
 # rows of logits at a time: with a vocabulary of 152k each has 0.6 MB
@@ -33,7 +34,7 @@ def layer_gradients(
         ((written, read),) = reads
         gradient, by_key, by_value = torch.autograd.grad(out, (hidden, *read), gradient)
         order = reference.cache.runtime_order
-        yield il, Gradients(order(written.key.detach()), written.value.detach(), order(by_key), by_value)
+        yield il, Gradients(tokens, order(written.key.detach()), written.value.detach(), order(by_key), by_value)
 
 
 def _of_labels(reference: Reference, output: Tensor, first: int, generator: torch.Generator) -> Tensor:
@@ -48,6 +49,12 @@ def _of_labels(reference: Reference, output: Tensor, first: int, generator: torc
 
 
 def _row_gradients(head: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-    expected = (rows @ head.T).softmax(-1)
-    labels = torch.multinomial(expected.cpu(), 1, generator=generator)[:, 0].to(head.device)
-    return head[labels] - expected @ head
+    expected = probabilities(rows @ head.T)
+    return head[_drawn(expected, generator)] - expected @ head
+
+
+def _drawn(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """An index for each row of ``weights``, as often as its weight says; one search where torch draws row by row."""
+    upto = weights.cumsum(-1)
+    at = torch.rand(len(weights), 1, generator=generator).to(weights.device) * upto[:, -1:]
+    return torch.searchsorted(upto, at, right=True)[:, 0].clamp_max(weights.shape[-1] - 1)
