@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from kvtuner_gguf.engine.gradients import Gradients  # noqa: E402
 from kvtuner_gguf.engine.torch.engine import TorchEngine  # noqa: E402
+from kvtuner_gguf.engine.torch.gradients import DRAWS  # noqa: E402
 from kvtuner_gguf.plan.centers import Centers  # noqa: E402
 from kvtuner_gguf.plan.ends import Ends  # noqa: E402
 from kvtuner_gguf.plan.pairs import EXACT, UNQUANTIZED, Pair  # noqa: E402
@@ -24,7 +25,7 @@ from kvtuner_gguf.tuning.prune import prune_by_prices  # noqa: E402
 
 N_LAYER, N_CTX = 2, 96
 NAMES = ("f16", "q8_0", "q4_0")
-SEEDS = 24
+SEEDS = 8
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen2"])
@@ -58,8 +59,8 @@ def test_prices_are_the_kld_of_small_errors(engine: TorchEngine, tokens, ends: E
         return judge.kld([EXACT if i != il else pair for i in range(N_LAYER)]).mean().item()
 
     for il in range(N_LAYER):
-        assert keys[il] == pytest.approx(kld(il, Pair("q8_0", UNQUANTIZED)), rel=0.3)
-        assert values[il] == pytest.approx(kld(il, Pair(UNQUANTIZED, "q8_0")), rel=0.3)
+        assert keys[il] == pytest.approx(kld(il, Pair("q8_0", UNQUANTIZED)), rel=0.35)
+        assert values[il] == pytest.approx(kld(il, Pair(UNQUANTIZED, "q8_0")), rel=0.35)
 
 
 def test_what_is_read_exactly_costs_nothing(engine: TorchEngine, tokens) -> None:
@@ -79,7 +80,8 @@ def test_every_layer_of_every_chunk_is_seen(engine: TorchEngine, tokens) -> None
     for found in seen.values():
         assert len(found) == len(tokens)
         for one in found:
-            assert one.key.shape == one.by_key.shape == (1, 2, N_CTX, 64)
+            assert one.key.shape == (1, 2, N_CTX, 64)
+            assert one.by_key.shape == one.by_value.shape == (DRAWS, 2, N_CTX, 64)
             assert one.by_value[:, :, -1].abs().sum() > 0
             assert not one.by_key.requires_grad
 
