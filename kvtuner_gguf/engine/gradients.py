@@ -12,14 +12,16 @@ from kvtuner_gguf.engine.attention import Rope
 
 @dataclass(frozen=True)
 class Gradients:
-    """Keys and values of one layer as of `Attention`, and gradients by those that are read from the cache.
+    """Of a chunk and a layer: its ``tokens`` [context], what it writes to its cache, and gradients by what it reads.
 
-    The gradients are of the sum of log-probabilities of one label for each scored token, drawn from what the model
-    expects there: products of them with errors of the cache have the KLD of these errors as half of their mean square,
-    to second order (the Fisher information). What is read from exact ends has no part in them. ``rope`` is what has
-    turned the keys, from position 0 on.
+    ``key`` and ``value`` are [1, KV heads, tokens, head size], channels in the order of the runtime's; ``by_key`` and
+    ``by_value`` have several draws in place of the 1. A draw gives each scored token a label, as the model expects it;
+    its gradient is that of the sum of the labels' log-probabilities. Its product with errors of the cache has twice
+    their KLD as its mean square, to second order (the Fisher information). Exact ends have no part in it.
+    ``rope`` is what has turned the keys, from position 0 on.
     """
 
+    tokens: Tensor
     key: Tensor
     value: Tensor
     by_key: Tensor

@@ -1,10 +1,11 @@
-"""Stage 3 without measuring plans: the prices of all types in all layers from one backward pass of the exact model.
+"""Stage 3 without measuring plans: the prices of all types in all layers from backward passes of the exact model.
 
 Small errors e of what attention reads from a cache have the KLD e F e / 2, where F is the Fisher information of the
 model's predictions, the mean of g g over gradients g of log-probabilities of labels that the model itself draws. Errors
-of rows (one token and KV head) are next to independent of each other, so the KLD of a layer's keys or values is half of
-the sum of (g e) squared over rows. The errors are those that a type really makes in this text, centers off; errors that
-many rows share, as those of scales that shrink all values do, would be left out.
+of different tokens and KV heads are next to independent of each other; those of the same token at several places are
+not (in layer 0 its values are the same). So the KLD of a layer's keys or values is half of the sum of (g e) squared
+over KV heads and distinct tokens. The errors are those that a type really makes in this text, with centers; what all
+tokens share, as errors of scales that shrink all values would be, is left out.
 """
 
 from __future__ import annotations
@@ -45,9 +46,11 @@ def fisher_prices(
     def add(il: int, found: Gradients) -> None:
         nonlocal n_seen
         cache = CacheModel(interleaved_rope=False, centers=centers, rope=found.rope)
+        kinds = found.tokens.unique(return_inverse=True)[1].to(found.key.device)
         for name in names:
-            k[il][name] += _energy(cache.keys(found.key, name, il) - found.key, found.by_key) / n_scored
-            v[il][name] += _energy(cache.values(found.value, name) - found.value, found.by_value) / n_scored
+            keys, values = cache.keys(found.key, name, il), cache.values(found.value, name)
+            k[il][name] += _kld((keys - found.key) * found.by_key, kinds) / n_scored
+            v[il][name] += _kld((values - found.value) * found.by_value, kinds) / n_scored
         n_seen += 1
         if progress:
             progress(n_seen, n_layer * len(tokens))
@@ -56,6 +59,8 @@ def fisher_prices(
     return Prices(tuple(k), tuple(v), engine.shape, {**provenance, "prices": "fisher"})
 
 
-def _energy(error: Tensor, gradient: Tensor) -> float:
-    """Half of the square of their product, over all rows."""
-    return 0.5 * (error * gradient).sum(-1).double().square().sum().item()
+def _kld(products: Tensor, kinds: Tensor) -> float:
+    """Of all tokens, from ``products`` [draws, KV heads, tokens, head size]; errors of tokens of a kind correlate."""
+    rows = products.sum(-1).double()
+    sums = rows.new_zeros(*rows.shape[:2], int(kinds.max()) + 1).index_add_(2, kinds, rows)
+    return 0.5 * sums.square().sum().item() / len(rows)

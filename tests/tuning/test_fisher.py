@@ -12,9 +12,11 @@ torch = pytest.importorskip("torch")
 
 from kvtuner_gguf.engine.gradients import Gradients  # noqa: E402
 from kvtuner_gguf.engine.torch.engine import TorchEngine  # noqa: E402
+from kvtuner_gguf.engine.torch.gradients import DRAWS  # noqa: E402
 from kvtuner_gguf.plan.centers import Centers  # noqa: E402
 from kvtuner_gguf.plan.ends import Ends  # noqa: E402
 from kvtuner_gguf.plan.pairs import EXACT, UNQUANTIZED, Pair  # noqa: E402
+from kvtuner_gguf.plan.plan import Plan  # noqa: E402
 from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
 from kvtuner_gguf.tuning.center import measure_centers  # noqa: E402
 from kvtuner_gguf.tuning.fisher import fisher_prices  # noqa: E402
@@ -23,7 +25,7 @@ from kvtuner_gguf.tuning.prune import prune_by_prices  # noqa: E402
 
 N_LAYER, N_CTX = 2, 96
 NAMES = ("f16", "q8_0", "q4_0")
-SEEDS = 24
+SEEDS = 8
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen2"])
@@ -57,8 +59,8 @@ def test_prices_are_the_kld_of_small_errors(engine: TorchEngine, tokens, ends: E
         return judge.kld([EXACT if i != il else pair for i in range(N_LAYER)]).mean().item()
 
     for il in range(N_LAYER):
-        assert keys[il] == pytest.approx(kld(il, Pair("q8_0", UNQUANTIZED)), rel=0.3)
-        assert values[il] == pytest.approx(kld(il, Pair(UNQUANTIZED, "q8_0")), rel=0.3)
+        assert keys[il] == pytest.approx(kld(il, Pair("q8_0", UNQUANTIZED)), rel=0.35)
+        assert values[il] == pytest.approx(kld(il, Pair(UNQUANTIZED, "q8_0")), rel=0.35)
 
 
 def test_what_is_read_exactly_costs_nothing(engine: TorchEngine, tokens) -> None:
@@ -71,15 +73,15 @@ def test_what_is_read_exactly_costs_nothing(engine: TorchEngine, tokens) -> None
             assert costs[0] == 0 < costs[1] < costs[2]
 
 
-def test_gradients_are_those_of_finite_differences(engine: TorchEngine, tokens) -> None:
-    """Labels do not change with what one layer reads, so a step along the gradient changes the sum by its square."""
+def test_every_layer_of_every_chunk_is_seen(engine: TorchEngine, tokens) -> None:
     seen: dict[int, list[Gradients]] = {}
     engine.gradients(tokens, 0, lambda il, found: seen.setdefault(il, []).append(found))
     assert sorted(seen) == list(range(N_LAYER))
     for found in seen.values():
         assert len(found) == len(tokens)
         for one in found:
-            assert one.key.shape == one.by_key.shape == (1, 2, N_CTX, 64)
+            assert one.key.shape == (1, 2, N_CTX, 64)
+            assert one.by_key.shape == one.by_value.shape == (DRAWS, 2, N_CTX, 64)
             assert one.by_value[:, :, -1].abs().sum() > 0
             assert not one.by_key.requires_grad
 
@@ -117,11 +119,11 @@ def test_a_tuning_keeps_its_prices(tiny, tmp_path: Path, monkeypatch: pytest.Mon
     path = tiny(tmp_path / "model.gguf", "llama")
     settings = Settings(Goal(6), chosen_backend(None, NAMES), n_tokens=64, n_ctx=32, trials=2, n_points=3)
 
-    def tuned(**change):
+    def tuned() -> Plan:
         engine = TorchEngine(path, ModelShape("llama", (2,) * N_LAYER, 64, 64))
-        return Tuner(engine, Texts((text,), (1.0,)), settings, tmp_path / "work").run()
+        return Tuner(engine, Texts((text,), (1.0,)), settings, tmp_path / "work").run().plan
 
     first = tuned()
     assert not (tmp_path / "work" / "profile.json").exists()
     monkeypatch.setattr(TorchEngine, "gradients", None)
-    assert tuned().plan == first.plan
+    assert tuned() == first

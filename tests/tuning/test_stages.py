@@ -28,6 +28,7 @@ from kvtuner_gguf.tuning.solver import solve  # noqa: E402
 
 SHAPE = ModelShape("llama", (2, 2, 1), 64, 64)
 NAMES = ("q8_0", "q5_0", "q4_0")
+ENDS = Ends(4, 128, "q8_0")
 PAIRS = [Pair(k, v) for k in NAMES for v in NAMES]
 
 
@@ -82,8 +83,11 @@ def random_prices(seed: int) -> Prices:
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("bits", [4.7, 5.1, 6.0, 8.5])
-@pytest.mark.parametrize("ends", [None, Ends(4, 128, "q8_0")], ids=str)
+@pytest.mark.parametrize(
+    ("bits", "ends"),
+    [(4.5, None), (5.1, None), (6.0, None), (8.5, None), (4.7, ENDS), (5.1, ENDS), (6.0, ENDS), (8.5, ENDS)],
+    ids=str,
+)
 def test_the_solver_is_exact(seed: int, bits: float, ends: Ends | None) -> None:
     prices, sizes = random_prices(seed), Sizes(replace(SHAPE, n_ctx=8192), ends)
     budget = sizes.budget(bits)

@@ -61,7 +61,7 @@ class TorchEngine(Engine):
     def gradients(self, tokens: Tensor, first: int, see: SeeGradients, ends: Ends | None = None, seed: int = 0) -> None:
         reference, generator = self.reference.reading(ends=ends), torch.Generator().manual_seed(seed)
         for chunk in tokens:
-            for il, found in layer_gradients(reference, chunk[None], first, generator):
+            for il, found in layer_gradients(reference, chunk, first, generator):
                 see(il, found)
 
     def judge(self, tokens: Tensor, centers: Centers | None = None, ends: Ends | None = None) -> TorchJudge:
