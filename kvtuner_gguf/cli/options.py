@@ -90,7 +90,7 @@ _GOAL = (
     click.option(
         "--trials",
         type=int,
-        help="Plans judged whole: at most [4, or 32 with --prices kld] in a refinement, or all by the paper's method [200].",
+        help="Plans judged whole: in a refinement at most [4, with kld prices 32], in all by the paper's method [200].",
     ),
     click.option(
         "--evolve", type=int, default=0, show_default=True, help="Then evolve the front by so many trials of NSGA-II."
