@@ -64,12 +64,14 @@ class TestTune:
         pytest.importorskip("torch")
         model, out = tiny(tmp_path / "m.gguf", "llama"), tmp_path / "plan.json"
         options = ["--bits", "5", "--text", str(words), "--tokens", "64", "--ctx", "32", "--candidates", "q8_0,q4_0"]
+        options += ["--ends", "2+4", "--for-ctx", "512"]
         done = CliRunner().invoke(main, ["tune", str(model), "-o", str(out), "--no-native", *options])
         assert done.exit_code == 0, done.output
         names = ("q8_0", "q4_0")
-        plan = kvtuner_gguf.tune(model, bits=5, candidates=names, text=words, tokens=64, ctx=32)
+        ends = {"ends": "2+4", "for_ctx": 512}
+        plan = kvtuner_gguf.tune(model, bits=5, candidates=names, text=words, tokens=64, ctx=32, **ends)
         assert plan.to_json() == Plan.load(out).to_json()
-        assert plan.bits_per_value() <= 5
+        assert plan.bits_per_value() < plan.bits_with_ends(plan.model, 512) <= 5
         assert plan.centers is not None
         assert plan.centers.span == 256
 
@@ -77,6 +79,7 @@ class TestTune:
         pytest.importorskip("torch")
         model, work = str(tiny(tmp_path / "m.gguf", "llama")), tmp_path / "work"
         asked = {"candidates": ("q8_0", "q4_0"), "text": str(words), "tokens": 64, "ctx": 32, "center": False}
+        asked["ends"] = "none"
         plan = kvtuner_gguf.tune(model, 5, **asked, work=str(work))
         assert plan.centers is None
         before = (work / "journal.jsonl").read_bytes()
@@ -89,6 +92,7 @@ class TestTune:
         for asked, words_of in (
             ({"bits": 1}, "is less than"),
             ({"bits": 0}, "give a positive number"),
+            ({"ends": "all"}, "the ends are 'all': give FIRST"),
             ({"backend": "abacus"}, "unknown back end 'abacus'"),
             ({"backend": "cpu", "candidates": ("q8_0",)}, "give one of them"),
         ):

@@ -90,7 +90,7 @@ _GOAL = (
     click.option(
         "--trials",
         type=int,
-        help="Plans judged whole: in a refinement at most [32], or in all by the paper's method [200].",
+        help="Plans judged whole: in a refinement at most [4, with kld prices 32], in all by the paper's method [200].",
     ),
     click.option(
         "--evolve", type=int, default=0, show_default=True, help="Then evolve the front by so many trials of NSGA-II."
@@ -101,5 +101,5 @@ _GOAL = (
         help="What types cost in layers: from one backward pass, or from the KLD of plans.  [fisher]",
     ),
     click.option("--rungs", type=int, default=1, show_default=True, help="Types measured in every layer by kld."),
-    click.option("--points", type=int, default=10, show_default=True, help="Sizes that the front has."),
+    click.option("--points", type=int, default=7, show_default=True, help="Sizes that the front has."),
 )

@@ -44,14 +44,13 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
     if bits is None and mib is None and max_kld is None:
         bits = DEFAULT_BITS
     method = options["method"]
-    trials = options["trials"] if options["trials"] is not None else {"exact": 32, "paper": 200}[method]
     goal = Goal(bits, mib, options["for_ctx"], max_kld)
     objective = options.get("objective", "kld")
     return {
         "goal": goal,
         "method": method,
         "objective": objective,
-        "trials": trials,
+        "trials": options["trials"],
         "n_rungs": options["rungs"],
         "evolve": options["evolve"],
         "n_points": options["points"],

@@ -26,11 +26,11 @@ OBJECTIVES = ("kld", "perplexity", "failed")
 class Settings:
     """What `tune` is asked for.
 
-    ``trials``: plans that are judged whole, in a refinement (exact) or in all (paper). ``n_rungs``: types that are
-    measured in every layer. ``n_points``: sizes that the front has. ``objective``: what the paper's method minimises,
-    one of `OBJECTIVES`. ``evolve``: trials of a genetic search that begins with the exact method's front.
-    ``fixed``: pairs by layer that are not searched. ``ends``: exact ends of every plan. ``prices``: one of `PRICES`, by
-    default fisher where the engine has gradients.
+    ``trials``: plans that are judged whole, in a refinement (exact) or in all (paper), by default `Stages.n_trials`.
+    ``n_rungs``: types that are measured in every layer. ``n_points``: sizes that the front has. ``objective``: what
+    the paper's method minimises, one of `OBJECTIVES`. ``evolve``: trials of a genetic search that begins with the
+    exact method's front. ``fixed``: pairs by layer that are not searched. ``ends``: exact ends of every plan.
+    ``prices``: one of `PRICES`, by default fisher where the engine has gradients.
     """
 
     goal: Goal = field(default_factory=lambda: Goal(bits=DEFAULT_BITS))
@@ -39,9 +39,9 @@ class Settings:
     n_tokens: int = 1024
     n_ctx: int = 512
     seed: int = 0
-    trials: int = 32
+    trials: int | None = None
     n_rungs: int = 1
-    n_points: int = 10
+    n_points: int = 7
     center: bool = True
     objective: str = "kld"
     evolve: int = 0
@@ -67,7 +67,7 @@ class Settings:
                 f"--ctx {self.n_ctx} is no more than the {self.ends.n_positions} positions of the exact ends "
                 f"{self.ends}: nothing would be read from quantized caches: give more --ctx, or other --ends"
             )
-        if self.n_rungs < 1 or self.trials < 0 or self.evolve < 0 or self.n_points < 2:
+        if self.n_rungs < 1 or (self.trials or 0) < 0 or self.evolve < 0 or self.n_points < 2:
             raise KvtunerError("--rungs must be 1 or more, --trials and --evolve 0 or more, --points 2 or more")
 
 

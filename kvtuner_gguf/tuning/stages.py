@@ -36,6 +36,8 @@ from kvtuner_gguf.tuning.work import Work
 Stage = Callable[[str], AbstractContextManager[Progress]]
 """Opens a progress display with a title; gives a callback of steps done and steps in all."""
 
+PAPER_TRIALS, KLD_TRIALS, FISHER_TRIALS = 200, 32, 4
+
 
 class Stages:
     """Those of the model of ``engine`` on ``text``, and what they measure.
@@ -85,6 +87,13 @@ class Stages:
     def by_fisher(self) -> bool:
         """Whether layers are priced without measuring plans, and without a profile."""
         return (self.settings.prices or ("fisher" if self.engine.has_gradients else "kld")) == "fisher"
+
+    @property
+    def n_trials(self) -> int:
+        """Those asked for. By default few after a Fisher pass, whose prices leave little to refine."""
+        if self.settings.trials is not None:
+            return self.settings.trials
+        return PAPER_TRIALS if self.settings.method == "paper" else FISHER_TRIALS if self.by_fisher else KLD_TRIALS
 
     def _center(self) -> Centers | None:
         """The centers of the keys, from the tuning text."""

@@ -87,7 +87,7 @@ class Tuner:
         """The plan by prices, an exact solver and a refinement of the whole."""
         stages, goal = self._stages, self._settings.goal
         ledger, prices, layers = stages.ledger, stages.prices, stages.candidates.layers
-        search = Search(ledger, prices, layers, self._sizes, self._settings.trials)
+        search = Search(ledger, prices, layers, self._sizes, stages.n_trials)
         with stages.show(f"search {goal}") as progress:
             budget = goal.budget(self._sizes)
             point = search.below(goal.ceiling, progress) if budget is None else search.within(budget, progress)
@@ -137,7 +137,7 @@ class Tuner:
         """The plan by groups of layers and a genetic search, as in the paper."""
         loss, stages = self._loss(by_tasks), self._stages
         with stages.show(f"search {self._settings.goal}") as progress:
-            trials, groups = self._settings.trials, stages.groups
+            trials, groups = stages.n_trials, stages.groups
             points = self._genetic(groups, trials, ladder(groups, max(1, trials // 10)), progress, loss)
         front = front_of(points, self._sizes, stages.facts, self._settings.objective)
         return self._verified(self._chosen(front), front, None)

@@ -26,6 +26,7 @@ SHAPE = ModelShape("llama", (3,) * N_LAYER, 64, 64)
 FIELDS = [
     "name",
     "bits_per_value",
+    "bits_with_ends",
     "kv_bytes_per_token",
     "kld_mean",
     "kld_median",

@@ -35,9 +35,8 @@ def engine(request: pytest.FixtureRequest, tiny, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture
-def tokens(engine: TorchEngine):
-    words = " ".join(f"word{i * i % 977}" for i in range(400))
-    return torch.tensor(engine.tokenize(words)[: 2 * N_CTX]).view(2, N_CTX)
+def tokens():
+    return torch.randint(256, (2, N_CTX), generator=torch.Generator().manual_seed(7))
 
 
 def mean_prices(engine: TorchEngine, tokens, ends: Ends | None, centers: Centers | None) -> list[list[float]]:
@@ -48,7 +47,7 @@ def mean_prices(engine: TorchEngine, tokens, ends: Ends | None, centers: Centers
     ]
 
 
-@pytest.mark.parametrize("ends", [None, Ends(2, 12, "q8_0"), Ends(0, 1)], ids=str)
+@pytest.mark.parametrize("ends", [None, Ends(2, 12), Ends(0, 1)], ids=str)
 @pytest.mark.parametrize("centered", [False, True], ids=["plain", "centered"])
 def test_prices_are_the_kld_of_small_errors(engine: TorchEngine, tokens, ends: Ends | None, centered: bool) -> None:
     centers = measure_centers(engine, tokens)[0] if centered else None
@@ -59,8 +58,8 @@ def test_prices_are_the_kld_of_small_errors(engine: TorchEngine, tokens, ends: E
         return judge.kld([EXACT if i != il else pair for i in range(N_LAYER)]).mean().item()
 
     for il in range(N_LAYER):
-        assert keys[il] == pytest.approx(kld(il, Pair("q8_0", UNQUANTIZED)), rel=0.35)
-        assert values[il] == pytest.approx(kld(il, Pair(UNQUANTIZED, "q8_0")), rel=0.35)
+        assert keys[il] == pytest.approx(kld(il, Pair("q8_0", UNQUANTIZED)), rel=0.25)
+        assert values[il] == pytest.approx(kld(il, Pair(UNQUANTIZED, "q8_0")), rel=0.25)
 
 
 def test_what_is_read_exactly_costs_nothing(engine: TorchEngine, tokens) -> None:

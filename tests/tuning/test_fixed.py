@@ -17,7 +17,7 @@ from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.fixed import check_fixed, parse_fixed, with_fixed
 
 WORDS = " ".join(f"word{i * i % 977}" for i in range(4000))
-MEASURE = ("--tokens", "64", "--ctx", "32", "--candidates", "q8_0,q4_0,q2_nl")
+MEASURE = ("--tokens", "64", "--ctx", "32", "--candidates", "q8_0,q4_0,q2_nl", "--ends", "none")
 
 
 def test_entries_name_layers_and_a_pair() -> None:

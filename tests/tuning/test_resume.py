@@ -198,11 +198,11 @@ def test_ends_count_in_the_budget_and_part_tunings(tuning: Tuning) -> None:
 
 def test_memory_as_allocated_is_a_budget_with_ends(tuning: Tuning) -> None:
     sizes = []
-    for mib in (0.2, 0.25, 0.3):
+    for mib in (0.7, 0.9, 1.1):  # 0.4 of them are the rows of a ubatch
         tuning.plan("a.json", "--mib", str(mib), "--for-ctx", "1000", "--ends", "2+4", "--trials", "0")
         plan = Plan.load(tuning.folder / "a.json")
         sizes.append(plan.n_bytes(plan.model, ContextSize(1000)) / 2**20)
-        assert mib - 0.05 < sizes[-1] <= mib
+        assert mib - 0.1 < sizes[-1] <= mib
     assert sizes == sorted(set(sizes))
 
 
