@@ -18,7 +18,7 @@ constexpr float LOG2E = 1.44269504f;
 // where tokens are read from: the cache, and what is kept of some of its tokens as it was before
 struct source {
     const ggml_tensor *k, *v, *mask;
-    const int32_t * rows;      // of each token, negative for none; null where the tokens lie in order
+    const int32_t * rows;      // of each token; null where the tokens lie in order
     read_rows read_k, read_v;  // keys column by column: tokens lie side by side
     int64_t n_token;
 };
@@ -72,6 +72,18 @@ inline problem problem_of(ggml_tensor * node) {
     memcpy(&p.softcap, node->op_params + 2, sizeof(float));
     p.scale = p.softcap != 0 ? p.scale / p.softcap : p.scale * LOG2E;
     return p;
+}
+
+// Leaves out the tokens at the end of a source that have no row: their row is negative. For a node whose inputs are set.
+inline void leave_out_the_rest(problem & p) {
+    for (int i = 0; i < p.n_source; ++i) {
+        source & s = p.sources[i];
+        if (s.rows) {
+            const int64_t n = s.n_token;
+            s.n_token = std::partition_point(s.rows, s.rows + n, [](int32_t row) { return row >= 0; }) - s.rows;
+            p.n_token += s.n_token - n;
+        }
+    }
 }
 
 inline const char * at(const ggml_tensor * t, int64_t i1, int64_t i2, int64_t i3) {

@@ -40,7 +40,6 @@ private:
     int64_t n_tile = 0;
     bool has_bias = false;  // of the last tile
     std::vector<float> queries, keys, bias, slopes;
-    std::vector<char> gathered;
 
     const uint16_t * mask_of(const tile & t, int64_t query) const;
     void read_bias(const tile & t);
@@ -68,7 +67,6 @@ private:
     block b = {};
     int64_t first = 0, n_channel = 0, wide = 0;
     std::vector<float> values, output, sums;
-    std::vector<char> gathered;
 };
 
 }  // namespace kvtuner

@@ -248,6 +248,8 @@ bool kvtuner_flash_attn(const ggml_compute_params * params, ggml_tensor * node) 
     if (params->use_ref || !can_do(node)) {
         return false;
     }
-    attend(problem_of(node), params);
+    problem p = problem_of(node);
+    leave_out_the_rest(p);
+    attend(p, params);
     return true;
 }

@@ -13,10 +13,13 @@ constexpr int64_t AHEAD = 64;       // rows that are asked for before they are r
 constexpr int64_t CACHE_LINE = 64;  // bytes
 
 const char * row_at(const row_range & from, int64_t i) {
-    return from.first + i * from.stride;
+    return from.first + (from.rows ? from.rows[i] : i) * from.stride;
 }
 
 void prefetch(const row_range & from, int64_t i) {
+    if (from.rows && i + AHEAD >= from.n_known) {
+        return;
+    }
     const char * row = row_at(from, i + AHEAD);
     for (int64_t j = 0; j < from.n_bytes; j += CACHE_LINE) {
         __builtin_prefetch(row + j);

@@ -7,10 +7,13 @@
 
 namespace kvtuner {
 
-// n rows of n_value values, which take n_bytes, `stride` bytes apart
+// n rows of n_value values, which take n_bytes
 struct row_range {
-    const char * first;
-    int64_t stride, n, n_value, n_bytes;
+    const char * first;           // row i lies at first + stride * i, or at first + stride * rows[i]
+    int64_t stride;               // bytes
+    int64_t n, n_value, n_bytes;
+    const int32_t * rows;         // null where they lie in order
+    int64_t n_known;              // of `rows`: there are more than n where other rows are read next
 };
 
 using read_rows = void (*)(const row_range & from, float * values, int64_t wide);
