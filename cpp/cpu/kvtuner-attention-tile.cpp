@@ -20,11 +20,18 @@ row_range rows_of(const tile & t, const ggml_tensor * cache, const block & b, in
              t.n,
              n_value,
              (int64_t)ggml_row_size(cache->type, n_value),
-             from.rows ? from.rows + t.token : nullptr,
-             from.n_token - t.token };
+             from.rows ? from.rows + t.token : nullptr };
 }
 
 }  // namespace
+
+void prefetch_scattered(const problem & p, const tile & t, const block & b) {
+    const row_range k = rows_of(t, t.from->k, b, 0, p.size_k), v = rows_of(t, t.from->v, b, 0, p.size_v);
+    for (int64_t i = 0; t.from->rows && i < t.n; ++i) {
+        prefetch_row(k, i);
+        prefetch_row(v, i);
+    }
+}
 
 void scorer::begin(const problem & p, const block & of) {
     b = of;
@@ -57,6 +64,9 @@ tile scorer::seen(const tile & of) {
     std::fill(any, any + of.n, 0);
     for (int64_t i = 0; i < b.n_query; ++i) {
         const uint16_t * mask = mask_of(of, i);
+        for (int64_t t = 0; t < of.n; t += 32) {
+            __builtin_prefetch(mask + of.n + t);  // the next tile's
+        }
         for (int64_t t = 0; t < of.n; ++t) {
             any[t] |= mask[t];
             hidden[t] &= mask[t] == UNSEEN;
@@ -69,7 +79,7 @@ tile scorer::seen(const tile & of) {
     while (begin < end && hidden[begin]) {
         ++begin;
     }
-    has_bias = std::any_of(any, any + of.n, [](uint16_t bits) { return bits != 0; });
+    has_bias = std::any_of(any + begin, any + end, [](uint16_t bits) { return bits != 0; });
     return { of.from, of.token + begin, end - begin };
 }
 

@@ -24,6 +24,9 @@ inline int64_t tile_tokens(int64_t head_size, const block & b) {
     return std::max<int64_t>(TILE_UNIT, std::min<int64_t>(most, 8192 / head_size / TILE_UNIT * TILE_UNIT));
 }
 
+// asks for the rows of a tile, which is read soon, if they do not lie in order
+void prefetch_scattered(const problem & p, const tile & t, const block & b);
+
 // scores of a block's rows
 class scorer {
 public:
@@ -32,7 +35,7 @@ public:
     // what is left of a tile without the tokens before the first and after the last that some query sees
     tile seen(const tile & t);
 
-    // scores of the tokens of a tile of which `seen` was asked last, or of what was left of it; padded
+    // scores of the tokens that `seen` left of a tile, padded
     void score(const problem & p, const tile & t, float * scores, int64_t wide);
 
 private:

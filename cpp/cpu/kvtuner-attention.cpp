@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t ROWS = 96;        // query rows that share a tile, about
 constexpr int64_t LEAST_ROWS = 8;   // and at least
 constexpr int64_t SPLIT_ROWS = 64;  // up to so many rows of a KV head its tokens and channels can be split
-constexpr int32_t NO_WEIGHTS = NOTHING_SEEN - 1;  // as a reference: of a tile that no query sees
+constexpr int64_t AHEAD = 2;        // tiles whose rows are asked for before they are read
 constexpr int64_t SPLIT_TOKENS = 256;  // and with more tokens: with fewer, waiting takes longer than it saves
 
 bool can_split(const problem & p) {
@@ -43,7 +43,10 @@ struct whole_worker {
         scores.resize(b.n_row * n_tile);
         factors.resize(b.n_row);
         references.assign(b.n_row, NOTHING_SEEN);
-        for (int64_t i = 0; i < n_tiles(p, n_tile); ++i) {
+        for (int64_t i = 0, n = n_tiles(p, n_tile); i < n; ++i) {
+            if (i + AHEAD < n) {
+                prefetch_scattered(p, tile_at(p, i + AHEAD, n_tile), b);
+            }
             const tile t = of_keys.seen(tile_at(p, i, n_tile));
             if (t.n == 0) {
                 continue;
@@ -80,8 +83,8 @@ struct split_layout {
     int64_t first, n;               // blocks
     int64_t n_tile, tiles, n_wide;  // tokens of a tile, tiles, tokens of a row of weights
     int64_t n_row;
-    float * weights;       // [block][row][token]
-    int32_t * references;  // [block][tile][row]
+    float * weights;       // [block][row][token], of what is seen of a tile from its beginning on
+    int32_t * references;  // [block][tile][row], and which tokens of the tile these are: two numbers
 
     split_layout(const problem & p, const blocks & all, int64_t n_split, void * buffer) {
         first = all.n - n_split;
@@ -95,7 +98,7 @@ struct split_layout {
     }
 
     size_t size() const {
-        return n * n_row * (n_wide + tiles) * sizeof(float);
+        return n * (n_row * n_wide + (n_row + 2) * tiles) * sizeof(float);
     }
 
     float * weights_of(int64_t block, int64_t tile) const {
@@ -103,7 +106,17 @@ struct split_layout {
     }
 
     int32_t * references_of(int64_t block, int64_t tile) const {
-        return references + (block * tiles + tile) * n_row;
+        return references + (block * tiles + tile) * (n_row + 2);
+    }
+
+    void set_seen(int64_t block, int64_t at, const tile & whole, const tile & seen) const {
+        references_of(block, at)[n_row] = (int32_t)(seen.token - whole.token);
+        references_of(block, at)[n_row + 1] = (int32_t)seen.n;
+    }
+
+    tile seen(const problem & p, int64_t block, int64_t at) const {
+        const tile whole = tile_at(p, at, n_tile);
+        return { whole.from, whole.token + references_of(block, at)[n_row], references_of(block, at)[n_row + 1] };
     }
 };
 
@@ -121,10 +134,10 @@ void find_weights(const problem & p, const blocks & all, const split_layout & l,
         }
         float * weights = l.weights_of(block, at);
         int32_t * references = l.references_of(block, at);
-        const tile t = tile_at(p, at, l.n_tile);
-        const bool is_seen = of_keys.seen(t).n > 0;
-        std::fill(references, references + l.n_row, is_seen ? NOTHING_SEEN : NO_WEIGHTS);
-        if (is_seen) {
+        const tile whole = tile_at(p, at, l.n_tile), t = of_keys.seen(whole);
+        l.set_seen(block, at, whole, t);
+        std::fill(references, references + l.n_row, NOTHING_SEEN);
+        if (t.n > 0) {
             of_keys.score(p, t, weights, l.n_wide);
             raise_references(weights, l.n_wide, t.n, l.n_row, references, factors.data());
             weigh(weights, l.n_wide, t.n, l.n_row, references);
@@ -146,7 +159,9 @@ struct split_worker {
         }
         of_values.begin(p, b, first, n);
         for (int64_t tile = 0; tile < l.tiles; ++tile) {
-            add_tile(p, l, block, tile);
+            if (l.seen(p, block, tile).n > 0) {
+                add_tile(p, l, block, tile);
+            }
         }
         of_values.finish(p, references.data());
     }
@@ -154,10 +169,7 @@ struct split_worker {
 private:
     void add_tile(const problem & p, const split_layout & l, int64_t block, int64_t i) {
         const int32_t * of_tile = l.references_of(block, i);
-        if (*of_tile == NO_WEIGHTS) {
-            return;
-        }
-        const tile now = tile_at(p, i, l.n_tile);
+        const tile now = l.seen(p, block, i);
         scaled.resize(l.n_tile * l.n_row);
         for (int64_t r = 0; r < l.n_row; ++r) {
             const float * weights = l.weights_of(block, i) + r * l.n_wide;

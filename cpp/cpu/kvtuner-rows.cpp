@@ -16,13 +16,20 @@ const char * row_at(const row_range & from, int64_t i) {
     return from.first + (from.rows ? from.rows[i] : i) * from.stride;
 }
 
-void prefetch(const row_range & from, int64_t i) {
-    if (from.rows && i + AHEAD >= from.n_known) {
-        return;
-    }
-    const char * row = row_at(from, i + AHEAD);
+}  // namespace
+
+void prefetch_row(const row_range & from, int64_t i) {
+    const char * row = row_at(from, i);
     for (int64_t j = 0; j < from.n_bytes; j += CACHE_LINE) {
         __builtin_prefetch(row + j);
+    }
+}
+
+namespace {
+
+void prefetch(const row_range & from, int64_t i) {
+    if (!from.rows) {
+        prefetch_row(from, i + AHEAD);
     }
 }
 

@@ -9,11 +9,10 @@ namespace kvtuner {
 
 // n rows of n_value values, which take n_bytes
 struct row_range {
-    const char * first;           // row i lies at first + stride * i, or at first + stride * rows[i]
-    int64_t stride;               // bytes
+    const char * first;  // row i lies at first + stride * i, or at first + stride * rows[i]
+    int64_t stride;      // bytes
     int64_t n, n_value, n_bytes;
-    const int32_t * rows;         // null where they lie in order
-    int64_t n_known;              // of `rows`: there are more than n where other rows are read next
+    const int32_t * rows;  // null where they lie in order, and the next are to be asked for
 };
 
 using read_rows = void (*)(const row_range & from, float * values, int64_t wide);
@@ -25,6 +24,9 @@ struct row_reader {
     // columns begin `wide` values apart, and are padded to 16 tokens or less by what does not matter
     read_rows columns;
 };
+
+// asks for rows that are read soon
+void prefetch_row(const row_range & from, int64_t i);
 
 }  // namespace kvtuner
 
