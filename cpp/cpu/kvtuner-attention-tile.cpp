@@ -26,8 +26,11 @@ row_range rows_of(const tile & t, const ggml_tensor * cache, const block & b, in
 }  // namespace
 
 void prefetch_scattered(const problem & p, const tile & t, const block & b) {
+    if (!t.from->rows || b.n_row > FEW_ROWS) {
+        return;
+    }
     const row_range k = rows_of(t, t.from->k, b, 0, p.size_k), v = rows_of(t, t.from->v, b, 0, p.size_v);
-    for (int64_t i = 0; t.from->rows && i < t.n; ++i) {
+    for (int64_t i = 0; i < t.n; ++i) {
         prefetch_row(k, i);
         prefetch_row(v, i);
     }

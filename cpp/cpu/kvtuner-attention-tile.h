@@ -16,15 +16,17 @@ namespace kvtuner {
 constexpr int32_t NOTHING_SEEN = (int32_t)LOWEST;  // as a reference
 constexpr int64_t TILE_UNIT = 16;                  // tokens that a tile is padded to; padding has no weight
 constexpr int64_t MOST_TOKENS = 64;                // of a tile
+constexpr int64_t FEW_ROWS = 16;                   // of queries: tiles are read as fast as they are worked on
 
 // Tokens of a tile: its rows as floats take 32 KiB at most. Few query rows need less, and with short tiles the
 // next rows arrive from memory while these are worked on.
 inline int64_t tile_tokens(int64_t head_size, const block & b) {
-    const int64_t most = b.n_row <= 16 ? MOST_TOKENS / 2 : MOST_TOKENS;
+    const int64_t most = b.n_row <= FEW_ROWS ? MOST_TOKENS / 2 : MOST_TOKENS;
     return std::max<int64_t>(TILE_UNIT, std::min<int64_t>(most, 8192 / head_size / TILE_UNIT * TILE_UNIT));
 }
 
-// asks for the rows of a tile, which is read soon, if they do not lie in order
+// asks for the rows of a tile, which is read soon, if they do not lie in order and memory is what few query rows wait
+// for
 void prefetch_scattered(const problem & p, const tile & t, const block & b);
 
 // scores of a block's rows

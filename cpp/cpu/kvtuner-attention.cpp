@@ -11,10 +11,10 @@ namespace kvtuner {
 
 namespace {
 
-constexpr int64_t ROWS = 96;        // query rows that share a tile, about
-constexpr int64_t LEAST_ROWS = 8;   // and at least
-constexpr int64_t SPLIT_ROWS = 64;  // up to so many rows of a KV head its tokens and channels can be split
-constexpr int64_t AHEAD = 2;        // tiles whose rows are asked for before they are read
+constexpr int64_t ROWS = 96;           // query rows that share a tile, about
+constexpr int64_t LEAST_ROWS = 8;      // and at least
+constexpr int64_t SPLIT_ROWS = 64;     // up to so many rows of a KV head its tokens and channels can be split
+constexpr int64_t AHEAD = 2;           // tiles whose rows are asked for before they are read
 constexpr int64_t SPLIT_TOKENS = 256;  // and with more tokens: with fewer, waiting takes longer than it saves
 
 bool can_split(const problem & p) {
@@ -131,6 +131,9 @@ void find_weights(const problem & p, const blocks & all, const split_layout & l,
         if (block != block_now) {
             of_keys.begin(p, all.at(p, l.first + block));
             block_now = block;
+        }
+        if (at + AHEAD < l.tiles) {
+            prefetch_scattered(p, tile_at(p, at + AHEAD, l.n_tile), all.at(p, l.first + block));
         }
         float * weights = l.weights_of(block, at);
         int32_t * references = l.references_of(block, at);

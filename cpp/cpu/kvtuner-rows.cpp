@@ -9,23 +9,7 @@ namespace kvtuner {
 
 namespace {
 
-constexpr int64_t AHEAD = 64;       // rows that are asked for before they are read
-constexpr int64_t CACHE_LINE = 64;  // bytes
-
-const char * row_at(const row_range & from, int64_t i) {
-    return from.first + (from.rows ? from.rows[i] : i) * from.stride;
-}
-
-}  // namespace
-
-void prefetch_row(const row_range & from, int64_t i) {
-    const char * row = row_at(from, i);
-    for (int64_t j = 0; j < from.n_bytes; j += CACHE_LINE) {
-        __builtin_prefetch(row + j);
-    }
-}
-
-namespace {
+constexpr int64_t AHEAD = 64;  // rows that are asked for before they are read
 
 void prefetch(const row_range & from, int64_t i) {
     if (!from.rows) {

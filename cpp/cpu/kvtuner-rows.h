@@ -25,8 +25,18 @@ struct row_reader {
     read_rows columns;
 };
 
-// asks for rows that are read soon
-void prefetch_row(const row_range & from, int64_t i);
+inline const char * row_at(const row_range & from, int64_t i) {
+    return from.first + (from.rows ? from.rows[i] : i) * from.stride;
+}
+
+// asks for a row that is read soon
+inline void prefetch_row(const row_range & from, int64_t i) {
+    constexpr int64_t CACHE_LINE = 64;  // bytes
+    const char * row = row_at(from, i);
+    for (int64_t j = 0; j < from.n_bytes; j += CACHE_LINE) {
+        __builtin_prefetch(row + j);
+    }
+}
 
 }  // namespace kvtuner
 
