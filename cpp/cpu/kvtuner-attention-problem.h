@@ -74,7 +74,8 @@ inline problem problem_of(ggml_tensor * node) {
     return p;
 }
 
-// Leaves out the tokens at the end of a source that have no row: their row is negative. For a node whose inputs are set.
+// Leaves out the tokens at the end of a source that have no row: their row is negative. For a node whose inputs are
+// set.
 inline void leave_out_the_rest(problem & p) {
     for (int i = 0; i < p.n_source; ++i) {
         source & s = p.sources[i];
@@ -126,6 +127,16 @@ inline tile tile_at(const problem & p, int64_t i, int64_t n_tile) {
         i -= tiles_of(*from, n_tile);
     }
     return { from, i * n_tile, std::min(n_tile, from->n_token - i * n_tile) };
+}
+
+// the tile that begins with a token of a source or, behind its end, of the next source
+inline tile tile_ahead(const problem & p, const source & from, int64_t token, int64_t n_tile) {
+    const source * of = &from;
+    if (token >= of->n_token && of + 1 < p.sources + p.n_source) {
+        token -= of->n_token;
+        ++of;
+    }
+    return { of, token, std::max<int64_t>(0, std::min(n_tile, of->n_token - token)) };
 }
 
 // a block of queries of one KV head: row r is query `first + r % n_query` of query head `r / n_query` of the group

@@ -43,22 +43,33 @@ struct whole_worker {
         scores.resize(b.n_row * n_tile);
         factors.resize(b.n_row);
         references.assign(b.n_row, NOTHING_SEEN);
-        for (int64_t i = 0, n = n_tiles(p, n_tile); i < n; ++i) {
-            if (i + AHEAD < n) {
-                prefetch_scattered(p, tile_at(p, i + AHEAD, n_tile), b);
-            }
-            const tile t = of_keys.seen(tile_at(p, i, n_tile));
-            if (t.n == 0) {
-                continue;
-            }
-            of_keys.score(p, t, scores.data(), n_tile);
-            if (raise_references(scores.data(), n_tile, t.n, b.n_row, references.data(), factors.data())) {
-                of_values.scale(factors.data());
-            }
-            weigh(scores.data(), n_tile, t.n, b.n_row, references.data());
-            of_values.add(p, t, scores.data(), n_tile);
+        for (int i = 0; i < p.n_source; ++i) {
+            attend(p, b, p.sources[i], n_tile);
         }
         of_values.finish(p, references.data());
+    }
+
+private:
+    void attend(const problem & p, const block & b, const source & from, int64_t n_tile) {
+        for (int64_t token = 0; token < from.n_token;) {
+            prefetch_scattered(p, tile_ahead(p, from, token + AHEAD * n_tile, n_tile), b);
+            const tile all = { &from, token, std::min(n_tile, from.n_token - token) }, t = of_keys.seen(all);
+            token += all.n;
+            if (from.rows && t.n > 0 && t.token > all.token && t.token + t.n == token && token < from.n_token) {
+                token = t.token;  // a run that goes on has its tiles from where it begins
+            } else if (t.n > 0) {
+                add(p, t, n_tile, b.n_row);
+            }
+        }
+    }
+
+    void add(const problem & p, const tile & t, int64_t n_tile, int64_t n_row) {
+        of_keys.score(p, t, scores.data(), n_tile);
+        if (raise_references(scores.data(), n_tile, t.n, n_row, references.data(), factors.data())) {
+            of_values.scale(factors.data());
+        }
+        weigh(scores.data(), n_tile, t.n, n_row, references.data());
+        of_values.add(p, t, scores.data(), n_tile);
     }
 };
 
