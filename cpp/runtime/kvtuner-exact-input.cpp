@@ -94,7 +94,10 @@ void kvtuner_write_exact(ggml_context * ctx, ggml_cgraph * graph, const llama_kv
         x = ggml_view_2d(ctx, x, x->ne[0] * x->ne[1], x->ne[2], x->nb[2], 0);
         ggml_build_forward_expand(graph, ggml_set_rows(ctx, to, x, exact.inputs_of(mask).targets));
     };
-    add(exact.of(il).k, kvtuner_center(ctx, k, kvtuner_cache::center(kvtuner_cache::of(context), il)));
+    const kvtuner_center * center = kvtuner_cache::center(kvtuner_cache::of(context), il);
+    ggml_tensor * rows =
+            kvtuner_center_rows(ctx, center, k, nullptr);  // none of a table: exact rows belong to no block
+    add(exact.of(il).k, rows ? ggml_sub(ctx, k, rows) : k);
     add(exact.of(il).v, v);
 }
 
@@ -147,8 +150,7 @@ void kvtuner_set_exact(const llama_kv_cache_context & context, const llama_ubatc
     std::fill(in_rows, in_rows + ggml_nelements(inputs.seen), UNSEEN);
     int64_t first = 0;
     for (const auto & [seq, q] : queries_of(ubatch)) {
-        const std::vector<slot> slots =
-                slots_of(exact, cache.get_cells(seq), cache.get_stream(seq), seq, q);
+        const std::vector<slot> slots = slots_of(exact, cache.get_cells(seq), cache.get_stream(seq), seq, q);
         const int64_t n = std::min<int64_t>(slots.size(), n_slot - first);
         for (int64_t j = 0; j < n; ++j) {
             row[first + j] = slots[j].row;
