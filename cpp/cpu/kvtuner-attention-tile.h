@@ -7,6 +7,7 @@
 // the cache the tokens lie.
 #pragma once
 
+#include "kvtuner-attention-centers.h"
 #include "kvtuner-attention-problem.h"
 
 #include <vector>
@@ -34,10 +35,12 @@ public:
 private:
     block b = {};
     int64_t n_tile = 0;
+    center_products centers;
     std::vector<float> queries, keys, bias, slopes;
     std::vector<char> gathered;
 
     bool read_bias(const tile & t, bool & has_bias);
+    void multiply(const problem & p, const tile & t, float * scores, int64_t wide, int64_t n);
     void add_bias(float * scores, int64_t wide, int64_t n) const;
 };
 

@@ -39,6 +39,18 @@ bool can_do(const kvtuner_write & write) {
     return is_whole && block <= LONGEST && cache->ne[0] % piece_length(write) == 0 && kvtuner_cpu_conversion(cache);
 }
 
+// n values, from `first` on, of the center of row `row`; null where there is none
+const float * center_of(const kvtuner_write & write, int64_t row, int64_t first, int64_t n, float * converted) {
+    if (!write.blocks) {
+        return write.center ? (const float *)write.center->data + first : nullptr;
+    }
+    const int32_t block = ((const int32_t *)write.blocks->data)[row];
+    GGML_ASSERT(block >= 0 && block < write.center->ne[1]);
+    const char * values = (const char *)write.center->data + block * write.center->nb[1];
+    ggml_cpu_fp16_to_fp32((const ggml_fp16_t *)values + first, converted, n);
+    return converted;
+}
+
 // x = a row of n values, of which `rotation` at a time are rotated, less the center; without a rotation (0), without a
 // center (null)
 void prepare(const float * row, const float * center, int64_t rotation, int64_t n, float * x) {
@@ -60,12 +72,12 @@ void run(const kvtuner_write & write, int ith, int nth) {
     const ggml_from_float_t convert = kvtuner_cpu_conversion(cache);
     const int64_t length = piece_length(write), pieces = cache->ne[0] / length;
     const int64_t n = cache->src[0]->ne[1] * pieces;
-    alignas(64) float x[LONGEST];
+    alignas(64) float x[LONGEST], center[LONGEST];
     for (int64_t i = n * ith / nth; i < n * (ith + 1) / nth; ++i) {
         const int64_t row = i / pieces, first = i % pieces * length;
         GGML_ASSERT(cells[row] >= 0 && cells[row] < cache->ne[1]);
         prepare((const float *)((const char *)write.rows->data + row * write.rows_stride) + first,
-                write.center ? (const float *)write.center->data + first : nullptr, write.rotation, length, x);
+                center_of(write, row, first, length, center), write.rotation, length, x);
         convert(x, (char *)cache->data + cells[row] * cache->nb[1] + ggml_row_size(cache->type, first), length);
     }
 }

@@ -167,6 +167,9 @@ static void launch_as(ggml_type type, cudaStream_t stream, int64_t rotation, con
 static bool can_do(const kvtuner_write & write) {
     const int64_t n = write.rotation;
     const bool is_length = n == 0 ? write.set_rows->ne[0] % PLAIN == 0 : n == 64 || n == 128 || n == 256 || n == 512;
+    if (write.blocks) {
+        return false;
+    }
     switch (write.set_rows->type) {
 #define KVTUNER_NUMBER(TYPE, name) case GGML_TYPE_##TYPE:
 #define KVTUNER_BLOCK(TYPE, name, size) case GGML_TYPE_##TYPE:

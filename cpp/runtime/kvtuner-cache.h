@@ -50,6 +50,9 @@ struct kvtuner_cache {
     static const llama_kv_cache & of(const llama_kv_cache_context & context);
     static std::vector<kvtuner_exact_rows::cell> cells_of(const llama_kv_cache_context & context);
 
+    // puts the blocks of the first n_cell cells of each of the context's streams there
+    static void copy_blocks(const llama_kv_cache_context & context, int64_t n_cell, int32_t * to);
+
     // the rows of exact ends; not used where there are none
     static kvtuner_exact_rows & exact(const llama_kv_cache_context & context);
 

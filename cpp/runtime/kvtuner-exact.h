@@ -30,8 +30,8 @@ public:
     // what a graph has beside the mask of the cache
     struct inputs {
         ggml_tensor * targets = nullptr;  // I64 [tokens], the row of each
-        ggml_tensor * rows = nullptr;     // I32 [slots], negative for none
-        ggml_tensor * seen = nullptr;     // F16 [slots, tokens of a stream, 1, streams], as the mask of the cache
+        ggml_tensor * rows = nullptr;  // I32 [slots], negative for none; then the block of each cell, if centers have
+        ggml_tensor * seen = nullptr;  // F16 [slots, tokens of a stream, 1, streams], as the mask of the cache
     };
 
     struct cell {
@@ -72,8 +72,8 @@ public:
         return p < (int32_t)ends.first || (p <= t && p > t - (int32_t)ends.last);
     }
 
-    // Gives these cells rows of their own. Others lose theirs where there are too few: those first that are the farthest
-    // behind what is read next, which is `next` of each sequence.
+    // Gives these cells rows of their own. Others lose theirs where there are too few: those first that are the
+    // farthest behind what is read next, which is `next` of each sequence.
     void place(const std::vector<cell> & of, const cells_vec & cells, const std::vector<int32_t> & next);
 
     // of the graph with this mask

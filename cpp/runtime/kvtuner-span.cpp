@@ -171,6 +171,12 @@ void kvtuner_cache::set_blocks(const llama_kv_cache_context & context, const ggm
     }
 }
 
+void kvtuner_cache::copy_blocks(const llama_kv_cache_context & context, int64_t n_cell, int32_t * to) {
+    for (auto stream : context.sinfos[context.i_cur].strm) {
+        to = std::copy_n(centers(of(context)).blocks.of_stream((uint32_t)stream).begin(), n_cell, to);
+    }
+}
+
 // the cells of the context's ubatch hold its tokens now
 void kvtuner_cache::place_blocks(const llama_kv_cache_context & context) {
     kvtuner_center_blocks & blocks = centers(of(context)).blocks;
