@@ -48,10 +48,40 @@ void scorer::begin(const problem & p, const block & of) {
     }
 }
 
-bool scorer::score(const problem & p, const tile & of, float * scores, int64_t wide) {
-    bool has_bias = false;
-    if (of.from->mask && !read_bias(of, has_bias)) {
-        return false;
+const uint16_t * scorer::mask_of(const tile & of, int64_t query) const {
+    const ggml_tensor * all = of.from->mask;
+    return (const uint16_t *)at(all, b.first + query, 0, b.stream % all->ne[3]) + of.token;
+}
+
+tile scorer::seen(const tile & of) {
+    constexpr uint16_t UNSEEN = 0xfc00;  // minus infinity
+    has_bias = false;
+    if (!of.from->mask) {
+        return of;
+    }
+    uint16_t any = 0, hidden[MOST_TOKENS];  // from all queries
+    std::fill(hidden, hidden + of.n, 1);
+    for (int64_t i = 0; i < b.n_query; ++i) {
+        const uint16_t * mask = mask_of(of, i);
+        for (int64_t t = 0; t < of.n; ++t) {
+            any |= mask[t];
+            hidden[t] &= mask[t] == UNSEEN;
+        }
+    }
+    has_bias = any != 0;
+    int64_t begin = 0, end = of.n;
+    while (end > 0 && hidden[end - 1]) {
+        --end;
+    }
+    while (begin < end && hidden[begin]) {
+        ++begin;
+    }
+    return { of.from, of.token + begin, end - begin };
+}
+
+void scorer::score(const problem & p, const tile & of, float * scores, int64_t wide) {
+    if (has_bias) {
+        read_bias(of);
     }
     const int64_t n = of.n, n_padded = round_up(n, TILE_UNIT);
     of.from->read_k(rows_of(of, of.from->k, b, 0, p.size_k, gathered), keys.data(), n_tile);
@@ -67,7 +97,6 @@ bool scorer::score(const problem & p, const tile & of, float * scores, int64_t w
     for (int64_t r = 0; n < n_padded && r < b.n_row; ++r) {
         std::fill(scores + r * wide + n, scores + r * wide + n_padded, -INFINITY);
     }
-    return true;
 }
 
 void scorer::multiply(const problem & p, const tile & of, float * scores, int64_t wide, int64_t n) {
@@ -86,30 +115,11 @@ void scorer::multiply(const problem & p, const tile & of, float * scores, int64_
 }
 
 // the mask of a tile as floats, [query][token]
-bool scorer::read_bias(const tile & of, bool & has_bias) {
-    constexpr uint16_t UNSEEN = 0xfc00;  // minus infinity
-    const ggml_tensor * all = of.from->mask;
-    const int64_t n = of.n;
-    const auto row = [&](int64_t i) {
-        return (const uint16_t *)at(all, b.first + i, 0, b.stream % all->ne[3]) + of.token;
-    };
-    uint16_t any = 0;
-    bool is_seen = false;
-    for (int64_t i = 0; i < b.n_query; ++i) {
-        const uint16_t * mask = row(i);
-        uint16_t unseen = 0;
-        for (int64_t t = 0; t < n; ++t) {
-            any |= mask[t];
-            unseen += mask[t] == UNSEEN;
-        }
-        is_seen = is_seen || unseen < n;
-    }
-    has_bias = any != 0;
+void scorer::read_bias(const tile & of) {
     bias.resize(n_tile * b.n_query);
-    for (int64_t i = 0; is_seen && has_bias && i < b.n_query; ++i) {
-        ggml_cpu_fp16_to_fp32((const ggml_fp16_t *)row(i), &bias[i * n_tile], n);
+    for (int64_t i = 0; i < b.n_query; ++i) {
+        ggml_cpu_fp16_to_fp32(mask_of(of, i), &bias[i * n_tile], of.n);
     }
-    return is_seen;
 }
 
 // a token that is not seen has no score, be its key broken

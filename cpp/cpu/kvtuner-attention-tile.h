@@ -16,11 +16,12 @@ namespace kvtuner {
 
 constexpr int32_t NOTHING_SEEN = (int32_t)LOWEST;  // as a reference
 constexpr int64_t TILE_UNIT = 16;                  // tokens that a tile is padded to; padding has no weight
+constexpr int64_t MOST_TOKENS = 64;                // of a tile
 
 // Tokens of a tile: its rows as floats take 32 KiB at most. Few query rows need less, and with short tiles the
 // next rows arrive from memory while these are worked on.
 inline int64_t tile_tokens(int64_t head_size, const block & b) {
-    const int64_t most = b.n_row <= 16 ? 32 : 64;
+    const int64_t most = b.n_row <= 16 ? MOST_TOKENS / 2 : MOST_TOKENS;
     return std::max<int64_t>(TILE_UNIT, std::min<int64_t>(most, 8192 / head_size / TILE_UNIT * TILE_UNIT));
 }
 
@@ -29,17 +30,22 @@ class scorer {
 public:
     void begin(const problem & p, const block & b);
 
-    // scores of the tokens of a tile, padded; false, and no scores, where no query sees any of them
-    bool score(const problem & p, const tile & t, float * scores, int64_t wide);
+    // what is left of a tile without the tokens before the first and after the last that some query sees
+    tile seen(const tile & t);
+
+    // scores of the tokens of a tile of which `seen` was asked last, or of what was left of it; padded
+    void score(const problem & p, const tile & t, float * scores, int64_t wide);
 
 private:
     block b = {};
     int64_t n_tile = 0;
+    bool has_bias = false;  // of the last tile
     center_products centers;
     std::vector<float> queries, keys, bias, slopes;
     std::vector<char> gathered;
 
-    bool read_bias(const tile & t, bool & has_bias);
+    const uint16_t * mask_of(const tile & t, int64_t query) const;
+    void read_bias(const tile & t);
     void multiply(const problem & p, const tile & t, float * scores, int64_t wide, int64_t n);
     void add_bias(float * scores, int64_t wide, int64_t n) const;
 };

@@ -44,10 +44,11 @@ struct whole_worker {
         factors.resize(b.n_row);
         references.assign(b.n_row, NOTHING_SEEN);
         for (int64_t i = 0; i < n_tiles(p, n_tile); ++i) {
-            const tile t = tile_at(p, i, n_tile);
-            if (!of_keys.score(p, t, scores.data(), n_tile)) {
+            const tile t = of_keys.seen(tile_at(p, i, n_tile));
+            if (t.n == 0) {
                 continue;
             }
+            of_keys.score(p, t, scores.data(), n_tile);
             if (raise_references(scores.data(), n_tile, t.n, b.n_row, references.data(), factors.data())) {
                 of_values.scale(factors.data());
             }
@@ -121,9 +122,10 @@ void find_weights(const problem & p, const blocks & all, const split_layout & l,
         float * weights = l.weights_of(block, at);
         int32_t * references = l.references_of(block, at);
         const tile t = tile_at(p, at, l.n_tile);
-        const bool is_seen = of_keys.score(p, t, weights, l.n_wide);
+        const bool is_seen = of_keys.seen(t).n > 0;
         std::fill(references, references + l.n_row, is_seen ? NOTHING_SEEN : NO_WEIGHTS);
         if (is_seen) {
+            of_keys.score(p, t, weights, l.n_wide);
             raise_references(weights, l.n_wide, t.n, l.n_row, references, factors.data());
             weigh(weights, l.n_wide, t.n, l.n_row, references);
         }

@@ -27,33 +27,39 @@ bool is_rotation(int64_t n) {
 
 // values of a row that a thread takes at once: whole rotations and whole blocks
 int64_t piece_length(const kvtuner_write & write) {
-    const int64_t unit = std::max(write.rotation, ggml_blck_size(write.set_rows->type));
+    int64_t unit = write.rotation;
+    for (const kvtuner_write::target & to : write.targets) {
+        unit = std::max(unit, ggml_blck_size(to.set_rows->type));
+    }
     const int64_t piece = std::max(unit, PIECE);
-    return write.set_rows->ne[0] % piece == 0 ? piece : unit;
+    return write.targets[0].set_rows->ne[0] % piece == 0 ? piece : unit;
 }
 
-bool can_do(const kvtuner_write & write) {
-    const ggml_tensor * cache = write.set_rows;
+bool can_store(const kvtuner_write & write, const ggml_tensor * cache) {
     const int64_t block = ggml_blck_size(cache->type);
     const bool is_whole = write.rotation == 0 || (is_rotation(write.rotation) && write.rotation % block == 0);
     return is_whole && block <= LONGEST && cache->ne[0] % piece_length(write) == 0 && kvtuner_cpu_conversion(cache);
 }
 
-// n values, from `first` on, of the center of row `row`; null where there is none
-const float * center_of(const kvtuner_write & write, int64_t row, int64_t first, int64_t n, float * converted) {
-    if (!write.blocks) {
-        return write.center ? (const float *)write.center->data + first : nullptr;
+bool can_do(const kvtuner_write & write) {
+    return std::all_of(write.targets.begin(), write.targets.end(),
+                       [&](const kvtuner_write::target & to) { return can_store(write, to.set_rows); });
+}
+
+// n values, from `first` on, of the center of row `row`
+const float * center_of(const kvtuner_write::target & to, int64_t row, int64_t first, int64_t n, float * converted) {
+    if (!to.blocks) {
+        return (const float *)to.center->data + first;
     }
-    const int32_t block = ((const int32_t *)write.blocks->data)[row];
-    GGML_ASSERT(block >= 0 && block < write.center->ne[1]);
-    const char * values = (const char *)write.center->data + block * write.center->nb[1];
+    const int32_t block = ((const int32_t *)to.blocks->data)[row];
+    GGML_ASSERT(block >= 0 && block < to.center->ne[1]);
+    const char * values = (const char *)to.center->data + block * to.center->nb[1];
     ggml_cpu_fp16_to_fp32((const ggml_fp16_t *)values + first, converted, n);
     return converted;
 }
 
-// x = a row of n values, of which `rotation` at a time are rotated, less the center; without a rotation (0), without a
-// center (null)
-void prepare(const float * row, const float * center, int64_t rotation, int64_t n, float * x) {
+// x = a row of n values, of which `rotation` at a time are rotated; 0: none
+void rotate(const float * row, int64_t rotation, int64_t n, float * x) {
     const float scale = rotation ? 1 / sqrtf((float)rotation) : 1;
     for (int64_t i = 0; i < n; ++i) {
         x[i] = row[i] * scale;
@@ -61,24 +67,36 @@ void prepare(const float * row, const float * center, int64_t rotation, int64_t 
     for (int64_t i = 0; rotation && i < n; i += rotation) {
         transform(x + i, rotation);
     }
-    for (int64_t i = 0; center && i < n; ++i) {
-        x[i] -= center[i];
+}
+
+// stores n values, from `first` on, of row `row` of those that are written
+void store_piece(const kvtuner_write::target & to, const float * x, int64_t row, int64_t first, int64_t n) {
+    const ggml_tensor * cache = to.set_rows;
+    const int64_t cell = ((const int64_t *)cache->src[1]->data)[row];
+    GGML_ASSERT(cell >= 0 && cell < cache->ne[1]);
+    alignas(64) float centered[LONGEST];
+    if (to.center) {
+        const float * center = center_of(to, row, first, n, centered);
+        for (int64_t i = 0; i < n; ++i) {
+            centered[i] = x[i] - center[i];
+        }
+        x = centered;
     }
+    kvtuner_cpu_conversion(cache)(x, (char *)cache->data + cell * cache->nb[1] + ggml_row_size(cache->type, first), n);
 }
 
 void run(const kvtuner_write & write, int ith, int nth) {
-    const ggml_tensor * cache = write.set_rows;
-    const int64_t * cells = (const int64_t *)cache->src[1]->data;
-    const ggml_from_float_t convert = kvtuner_cpu_conversion(cache);
+    const ggml_tensor * cache = write.targets[0].set_rows;
     const int64_t length = piece_length(write), pieces = cache->ne[0] / length;
     const int64_t n = cache->src[0]->ne[1] * pieces;
-    alignas(64) float x[LONGEST], center[LONGEST];
+    alignas(64) float x[LONGEST];
     for (int64_t i = n * ith / nth; i < n * (ith + 1) / nth; ++i) {
         const int64_t row = i / pieces, first = i % pieces * length;
-        GGML_ASSERT(cells[row] >= 0 && cells[row] < cache->ne[1]);
-        prepare((const float *)((const char *)write.rows->data + row * write.rows_stride) + first,
-                center_of(write, row, first, length, center), write.rotation, length, x);
-        convert(x, (char *)cache->data + cells[row] * cache->nb[1] + ggml_row_size(cache->type, first), length);
+        rotate((const float *)((const char *)write.rows->data + row * write.rows_stride) + first, write.rotation,
+               length, x);
+        for (const kvtuner_write::target & to : write.targets) {
+            store_piece(to, x, row, first, length);
+        }
     }
 }
 
@@ -125,7 +143,7 @@ bool kvtuner_cpu_rotate(const ggml_compute_params * params, ggml_tensor * node) 
     }
     const int64_t n_row = ggml_nrows(values);
     for (int64_t r = n_row * params->ith / params->nth; r < n_row * (params->ith + 1) / params->nth; ++r) {
-        kvtuner::prepare((const float *)values->data + r * n, nullptr, n, n, (float *)node->data + r * n);
+        kvtuner::rotate((const float *)values->data + r * n, n, n, (float *)node->data + r * n);
     }
     return true;
 }

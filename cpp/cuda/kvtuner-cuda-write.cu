@@ -166,11 +166,12 @@ static void launch_as(ggml_type type, cudaStream_t stream, int64_t rotation, con
 
 static bool can_do(const kvtuner_write & write) {
     const int64_t n = write.rotation;
-    const bool is_length = n == 0 ? write.set_rows->ne[0] % PLAIN == 0 : n == 64 || n == 128 || n == 256 || n == 512;
-    if (write.blocks) {
+    const ggml_tensor * cache = write.targets[0].set_rows;
+    const bool is_length = n == 0 ? cache->ne[0] % PLAIN == 0 : n == 64 || n == 128 || n == 256 || n == 512;
+    if (write.targets.size() > 1 || write.targets[0].blocks) {
         return false;
     }
-    switch (write.set_rows->type) {
+    switch (cache->type) {
 #define KVTUNER_NUMBER(TYPE, name) case GGML_TYPE_##TYPE:
 #define KVTUNER_BLOCK(TYPE, name, size) case GGML_TYPE_##TYPE:
 #define KVTUNER_OWN_BLOCK(TYPE, name, size)
@@ -182,11 +183,11 @@ static bool can_do(const kvtuner_write & write) {
 }
 
 static void run(cudaStream_t stream, const kvtuner_write & write) {
-    const ggml_tensor * cache = write.set_rows;
+    const auto & [center, blocks, cache] = write.targets[0];
     write_args args = {};
     args.rows = (const float *)write.rows->data;
     args.stride = write.rows_stride / (int64_t)sizeof(float);
-    args.center = write.center ? (const float *)write.center->data : nullptr;
+    args.center = center ? (const float *)center->data : nullptr;
     args.indices = (const int64_t *)cache->src[1]->data;
     args.cache = (char *)cache->data;
     args.cache_stride = (int64_t)cache->nb[1];

@@ -21,7 +21,9 @@ bool is_hadamard(const ggml_tensor * node) {
 // steps back through what only gives another shape to the same values in the same order
 class chain {
 public:
-    chain(const ggml_cgraph & graph, const positions & nodes) : graph(graph), nodes(nodes) {
+    // of values that have so many readers at most
+    chain(const ggml_cgraph & graph, const positions & nodes, int most_readers)
+        : graph(graph), nodes(nodes), most_readers(most_readers) {
     }
 
     // the step that made these values for no other reader, or null; what is walked past is kept in `passed`
@@ -46,12 +48,13 @@ public:
 private:
     bool is_elidable(const ggml_tensor * node) const {
         const auto it = nodes.find(node);
-        return it != nodes.end() && ggml_node_get_use_count(&graph, it->second) == 1 &&
+        return it != nodes.end() && ggml_node_get_use_count(&graph, it->second) <= most_readers &&
                (node->flags & GGML_TENSOR_FLAG_OUTPUT) == 0 && (node->flags & GGML_TENSOR_FLAG_COMPUTE) != 0;
     }
 
     const ggml_cgraph & graph;
     const positions & nodes;
+    const int most_readers;
 };
 
 bool is_plain_rows(const ggml_tensor * t) {
@@ -112,9 +115,9 @@ bool is_read_between(const ggml_cgraph & graph, int first, int last) {
 }
 
 // The center that SUB takes off, with what makes it. False where it is none.
-bool find_center(const ggml_tensor * sub, int64_t row_length, chain & steps, kvtuner_write & write) {
+bool find_center(const ggml_tensor * sub, int64_t row_length, chain & steps, kvtuner_write::target & to) {
     if (takes_center(sub, row_length)) {
-        write.center = sub->src[1];
+        to.center = sub->src[1];
         return true;
     }
     if (sub->op != GGML_OP_SUB || !is_plain_rows(sub->src[0]) || !ggml_are_same_shape(sub->src[0], sub->src[1])) {
@@ -126,36 +129,10 @@ bool find_center(const ggml_tensor * sub, int64_t row_length, chain & steps, kvt
         steps.passed.resize(n_passed);
         return false;
     }
-    write.center = rows->src[0];
-    write.blocks = rows->src[1];
+    to.center = rows->src[0];
+    to.blocks = rows->src[1];
     std::rotate(steps.passed.begin(), steps.passed.begin() + n_passed, steps.passed.end());  // SUB starts the write
     return true;
-}
-
-bool find_write(const ggml_cgraph & graph, int last, const positions & nodes, chain & steps, kvtuner_write & write) {
-    const ggml_tensor * set_rows = graph.nodes[last];
-    const int64_t row_length = set_rows->src[0]->ne[0];
-    write = { nullptr, 0, nullptr, nullptr, 0, set_rows };
-    const ggml_tensor * first = nullptr;
-    const ggml_tensor * step = steps.producer(set_rows->src[0]);
-    if (step && find_center(step, row_length, steps, write)) {
-        first = step;
-        write.rows = step->src[0];
-        write.rows_stride = step->src[0]->nb[2];
-        const size_t n_passed = steps.passed.size();
-        step = steps.producer(step->src[0]);
-        if (!step || !takes_rotation(step, row_length)) {
-            steps.passed.resize(n_passed);
-            step = nullptr;
-        }
-    }
-    if (step && takes_rotation(step, row_length)) {
-        first = step;
-        write.rotation = step->ne[0];
-        write.rows = step->src[1];
-        write.rows_stride = row_length * (int64_t)sizeof(float);
-    }
-    return first && !is_read_between(graph, nodes.at(first), last);
 }
 
 bool is_done(const ggml_tensor * node) {
@@ -164,47 +141,146 @@ bool is_done(const ggml_tensor * node) {
 
 // whether a write can run while a node before it does
 bool can_overlap(const kvtuner_write & write, const ggml_tensor * node) {
-    const ggml_tensor * cache = storage_of(write.set_rows);
-    const auto is_read = [cache](const ggml_tensor * source) { return source && storage_of(source) == cache; };
-    return storage_of(node) != storage_of(write.rows) && storage_of(node) != cache &&
-           std::none_of(std::begin(node->src), std::end(node->src), is_read);
+    const auto is_apart = [&](const kvtuner_write::target & to) {
+        const ggml_tensor * cache = storage_of(to.set_rows);
+        const auto is_read = [cache](const ggml_tensor * source) { return source && storage_of(source) == cache; };
+        return storage_of(node) != cache && std::none_of(std::begin(node->src), std::end(node->src), is_read);
+    };
+    return storage_of(node) != storage_of(write.rows) &&
+           std::all_of(write.targets.begin(), write.targets.end(), is_apart);
 }
 
 }  // namespace
+
+// a write, and the steps that it takes the place of
+struct kvtuner_writes::candidate {
+    kvtuner_write write;
+    std::vector<const ggml_tensor *> steps;  // without SET_ROWS; the last of them comes first in the graph
+
+    const ggml_tensor * first() const {
+        return steps.back();
+    }
+};
+
+struct kvtuner_writes::finder {
+    const ggml_cgraph & graph;
+    positions nodes;          // of steps
+    std::vector<int> stores;  // positions of SET_ROWS
+
+    explicit finder(const ggml_cgraph & graph) : graph(graph) {
+        for (int i = 0; i < graph.n_nodes; ++i) {
+            if (is_step(graph.nodes[i])) {
+                nodes[graph.nodes[i]] = i;
+            } else if (is_cache_write(graph.nodes[i])) {
+                stores.push_back(i);
+            }
+        }
+    }
+
+    // the write that ends with node `last`, if values of its steps have so many readers at most
+    bool find(int last, int most_readers, candidate & found) const {
+        const ggml_tensor * set_rows = graph.nodes[last];
+        const int64_t row_length = set_rows->src[0]->ne[0];
+        chain steps(graph, nodes, most_readers);
+        kvtuner_write write = { nullptr, 0, 0, { { nullptr, nullptr, set_rows } } };
+        const ggml_tensor * first = nullptr;
+        const ggml_tensor * step = steps.producer(set_rows->src[0]);
+        if (step && find_center(step, row_length, steps, write.targets[0])) {
+            first = step;
+            write.rows = step->src[0];
+            write.rows_stride = step->src[0]->nb[2];
+            const size_t n_passed = steps.passed.size();
+            step = steps.producer(step->src[0]);
+            if (!step || !takes_rotation(step, row_length)) {
+                steps.passed.resize(n_passed);
+                step = nullptr;
+            }
+        }
+        if (step && takes_rotation(step, row_length)) {
+            first = step;
+            write.rotation = step->ne[0];
+            write.rows = step->src[1];
+            write.rows_stride = row_length * (int64_t)sizeof(float);
+        }
+        found = { write, steps.passed };
+        return first && !is_read_between(graph, nodes.at(first), last);
+    }
+
+    // Two writes of the same rotated rows as one, if nobody else reads what their steps make.
+    static bool join(const candidate & a, const candidate & b, candidate & both) {
+        if (a.first() != b.first() || a.write.rotation == 0) {
+            return false;
+        }
+        both = a;
+        both.write.targets.push_back(b.write.targets[0]);
+        for (const ggml_tensor * step : b.steps) {
+            if (std::find(a.steps.begin(), a.steps.end(), step) == a.steps.end()) {
+                both.steps.insert(both.steps.begin(), step);
+            }
+        }
+        return true;
+    }
+
+    bool is_closed(const candidate & c) const {
+        std::unordered_map<const ggml_tensor *, int> readers;
+        const auto read = [&](const ggml_tensor * node) {
+            for (const ggml_tensor * source : node->src) {
+                readers[source] += source != nullptr;
+            }
+        };
+        std::for_each(c.steps.begin(), c.steps.end(), read);
+        for (const kvtuner_write::target & to : c.write.targets) {
+            read(to.set_rows);
+        }
+        return std::all_of(c.steps.begin(), c.steps.end(), [&](const ggml_tensor * step) {
+            return readers[step] == ggml_node_get_use_count(&graph, nodes.at(step));
+        });
+    }
+};
 
 kvtuner_writes::kvtuner_writes(const ggml_cgraph & graph, bool (*can_do)(const kvtuner_write &)) {
     if (std::none_of(graph.nodes, graph.nodes + graph.n_nodes, is_first_step)) {
         return;  // as most graphs without a plan
     }
-    positions steps_before;
-    for (int i = 0; i < graph.n_nodes; ++i) {
-        const ggml_tensor * node = graph.nodes[i];
-        if (is_step(node)) {
-            steps_before[node] = i;
-        }
-        if (!is_cache_write(node)) {
+    const finder in(graph);
+    std::unordered_map<const ggml_tensor *, candidate> shared;  // those whose values have two readers, by first step
+    for (int last : in.stores) {
+        candidate one, both;
+        if (!in.find(last, 2, one)) {
             continue;
         }
-        kvtuner_write write;
-        chain steps(graph, steps_before);
-        if (!find_write(graph, i, steps_before, steps, write) || !can_do(write)) {
-            continue;
+        const auto [other, is_new] = shared.emplace(one.first(), one);
+        if (!is_new && finder::join(other->second, one, both) && in.is_closed(both) && can_do(both.write)) {
+            add(both, in);
         }
-        nodes.resize(graph.n_nodes);
-        nodes[steps_before.at(steps.passed.back())].write = (int)writes.size();
-        for (const ggml_tensor * step : steps.passed) {
-            nodes[steps_before.at(step)].is_covered = true;
+    }
+    for (int last : in.stores) {
+        candidate one;
+        if (!covers(last) && in.find(last, 1, one) && can_do(one.write)) {
+            add(one, in);
         }
-        nodes[i].is_covered = true;
-        writes.push_back(write);
     }
     if (!writes.empty()) {
         find_where_threads_go_on(graph);
     }
 }
 
+void kvtuner_writes::add(const candidate & found, const finder & in) {
+    nodes.resize(in.graph.n_nodes);
+    nodes[in.nodes.at(found.first())].write = (int)writes.size();
+    for (const ggml_tensor * step : found.steps) {
+        nodes[in.nodes.at(step)].is_covered = true;
+    }
+    for (int i : in.stores) {
+        for (const kvtuner_write::target & to : found.write.targets) {
+            nodes[i].is_covered = nodes[i].is_covered || in.graph.nodes[i] == to.set_rows;
+        }
+    }
+    writes.push_back(found.write);
+}
+
 void kvtuner_writes::find_where_threads_go_on(const ggml_cgraph & graph) {
-    std::vector<const ggml_tensor *> running;  // since all threads last waited: of a write, its last step
+    std::vector<const ggml_tensor *> running;  // since all threads last waited: of a write, its last steps
     int last = -1;
     for (int i = 0; i < graph.n_nodes; ++i) {
         const kvtuner_write * write = starting_with(i);
@@ -218,7 +294,13 @@ void kvtuner_writes::find_where_threads_go_on(const ggml_cgraph & graph) {
         } else {
             running.clear();
         }
-        running.push_back(write ? write->set_rows : graph.nodes[i]);
+        if (write) {
+            for (const kvtuner_write::target & to : write->targets) {
+                running.push_back(to.set_rows);
+            }
+        } else {
+            running.push_back(graph.nodes[i]);
+        }
         last = i;
     }
 }

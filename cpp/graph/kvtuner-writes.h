@@ -2,7 +2,7 @@
 //
 // A graph writes a row in up to five steps, each of them a launch: MUL_MAT with a Hadamard matrix, GET_ROWS out of a
 // table of centers, SUB (the center), and SET_ROWS, which converts. A write starts at its first step, whose input is
-// alive then, and takes the place of all.
+// alive then, and takes the place of all. Where a row is also stored as it is, beside the cache, both are one write.
 #pragma once
 
 #include <cstddef>
@@ -13,12 +13,16 @@ struct ggml_cgraph;
 struct ggml_tensor;
 
 struct kvtuner_write {
-    const ggml_tensor * rows;      // f32; a row of the cache follows another after rows_stride bytes
-    int64_t rows_stride;           // bytes
-    const ggml_tensor * center;    // f32 [row length], or null; f16 [row length, blocks] where each block has its own
-    const ggml_tensor * blocks;    // I32, of each row; null where one center serves all
-    int64_t rotation;              // values that one Walsh-Hadamard transform takes; 0: none
-    const ggml_tensor * set_rows;  // the step that it ends with: the cache and the indices
+    struct target {
+        const ggml_tensor * center;  // f32 [row length], or null; f16 [row length, blocks] where each block has its own
+        const ggml_tensor * blocks;  // I32, of each row; null where one center serves all
+        const ggml_tensor * set_rows;  // the step that it ends with: the cache and the indices
+    };
+
+    const ggml_tensor * rows;     // f32; a row of the cache follows another after rows_stride bytes
+    int64_t rows_stride;          // bytes
+    int64_t rotation;             // values that one Walsh-Hadamard transform takes; 0: none
+    std::vector<target> targets;  // one or two
 };
 
 class kvtuner_writes {
@@ -53,6 +57,10 @@ private:
         bool goes_on = false;
     };
 
+    struct candidate;
+    struct finder;
+
+    void add(const candidate & found, const finder & in);
     void find_where_threads_go_on(const ggml_cgraph & graph);
 
     std::vector<kvtuner_write> writes;

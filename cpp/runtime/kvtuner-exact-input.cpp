@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <utility>
+#include <vector>
 
 namespace {
 
@@ -19,10 +21,6 @@ struct slot {
     int32_t position;
     uint32_t cell;
     int32_t row;
-
-    bool operator<(const slot & other) const {
-        return std::make_pair(position, cell) < std::make_pair(other.position, other.cell);
-    }
 };
 
 // the ends of all sequences that a ubatch can have, and its own tokens
@@ -50,20 +48,35 @@ std::map<llama_seq_id, queries> queries_of(const llama_ubatch & ubatch) {
 // in the order of their positions
 std::vector<slot> slots_of(const kvtuner_exact_rows & exact, const llama_kv_cells & cells, uint32_t stream,
                            llama_seq_id seq, const queries & q) {
+    const auto & by_position = cells.seq_pos_get(seq);
     std::vector<slot> slots;
-    for (uint32_t row = 0; row < exact.n_rows(); ++row) {
-        kvtuner_exact_rows::cell cell;
-        if (!exact.owner(row, cell) || cell.stream != stream || cells.is_empty(cell.index) ||
-            !cells.seq_has(cell.index, seq)) {
-            continue;
+    const auto add = [&](int32_t from, int32_t to) {
+        for (auto it = by_position.lower_bound({ from, 0 }); it != by_position.end() && it->first < to; ++it) {
+            const int32_t row = exact.row_of({ stream, it->second });
+            if (row >= 0) {
+                slots.push_back({ it->first, it->second, row });
+            }
         }
-        const int32_t position = cells.pos_get(cell.index);
-        if (position <= q.newest && (exact.is_end(position, q.oldest) || position > q.oldest)) {
-            slots.push_back({ position, cell.index, (int32_t)row });
-        }
-    }
-    std::sort(slots.begin(), slots.end());
+    };
+    const int32_t first = std::min((int32_t)exact.ends_of().first, q.newest + 1);
+    add(0, first);
+    add(std::max(first, q.oldest - (int32_t)exact.ends_of().last + 1), q.newest + 1);
     return slots;
+}
+
+// what the query at position t reads exactly goes from its mask of the cache to that of the slots
+void move_seen(const kvtuner_exact_rows & exact, const std::vector<slot> & slots, int32_t t, ggml_fp16_t * in_cache,
+               ggml_fp16_t * in_rows) {
+    const auto move = [&](int32_t from, int32_t to) {
+        const auto is_before = [](const slot & s, int32_t position) { return s.position < position; };
+        auto it = std::lower_bound(slots.begin(), slots.end(), from, is_before);
+        for (; it != slots.end() && it->position < to; ++it) {
+            in_rows[it - slots.begin()] = std::exchange(in_cache[it->cell], UNSEEN);
+        }
+    };
+    const int32_t first = exact.ends_of().first;
+    move(0, first);
+    move(std::max(first, t - (int32_t)exact.ends_of().last + 1), t + 1);
 }
 
 }  // namespace
@@ -179,18 +192,14 @@ void kvtuner_set_exact(const llama_kv_cache_context & context, const llama_ubatc
     std::fill(in_rows, in_rows + ggml_nelements(inputs.seen), UNSEEN);
     int64_t first = 0;
     for (const auto & [seq, q] : queries_of(ubatch)) {
-        const std::vector<slot> slots = slots_of(exact, cache.get_cells(seq), cache.get_stream(seq), seq, q);
-        const int64_t n = std::min<int64_t>(slots.size(), n_slot - first);
-        for (int64_t j = 0; j < n; ++j) {
+        std::vector<slot> slots = slots_of(exact, cache.get_cells(seq), cache.get_stream(seq), seq, q);
+        slots.resize(std::min<size_t>(slots.size(), n_slot - first));
+        for (size_t j = 0; j < slots.size(); ++j) {
             row[first + j] = slots[j].row;
-            for (uint32_t i : q.of) {
-                ggml_fp16_t & of_cell = in_cache[i * n_cell + slots[j].cell];
-                if (of_cell != UNSEEN && exact.is_end(slots[j].position, ubatch.pos[i])) {
-                    in_rows[i * n_slot + first + j] = of_cell;
-                    of_cell = UNSEEN;
-                }
-            }
         }
-        first += n;
+        for (uint32_t i : q.of) {
+            move_seen(exact, slots, ubatch.pos[i], in_cache + i * n_cell, in_rows + i * n_slot + first);
+        }
+        first += slots.size();
     }
 }

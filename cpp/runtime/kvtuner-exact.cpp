@@ -58,11 +58,6 @@ void kvtuner_exact_rows::init(const kvtuner_ends & of, const std::vector<layer> 
     }
 }
 
-bool kvtuner_exact_rows::owner(uint32_t row, cell & of) const {
-    of = owners[row];
-    return of.stream != NOBODY;
-}
-
 void kvtuner_exact_rows::forget(cell of) {
     int32_t & row = rows[of.stream][of.index];
     if (row >= 0) {

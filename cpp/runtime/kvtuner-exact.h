@@ -67,11 +67,6 @@ public:
         return by_layer;
     }
 
-    // positions p of a query at t that are read here, where they have a row
-    bool is_end(int32_t p, int32_t t) const {
-        return p < (int32_t)ends.first || (p <= t && p > t - (int32_t)ends.last);
-    }
-
     // Gives these cells rows of their own. Others lose theirs where there are too few: those first that are the
     // farthest behind what is read next, which is `next` of each sequence.
     void place(const std::vector<cell> & of, const cells_vec & cells, const std::vector<int32_t> & next);
@@ -100,9 +95,6 @@ public:
     // by how many positions each row is to be turned: I32 [rows], a new tensor for the first layer of a graph
     ggml_tensor * shift_input(ggml_context * ctx, uint32_t il);
     void set_shift(const cells_vec & cells);
-
-    // the cell of a row, which may be empty by now; false for a row without
-    bool owner(uint32_t row, cell & of) const;
 
     size_t n_bytes() const;
     const kvtuner_ends & ends_of() const {

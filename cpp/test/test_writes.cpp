@@ -83,6 +83,53 @@ void test_other_readers() {
                  "rotation center");
 }
 
+// after which of the steps of a graph no thread waits: a letter for each that does something, small where they wait
+std::string waits(const ggml_cgraph * graph) {
+    const kvtuner_writes writes(*graph, any);
+    std::string text;
+    for (int i = 0; i < graph->n_nodes; ++i) {
+        const ggml_tensor * node = graph->nodes[i];
+        if (!ggml_op_is_empty(node->op) && (!writes.covers(i) || writes.starting_with(i))) {
+            const char letter = writes.starting_with(i) ? 'w' : node->op == GGML_OP_SQR ? 's' : 'o';
+            text += writes.goes_on_after(i) ? (char)toupper(letter) : letter;
+        }
+    }
+    return text;
+}
+
+void expect_waits(const char * what, const ggml_cgraph * graph, const std::string & wanted) {
+    const std::string text = waits(graph);
+    expect(text == wanted, std::string(what) + ": waits are '" + text + "', wanted '" + wanted + "'");
+}
+
+// a row that is also stored beside the cache
+void test_exact() {
+    for (const bool center : { false, true }) {
+        ggml_context_ptr ctx = new_context();
+        shape s;
+        s.has_exact = true;
+        s.center = center;
+        const std::string one = center ? "rotation center" : "rotation";
+        const writing w = make_writing(ctx.get(), s);
+        expect_found("stored twice", graph_of(ctx.get(), { w.stored, w.stored_exact }), one + " x2");
+        expect_found("stored once", graph_of(ctx.get(), { w.stored_exact }), one);
+        expect_found("the rotated values are read, too",
+                     graph_of(ctx.get(), { w.stored, w.stored_exact, ggml_sqr(ctx.get(), w.rotated) }),
+                     center ? "center, center" : "");
+        ggml_tensor * read = ggml_cast(ctx.get(), w.exact, GGML_TYPE_F32);
+        expect_found("what is beside the cache is read between",
+                     graph_of(ctx.get(), { w.stored, read, w.stored_exact }), center ? "center, center" : "");
+        expect_waits("what is beside the cache is read after", graph_of(ctx.get(), { w.stored, w.stored_exact, read }),
+                     "wo");
+        const shape plain;
+        const writing other = make_writing(ctx.get(), plain);
+        expect_waits("a write after one to two places",
+                     graph_of(ctx.get(), { w.rotated, other.rotated, w.stored, w.stored_exact, other.stored }), "Ww");
+        expect_waits("a write after what reads beside its cache",
+                     graph_of(ctx.get(), { read, w.stored, w.stored_exact }), "ow");
+    }
+}
+
 void test_other_shapes() {
     ggml_context_ptr ctx = new_context();
     expect_found("indices of 32 bits", graph_of(ctx.get(), { make_writing(ctx.get(), shape(), GGML_TYPE_I32).stored }),
@@ -103,25 +150,6 @@ void test_other_shapes() {
     ggml_tensor * of_each_token = ggml_sub(ctx.get(), x, ggml_dup_tensor(ctx.get(), x));
     expect_found("a part of the tokens", store(rotate(ctx.get(), x, matrix), s.n_tokens - 1, x->nb[2]), "");
     expect_found("a vector of each token", store(of_each_token, s.n_tokens, 0), "");
-}
-
-// after which of the steps of a graph no thread waits: a letter for each that does something, small where they wait
-std::string waits(const ggml_cgraph * graph) {
-    const kvtuner_writes writes(*graph, any);
-    std::string text;
-    for (int i = 0; i < graph->n_nodes; ++i) {
-        const ggml_tensor * node = graph->nodes[i];
-        if (!ggml_op_is_empty(node->op) && (!writes.covers(i) || writes.starting_with(i))) {
-            const char letter = writes.starting_with(i) ? 'w' : node->op == GGML_OP_SQR ? 's' : 'o';
-            text += writes.goes_on_after(i) ? (char)toupper(letter) : letter;
-        }
-    }
-    return text;
-}
-
-void expect_waits(const char * what, const ggml_cgraph * graph, const std::string & wanted) {
-    const std::string text = waits(graph);
-    expect(text == wanted, std::string(what) + ": waits are '" + text + "', wanted '" + wanted + "'");
 }
 
 void test_waits() {
@@ -150,6 +178,7 @@ int main(int argc, char ** argv) {
     test_steps();
     test_order();
     test_other_readers();
+    test_exact();
     test_other_shapes();
     test_waits();
     test_on(argc > 1 ? argv[1] : "CPU");

@@ -40,11 +40,18 @@ writing make_writing(ggml_context * ctx, const shape & s, ggml_type index_type) 
         w.matrix = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, s.rotation, s.rotation);
         x = w.rotated = rotate(ctx, x, w.matrix);
     }
+    ggml_tensor * same = x;  // what is stored beside the cache has steps of its own after the rotation
     if (s.center) {
         w.center = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, s.head_size, s.n_head);
         x = w.centered = ggml_sub(ctx, x, w.center);
     }
     w.stored = ggml_set_rows(ctx, w.cache, ggml_view_2d(ctx, x, width, s.n_tokens, x->nb[2], 0), w.indices);
+    if (s.has_exact) {
+        same = s.center ? w.exact_centered = ggml_sub(ctx, same, w.center) : same;
+        w.exact = ggml_new_tensor_2d(ctx, GGML_TYPE_F16, width, N_CELLS);
+        w.stored_exact =
+                ggml_set_rows(ctx, w.exact, ggml_view_2d(ctx, same, width, s.n_tokens, same->nb[2], 0), w.indices);
+    }
     if (s.of_values) {
         kvtuner_mark_values(w.stored);
     }
@@ -53,7 +60,7 @@ writing make_writing(ggml_context * ctx, const shape & s, ggml_type index_type) 
 
 ggml_context_ptr new_context() {
     return ggml_context_ptr(
-            ggml_init({ 4 * ggml_graph_overhead_custom(N_NODES, false) + N_NODES * ggml_tensor_overhead(), nullptr,
+            ggml_init({ 8 * ggml_graph_overhead_custom(N_NODES, false) + N_NODES * ggml_tensor_overhead(), nullptr,
                         /*.no_alloc =*/true }));
 }
 
@@ -81,9 +88,12 @@ std::string found(const ggml_cgraph * graph, bool (*can_do)(const kvtuner_write 
         n_covered += writes.covers(i);
         if (const kvtuner_write * write = writes.starting_with(i)) {
             text += text.empty() ? "" : ", ";
-            text += write->center ? write->rotation ? "rotation center" : "center" : "rotation";
-            expect(writes.covers(i) && writes.covers(position_of(graph, write->set_rows)),
-                   "first and last step are covered");
+            text += write->targets[0].center ? write->rotation ? "rotation center" : "center" : "rotation";
+            text += write->targets.size() == 2 ? " x2" : "";
+            for (const kvtuner_write::target & to : write->targets) {
+                expect(writes.covers(i) && writes.covers(position_of(graph, to.set_rows)),
+                       "first and last step are covered");
+            }
         }
     }
     expect((n_covered == 0) == text.empty(), "nothing is covered without a write");

@@ -17,6 +17,7 @@ struct shape {
     bool center = true;
     bool wide = false;  // heads lie in a row that holds more
     bool of_values = false;
+    bool has_exact = false;  // the row is stored beside the cache, too
     ggml_type type = GGML_TYPE_Q8_0;
 };
 
@@ -24,6 +25,7 @@ struct shape {
 struct writing {
     ggml_tensor *base, *center, *matrix, *indices, *cache;
     ggml_tensor *centered, *rotated, *stored;
+    ggml_tensor *exact, *exact_centered, *stored_exact;
 };
 
 constexpr int64_t N_CELLS = 32;
@@ -43,7 +45,8 @@ ggml_cgraph * graph_of(ggml_context * ctx, const std::vector<ggml_tensor *> & la
 
 bool any(const kvtuner_write &);
 
-// what is found: "", "center", "rotation" or "rotation center" for each write, apart by commas
+// what is found: "", "center", "rotation" or "rotation center" for each write, apart by commas, and "x2" after one that
+// is also stored beside the cache
 std::string found(const ggml_cgraph * graph, bool (*can_do)(const kvtuner_write &) = any);
 
 // the parts of the test beside those of finding: what the kernels of a device store, and what is kept of other graphs

@@ -32,16 +32,22 @@ void fill(ggml_tensor * tensor, const std::vector<float> & values) {
     }
 }
 
-// the bytes of the cache after a write; in steps: each step's result is an output, which no kernel may leave out
+// the bytes of the cache, and of the rows beside it, after a write; in steps: each step's result is an output, which no
+// kernel may leave out
 std::vector<uint8_t> stored_bytes(ggml_backend_t backend, const shape & s, unsigned seed, bool in_steps) {
     ggml_context_ptr ctx = new_context();
     writing w = make_writing(ctx.get(), s);
-    for (ggml_tensor * step : { w.centered, w.rotated ? w.rotated->src[0] : nullptr }) {
+    for (ggml_tensor * step : { w.centered, w.exact_centered, w.rotated ? w.rotated->src[0] : nullptr }) {
         if (in_steps && step) {
             ggml_set_output(step);
         }
     }
-    ggml_cgraph * graph = graph_of(ctx.get(), { w.stored });
+    std::vector<ggml_tensor *> stored = { w.stored }, places = { w.cache };
+    if (s.has_exact) {
+        stored.push_back(w.stored_exact);
+        places.push_back(w.exact);
+    }
+    ggml_cgraph * graph = graph_of(ctx.get(), stored);
     expect(found(graph).empty() == in_steps, "steps that are outputs stay steps");
     ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors(ctx.get(), backend));
     ggml_backend_buffer_clear(buffer.get(), 0);
@@ -56,8 +62,11 @@ std::vector<uint8_t> stored_bytes(ggml_backend_t backend, const shape & s, unsig
     }
     ggml_backend_tensor_set(w.indices, indices.data(), 0, ggml_nbytes(w.indices));
     expect(ggml_backend_graph_compute(backend, graph) == GGML_STATUS_SUCCESS, "computed");
-    std::vector<uint8_t> bytes(ggml_nbytes(w.cache));
-    ggml_backend_tensor_get(w.cache, bytes.data(), 0, bytes.size());
+    std::vector<uint8_t> bytes;
+    for (const ggml_tensor * place : places) {
+        bytes.resize(bytes.size() + ggml_nbytes(place));
+        ggml_backend_tensor_get(place, bytes.data() + bytes.size() - ggml_nbytes(place), 0, ggml_nbytes(place));
+    }
     return bytes;
 }
 
@@ -74,7 +83,7 @@ std::vector<shape> shapes() {
         for (const int64_t head_size : { 32, 64, 96, 128, 192, 256, 512 }) {
             for (const int64_t rotation : { 0, 64, 128, 256, 512 }) {
                 for (const int64_t n_tokens : { 1, 5, 31 }) {
-                    for (const int variant : { 0, 1, 2, 3, 4, 5 }) {
+                    for (const int variant : { 0, 1, 2, 3, 4, 5, 8, 9 }) {
                         shape s;
                         s.head_size = head_size;
                         s.n_head = head_size == 96 ? 1 : 3;
@@ -83,6 +92,7 @@ std::vector<shape> shapes() {
                         s.center = variant & 1;
                         s.wide = variant & 2;
                         s.of_values = variant & 4;
+                        s.has_exact = variant & 8;
                         s.type = type;
                         if (s.head_size * s.n_head % ggml_blck_size(type) != 0) {
                             continue;
@@ -135,7 +145,8 @@ void test_on(const char * name) {
         expect(is_equal, std::string(ggml_type_name(s.type)) + ", head size " + std::to_string(s.head_size) +
                                  ", rotation " + std::to_string(s.rotation) + ", " + std::to_string(s.n_tokens) +
                                  " tokens" + (s.center ? ", centered" : "") + (s.wide ? ", wide rows" : "") +
-                                 (s.of_values ? ", values" : "") + ": not what the steps store");
+                                 (s.of_values ? ", values" : "") + (s.has_exact ? ", twice" : "") +
+                                 ": not what the steps store");
         ++seed;
     }
     printf("%s: %d writes equal in every byte\n", name, n_equal);
