@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <map>
 #include <utility>
 #include <vector>
@@ -95,7 +96,8 @@ void kvtuner_build_exact(ggml_context * ctx, const llama_kv_cache_context & cont
     inputs.targets = ggml_new_tensor_1d(ctx, GGML_TYPE_I64, ubatch.n_tokens);
     inputs.rows = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n + n_cell);
     inputs.seen = ggml_new_tensor_4d(ctx, GGML_TYPE_F16, n, mask->ne[1], 1, mask->ne[3]);
-    for (ggml_tensor * tensor : { inputs.targets, inputs.rows, inputs.seen }) {
+    inputs.whole = ggml_dup_tensor(ctx, mask);
+    for (ggml_tensor * tensor : { inputs.targets, inputs.rows, inputs.seen, inputs.whole }) {
         ggml_set_input(tensor);
     }
 }
@@ -151,7 +153,7 @@ void kvtuner_read_exact(ggml_context * ctx, ggml_cgraph * graph, const llama_kv_
     const uint32_t stored = kvtuner_cache::stored_layer(cache, il);
     const kvtuner_center * center = kvtuner_cache::center(cache, il);
     const bool has_centers = center && center->table;
-    if (!exact.has(stored) && !has_centers) {
+    if (!exact.is_used() && !has_centers) {
         return;
     }
     while (cur->op != GGML_OP_FLASH_ATTN_EXT) {
@@ -159,11 +161,13 @@ void kvtuner_read_exact(ggml_context * ctx, ggml_cgraph * graph, const llama_kv_
     }
     if (exact.has(stored)) {
         read_rows(ctx, exact.of(stored), exact.inputs_of(mask), cur);
+    } else if (exact.is_used()) {
+        cur->src[KVTUNER_MASK_AT] = exact.inputs_of(mask).whole;
     }
     if (has_centers) {
         read_centers(ctx, center->table, exact.inputs_of(mask), cur);
     }
-    for (int i = KVTUNER_EXACT_AT; i < GGML_MAX_SRC; ++i) {
+    for (int i = KVTUNER_MASK_AT; i < GGML_MAX_SRC; ++i) {
         if (cur->src[i]) {
             ggml_build_forward_expand(graph, cur->src[i]);
         }
@@ -187,6 +191,9 @@ void kvtuner_set_exact(const llama_kv_cache_context & context, const llama_ubatc
     }
     const int64_t n_cell = mask->ne[0], n_slot = inputs.seen->ne[0];
     int32_t * row = (int32_t *)inputs.rows->data;
+    if (inputs.whole->buffer) {
+        memcpy(inputs.whole->data, mask->data, ggml_nbytes(mask));
+    }
     ggml_fp16_t *in_cache = (ggml_fp16_t *)mask->data, *in_rows = (ggml_fp16_t *)inputs.seen->data;
     std::fill(row, row + n_slot, -1);
     std::fill(in_rows, in_rows + ggml_nelements(inputs.seen), UNSEEN);
