@@ -67,10 +67,10 @@ class Decoder(Reference):
         """All positions up to the last of ``new``, which come after those kept before."""
         if (il, source) not in self._kept:
             self._kept[il, source] = KeysValues(*(x.new_empty(1, x.shape[1], self._size, x.shape[3]) for x in new))
-        stop = self._start + new.key.shape[2]
+        stop = self.cache.start + new.key.shape[2]
         both = self._kept[il, source]
         for kept, x in zip(both, new, strict=True):
-            kept[:, :, self._start : stop] = x
+            kept[:, :, self.cache.start : stop] = x
         return KeysValues(*(kept[:, :, :stop] for kept in both))
 
 

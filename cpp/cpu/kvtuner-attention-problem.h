@@ -18,13 +18,14 @@ constexpr float LOG2E = 1.44269504f;
 // where tokens are read from: the cache, and what is kept of some of its tokens as it was before
 struct source {
     const ggml_tensor *k, *v, *mask;
-    const int32_t * rows;      // of each token; null where the tokens lie in order
+    const int32_t * rows;    // of each token; null where the tokens lie in order
+    const int32_t * blocks;  // of positions, of each token of each stream; null where keys are not less of their center
     read_rows read_k, read_v;  // keys column by column: tokens lie side by side
     int64_t n_token;
 };
 
 struct problem {
-    const ggml_tensor *q, *sinks;
+    const ggml_tensor *q, *sinks, *centers;  // centers: [size_k * KV heads, blocks of positions], or null
     ggml_tensor * out;
     source sources[2];
     int n_source;
@@ -35,28 +36,34 @@ struct problem {
     float scale, max_bias, softcap;  // scale gives scores in powers of two, or in units of the cap where there is one
 };
 
-inline source source_of(const ggml_tensor * k, const ggml_tensor * v, const ggml_tensor * mask,
-                        const ggml_tensor * rows) {
+inline source source_of(const ggml_tensor * k, const ggml_tensor * v, const ggml_tensor * mask, int64_t n_token) {
     return { k,
              v,
              mask,
-             rows ? (const int32_t *)rows->data : nullptr,
+             nullptr,
+             nullptr,
              kvtuner_row_reader_of(k->type)->columns,
              kvtuner_row_reader_of(v->type)->rows,
-             rows ? rows->ne[0] : k->ne[1] };
+             n_token };
 }
 
 inline problem problem_of(ggml_tensor * node) {
     problem p = {};
     const ggml_tensor *k = node->src[1], *v = node->src[2];
     const ggml_tensor * const * exact = node->src + KVTUNER_EXACT_AT;
+    const ggml_tensor * integers = node->src[KVTUNER_INTEGERS_AT];
+    const int32_t * cells = integers ? (const int32_t *)integers->data : nullptr;
     p.q = node->src[0];
     p.sinks = node->src[4];
     p.out = node;
-    p.sources[p.n_source++] = source_of(k, v, node->src[3], nullptr);
+    p.centers = node->src[KVTUNER_CENTERS_AT];
+    p.sources[p.n_source++] = source_of(k, v, node->src[3], k->ne[1]);
     if (kvtuner_has_exact(node)) {
-        p.sources[p.n_source++] = source_of(exact[0], exact[1], exact[2], exact[3]);
+        p.sources[p.n_source++] = source_of(exact[0], exact[1], exact[2], exact[2]->ne[0]);
+        p.sources[1].rows = cells;
+        cells += exact[2]->ne[0];
     }
+    p.sources[0].blocks = p.centers ? cells : nullptr;
     for (int i = 0; i < p.n_source; ++i) {
         p.n_token += p.sources[i].n_token;
     }

@@ -39,6 +39,7 @@ void prefetch_scattered(const problem & p, const tile & t, const block & b) {
 void scorer::begin(const problem & p, const block & of) {
     b = of;
     n_tile = tile_tokens(p.size_k, b);
+    centers.begin(p, b);
     queries.resize(b.n_row * p.size_k);
     keys.resize(n_tile * p.size_k);
     slopes.resize(b.n_row);
@@ -92,7 +93,7 @@ void scorer::score(const problem & p, const tile & of, float * scores, int64_t w
     }
     const int64_t n = of.n, n_padded = round_up(n, TILE_UNIT);
     of.from->read_k(rows_of(of, of.from->k, b, 0, p.size_k), keys.data(), n_tile);
-    product<false>(scores, wide, { queries.data(), p.size_k }, keys.data(), n_tile, b.n_row, n_padded, p.size_k);
+    multiply(p, of, scores, wide, n_padded);
     for (int64_t r = 0; p.softcap != 0 && r < b.n_row; ++r) {
         for (int64_t t = 0; t < n; ++t) {
             scores[r * wide + t] = p.softcap * LOG2E * std::tanh(scores[r * wide + t]);
@@ -103,6 +104,21 @@ void scorer::score(const problem & p, const tile & of, float * scores, int64_t w
     }
     for (int64_t r = 0; n < n_padded && r < b.n_row; ++r) {
         std::fill(scores + r * wide + n, scores + r * wide + n_padded, -INFINITY);
+    }
+}
+
+void scorer::multiply(const problem & p, const tile & of, float * scores, int64_t wide, int64_t n) {
+    const matrix left = { queries.data(), p.size_k };
+    const auto add = [&](auto multiply_from, const float * starts) {
+        multiply_from(scores, wide, left, keys.data(), n_tile, b.n_row, n, p.size_k, starts);
+    };
+    if (!of.from->blocks) {
+        add(product<from::zero>, nullptr);
+    } else if (const float * starts = centers.of_tile(p, queries.data(), of)) {
+        add(product<from::starts>, starts);
+    } else {
+        centers.fill(p, queries.data(), of, scores, wide, n);
+        add(product<from::sums>, nullptr);
     }
 }
 
@@ -183,7 +199,7 @@ void accumulator::add(const problem & p, const tile & of, const float * weights,
     for (int64_t t = 0; t < of.n; t += n_tile) {
         const tile now = { of.from, of.token + t, std::min(n_tile, of.n - t) };
         of.from->read_v(rows_of(now, of.from->v, b, first, n_channel), values.data(), wide);
-        product<true>(output.data(), wide, { weights + t, n_apart }, values.data(), wide, b.n_row, wide, now.n);
+        product<from::sums>(output.data(), wide, { weights + t, n_apart }, values.data(), wide, b.n_row, wide, now.n);
     }
 }
 

@@ -7,6 +7,7 @@
 // the cache the tokens lie.
 #pragma once
 
+#include "kvtuner-attention-centers.h"
 #include "kvtuner-attention-problem.h"
 
 #include <vector>
@@ -44,10 +45,12 @@ private:
     block b = {};
     int64_t n_tile = 0;
     bool has_bias = false;  // of the last tile
+    center_products centers;
     std::vector<float> queries, keys, bias, slopes;
 
     const uint16_t * mask_of(const tile & t, int64_t query) const;
     void read_bias(const tile & t);
+    void multiply(const problem & p, const tile & t, float * scores, int64_t wide, int64_t n);
     void add_bias(float * scores, int64_t wide, int64_t n) const;
 };
 

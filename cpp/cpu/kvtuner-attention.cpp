@@ -244,8 +244,8 @@ void attend(const problem & p, const ggml_compute_params * params) {
 // attention over a cache of a plan carries a mark; without one it is upstream's, bit for bit
 bool is_ours(const ggml_tensor * node) {
     static const char * const choice = getenv("KVTUNER_ATTENTION");  // all | none: for tests and comparisons
-    if (kvtuner_has_exact(node)) {
-        return true;  // no other kernel reads these rows
+    if (kvtuner_has_exact(node) || kvtuner_has_centers(node)) {
+        return true;  // no other kernel reads these
     }
     if (choice) {
         return strcmp(choice, "all") == 0;

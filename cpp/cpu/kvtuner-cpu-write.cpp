@@ -46,6 +46,18 @@ bool can_do(const kvtuner_write & write) {
                        [&](const kvtuner_write::target & to) { return can_store(write, to.set_rows); });
 }
 
+// n values, from `first` on, of the center of row `row`
+const float * center_of(const kvtuner_write::target & to, int64_t row, int64_t first, int64_t n, float * converted) {
+    if (!to.blocks) {
+        return (const float *)to.center->data + first;
+    }
+    const int32_t block = ((const int32_t *)to.blocks->data)[row];
+    GGML_ASSERT(block >= 0 && block < to.center->ne[1]);
+    const char * values = (const char *)to.center->data + block * to.center->nb[1];
+    ggml_cpu_fp16_to_fp32((const ggml_fp16_t *)values + first, converted, n);
+    return converted;
+}
+
 // x = a row of n values, of which `rotation` at a time are rotated; 0: none
 void rotate(const float * row, int64_t rotation, int64_t n, float * x) {
     const float scale = rotation ? 1 / sqrtf((float)rotation) : 1;
@@ -64,7 +76,7 @@ void store_piece(const kvtuner_write::target & to, const float * x, int64_t row,
     GGML_ASSERT(cell >= 0 && cell < cache->ne[1]);
     alignas(64) float centered[LONGEST];
     if (to.center) {
-        const float * center = (const float *)to.center->data + first;
+        const float * center = center_of(to, row, first, n, centered);
         for (int64_t i = 0; i < n; ++i) {
             centered[i] = x[i] - center[i];
         }

@@ -168,7 +168,7 @@ static bool can_do(const kvtuner_write & write) {
     const int64_t n = write.rotation;
     const ggml_tensor * cache = write.targets[0].set_rows;
     const bool is_length = n == 0 ? cache->ne[0] % PLAIN == 0 : n == 64 || n == 128 || n == 256 || n == 512;
-    if (write.targets.size() > 1) {
+    if (write.targets.size() > 1 || write.targets[0].blocks) {
         return false;
     }
     switch (cache->type) {
@@ -183,7 +183,7 @@ static bool can_do(const kvtuner_write & write) {
 }
 
 static void run(cudaStream_t stream, const kvtuner_write & write) {
-    const auto & [center, cache] = write.targets[0];
+    const auto & [center, blocks, cache] = write.targets[0];
     write_args args = {};
     args.rows = (const float *)write.rows->data;
     args.stride = write.rows_stride / (int64_t)sizeof(float);

@@ -20,9 +20,19 @@ static inline void kvtuner_mark_attention(struct ggml_tensor * node, const struc
 }
 
 // Sources of the node that upstream leaves free: rows of keys and of values that some tokens of the cache had before
-// they were quantized, a mask for these tokens, and the row of each; negative ones follow the last. The mask of the
-// cache hides them from the queries that see them there.
+// they were quantized, a mask for these tokens, and integers, first the row of each; negative ones follow the last. The
+// mask of the cache hides them from the queries that see them there.
+#define KVTUNER_MASK_AT 3  // upstream's own
 #define KVTUNER_EXACT_AT 5
+#define KVTUNER_INTEGERS_AT 8
+
+// Centers that the keys of the cache are less of, one for each block of positions: f16 [head size * KV heads, blocks].
+// The integers then end with the block of each token of the cache, [tokens, streams].
+#define KVTUNER_CENTERS_AT 9
+
+static inline bool kvtuner_has_centers(const struct ggml_tensor * node) {
+    return node->src[KVTUNER_CENTERS_AT] != NULL;
+}
 
 static inline bool kvtuner_has_exact(const struct ggml_tensor * node) {
     return node->src[KVTUNER_EXACT_AT] != NULL;

@@ -70,6 +70,14 @@ bool takes_center(const ggml_tensor * sub, int64_t row_length) {
            center->ne[0] == rows->ne[0] && center->ne[1] == rows->ne[1] && ggml_nelements(center) == row_length;
 }
 
+// GET_ROWS out of a table of centers, of each token one
+bool is_of_table(const ggml_tensor * get_rows, int64_t row_length) {
+    const ggml_tensor *table = get_rows->src[0], *blocks = get_rows->src[1];
+    return get_rows->op == GGML_OP_GET_ROWS && table->op == GGML_OP_NONE && table->type == GGML_TYPE_F16 &&
+           table->ne[0] == row_length && ggml_is_contiguous(table) && blocks->op == GGML_OP_NONE &&
+           blocks->type == GGML_TYPE_I32 && ggml_is_vector(blocks);
+}
+
 bool takes_rotation(const ggml_tensor * mul_mat, int64_t row_length) {
     const ggml_tensor * values = mul_mat->src[1];
     return is_hadamard(mul_mat) && values->type == GGML_TYPE_F32 && ggml_is_contiguous(values) &&
@@ -81,7 +89,8 @@ bool is_first_step(const ggml_tensor * node) {
 }
 
 bool is_step(const ggml_tensor * node) {
-    return node->op == GGML_OP_RESHAPE || node->op == GGML_OP_VIEW || is_first_step(node);
+    return node->op == GGML_OP_RESHAPE || node->op == GGML_OP_VIEW || node->op == GGML_OP_GET_ROWS ||
+           is_first_step(node);
 }
 
 bool is_cache_write(const ggml_tensor * node) {
@@ -103,6 +112,27 @@ bool is_read_between(const ggml_cgraph & graph, int first, int last) {
         }
     }
     return false;
+}
+
+// The center that SUB takes off, with what makes it. False where it is none.
+bool find_center(const ggml_tensor * sub, int64_t row_length, chain & steps, kvtuner_write::target & to) {
+    if (takes_center(sub, row_length)) {
+        to.center = sub->src[1];
+        return true;
+    }
+    if (sub->op != GGML_OP_SUB || !is_plain_rows(sub->src[0]) || !ggml_are_same_shape(sub->src[0], sub->src[1])) {
+        return false;
+    }
+    const size_t n_passed = steps.passed.size();
+    const ggml_tensor * rows = steps.producer(sub->src[1]);
+    if (!rows || !is_of_table(rows, row_length)) {
+        steps.passed.resize(n_passed);
+        return false;
+    }
+    to.center = rows->src[0];
+    to.blocks = rows->src[1];
+    std::rotate(steps.passed.begin(), steps.passed.begin() + n_passed, steps.passed.end());  // SUB starts the write
+    return true;
 }
 
 bool is_done(const ggml_tensor * node) {
@@ -152,14 +182,13 @@ struct kvtuner_writes::finder {
         const ggml_tensor * set_rows = graph.nodes[last];
         const int64_t row_length = set_rows->src[0]->ne[0];
         chain steps(graph, nodes, most_readers);
-        kvtuner_write write = { nullptr, 0, 0, { { nullptr, set_rows } } };
+        kvtuner_write write = { nullptr, 0, 0, { { nullptr, nullptr, set_rows } } };
         const ggml_tensor * first = nullptr;
         const ggml_tensor * step = steps.producer(set_rows->src[0]);
-        if (step && takes_center(step, row_length)) {
+        if (step && find_center(step, row_length, steps, write.targets[0])) {
             first = step;
             write.rows = step->src[0];
             write.rows_stride = step->src[0]->nb[2];
-            write.targets[0].center = step->src[1];
             const size_t n_passed = steps.passed.size();
             step = steps.producer(step->src[0]);
             if (!step || !takes_rotation(step, row_length)) {

@@ -1,8 +1,8 @@
 // The writes of new keys and values into a cache that one kernel can do: rotate, center, convert and store.
 //
-// A graph writes a row in up to four steps, each of them a launch: MUL_MAT with a Hadamard matrix, SUB (the center),
-// and SET_ROWS, which converts. A write starts at its first step, whose input is alive then, and takes the place of
-// all. Where a row is also stored as it is, beside the cache, both are one write.
+// A graph writes a row in up to five steps, each of them a launch: MUL_MAT with a Hadamard matrix, GET_ROWS out of a
+// table of centers, SUB (the center), and SET_ROWS, which converts. A write starts at its first step, whose input is
+// alive then, and takes the place of all. Where a row is also stored as it is, beside the cache, both are one write.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,8 @@ struct ggml_tensor;
 
 struct kvtuner_write {
     struct target {
-        const ggml_tensor * center;    // f32 [row length], or null
+        const ggml_tensor * center;  // f32 [row length], or null; f16 [row length, blocks] where each block has its own
+        const ggml_tensor * blocks;  // I32, of each row; null where one center serves all
         const ggml_tensor * set_rows;  // the step that it ends with: the cache and the indices
     };
 

@@ -51,13 +51,10 @@ void kvtuner_cache::init(llama_kv_cache & cache) {
     if (!cache.plan || cache.other) {
         return;
     }
-    std::vector<kvtuner_centers::layer> stored;
     for (const auto & layer : cache.layers) {
         kvtuner_mark(layer.k);
-        stored.push_back({ layer.il, layer.k });
     }
-    const uint32_t n_rot = is_rotated_k(cache) ? cache.n_rot_k : 0;
-    cache.centers.init(*cache.plan, cache.hparams, stored, n_rot, cache.hparams.no_alloc);
+    init_centers(cache);
     init_exact(cache);
 }
 
@@ -72,7 +69,7 @@ void kvtuner_cache::init_exact(llama_kv_cache & cache) {
     for (const auto & layer : cache.layers) {
         const bool is_quantized = layer.v && (ggml_is_quantized(layer.k->type) || ggml_is_quantized(layer.v->type));
         n_quantized += is_quantized;
-        if (is_quantized && kvtuner_can_read_exact(cache.model) && ggml_backend_buffer_is_host(layer.k->buffer)) {
+        if (is_quantized && can_read_beside(cache, layer.k)) {
             layers.push_back({ layer.il, layer.k, layer.v });
         }
     }
@@ -82,8 +79,8 @@ void kvtuner_cache::init_exact(llama_kv_cache & cache) {
                        kvtuner_can_read_exact(cache.model) ? "only the CPU reads them"
                                                            : "the attention of this architecture does not read them");
     }
-    const uint32_t n_rows =
-            cache.n_seq_max * ends.n_positions() + std::min(kvtuner_ubatch(), cache.get_size() * cache.n_stream);
+    const uint32_t n_rows = cache.n_seq_max * ends.n_positions() +
+                            std::min(kvtuner_cparams().n_ubatch, cache.get_size() * cache.n_stream);
     cache.exact.init(ends, layers, cache.n_stream, cache.get_size(), n_rows, cache.hparams.no_alloc, cache.ctxs_bufs);
 }
 
@@ -127,7 +124,10 @@ std::vector<int32_t> kvtuner_cache::next_positions(const llama_kv_cache & cache)
     return next;
 }
 
-void kvtuner_cache::copy_exact(llama_kv_cache & cache, uint32_t from, uint32_t to) {
+void kvtuner_cache::copy_beside(llama_kv_cache & cache, uint32_t from, uint32_t to) {
+    if (cache.centers.blocks.is_used()) {
+        cache.centers.blocks.of_stream(to) = cache.centers.blocks.of_stream(from);
+    }
     if (cache.exact.is_used()) {
         cache.exact.copy_stream(from, to, cache.v_cells, next_positions(cache));
     }
@@ -145,15 +145,24 @@ void kvtuner_cache::shift_exact(llama_kv_cache & cache, llama_context & ctx, llm
     const uint32_t n_head = hparams.n_head_kv(il), size = hparams.n_embd_head_k(il);
     ggml_tensor * k = ggml_view_3d(graph.get_ctx(), all, is_whole ? size : hparams.n_rot(il), n_head, all->ne[1],
                                    ggml_row_size(all->type, size), all->nb[1], 0);
+    ggml_tensor * shift = cache.exact.shift_input(graph.get_ctx(), il);
+    cache.centers.blocks.build_none(shift);
     ggml_tensor * shifted = cache.build_rope_shift(
-            cparams, graph.get_ctx(), k, cache.exact.shift_input(graph.get_ctx(), il), rotation,
-            cache.model.get_rope_factors(cparams, il), cache.model.get_rope_freq_base(cparams, il),
-            cache.model.get_rope_freq_scale(cparams, il), il);
+            cparams, graph.get_ctx(), k, shift, rotation, cache.model.get_rope_factors(cparams, il),
+            cache.model.get_rope_freq_base(cparams, il), cache.model.get_rope_freq_scale(cparams, il), il);
     ggml_build_forward_expand(graph.get_gf(), shifted);
 }
 
-void kvtuner_cache::set_exact_shift(llama_kv_cache & cache) {
-    cache.exact.set_shift(cache.v_cells);
+void kvtuner_cache::write_beside(const llama_kv_cache & cache, llama_io_write_i & io, uint32_t stream,
+                                 const std::vector<std::pair<uint32_t, uint32_t>> & ranges) {
+    write_blocks(cache, io, stream, ranges);
+    write_exact(cache, io, stream, ranges);
+}
+
+void kvtuner_cache::read_beside(llama_kv_cache & cache, llama_io_read_i & io, uint32_t stream,
+                                const std::vector<uint32_t> & cells) {
+    read_blocks(cache, io, stream, cells);
+    read_exact(cache, io, stream, cells);
 }
 
 void kvtuner_cache::write_exact(const llama_kv_cache & cache, llama_io_write_i & io, uint32_t stream,
@@ -221,6 +230,7 @@ void kvtuner_cache::read_exact(llama_kv_cache & cache, llama_io_read_i & io, uin
 
 void kvtuner_cache::place(const llama_kv_cache_context & context) {
     llama_kv_cache & cache = *context.kv;
+    place_blocks(context);
     if (!cache.exact.is_used()) {
         return;
     }
@@ -237,10 +247,6 @@ void kvtuner_cache::place(const llama_kv_cache_context & context) {
 
 uint32_t kvtuner_cache::stored_layer(const llama_kv_cache & cache, uint32_t il) {
     return cache.layers[cache.map_layer_ids.at((int32_t)il)].il;
-}
-
-ggml_tensor * kvtuner_cache::center(const llama_kv_cache & cache, uint32_t il) {
-    return (cache.other ? cache.other->centers : cache.centers).of(cache.get_k_storage((int32_t)il));
 }
 
 ggml_tensor * kvtuner_cache::shifted_rotation(const llama_kv_cache & cache, ggml_tensor * rotation) {

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 class llama_kv_cache;
 class llama_kv_cache_context;
@@ -35,32 +37,50 @@ struct kvtuner_cache {
 
     // once the tensors and the rotation are there
     static void init(llama_kv_cache & cache);
+    static void init_centers(llama_kv_cache & cache);
     static void init_exact(llama_kv_cache & cache);
+    static std::vector<std::vector<float>> turned(const llama_kv_cache & cache, uint32_t il, uint32_t n_block);
+
+    // whether attention over these keys reads what lies beside the cache: exact rows, and centers of several blocks
+    static bool can_read_beside(const llama_kv_cache & cache, const ggml_tensor * k);
+
     static std::vector<int32_t> next_positions(const llama_kv_cache & cache);
 
     // the cache of a context, and the cells of its ubatch's tokens
     static const llama_kv_cache & of(const llama_kv_cache_context & context);
     static std::vector<kvtuner_exact_rows::cell> cells_of(const llama_kv_cache_context & context);
 
+    // puts the blocks of the first n_cell cells of each of the context's streams there
+    static void copy_blocks(const llama_kv_cache_context & context, int64_t n_cell, int32_t * to);
+
     // the rows of exact ends; not used where there are none
     static kvtuner_exact_rows & exact(const llama_kv_cache_context & context);
     static const kvtuner_exact_rows & exact(const llama_kv_cache & cache);
 
-    // once the tokens of the context's ubatch have cells: rows for them
+    // once the tokens of the context's ubatch have cells: rows and blocks for them
+    static void place_blocks(const llama_kv_cache_context & context);
     static void place(const llama_kv_cache_context & context);
 
     // " ends 4+32:f16", or nothing where there are none
     static std::string ends_text(const llama_kv_cache & cache);
 
     // cells of a stream are copied to another one
-    static void copy_exact(llama_kv_cache & cache, uint32_t from, uint32_t to);
+    static void copy_beside(llama_kv_cache & cache, uint32_t from, uint32_t to);
 
     // the exact rows in a context shift of layer il
-    static void shift_exact(llama_kv_cache & cache, llama_context & ctx, llm_graph_result & graph, ggml_tensor * rotation,
-                            uint32_t il);
-    static void set_exact_shift(llama_kv_cache & cache);
+    static void shift_exact(llama_kv_cache & cache, llama_context & ctx, llm_graph_result & graph,
+                            ggml_tensor * rotation, uint32_t il);
+    static void set_shift(llama_kv_cache & cache, const ggml_tensor * k_shift);
 
-    // the exact rows in a saved state, after the cells of a stream
+    // what lies beside the cache in a saved state, after the cells of a stream
+    static void write_beside(const llama_kv_cache & cache, llama_io_write_i & io, uint32_t stream,
+                             const std::vector<std::pair<uint32_t, uint32_t>> & ranges);
+    static void read_beside(llama_kv_cache & cache, llama_io_read_i & io, uint32_t stream,
+                            const std::vector<uint32_t> & cells);
+    static void write_blocks(const llama_kv_cache & cache, llama_io_write_i & io, uint32_t stream,
+                             const std::vector<std::pair<uint32_t, uint32_t>> & ranges);
+    static void read_blocks(llama_kv_cache & cache, llama_io_read_i & io, uint32_t stream,
+                            const std::vector<uint32_t> & cells);
     static void write_exact(const llama_kv_cache & cache, llama_io_write_i & io, uint32_t stream,
                             const std::vector<std::pair<uint32_t, uint32_t>> & ranges);
     static void read_exact(llama_kv_cache & cache, llama_io_read_i & io, uint32_t stream,
@@ -69,8 +89,20 @@ struct kvtuner_cache {
     // the layer whose tensors layer il reads
     static uint32_t stored_layer(const llama_kv_cache & cache, uint32_t il);
 
-    // what the keys of layer il are less of, or null
-    static ggml_tensor * center(const llama_kv_cache & cache, uint32_t il);
+    // what the keys of layer il are less of, or null; a cache that shares cells has the other's
+    static const kvtuner_centers & centers(const llama_kv_cache & cache);
+    static const kvtuner_center * center(const llama_kv_cache & cache, uint32_t il);
+
+    // Inputs for the blocks of what the elements of `key`, an input itself, stand for: the indices of a write, or the
+    // turns of a context shift. Gives `key` back.
+    static ggml_tensor * build_blocks(const llama_kv_cache & cache, ggml_context * ctx, ggml_tensor * key);
+    static void set_blocks(const llama_kv_cache_context & context, const ggml_tensor * k_idxs);
+
+    // x [head size, KV heads, tokens] less the centers of layer il, or with those that it is less of
+    static ggml_tensor * less_center(const llama_kv_cache & cache, ggml_context * ctx, ggml_tensor * x,
+                                     const ggml_tensor * key, uint32_t il);
+    static ggml_tensor * with_center(const llama_kv_cache & cache, ggml_context * ctx, ggml_tensor * x,
+                                     const ggml_tensor * key, uint32_t il);
 
     // the rotation that a context shift takes back, or null
     static ggml_tensor * shifted_rotation(const llama_kv_cache & cache, ggml_tensor * rotation);

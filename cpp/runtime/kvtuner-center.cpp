@@ -1,7 +1,6 @@
 #include "kvtuner-center.h"
 
 #include "ggml-alloc.h"
-#include "llama-hparams.h"
 
 #include <cmath>
 #include <stdexcept>
@@ -9,17 +8,14 @@
 
 namespace {
 
-// Where a center keeps the digest of its values: a tensor that no operation makes has no use for its parameters.
-constexpr int DIGEST_AT = 0;
-
 // FNV-1a
-void keep_digest(ggml_tensor * row, const std::vector<float> & values) {
+uint32_t digest_of(const std::vector<float> & values) {
     const uint8_t * bytes = (const uint8_t *)values.data();
     uint32_t hash = 2166136261u;
     for (size_t i = 0; i < values.size() * sizeof(float); ++i) {
         hash = (hash ^ bytes[i]) * 16777619u;
     }
-    row->op_params[DIGEST_AT] = (int32_t)hash;
+    return hash;
 }
 
 // the Walsh-Hadamard transform of n values at a time, a power of two, orthonormal
@@ -39,14 +35,29 @@ std::vector<float> rotated(std::vector<float> values, size_t n) {
     return values;
 }
 
-using planned_tensor = std::pair<ggml_tensor *, std::vector<float>>;
+std::vector<uint8_t> as_bytes(const std::vector<float> & values) {
+    const uint8_t * bytes = (const uint8_t *)values.data();
+    return { bytes, bytes + values.size() * sizeof(float) };
+}
 
-// one row and a name like those of the cache, so that devices that split its heads split these alike
-ggml_tensor * make_row(ggml_context * ctx, const std::vector<float> & values, uint32_t il) {
-    ggml_tensor * row = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, (int64_t)values.size());
-    ggml_format_name(row, "cache_k_center_l%u", il);
-    keep_digest(row, values);
-    return row;
+std::vector<uint8_t> table_of(const std::vector<std::vector<float>> & blocks, size_t n_rot) {
+    std::vector<uint8_t> table;
+    for (const std::vector<float> & block : blocks) {
+        const std::vector<float> values = rotated(block, n_rot);
+        std::vector<ggml_fp16_t> row(values.size());
+        ggml_fp32_to_fp16_row(values.data(), row.data(), (int64_t)row.size());
+        table.insert(table.end(), (const uint8_t *)row.data(), (const uint8_t *)(row.data() + row.size()));
+    }
+    return table;
+}
+
+using planned_tensor = std::pair<ggml_tensor *, std::vector<uint8_t>>;
+
+// a name like those of the cache, so that devices that split its heads split these alike
+ggml_tensor * make_tensor(ggml_context * ctx, ggml_type type, size_t n, size_t n_row, uint32_t il) {
+    ggml_tensor * tensor = ggml_new_tensor_2d(ctx, type, (int64_t)n, (int64_t)n_row);
+    ggml_format_name(tensor, "cache_k_center_l%u", il);
+    return tensor;
 }
 
 // a buffer without memory keeps the scheduler from allocating what only stands for its size
@@ -64,31 +75,33 @@ ggml_backend_buffer_t filled_buffer(ggml_backend_buffer_type_t buft, ggml_contex
     if (!buffer) {
         throw std::runtime_error("failed to allocate the centers of the KV cache");
     }
-    for (const auto & [tensor, values] : planned) {
-        ggml_backend_tensor_set(tensor, values.data(), 0, ggml_nbytes(tensor));
+    for (const auto & [tensor, bytes] : planned) {
+        ggml_backend_tensor_set(tensor, bytes.data(), 0, bytes.size());
     }
     return buffer;
 }
 
 }  // namespace
 
-void kvtuner_centers::init(const kvtuner_plan & plan, const llama_hparams & hparams, const std::vector<layer> & layers,
-                           uint32_t n_rot, bool no_alloc) {
-    std::map<ggml_backend_buffer_type_t, std::vector<layer>> by_buft;
+void kvtuner_centers::init(const std::vector<layer> & layers, uint32_t n_rot, bool no_alloc) {
+    std::map<ggml_backend_buffer_type_t, std::vector<const layer *>> by_buft;
     for (const layer & l : layers) {
-        if (plan.has_center_k(l.il)) {
-            by_buft[ggml_backend_buffer_get_type(l.k->buffer)].push_back(l);
-        }
+        by_buft[ggml_backend_buffer_get_type(l.k->buffer)].push_back(&l);
     }
     for (const auto & [buft, group] : by_buft) {
         ggml_context_ptr ctx(ggml_init({ 2 * group.size() * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
         std::vector<planned_tensor> planned;
-        for (const layer & l : group) {
-            const std::vector<float> & values = plan.center_k[l.il];
-            const int64_t head_size = hparams.n_embd_head_k(l.il);
-            ggml_tensor * row = make_row(ctx.get(), values, l.il);
-            by_storage[l.k] = ggml_reshape_2d(ctx.get(), row, head_size, (int64_t)values.size() / head_size);
-            planned.emplace_back(row, rotated(values, n_rot));
+        for (const layer * l : group) {
+            const size_t n = l->center.size();
+            kvtuner_center & made = by_storage[l->k] = { nullptr, nullptr, digest_of(l->center) };
+            if (l->blocks.empty()) {
+                planned.emplace_back(make_tensor(ctx.get(), GGML_TYPE_F32, n, 1, l->il),
+                                     as_bytes(rotated(l->center, n_rot)));
+                made.single = ggml_reshape_2d(ctx.get(), planned.back().first, l->head_size, n / l->head_size);
+            } else {
+                made.table = make_tensor(ctx.get(), GGML_TYPE_F16, n, l->blocks.size(), l->il);
+                planned.emplace_back(made.table, table_of(l->blocks, n_rot));
+            }
         }
         ggml_backend_buffer_ptr buffer(no_alloc ? dummy_buffer(buft, ctx.get())
                                                 : filled_buffer(buft, ctx.get(), planned));
@@ -96,13 +109,19 @@ void kvtuner_centers::init(const kvtuner_plan & plan, const llama_hparams & hpar
     }
 }
 
-ggml_tensor * kvtuner_centers::of(const ggml_tensor * k_storage) const {
+const kvtuner_center * kvtuner_centers::of(const ggml_tensor * k_storage) const {
     const auto it = by_storage.find(k_storage);
-    return it == by_storage.end() ? nullptr : it->second;
+    return it == by_storage.end() ? nullptr : &it->second;
 }
 
-uint32_t kvtuner_center_digest(const ggml_tensor * center) {
-    return (uint32_t)center->view_src->op_params[DIGEST_AT];
+ggml_tensor * kvtuner_center_rows(ggml_context * ctx, const kvtuner_center * center, const ggml_tensor * x,
+                                  ggml_tensor * blocks) {
+    if (!center || (center->table && !blocks)) {
+        return nullptr;
+    }
+    return center->single
+                   ? center->single
+                   : ggml_reshape_3d(ctx, ggml_get_rows(ctx, center->table, blocks), x->ne[0], x->ne[1], x->ne[2]);
 }
 
 void kvtuner_build_first(ggml_cgraph * graph, std::initializer_list<ggml_tensor *> tensors) {
@@ -111,12 +130,4 @@ void kvtuner_build_first(ggml_cgraph * graph, std::initializer_list<ggml_tensor 
             ggml_build_forward_expand(graph, tensor);
         }
     }
-}
-
-ggml_tensor * kvtuner_center(ggml_context * ctx, ggml_tensor * x, ggml_tensor * center) {
-    return center ? ggml_sub(ctx, x, center) : x;
-}
-
-ggml_tensor * kvtuner_uncenter(ggml_context * ctx, ggml_tensor * x, ggml_tensor * center) {
-    return center ? ggml_add(ctx, x, center) : x;
 }

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <map>
 #include <utility>
 #include <vector>
@@ -84,15 +85,19 @@ void move_seen(const kvtuner_exact_rows & exact, const std::vector<slot> & slots
 void kvtuner_build_exact(ggml_context * ctx, const llama_kv_cache_context & context, const llama_ubatch & ubatch,
                          const ggml_tensor * mask) {
     kvtuner_exact_rows & exact = kvtuner_cache::exact(context);
-    if (!exact.is_used()) {
+    const llama_kv_cache & cache = kvtuner_cache::of(context);
+    const bool has_blocks = kvtuner_cache::centers(cache).blocks.is_used();
+    if (!exact.is_used() && !has_blocks) {
         return;
     }
-    const int64_t n = n_slots(exact, kvtuner_cache::of(context).get_n_seq_max(), ubatch.n_tokens);
+    const int64_t n = exact.is_used() ? n_slots(exact, cache.get_n_seq_max(), ubatch.n_tokens) : 0;
+    const int64_t n_cell = has_blocks ? mask->ne[0] * mask->ne[3] : 0;
     kvtuner_exact_rows::inputs & inputs = exact.inputs_of(mask);
     inputs.targets = ggml_new_tensor_1d(ctx, GGML_TYPE_I64, ubatch.n_tokens);
-    inputs.rows = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n);
+    inputs.rows = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n + n_cell);
     inputs.seen = ggml_new_tensor_4d(ctx, GGML_TYPE_F16, n, mask->ne[1], 1, mask->ne[3]);
-    for (ggml_tensor * tensor : { inputs.targets, inputs.rows, inputs.seen }) {
+    inputs.whole = ggml_dup_tensor(ctx, mask);
+    for (ggml_tensor * tensor : { inputs.targets, inputs.rows, inputs.seen, inputs.whole }) {
         ggml_set_input(tensor);
     }
 }
@@ -107,44 +112,75 @@ void kvtuner_write_exact(ggml_context * ctx, ggml_cgraph * graph, const llama_kv
         x = ggml_view_2d(ctx, x, x->ne[0] * x->ne[1], x->ne[2], x->nb[2], 0);
         ggml_build_forward_expand(graph, ggml_set_rows(ctx, to, x, exact.inputs_of(mask).targets));
     };
-    add(exact.of(il).k, kvtuner_center(ctx, k, kvtuner_cache::center(kvtuner_cache::of(context), il)));
+    const kvtuner_center * center = kvtuner_cache::center(kvtuner_cache::of(context), il);
+    ggml_tensor * rows =
+            kvtuner_center_rows(ctx, center, k, nullptr);  // none of a table: exact rows belong to no block
+    add(exact.of(il).k, rows ? ggml_sub(ctx, k, rows) : k);
     add(exact.of(il).v, v);
 }
+
+namespace {
+
+void read_rows(ggml_context * ctx, const kvtuner_exact_rows::sides & all, const kvtuner_exact_rows::inputs & inputs,
+               ggml_tensor * attention) {
+    const auto heads = [&](ggml_tensor * rows, const ggml_tensor * like) {
+        const size_t n_bytes = ggml_row_size(rows->type, like->ne[0]);
+        return ggml_view_3d(ctx, rows, like->ne[0], rows->ne[1], like->ne[2], rows->nb[1], n_bytes, 0);
+    };
+    ggml_tensor ** sources = attention->src + KVTUNER_EXACT_AT;
+    sources[0] = heads(all.k, attention->src[1]);
+    sources[1] = heads(all.v, attention->src[2]);
+    sources[2] = inputs.seen;
+    attention->src[KVTUNER_INTEGERS_AT] = inputs.rows;
+}
+
+void read_centers(ggml_context * ctx, ggml_tensor * table, const kvtuner_exact_rows::inputs & inputs,
+                  ggml_tensor * attention) {
+    attention->src[KVTUNER_CENTERS_AT] = table;
+    if (!kvtuner_has_exact(attention)) {
+        const int64_t n_slot = inputs.seen->ne[0];
+        attention->src[KVTUNER_INTEGERS_AT] =
+                ggml_view_1d(ctx, inputs.rows, inputs.rows->ne[0] - n_slot, n_slot * sizeof(int32_t));
+    }
+}
+
+}  // namespace
 
 void kvtuner_read_exact(ggml_context * ctx, ggml_cgraph * graph, const llama_kv_cache_context & context,
                         const ggml_tensor * mask, ggml_tensor * cur, int32_t il) {
     kvtuner_exact_rows & exact = kvtuner_cache::exact(context);
-    if (!exact.is_used()) {
-        return;
-    }
-    const uint32_t stored = kvtuner_cache::stored_layer(kvtuner_cache::of(context), il);
-    if (!exact.has(stored)) {
+    const llama_kv_cache & cache = kvtuner_cache::of(context);
+    const uint32_t stored = kvtuner_cache::stored_layer(cache, il);
+    const kvtuner_center * center = kvtuner_cache::center(cache, il);
+    const bool has_centers = center && center->table;
+    if (!exact.is_used() && !has_centers) {
         return;
     }
     while (cur->op != GGML_OP_FLASH_ATTN_EXT) {
         cur = cur->src[0];
     }
-    const auto heads = [&](ggml_tensor * all, const ggml_tensor * like) {
-        const size_t n_bytes = ggml_row_size(all->type, like->ne[0]);
-        return ggml_view_3d(ctx, all, like->ne[0], all->ne[1], like->ne[2], all->nb[1], n_bytes, 0);
-    };
-    ggml_tensor ** sources = cur->src + KVTUNER_EXACT_AT;
-    sources[0] = heads(exact.of(stored).k, cur->src[1]);
-    sources[1] = heads(exact.of(stored).v, cur->src[2]);
-    sources[2] = exact.inputs_of(mask).seen;
-    sources[3] = exact.inputs_of(mask).rows;
-    for (int i = 0; i < 4; ++i) {
-        ggml_build_forward_expand(graph, sources[i]);
+    if (exact.has(stored)) {
+        read_rows(ctx, exact.of(stored), exact.inputs_of(mask), cur);
+    } else if (exact.is_used()) {
+        cur->src[KVTUNER_MASK_AT] = exact.inputs_of(mask).whole;
+    }
+    if (has_centers) {
+        read_centers(ctx, center->table, exact.inputs_of(mask), cur);
+    }
+    for (int i = KVTUNER_MASK_AT; i < GGML_MAX_SRC; ++i) {
+        if (cur->src[i]) {
+            ggml_build_forward_expand(graph, cur->src[i]);
+        }
     }
 }
 
 void kvtuner_set_exact(const llama_kv_cache_context & context, const llama_ubatch & ubatch, ggml_tensor * mask) {
     kvtuner_exact_rows & exact = kvtuner_cache::exact(context);
-    if (!exact.is_used()) {
-        return;
-    }
     const kvtuner_exact_rows::inputs & inputs = exact.inputs_of(mask);
-    if (!inputs.targets->buffer) {
+    if (kvtuner_cache::centers(kvtuner_cache::of(context)).blocks.is_used() && inputs.rows->buffer) {
+        kvtuner_cache::copy_blocks(context, mask->ne[0], (int32_t *)inputs.rows->data + inputs.seen->ne[0]);
+    }
+    if (!exact.is_used() || !inputs.targets->buffer) {
         return;
     }
     const llama_kv_cache & cache = kvtuner_cache::of(context);
@@ -153,8 +189,11 @@ void kvtuner_set_exact(const llama_kv_cache_context & context, const llama_ubatc
     for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
         target[i] = exact.row_of(placed[i]);
     }
-    const int64_t n_cell = mask->ne[0], n_slot = inputs.rows->ne[0];
+    const int64_t n_cell = mask->ne[0], n_slot = inputs.seen->ne[0];
     int32_t * row = (int32_t *)inputs.rows->data;
+    if (inputs.whole->buffer) {
+        memcpy(inputs.whole->data, mask->data, ggml_nbytes(mask));
+    }
     ggml_fp16_t *in_cache = (ggml_fp16_t *)mask->data, *in_rows = (ggml_fp16_t *)inputs.seen->data;
     std::fill(row, row + n_slot, -1);
     std::fill(in_rows, in_rows + ggml_nelements(inputs.seen), UNSEEN);

@@ -30,8 +30,9 @@ public:
     // what a graph has beside the mask of the cache
     struct inputs {
         ggml_tensor * targets = nullptr;  // I64 [tokens], the row of each
-        ggml_tensor * rows = nullptr;     // I32 [slots], negative for none
+        ggml_tensor * rows = nullptr;     // I32 [slots], negative for none; behind them the block of each cell
         ggml_tensor * seen = nullptr;     // F16 [slots, tokens of a stream, 1, streams], as the mask of the cache
+        ggml_tensor * whole = nullptr;    // of layers without exact rows: the mask of the cache with all that is seen
     };
 
     struct cell {

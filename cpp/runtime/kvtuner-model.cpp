@@ -171,14 +171,18 @@ bool kvtuner_prepare_context(const llama_model & model, llama_context_params & p
         LLAMA_LOG_INFO("kvtuner: enabling flash_attn since the plan quantizes V\n");
         params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     }
-    if (innermost) {
-        innermost->n_ubatch = std::min(params.n_batch, params.n_ubatch == 0 ? params.n_batch : params.n_ubatch);
-    }
     return true;
 }
 
-uint32_t kvtuner_ubatch() {
-    return innermost ? innermost->n_ubatch : 0;
+void kvtuner_set_cparams(const llama_cparams & cparams) {
+    if (innermost) {
+        innermost->cparams = &cparams;
+    }
+}
+
+const llama_cparams & kvtuner_cparams() {
+    GGML_ASSERT(innermost && innermost->cparams && "caches of a plan are made with their context");
+    return *innermost->cparams;
 }
 
 kvtuner_plan_ptr kvtuner_plan_for(const llama_model & model, const llama_hparams & hparams, ggml_type type_k,

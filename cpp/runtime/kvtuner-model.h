@@ -8,6 +8,7 @@
 #include <string>
 #include <unordered_map>
 
+struct llama_cparams;
 struct llama_hparams;
 struct llama_model;
 
@@ -28,14 +29,15 @@ public:
 
     const llama_model & model;
     const kvtuner_selection selection;
-    mutable uint32_t n_ubatch = 0;  // tokens of a ubatch at most, once the context is prepared
+    mutable const llama_cparams * cparams = nullptr;  // once the context has them
 
 private:
     const kvtuner_snapshot * const outer;
 };
 
-// The tokens of a ubatch of the context that this thread creates, at most.
-uint32_t kvtuner_ubatch();
+// What the context that this thread creates is set to, before it makes its caches.
+void kvtuner_set_cparams(const llama_cparams & cparams);
+const llama_cparams & kvtuner_cparams();
 
 // What is selected for a model: by the thread's snapshot, where it has one, else now.
 kvtuner_selection kvtuner_selected(const llama_model & model);

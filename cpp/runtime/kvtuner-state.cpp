@@ -18,24 +18,26 @@
 static constexpr uint32_t MAGIC = 0x6b767431;  // "kvt1"
 static constexpr uint32_t MAX_BYTES = 1u << 20;
 
-static std::string digest(const ggml_tensor * center) {
-    char text[9];
-    snprintf(text, sizeof(text), "%08x", kvtuner_center_digest(center));
+// "+center:5b1c07e2", or "+center:5b1c07e2/256" with the span of its blocks
+static std::string center_name(const kvtuner_center * center, uint32_t span) {
+    char text[32];
+    snprintf(text, sizeof(text), center->table ? "+center:%08x/%u" : "+center:%08x", center->digest, span);
     return text;
 }
 
-static std::string side_name(const ggml_tensor * tensor, bool is_rotated, const ggml_tensor * center) {
+static std::string side_name(const ggml_tensor * tensor, bool is_rotated, const std::string & center) {
     if (!tensor) {
         return "-";
     }
-    return ggml_type_name(tensor->type) + std::string(is_rotated ? "+rot" : "") +
-           (center ? "+center:" + digest(center) : "");
+    return ggml_type_name(tensor->type) + std::string(is_rotated ? "+rot" : "") + center;
 }
 
 // "q8_0+rot+center:5b1c07e2/q4_0+rot": the types, the rotation and the center of one layer
 static std::string describe_layer(const llama_kv_cache & cache, uint32_t il) {
-    return side_name(cache.get_k_storage(il), kvtuner_cache::is_rotated_k(cache), kvtuner_cache::center(cache, il)) +
-           "/" + side_name(kvtuner_cache::v_storage(cache, il), kvtuner_cache::is_rotated_v(cache), nullptr);
+    const kvtuner_center * center = kvtuner_cache::center(cache, il);
+    return side_name(cache.get_k_storage(il), kvtuner_cache::is_rotated_k(cache),
+                     center ? center_name(center, cache.plan->center_span) : "") +
+           "/" + side_name(kvtuner_cache::v_storage(cache, il), kvtuner_cache::is_rotated_v(cache), "");
 }
 
 // "0:q8_0+rot/q4_0+rot 1:f16+rot/q4_0+rot ..."

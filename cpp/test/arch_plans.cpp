@@ -139,7 +139,9 @@ std::vector<named_plan> mixed_plans(const llama_model & model) {
 
 static kvtuner_plan f16_plan(const llama_model & model) {
     const std::vector<ggml_type> types(model.hparams.n_layer_all, GGML_TYPE_F16);
-    return { types, types, {}, {}, "" };
+    kvtuner_plan plan;
+    plan.type_k = plan.type_v = types;
+    return plan;
 }
 
 static void add_block_refusals(std::vector<refused_plan> & refused, const llama_model & model, uint32_t il) {

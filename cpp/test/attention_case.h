@@ -28,6 +28,7 @@ struct setting {
     mask_kind mask;
     float scale, max_bias, softcap;
     bool has_sinks;
+    int64_t n_center;  // of blocks of positions, 0 for none
 
     int64_t n_head() const {
         return group * n_head_kv;
@@ -37,10 +38,10 @@ struct setting {
         char line[256];
         snprintf(line, sizeof(line),
                  "K %s V %s heads %lld/%lld group %lld KV heads %lld streams %lld queries %lld tokens %lld mask %d "
-                 "ALiBi %g cap %g sinks %d",
+                 "ALiBi %g cap %g sinks %d centers %lld",
                  ggml_type_name(type_k), ggml_type_name(type_v), (long long)size.k, (long long)size.v, (long long)group,
                  (long long)n_head_kv, (long long)n_stream, (long long)n_query, (long long)n_token, mask, max_bias,
-                 softcap, has_sinks);
+                 softcap, has_sinks, (long long)n_center);
         return line;
     }
 };
@@ -50,6 +51,7 @@ struct attention_case {
     const setting s;
     std::unique_ptr<ggml_context, decltype(&ggml_free)> ctx;
     ggml_tensor *q, *k, *v, *mask = nullptr, *sinks = nullptr, *out;
+    ggml_tensor *centers = nullptr, *blocks = nullptr;  // of the keys; of each cell
 
     attention_case(const setting & s, std::mt19937 & random) : s(s), ctx(make_context(), ggml_free) {
         q = make(GGML_TYPE_F32, s.size.k, s.n_query, s.n_head(), random, 2);
@@ -64,6 +66,9 @@ struct attention_case {
             sinks = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, s.n_head());
             fill(sinks, random, 3);
             ggml_flash_attn_ext_add_sinks(out, sinks);
+        }
+        if (s.n_center > 0) {
+            make_centers(random);
         }
     }
 
@@ -103,6 +108,21 @@ private:
         ggml_tensor * t = ggml_new_tensor_4d(ctx.get(), type, n, n1, n2, s.n_stream);
         fill(t, random, scale);
         return t;
+    }
+
+    // cells in the order of their positions, and in any order
+    void make_centers(std::mt19937 & random) {
+        centers = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F16, s.size.k * s.n_head_kv, s.n_center);
+        fill(centers, random, 2);
+        blocks = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, s.n_token * s.n_stream);
+        const bool is_ordered = random() % 2;
+        const int64_t first = random() % 64;
+        for (int64_t i = 0; i < ggml_nelements(blocks); ++i) {
+            const int64_t block = is_ordered ? (first + i % s.n_token) / 64 : random();
+            ((int32_t *)blocks->data)[i] = (int32_t)(block % s.n_center);
+        }
+        out->src[KVTUNER_INTEGERS_AT] = blocks;
+        out->src[KVTUNER_CENTERS_AT] = centers;
     }
 
     bool sees(int64_t query, int64_t token, std::mt19937 & random) const {

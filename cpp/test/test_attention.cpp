@@ -1,5 +1,6 @@
 // Attention over marked caches against a plain loop in float64: every pair of types, every head size that both can
-// have, shared KV heads, odd lengths, all kinds of masks; and the same bits for any number of threads and with a common
+// have, shared KV heads, odd lengths, all kinds of masks, keys
+// less of centers; and the same bits for any number of threads and with a common
 // buffer too small to share out tokens. What is no number shows, where it is seen. The buffer holds no more than
 // needed.
 //
@@ -39,6 +40,7 @@ setting random_setting(ggml_type type_k, ggml_type type_v, head_sizes size, std:
     s.max_bias = s.mask == NO_MASK ? 0.0f : pick({ 0.0f, 0.0f, 8.0f }, random);
     s.softcap = pick({ 0.0f, 0.0f, 30.0f }, random);
     s.has_sinks = random() % 3 == 0;
+    s.n_center = pick({ 0, 0, 1, 3, 16, 37 }, random);
     return s;
 }
 
@@ -65,6 +67,16 @@ double slope_of(const setting & s, int64_t head) {
     return std::pow(2.0, -s.max_bias * exponent);
 }
 
+// what a key of a head is less of
+std::vector<double> center_of(const attention_case & c, int64_t token, int64_t head_kv, int64_t stream) {
+    if (!c.centers) {
+        return std::vector<double>(c.s.size.k);
+    }
+    const std::vector<double> row =
+            row_of(c.centers, ((const int32_t *)c.blocks->data)[stream * c.s.n_token + token], 0, 0);
+    return std::vector<double>(row.begin() + head_kv * c.s.size.k, row.begin() + (head_kv + 1) * c.s.size.k);
+}
+
 // one query of one head
 std::vector<double> expected_row(const attention_case & c, int64_t query, int64_t head, int64_t stream) {
     const setting & s = c.s;
@@ -73,9 +85,10 @@ std::vector<double> expected_row(const attention_case & c, int64_t query, int64_
     double most = c.sinks ? ((const float *)c.sinks->data)[head] : -INFINITY;
     for (int64_t t = 0; t < s.n_token; ++t) {
         const std::vector<double> k = row_of(c.k, t, head / s.group, stream);
+        const std::vector<double> center = center_of(c, t, head / s.group, stream);
         double score = 0;
         for (int64_t i = 0; i < s.size.k; ++i) {
-            score += q[i] * k[i];
+            score += q[i] * (k[i] + center[i]);
         }
         score *= s.scale;
         score = s.softcap == 0 ? score : s.softcap * std::tanh(score / s.softcap);
