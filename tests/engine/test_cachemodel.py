@@ -94,13 +94,11 @@ FREQUENCIES = 10000.0 ** (-torch.arange(64) / 64)
 def test_the_center_of_a_span_turns_with_the_blocks_of_positions(start: int, interleaved: bool) -> None:
     centers = Centers.from_arrays([CENTER], span=16)
     cache = CacheModel(interleaved, centers, rope=Rope(FREQUENCIES, interleaved), start=start)
-    x = torch.randn(1, 2, 20, 128) + cache.model_order(torch.from_numpy(CENTER).float().reshape(2, 1, 128))
-    found = cache.keys(x, "q4_0", 0)
-    for t in range(20):
-        center = turned_center(start + t, 16, interleaved)
-        stored = fake_quantize(rotate(cache.runtime_order(x[:, :, t : t + 1]), 128) - center, "q4_0", True)
-        wanted = cache.model_order(rotate(stored + center, 128))
-        assert torch.allclose(found[:, :, t : t + 1], wanted, rtol=0, atol=1e-5)
+    table = torch.cat([turned_center(start + t, 16, interleaved) for t in range(20)], 1)
+    x = cache.model_order(rotate(table, 128))[None]
+    off = (cache.keys(x, "q4_0", 0) - x).abs().amax(-1)
+    assert off.max() < 0.1, "such keys are next to zero without their center, and have levels as narrow"
+    assert (off < 1e-4).float().mean() > 0.8, "but for values that are rounded to the other float16, nothing is left"
     assert torch.equal(cache.keys(x, "f32", 0), x)
 
 
