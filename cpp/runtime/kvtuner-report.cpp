@@ -59,7 +59,7 @@ int32_t type_of(const llama_context * ctx, int32_t il, const ggml_tensor * kvtun
     return tensor ? (int32_t)tensor->type : -1;
 }
 
-void log_centers(const kvtuner_layer_map & layers) {
+void log_centers(const kvtuner_layer_map & layers, uint32_t span) {
     std::vector<uint32_t> centered;
     for (const auto & [il, layer] : layers) {
         if (layer.is_centered) {
@@ -67,7 +67,8 @@ void log_centers(const kvtuner_layer_map & layers) {
         }
     }
     if (!centered.empty()) {
-        LLAMA_LOG_INFO("kvtuner: keys centered in layers %s\n", kvtuner_ranges(centered).c_str());
+        const std::string turned = span ? ", turned every " + std::to_string(span) + " positions" : "";
+        LLAMA_LOG_INFO("kvtuner: keys centered in layers %s%s\n", kvtuner_ranges(centered).c_str(), turned.c_str());
     }
 }
 
@@ -91,7 +92,7 @@ void kvtuner_log_context(const llama_context & ctx) {
     for (const auto & [key, ils] : groups) {
         LLAMA_LOG_INFO("kvtuner: %-14s layers %s\n", key.second.c_str(), kvtuner_ranges(ils).c_str());
     }
-    log_centers(layers);
+    log_centers(layers, plan_of(ctx)->center_span);
     const cache_size size = size_of(layers);
     LLAMA_LOG_INFO("kvtuner: %.4f bits per value, %.2f MiB (f16 %.2f MiB)\n", kvtuner_bits_per_value(&ctx),
                    size.bytes / 1048576.0, 2 * size.values / 1048576.0);
