@@ -47,6 +47,11 @@ bool kvtuner_cache::is_rotated_upstream(const llama_kv_cache & cache) {
     return !is_hybrid || cache.model.hparams.swa_type == LLAMA_SWA_TYPE_NONE;
 }
 
+template <typename T>
+static bool is_quantized(const T & layer) {
+    return layer.v && (ggml_is_quantized(layer.k->type) || ggml_is_quantized(layer.v->type));
+}
+
 void kvtuner_cache::init(llama_kv_cache & cache) {
     if (!cache.plan || cache.other) {
         return;
@@ -56,6 +61,28 @@ void kvtuner_cache::init(llama_kv_cache & cache) {
     }
     init_centers(cache);
     init_exact(cache);
+    warn_without(cache);
+}
+
+// what the plan wants beside the cache, and some layers go without
+void kvtuner_cache::warn_without(const llama_kv_cache & cache) {
+    const bool has_ends = cache.plan->ends.n_positions() > 0 && cache.swa_type == LLAMA_SWA_TYPE_NONE;
+    const bool has_blocks = cache.plan->center_span > 0;
+    const auto goes_without = [&](const auto & layer) {
+        return is_quantized(layer) && !can_read_beside(cache, layer.k);
+    };
+    const auto & layers = cache.layers;
+    const size_t n_without = std::count_if(layers.begin(), layers.end(), goes_without);
+    if ((has_ends || has_blocks) && !cache.v_trans && n_without > 0) {
+        LLAMA_LOG_WARN(
+                "kvtuner: %zu of %zu quantized layers run without the plan's %s: %s\n", n_without,
+                (size_t)std::count_if(layers.begin(), layers.end(), [](const auto & l) { return is_quantized(l); }),
+                has_ends && has_blocks ? "exact ends and centers by blocks"
+                : has_ends             ? "exact ends"
+                                       : "centers by blocks",
+                kvtuner_can_read_exact(cache.model) ? "only the CPU reads them"
+                                                    : "the attention of this architecture does not read them");
+    }
 }
 
 // layers that see all positions, and quantize
@@ -65,19 +92,10 @@ void kvtuner_cache::init_exact(llama_kv_cache & cache) {
         return;
     }
     std::vector<kvtuner_exact_rows::layer> layers;
-    size_t n_quantized = 0;
     for (const auto & layer : cache.layers) {
-        const bool is_quantized = layer.v && (ggml_is_quantized(layer.k->type) || ggml_is_quantized(layer.v->type));
-        n_quantized += is_quantized;
-        if (is_quantized && can_read_beside(cache, layer.k)) {
+        if (is_quantized(layer) && can_read_beside(cache, layer.k)) {
             layers.push_back({ layer.il, layer.k, layer.v });
         }
-    }
-    if (layers.size() < n_quantized) {
-        LLAMA_LOG_WARN("kvtuner: %zu of %zu quantized layers run without the plan's exact ends: %s\n",
-                       n_quantized - layers.size(), n_quantized,
-                       kvtuner_can_read_exact(cache.model) ? "only the CPU reads them"
-                                                           : "the attention of this architecture does not read them");
     }
     const uint32_t n_rows = cache.n_seq_max * ends.n_positions() +
                             std::min(kvtuner_cparams().n_ubatch, cache.get_size() * cache.n_stream);

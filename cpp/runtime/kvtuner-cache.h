@@ -39,6 +39,7 @@ struct kvtuner_cache {
     static void init(llama_kv_cache & cache);
     static void init_centers(llama_kv_cache & cache);
     static void init_exact(llama_kv_cache & cache);
+    static void warn_without(const llama_kv_cache & cache);
     static std::vector<std::vector<float>> turned(const llama_kv_cache & cache, uint32_t il, uint32_t n_block);
 
     // whether attention over these keys reads what lies beside the cache: exact rows, and centers of several blocks

@@ -78,10 +78,11 @@ std::string ranges_where(const kvtuner_layer_map & layers, const predicate & is_
     return kvtuner_ranges(ils);
 }
 
-void log_centers(const kvtuner_layer_map & layers) {
+void log_centers(const kvtuner_layer_map & layers, uint32_t span) {
     const std::string centered = ranges_where(layers, [](const auto & layer) { return layer.is_centered; });
     if (!centered.empty()) {
-        LLAMA_LOG_INFO("kvtuner: keys centered in layers %s\n", centered.c_str());
+        const std::string turned = span ? ", turned every " + std::to_string(span) + " positions" : "";
+        LLAMA_LOG_INFO("kvtuner: keys centered in layers %s%s\n", centered.c_str(), turned.c_str());
     }
 }
 
@@ -118,7 +119,7 @@ void kvtuner_log_context(const llama_context & ctx) {
     for (const auto & [key, ils] : groups) {
         LLAMA_LOG_INFO("kvtuner: %-14s layers %s\n", key.second.c_str(), kvtuner_ranges(ils).c_str());
     }
-    log_centers(layers);
+    log_centers(layers, plan_of(ctx)->center_span);
     const cache_size size = size_of(layers);
     log_ends(ctx, layers, size);
     LLAMA_LOG_INFO("kvtuner: %.4f bits per value, %.2f MiB (f16 %.2f MiB)\n", kvtuner_bits_per_value(&ctx),

@@ -23,9 +23,13 @@ static constexpr std::pair<ggml_type, ggml_type> LOW_PAIRS[] = { { GGML_TYPE_Q3_
 // centers show in the rounding of keys alone
 static constexpr std::pair<ggml_type, ggml_type> COARSE_KEYS[] = { { GGML_TYPE_Q2_NL, GGML_TYPE_F16 },
                                                                    { GGML_TYPE_Q3_NL, GGML_TYPE_Q8_0 } };
+// and those of blocks of positions in whether they come back: keys in f16 are rounded alike with any
+static constexpr std::pair<ggml_type, ggml_type> COARSE_VALUES[] = { { GGML_TYPE_F16, GGML_TYPE_Q4_0 },
+                                                                     { GGML_TYPE_F16, GGML_TYPE_Q3_NL } };
+static constexpr uint32_t SPAN = 16;
 static constexpr size_t CENTERED_PLAN = 2;
 static constexpr uint32_t ALL_POSITIONS = 1024;  // as ends, so that nothing is read from the quantized cache
-static constexpr size_t K_TO_V = 3;  // so that K and V of a layer differ
+static constexpr size_t K_TO_V = 3;              // so that K and V of a layer differ
 static constexpr size_t N_NAMED_LAYERS = 4;
 
 static bool has_cache(const llama_model & model, uint32_t il) {
@@ -134,6 +138,10 @@ std::vector<named_plan> mixed_plans(const llama_model & model) {
     plans.push_back(plan_in_turns(model, { std::begin(COARSE_KEYS), std::end(COARSE_KEYS) }));
     add_centers(plans.back().plan, model);
     plans.back().name = name_of(plans.back().plan);
+    plans.push_back(plan_in_turns(model, { std::begin(COARSE_VALUES), std::end(COARSE_VALUES) }));
+    add_centers(plans.back().plan, model);
+    plans.back().plan.center_span = SPAN;
+    plans.back().name = name_of(plans.back().plan) + " by blocks";
     return plans;
 }
 
