@@ -7,7 +7,7 @@ namespace kvtuner {
 namespace {
 
 const int32_t * blocks_of(const tile & t, const block & b) {
-    return t.from->blocks + b.stream * t.from->n_token + t.token;
+    return t.from->blocks + (t.from->rows ? 0 : b.stream * t.from->n_token) + t.token;
 }
 
 // tokens from `first` on that belong to the same block of positions

@@ -18,8 +18,8 @@ constexpr float LOG2E = 1.44269504f;
 // where tokens are read from: the cache, and what is kept of some of its tokens as it was before
 struct source {
     const ggml_tensor *k, *v, *mask;
-    const int32_t * rows;    // of each token; null where the tokens lie in order
-    const int32_t * blocks;  // of positions, of each token of each stream; null where keys are not less of their center
+    const int32_t * rows;      // of each token, of all streams; null where the tokens lie in order, each stream's apart
+    const int32_t * blocks;    // of positions, of each token; null where keys are not less of their center
     read_rows read_k, read_v;  // keys column by column: tokens lie side by side
     int64_t n_token;
 };
@@ -52,18 +52,22 @@ inline problem problem_of(ggml_tensor * node) {
     const ggml_tensor *k = node->src[1], *v = node->src[2];
     const ggml_tensor * const * exact = node->src + KVTUNER_EXACT_AT;
     const ggml_tensor * integers = node->src[KVTUNER_INTEGERS_AT];
-    const int32_t * cells = integers ? (const int32_t *)integers->data : nullptr;
+    const int32_t * next = integers ? (const int32_t *)integers->data : nullptr;
     p.q = node->src[0];
     p.sinks = node->src[4];
     p.out = node;
     p.centers = node->src[KVTUNER_CENTERS_AT];
     p.sources[p.n_source++] = source_of(k, v, node->src[3], k->ne[1]);
     if (kvtuner_has_exact(node)) {
-        p.sources[p.n_source++] = source_of(exact[0], exact[1], exact[2], exact[2]->ne[0]);
-        p.sources[1].rows = cells;
-        cells += exact[2]->ne[0];
+        source & rows = p.sources[p.n_source++] = source_of(exact[0], exact[1], exact[2], exact[2]->ne[0]);
+        rows.rows = next;
+        next += rows.n_token;
+        if (p.centers) {
+            rows.blocks = next;
+            next += rows.n_token;
+        }
     }
-    p.sources[0].blocks = p.centers ? cells : nullptr;
+    p.sources[0].blocks = p.centers ? next : nullptr;
     for (int i = 0; i < p.n_source; ++i) {
         p.n_token += p.sources[i].n_token;
     }

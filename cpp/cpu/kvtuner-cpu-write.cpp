@@ -28,11 +28,11 @@ bool is_rotation(int64_t n) {
 // values of a row that a thread takes at once: whole rotations and whole blocks
 int64_t piece_length(const kvtuner_write & write) {
     int64_t unit = write.rotation;
-    for (const kvtuner_write::target & to : write.targets) {
-        unit = std::max(unit, ggml_blck_size(to.set_rows->type));
+    for (const ggml_tensor * cache : write.stores) {
+        unit = std::max(unit, ggml_blck_size(cache->type));
     }
     const int64_t piece = std::max(unit, PIECE);
-    return write.targets[0].set_rows->ne[0] % piece == 0 ? piece : unit;
+    return write.stores[0]->ne[0] % piece == 0 ? piece : unit;
 }
 
 bool can_store(const kvtuner_write & write, const ggml_tensor * cache) {
@@ -42,18 +42,18 @@ bool can_store(const kvtuner_write & write, const ggml_tensor * cache) {
 }
 
 bool can_do(const kvtuner_write & write) {
-    return std::all_of(write.targets.begin(), write.targets.end(),
-                       [&](const kvtuner_write::target & to) { return can_store(write, to.set_rows); });
+    return std::all_of(write.stores.begin(), write.stores.end(),
+                       [&](const ggml_tensor * cache) { return can_store(write, cache); });
 }
 
 // n values, from `first` on, of the center of row `row`
-const float * center_of(const kvtuner_write::target & to, int64_t row, int64_t first, int64_t n, float * converted) {
-    if (!to.blocks) {
-        return (const float *)to.center->data + first;
+const float * center_of(const kvtuner_write & write, int64_t row, int64_t first, int64_t n, float * converted) {
+    if (!write.blocks) {
+        return (const float *)write.center->data + first;
     }
-    const int32_t block = ((const int32_t *)to.blocks->data)[row];
-    GGML_ASSERT(block >= 0 && block < to.center->ne[1]);
-    const char * values = (const char *)to.center->data + block * to.center->nb[1];
+    const int32_t block = ((const int32_t *)write.blocks->data)[row];
+    GGML_ASSERT(block >= 0 && block < write.center->ne[1]);
+    const char * values = (const char *)write.center->data + block * write.center->nb[1];
     ggml_cpu_fp16_to_fp32((const ggml_fp16_t *)values + first, converted, n);
     return converted;
 }
@@ -69,24 +69,24 @@ void rotate(const float * row, int64_t rotation, int64_t n, float * x) {
     }
 }
 
+// takes its center off n values, from `first` on, of row `row` of those that are written
+void center_piece(const kvtuner_write & write, float * x, int64_t row, int64_t first, int64_t n) {
+    alignas(64) float converted[LONGEST];
+    const float * center = center_of(write, row, first, n, converted);
+    for (int64_t i = 0; i < n; ++i) {
+        x[i] -= center[i];
+    }
+}
+
 // stores n values, from `first` on, of row `row` of those that are written
-void store_piece(const kvtuner_write::target & to, const float * x, int64_t row, int64_t first, int64_t n) {
-    const ggml_tensor * cache = to.set_rows;
+void store_piece(const ggml_tensor * cache, const float * x, int64_t row, int64_t first, int64_t n) {
     const int64_t cell = ((const int64_t *)cache->src[1]->data)[row];
     GGML_ASSERT(cell >= 0 && cell < cache->ne[1]);
-    alignas(64) float centered[LONGEST];
-    if (to.center) {
-        const float * center = center_of(to, row, first, n, centered);
-        for (int64_t i = 0; i < n; ++i) {
-            centered[i] = x[i] - center[i];
-        }
-        x = centered;
-    }
     kvtuner_cpu_conversion(cache)(x, (char *)cache->data + cell * cache->nb[1] + ggml_row_size(cache->type, first), n);
 }
 
 void run(const kvtuner_write & write, int ith, int nth) {
-    const ggml_tensor * cache = write.targets[0].set_rows;
+    const ggml_tensor * cache = write.stores[0];
     const int64_t length = piece_length(write), pieces = cache->ne[0] / length;
     const int64_t n = cache->src[0]->ne[1] * pieces;
     alignas(64) float x[LONGEST];
@@ -94,8 +94,11 @@ void run(const kvtuner_write & write, int ith, int nth) {
         const int64_t row = i / pieces, first = i % pieces * length;
         rotate((const float *)((const char *)write.rows->data + row * write.rows_stride) + first, write.rotation,
                length, x);
-        for (const kvtuner_write::target & to : write.targets) {
-            store_piece(to, x, row, first, length);
+        if (write.center) {
+            center_piece(write, x, row, first, length);
+        }
+        for (const ggml_tensor * set_rows : write.stores) {
+            store_piece(set_rows, x, row, first, length);
         }
     }
 }

@@ -166,9 +166,9 @@ static void launch_as(ggml_type type, cudaStream_t stream, int64_t rotation, con
 
 static bool can_do(const kvtuner_write & write) {
     const int64_t n = write.rotation;
-    const ggml_tensor * cache = write.targets[0].set_rows;
+    const ggml_tensor * cache = write.stores[0];
     const bool is_length = n == 0 ? cache->ne[0] % PLAIN == 0 : n == 64 || n == 128 || n == 256 || n == 512;
-    if (write.targets.size() > 1 || write.targets[0].blocks) {
+    if (write.stores.size() > 1 || write.blocks) {
         return false;
     }
     switch (cache->type) {
@@ -183,11 +183,11 @@ static bool can_do(const kvtuner_write & write) {
 }
 
 static void run(cudaStream_t stream, const kvtuner_write & write) {
-    const auto & [center, blocks, cache] = write.targets[0];
+    const ggml_tensor * cache = write.stores[0];
     write_args args = {};
     args.rows = (const float *)write.rows->data;
     args.stride = write.rows_stride / (int64_t)sizeof(float);
-    args.center = center ? (const float *)center->data : nullptr;
+    args.center = write.center ? (const float *)write.center->data : nullptr;
     args.indices = (const int64_t *)cache->src[1]->data;
     args.cache = (char *)cache->data;
     args.cache_stride = (int64_t)cache->nb[1];

@@ -26,8 +26,8 @@ static inline void kvtuner_mark_attention(struct ggml_tensor * node, const struc
 #define KVTUNER_EXACT_AT 5
 #define KVTUNER_INTEGERS_AT 8
 
-// Centers that the keys of the cache are less of, one for each block of positions: f16 [head size * KV heads, blocks].
-// The integers then end with the block of each token of the cache, [tokens, streams].
+// Centers that the keys are less of, one for each block of positions: f16 [head size * KV heads, blocks]. The integers
+// then go on with the blocks: of each of the tokens with rows, and of each token of the cache, [tokens, streams].
 #define KVTUNER_CENTERS_AT 9
 
 static inline bool kvtuner_has_centers(const struct ggml_tensor * node) {

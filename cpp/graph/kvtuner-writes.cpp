@@ -115,9 +115,9 @@ bool is_read_between(const ggml_cgraph & graph, int first, int last) {
 }
 
 // The center that SUB takes off, with what makes it. False where it is none.
-bool find_center(const ggml_tensor * sub, int64_t row_length, chain & steps, kvtuner_write::target & to) {
+bool find_center(const ggml_tensor * sub, int64_t row_length, chain & steps, kvtuner_write & write) {
     if (takes_center(sub, row_length)) {
-        to.center = sub->src[1];
+        write.center = sub->src[1];
         return true;
     }
     if (sub->op != GGML_OP_SUB || !is_plain_rows(sub->src[0]) || !ggml_are_same_shape(sub->src[0], sub->src[1])) {
@@ -129,8 +129,8 @@ bool find_center(const ggml_tensor * sub, int64_t row_length, chain & steps, kvt
         steps.passed.resize(n_passed);
         return false;
     }
-    to.center = rows->src[0];
-    to.blocks = rows->src[1];
+    write.center = rows->src[0];
+    write.blocks = rows->src[1];
     std::rotate(steps.passed.begin(), steps.passed.begin() + n_passed, steps.passed.end());  // SUB starts the write
     return true;
 }
@@ -141,13 +141,13 @@ bool is_done(const ggml_tensor * node) {
 
 // whether a write can run while a node before it does
 bool can_overlap(const kvtuner_write & write, const ggml_tensor * node) {
-    const auto is_apart = [&](const kvtuner_write::target & to) {
-        const ggml_tensor * cache = storage_of(to.set_rows);
+    const auto is_apart = [&](const ggml_tensor * set_rows) {
+        const ggml_tensor * cache = storage_of(set_rows);
         const auto is_read = [cache](const ggml_tensor * source) { return source && storage_of(source) == cache; };
         return storage_of(node) != cache && std::none_of(std::begin(node->src), std::end(node->src), is_read);
     };
     return storage_of(node) != storage_of(write.rows) &&
-           std::all_of(write.targets.begin(), write.targets.end(), is_apart);
+           std::all_of(write.stores.begin(), write.stores.end(), is_apart);
 }
 
 }  // namespace
@@ -182,10 +182,11 @@ struct kvtuner_writes::finder {
         const ggml_tensor * set_rows = graph.nodes[last];
         const int64_t row_length = set_rows->src[0]->ne[0];
         chain steps(graph, nodes, most_readers);
-        kvtuner_write write = { nullptr, 0, 0, { { nullptr, nullptr, set_rows } } };
+        kvtuner_write write = {};
+        write.stores = { set_rows };
         const ggml_tensor * first = nullptr;
         const ggml_tensor * step = steps.producer(set_rows->src[0]);
-        if (step && find_center(step, row_length, steps, write.targets[0])) {
+        if (step && find_center(step, row_length, steps, write)) {
             first = step;
             write.rows = step->src[0];
             write.rows_stride = step->src[0]->nb[2];
@@ -206,13 +207,14 @@ struct kvtuner_writes::finder {
         return first && !is_read_between(graph, nodes.at(first), last);
     }
 
-    // Two writes of the same rotated rows as one, if nobody else reads what their steps make.
+    // two writes of the same rotated rows, less of the same centers, as one
     static bool join(const candidate & a, const candidate & b, candidate & both) {
-        if (a.first() != b.first() || a.write.rotation == 0) {
+        if (a.first() != b.first() || a.write.rotation == 0 || a.write.center != b.write.center ||
+            a.write.blocks != b.write.blocks) {
             return false;
         }
         both = a;
-        both.write.targets.push_back(b.write.targets[0]);
+        both.write.stores.push_back(b.write.stores[0]);
         for (const ggml_tensor * step : b.steps) {
             if (std::find(a.steps.begin(), a.steps.end(), step) == a.steps.end()) {
                 both.steps.insert(both.steps.begin(), step);
@@ -221,6 +223,7 @@ struct kvtuner_writes::finder {
         return true;
     }
 
+    // whether nobody else reads what the steps make
     bool is_closed(const candidate & c) const {
         std::unordered_map<const ggml_tensor *, int> readers;
         const auto read = [&](const ggml_tensor * node) {
@@ -229,9 +232,7 @@ struct kvtuner_writes::finder {
             }
         };
         std::for_each(c.steps.begin(), c.steps.end(), read);
-        for (const kvtuner_write::target & to : c.write.targets) {
-            read(to.set_rows);
-        }
+        std::for_each(c.write.stores.begin(), c.write.stores.end(), read);
         return std::all_of(c.steps.begin(), c.steps.end(), [&](const ggml_tensor * step) {
             return readers[step] == ggml_node_get_use_count(&graph, nodes.at(step));
         });
@@ -272,8 +273,8 @@ void kvtuner_writes::add(const candidate & found, const finder & in) {
         nodes[in.nodes.at(step)].is_covered = true;
     }
     for (int i : in.stores) {
-        for (const kvtuner_write::target & to : found.write.targets) {
-            nodes[i].is_covered = nodes[i].is_covered || in.graph.nodes[i] == to.set_rows;
+        for (const ggml_tensor * set_rows : found.write.stores) {
+            nodes[i].is_covered = nodes[i].is_covered || in.graph.nodes[i] == set_rows;
         }
     }
     writes.push_back(found.write);
@@ -295,9 +296,7 @@ void kvtuner_writes::find_where_threads_go_on(const ggml_cgraph & graph) {
             running.clear();
         }
         if (write) {
-            for (const kvtuner_write::target & to : write->targets) {
-                running.push_back(to.set_rows);
-            }
+            running.insert(running.end(), write->stores.begin(), write->stores.end());
         } else {
             running.push_back(graph.nodes[i]);
         }

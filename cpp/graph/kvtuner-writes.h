@@ -13,16 +13,12 @@ struct ggml_cgraph;
 struct ggml_tensor;
 
 struct kvtuner_write {
-    struct target {
-        const ggml_tensor * center;  // f32 [row length], or null; f16 [row length, blocks] where each block has its own
-        const ggml_tensor * blocks;  // I32, of each row; null where one center serves all
-        const ggml_tensor * set_rows;  // the step that it ends with: the cache and the indices
-    };
-
-    const ggml_tensor * rows;     // f32; a row of the cache follows another after rows_stride bytes
-    int64_t rows_stride;          // bytes
-    int64_t rotation;             // values that one Walsh-Hadamard transform takes; 0: none
-    std::vector<target> targets;  // one or two
+    const ggml_tensor * rows;    // f32; a row of the cache follows another after rows_stride bytes
+    int64_t rows_stride;         // bytes
+    int64_t rotation;            // values that one Walsh-Hadamard transform takes; 0: none
+    const ggml_tensor * center;  // f32 [row length], or null; f16 [row length, blocks] where each block has its own
+    const ggml_tensor * blocks;  // I32, of each row; null where one center serves all
+    std::vector<const ggml_tensor *> stores;  // SET_ROWS, one or two: caches and indices
 };
 
 class kvtuner_writes {

@@ -1,4 +1,5 @@
-// Which block of positions each cell's key belongs to, where the centers of a plan have a span.
+// Which block of positions the key of each cell, and its exact row, belongs to, where the centers of a plan have a
+// span.
 //
 // A key keeps the block under which it was written, or last turned, whatever becomes of its position: what is taken off
 // and what attention adds is then the same.
@@ -37,11 +38,8 @@ public:
         return of[stream];
     }
 
-    // a new graph has this tensor, with blocks or without
+    // a new graph has this tensor
     void build(ggml_context * ctx, const ggml_tensor * key);
-    void build_none(const ggml_tensor * key) {
-        by_key.erase(key);
-    }
 
     const inputs & inputs_of(const ggml_tensor * key) {
         return by_key[key];

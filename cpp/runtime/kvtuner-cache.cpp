@@ -163,10 +163,13 @@ void kvtuner_cache::shift_exact(llama_kv_cache & cache, llama_context & ctx, llm
     const uint32_t n_head = hparams.n_head_kv(il), size = hparams.n_embd_head_k(il);
     ggml_tensor * k = ggml_view_3d(graph.get_ctx(), all, is_whole ? size : hparams.n_rot(il), n_head, all->ne[1],
                                    ggml_row_size(all->type, size), all->nb[1], 0);
-    ggml_tensor * shift = cache.exact.shift_input(graph.get_ctx(), il);
-    cache.centers.blocks.build_none(shift);
+    const auto & layers = cache.exact.layers();
+    const auto is_turned = [&](const auto & layer) { return hparams.has_rope(layer.first); };
+    if (std::find_if(layers.begin(), layers.end(), is_turned)->first == il) {
+        build_blocks(cache, graph.get_ctx(), cache.exact.build_shift(graph.get_ctx()));
+    }
     ggml_tensor * shifted = cache.build_rope_shift(
-            cparams, graph.get_ctx(), k, shift, rotation, cache.model.get_rope_factors(cparams, il),
+            cparams, graph.get_ctx(), k, cache.exact.shift_input(), rotation, cache.model.get_rope_factors(cparams, il),
             cache.model.get_rope_freq_base(cparams, il), cache.model.get_rope_freq_scale(cparams, il), il);
     ggml_build_forward_expand(graph.get_gf(), shifted);
 }

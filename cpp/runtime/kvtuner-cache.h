@@ -72,6 +72,8 @@ struct kvtuner_cache {
     static void shift_exact(llama_kv_cache & cache, llama_context & ctx, llm_graph_result & graph,
                             ggml_tensor * rotation, uint32_t il);
     static void set_shift(llama_kv_cache & cache, const ggml_tensor * k_shift);
+    static void set_shifted_rows(const llama_kv_cache & cache);
+    static void set_shifted_cells(const llama_kv_cache & cache, const ggml_tensor * k_shift);
 
     // what lies beside the cache in a saved state, after the cells of a stream
     static void write_beside(const llama_kv_cache & cache, llama_io_write_i & io, uint32_t stream,

@@ -116,7 +116,7 @@ const kvtuner_center * kvtuner_centers::of(const ggml_tensor * k_storage) const 
 
 ggml_tensor * kvtuner_center_rows(ggml_context * ctx, const kvtuner_center * center, const ggml_tensor * x,
                                   ggml_tensor * blocks) {
-    if (!center || (center->table && !blocks)) {
+    if (!center) {
         return nullptr;
     }
     return center->single

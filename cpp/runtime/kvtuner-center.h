@@ -51,8 +51,8 @@ private:
     std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs;
 };
 
-// The vectors that x [head size, KV heads, tokens] is less of; null where there are none. blocks: I32 [tokens]; null
-// for what is not less of those of a table.
+// The vectors that x [head size, KV heads, tokens] is less of; null where there are none. blocks: I32 [tokens], read
+// where there is a table.
 ggml_tensor * kvtuner_center_rows(ggml_context * ctx, const kvtuner_center * center, const ggml_tensor * x,
                                   ggml_tensor * blocks);
 

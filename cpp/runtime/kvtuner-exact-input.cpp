@@ -24,8 +24,8 @@ struct slot {
     int32_t row;
 };
 
-// The ends of all sequences that a ubatch can have, and its own tokens. Padded: what lies behind these inputs begins with
-// a cache line, too, or products of matrices take a third longer.
+// The ends of all sequences that a ubatch can have, and its own tokens. Padded: what lies behind these inputs begins
+// with a cache line, too, or products of matrices take a third longer.
 int64_t n_slots(const kvtuner_exact_rows & exact, uint32_t n_seq_max, uint32_t n_tokens) {
     return GGML_PAD((int64_t)std::min(n_seq_max, n_tokens) * exact.ends_of().n_positions() + n_tokens, 32);
 }
@@ -66,6 +66,17 @@ std::vector<slot> slots_of(const kvtuner_exact_rows & exact, const llama_kv_cell
     return slots;
 }
 
+// the row of each slot, and the block of its cell where centers have any
+void list_slots(const std::vector<slot> & slots, kvtuner_center_blocks & blocks, uint32_t stream, int32_t * row,
+                int32_t * block) {
+    for (const slot & s : slots) {
+        *row++ = s.row;
+        if (blocks.is_used()) {
+            *block++ = blocks.of_stream(stream)[s.cell];
+        }
+    }
+}
+
 // what the query at position t reads exactly goes from its mask of the cache to that of the slots
 void move_seen(const kvtuner_exact_rows & exact, const std::vector<slot> & slots, int32_t t, ggml_fp16_t * in_cache,
                ggml_fp16_t * in_rows) {
@@ -95,7 +106,7 @@ void kvtuner_build_exact(ggml_context * ctx, const llama_kv_cache_context & cont
     const int64_t n_cell = has_blocks ? mask->ne[0] * mask->ne[3] : 0;
     kvtuner_exact_rows::inputs & inputs = exact.inputs_of(mask);
     inputs.targets = ggml_new_tensor_1d(ctx, GGML_TYPE_I64, ubatch.n_tokens);
-    inputs.rows = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n + n_cell);
+    inputs.rows = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, (has_blocks ? 2 * n : n) + n_cell);
     inputs.seen = ggml_new_tensor_4d(ctx, GGML_TYPE_F16, n, mask->ne[1], 1, mask->ne[3]);
     inputs.whole = ggml_dup_tensor(ctx, mask);
     for (ggml_tensor * tensor : { inputs.targets, inputs.rows, inputs.seen, inputs.whole }) {
@@ -104,7 +115,8 @@ void kvtuner_build_exact(ggml_context * ctx, const llama_kv_cache_context & cont
 }
 
 void kvtuner_write_exact(ggml_context * ctx, ggml_cgraph * graph, const llama_kv_cache_context & context,
-                         const ggml_tensor * mask, ggml_tensor * k, ggml_tensor * v, int32_t il) {
+                         const ggml_tensor * mask, const ggml_tensor * k_idxs, ggml_tensor * k, ggml_tensor * v,
+                         int32_t il) {
     kvtuner_exact_rows & exact = kvtuner_cache::exact(context);
     if (!exact.has(il) || !k || !v) {
         return;
@@ -113,10 +125,7 @@ void kvtuner_write_exact(ggml_context * ctx, ggml_cgraph * graph, const llama_kv
         x = ggml_view_2d(ctx, x, x->ne[0] * x->ne[1], x->ne[2], x->nb[2], 0);
         ggml_build_forward_expand(graph, ggml_set_rows(ctx, to, x, exact.inputs_of(mask).targets));
     };
-    const kvtuner_center * center = kvtuner_cache::center(kvtuner_cache::of(context), il);
-    ggml_tensor * rows =
-            kvtuner_center_rows(ctx, center, k, nullptr);  // none of a table: exact rows belong to no block
-    add(exact.of(il).k, rows ? ggml_sub(ctx, k, rows) : k);
+    add(exact.of(il).k, kvtuner_cache::less_center(kvtuner_cache::of(context), ctx, k, k_idxs, il));
     add(exact.of(il).v, v);
 }
 
@@ -139,9 +148,9 @@ void read_centers(ggml_context * ctx, ggml_tensor * table, const kvtuner_exact_r
                   ggml_tensor * attention) {
     attention->src[KVTUNER_CENTERS_AT] = table;
     if (!kvtuner_has_exact(attention)) {
-        const int64_t n_slot = inputs.seen->ne[0];
+        const int64_t of_slots = 2 * inputs.seen->ne[0];
         attention->src[KVTUNER_INTEGERS_AT] =
-                ggml_view_1d(ctx, inputs.rows, inputs.rows->ne[0] - n_slot, n_slot * sizeof(int32_t));
+                ggml_view_1d(ctx, inputs.rows, inputs.rows->ne[0] - of_slots, of_slots * sizeof(int32_t));
     }
 }
 
@@ -175,21 +184,14 @@ void kvtuner_read_exact(ggml_context * ctx, ggml_cgraph * graph, const llama_kv_
     }
 }
 
-void kvtuner_set_exact(const llama_kv_cache_context & context, const llama_ubatch & ubatch, ggml_tensor * mask) {
+namespace {
+
+// of the rows that queries read; what they see there goes out of the mask
+void set_rows(const llama_kv_cache_context & context, const llama_ubatch & ubatch, ggml_tensor * mask) {
     kvtuner_exact_rows & exact = kvtuner_cache::exact(context);
     const kvtuner_exact_rows::inputs & inputs = exact.inputs_of(mask);
-    if (kvtuner_cache::centers(kvtuner_cache::of(context)).blocks.is_used() && inputs.rows->buffer) {
-        kvtuner_cache::copy_blocks(context, mask->ne[0], (int32_t *)inputs.rows->data + inputs.seen->ne[0]);
-    }
-    if (!exact.is_used() || !inputs.targets->buffer) {
-        return;
-    }
     const llama_kv_cache & cache = kvtuner_cache::of(context);
-    const std::vector<kvtuner_exact_rows::cell> placed = kvtuner_cache::cells_of(context);
-    int64_t * target = (int64_t *)inputs.targets->data;
-    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
-        target[i] = exact.row_of(placed[i]);
-    }
+    kvtuner_center_blocks & blocks = kvtuner_cache::centers(cache).blocks;
     const int64_t n_cell = mask->ne[0], n_slot = inputs.seen->ne[0];
     int32_t * row = (int32_t *)inputs.rows->data;
     if (inputs.whole->buffer) {
@@ -202,12 +204,28 @@ void kvtuner_set_exact(const llama_kv_cache_context & context, const llama_ubatc
     for (const auto & [seq, q] : queries_of(ubatch)) {
         std::vector<slot> slots = slots_of(exact, cache.get_cells(seq), cache.get_stream(seq), seq, q);
         slots.resize(std::min<size_t>(slots.size(), n_slot - first));
-        for (size_t j = 0; j < slots.size(); ++j) {
-            row[first + j] = slots[j].row;
-        }
+        list_slots(slots, blocks, cache.get_stream(seq), row + first, row + n_slot + first);
         for (uint32_t i : q.of) {
             move_seen(exact, slots, ubatch.pos[i], in_cache + i * n_cell, in_rows + i * n_slot + first);
         }
         first += slots.size();
     }
+}
+
+}  // namespace
+
+void kvtuner_set_exact(const llama_kv_cache_context & context, const llama_ubatch & ubatch, ggml_tensor * mask) {
+    kvtuner_exact_rows & exact = kvtuner_cache::exact(context);
+    const kvtuner_exact_rows::inputs & inputs = exact.inputs_of(mask);
+    if (kvtuner_cache::centers(kvtuner_cache::of(context)).blocks.is_used() && inputs.rows->buffer) {
+        kvtuner_cache::copy_blocks(context, mask->ne[0], (int32_t *)inputs.rows->data + 2 * inputs.seen->ne[0]);
+    }
+    if (!exact.is_used() || !inputs.targets->buffer) {
+        return;
+    }
+    int64_t * target = (int64_t *)inputs.targets->data;
+    for (const kvtuner_exact_rows::cell & cell : kvtuner_cache::cells_of(context)) {
+        *target++ = exact.row_of(cell);
+    }
+    set_rows(context, ubatch, mask);
 }

@@ -17,9 +17,11 @@ void kvtuner_build_exact(ggml_context * ctx, const llama_kv_cache_context & cont
 // once the mask is set: takes what is read exactly out of it
 void kvtuner_set_exact(const llama_kv_cache_context & context, const llama_ubatch & ubatch, ggml_tensor * mask);
 
-// adds the writes of a layer's new keys and values [head size, KV heads, tokens], which go to the cache, too
+// Adds the writes of a layer's new keys and values [head size, KV heads, tokens], which go to the cache, too, at
+// k_idxs: keys are less of the same centers.
 void kvtuner_write_exact(ggml_context * ctx, ggml_cgraph * graph, const llama_kv_cache_context & context,
-                         const ggml_tensor * mask, ggml_tensor * k, ggml_tensor * v, int32_t il);
+                         const ggml_tensor * mask, const ggml_tensor * k_idxs, ggml_tensor * k, ggml_tensor * v,
+                         int32_t il);
 
 // gives the attention from which `cur` was made the exact rows of layer il
 void kvtuner_read_exact(ggml_context * ctx, ggml_cgraph * graph, const llama_kv_cache_context & context,

@@ -72,17 +72,22 @@ void kvtuner_exact_rows::forget(uint32_t stream) {
     }
 }
 
+const kvtuner_exact_rows::cell * kvtuner_exact_rows::owner(uint32_t row, const cells_vec & cells) const {
+    const cell & of = owners[row];
+    return of.stream == NOBODY || cells[of.stream].is_empty(of.index) ? nullptr : &of;
+}
+
 // how far behind what is read next the token of a row lies; in a sequence's first positions it does not
 int64_t kvtuner_exact_rows::distance(uint32_t row, const cells_vec & cells, const std::vector<int32_t> & next) const {
-    const cell & of = owners[row];
-    if (of.stream == NOBODY || cells[of.stream].is_empty(of.index)) {
+    const cell * of = owner(row, cells);
+    if (!of) {
         return FREE;
     }
-    const llama_kv_cells & stream = cells[of.stream];
-    const int64_t position = stream.pos_get(of.index);
+    const llama_kv_cells & stream = cells[of->stream];
+    const int64_t position = stream.pos_get(of->index);
     int64_t nearest = FREE - 1;
     for (int32_t seq = 0; seq < (int32_t)next.size(); ++seq) {
-        if (stream.seq_has(of.index, seq)) {
+        if (stream.seq_has(of->index, seq)) {
             nearest = std::min(nearest, position < (int64_t)ends.first ? -1 : next[seq] - position);
         }
     }
@@ -133,11 +138,9 @@ void kvtuner_exact_rows::copy_stream(uint32_t from, uint32_t to, const cells_vec
     }
 }
 
-ggml_tensor * kvtuner_exact_rows::shift_input(ggml_context * ctx, uint32_t il) {
-    if (il == by_layer.begin()->first) {
-        shift = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_rows());
-        ggml_set_input(shift);
-    }
+ggml_tensor * kvtuner_exact_rows::build_shift(ggml_context * ctx) {
+    shift = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_rows());
+    ggml_set_input(shift);
     return shift;
 }
 
@@ -147,8 +150,8 @@ void kvtuner_exact_rows::set_shift(const cells_vec & cells) {
     }
     int32_t * by = (int32_t *)shift->data;
     for (uint32_t row = 0; row < n_rows(); ++row) {
-        const cell & of = owners[row];
-        by[row] = of.stream == NOBODY || cells[of.stream].is_empty(of.index) ? 0 : cells[of.stream].get_shift(of.index);
+        const cell * of = owner(row, cells);
+        by[row] = of ? cells[of->stream].get_shift(of->index) : 0;
     }
     shift = nullptr;
 }

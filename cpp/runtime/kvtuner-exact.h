@@ -30,7 +30,7 @@ public:
     // what a graph has beside the mask of the cache
     struct inputs {
         ggml_tensor * targets = nullptr;  // I64 [tokens], the row of each
-        ggml_tensor * rows = nullptr;     // I32 [slots], negative for none; behind them the block of each cell
+        ggml_tensor * rows = nullptr;     // I32 [slots], negative for none; then blocks: of each slot, of each cell
         ggml_tensor * seen = nullptr;     // F16 [slots, tokens of a stream, 1, streams], as the mask of the cache
         ggml_tensor * whole = nullptr;    // of layers without exact rows: the mask of the cache with all that is seen
     };
@@ -93,8 +93,15 @@ public:
     // the cells of a stream get copies of the rows that the same cells of another one have
     void copy_stream(uint32_t from, uint32_t to, const cells_vec & cells, const std::vector<int32_t> & next);
 
-    // by how many positions each row is to be turned: I32 [rows], a new tensor for the first layer of a graph
-    ggml_tensor * shift_input(ggml_context * ctx, uint32_t il);
+    // The cell of a row; null where none, or none with a token, has it.
+    const cell * owner(uint32_t row, const cells_vec & cells) const;
+
+    // by how many positions each row is to be turned: I32 [rows] of a new graph; null where there is none
+    ggml_tensor * build_shift(ggml_context * ctx);
+    ggml_tensor * shift_input() const {
+        return shift;
+    }
+
     void set_shift(const cells_vec & cells);
 
     size_t n_bytes() const;

@@ -190,11 +190,31 @@ void kvtuner_cache::place_blocks(const llama_kv_cache_context & context) {
 }
 
 void kvtuner_cache::set_shift(llama_kv_cache & cache, const ggml_tensor * k_shift) {
+    if (cache.centers.blocks.is_used()) {
+        set_shifted_rows(cache);
+        set_shifted_cells(cache, k_shift);
+    }
     cache.exact.set_shift(cache.v_cells);
+}
+
+// the blocks of exact rows are those of their cells
+void kvtuner_cache::set_shifted_rows(const llama_kv_cache & cache) {
     kvtuner_center_blocks & blocks = cache.centers.blocks;
-    if (!blocks.is_used()) {
+    const kvtuner_center_blocks::inputs inputs = blocks.inputs_of(cache.exact.shift_input());
+    if (!inputs.before || !inputs.before->buffer) {
         return;
     }
+    int32_t *before = (int32_t *)inputs.before->data, *after = (int32_t *)inputs.after->data;
+    for (uint32_t row = 0; row < cache.exact.n_rows(); ++row) {
+        const kvtuner_exact_rows::cell * of = cache.exact.owner(row, cache.v_cells);
+        before[row] = of ? blocks.of_stream(of->stream)[of->index] : 0;
+        after[row] = of ? blocks.at(cache.v_cells[of->stream].pos_get(of->index)) : 0;
+    }
+}
+
+// from now on cells have other blocks
+void kvtuner_cache::set_shifted_cells(const llama_kv_cache & cache, const ggml_tensor * k_shift) {
+    kvtuner_center_blocks & blocks = cache.centers.blocks;
     int32_t * before = (int32_t *)blocks.inputs_of(k_shift).before->data;
     int32_t * after = (int32_t *)blocks.inputs_of(k_shift).after->data;
     for (uint32_t s = 0; s < cache.n_stream; ++s) {

@@ -88,10 +88,10 @@ std::string found(const ggml_cgraph * graph, bool (*can_do)(const kvtuner_write 
         n_covered += writes.covers(i);
         if (const kvtuner_write * write = writes.starting_with(i)) {
             text += text.empty() ? "" : ", ";
-            text += write->targets[0].center ? write->rotation ? "rotation center" : "center" : "rotation";
-            text += write->targets.size() == 2 ? " x2" : "";
-            for (const kvtuner_write::target & to : write->targets) {
-                expect(writes.covers(i) && writes.covers(position_of(graph, to.set_rows)),
+            text += write->center ? write->rotation ? "rotation center" : "center" : "rotation";
+            text += write->stores.size() == 2 ? " x2" : "";
+            for (const ggml_tensor * set_rows : write->stores) {
+                expect(writes.covers(i) && writes.covers(position_of(graph, set_rows)),
                        "first and last step are covered");
             }
         }
