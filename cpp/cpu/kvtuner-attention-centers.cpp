@@ -19,6 +19,14 @@ int64_t run_of(const int32_t * blocks, int64_t first, int64_t n) {
     return end - first;
 }
 
+bool is_one_run(const int32_t * blocks, int64_t n) {
+    int32_t differs = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        differs |= blocks[i] ^ blocks[0];
+    }
+    return differs == 0;
+}
+
 }  // namespace
 
 void center_products::begin(const problem & p, const block & of) {
@@ -62,7 +70,7 @@ const float * center_products::of_center(const problem & p, const float * querie
 
 const float * center_products::of_tile(const problem & p, const float * queries, const tile & t) {
     const int32_t * blocks = blocks_of(t, b);
-    return run_of(blocks, 0, t.n) == t.n ? of_center(p, queries, *blocks) : nullptr;
+    return is_one_run(blocks, t.n) ? of_center(p, queries, *blocks) : nullptr;
 }
 
 void center_products::fill(const problem & p, const float * queries, const tile & t, float * scores, int64_t wide,

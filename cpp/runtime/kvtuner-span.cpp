@@ -30,6 +30,16 @@ void copy_values(ggml_tensor * to, const ggml_tensor * from) {
     }
 }
 
+// of one thread: to wake others takes longer than what they would do
+ggml_backend_ptr cpu_backend() {
+    ggml_backend_ptr backend(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
+    ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(ggml_backend_get_device(backend.get()));
+    const auto set_n_threads =
+            (ggml_backend_set_n_threads_t)ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads");
+    set_n_threads(backend.get(), 1);
+    return backend;
+}
+
 // RoPE without the factor that some scalings give attention: keys have it already
 llama_cparams pure_turn(llama_cparams cparams, float freq_scale) {
     cparams.yarn_attn_factor = cparams.yarn_ext_factor != 0 ? 1 / (1 + 0.1f * std::log(1 / freq_scale)) : 1;
@@ -43,8 +53,8 @@ vectors compute_blocks(ggml_context * ctx, ggml_tensor * result, const std::vect
                        const ggml_tensor * model_factors) {
     ggml_cgraph * graph = ggml_new_graph(ctx);
     ggml_build_forward_expand(graph, result);
-    const ggml_backend_ptr backend(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
-    const ggml_backend_buffer_ptr buffer(backend ? ggml_backend_alloc_ctx_tensors(ctx, backend.get()) : nullptr);
+    const ggml_backend_ptr backend = cpu_backend();
+    const ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors(ctx, backend.get()));
     if (!buffer) {
         throw std::runtime_error("failed to allocate the centers of the KV cache");
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -50,15 +50,13 @@ class CacheModel:
     def exact(self, k: Tensor, v: Tensor, pair: Pair, il: int, rotated: tuple[bool, bool]) -> KeysValues | None:
         """What a layer with this pair, which sees all positions, reads at the ends; None where it has none.
 
-        A side that loses nothing loses nothing there. Centers with a span are for the quantized cache alone.
+        A side that loses nothing loses nothing there.
         """
         if self.ends is None or not any(side.is_quantized for side in pair.types):
             return None
         kind = self.ends.type
         both = (UNQUANTIZED if side.name == UNQUANTIZED else kind for side in pair.types)
-        spanned = self.centers is not None and self.centers.span is not None
-        rows = replace(self, centers=None) if spanned else self
-        return rows.cached(k, v, Pair(*both), il, rotated)
+        return self.cached(k, v, Pair(*both), il, rotated)
 
     def keys(self, k: Tensor, type_name: str, il: int, rotated: bool = False) -> Tensor:
         """``k`` [batch, KV heads, tokens, head size] after RoPE, as read from the K cache of layer ``il``."""

@@ -122,11 +122,12 @@ def test_a_span_that_holds_all_positions_is_one_center() -> None:
     assert torch.allclose(one.keys(x, "q8_0", 0), spanned.keys(x, "q8_0", 0), rtol=0, atol=0.05)
 
 
-def test_exact_rows_have_no_center_that_turns() -> None:
+def test_exact_rows_are_centered_as_the_cache_is() -> None:
     rope = Rope(FREQUENCIES, interleaved=False)
     cache = CacheModel(False, Centers.from_arrays([CENTER], span=16), Ends(4, 32, "q8_0"), rope)
     exact = cache.exact(X, X, Pair("q4_0", "q4_0"), 0, (True, True))
-    assert torch.equal(exact.key, CacheModel(interleaved_rope=False).keys(X, "q8_0", 0))
+    assert torch.equal(exact.key, cache.keys(X, "q8_0", 0))
+    assert not torch.equal(exact.key, CacheModel(interleaved_rope=False).keys(X, "q8_0", 0))
 
 
 def test_a_span_needs_to_know_the_rope() -> None:
