@@ -198,7 +198,10 @@ private:
 
 // into how many slices of channels the values of a block can be cut
 int64_t n_slices(const problem & p) {
-    const int64_t unit = std::max<int64_t>(ggml_blck_size(p.sources[0].v->type), LANES);
+    int64_t unit = LANES;
+    for (int i = 0; i < p.n_source; ++i) {
+        unit = std::max<int64_t>(unit, ggml_blck_size(p.sources[i].v->type));
+    }
     return p.size_v % unit == 0 ? p.size_v / unit : 1;
 }
 

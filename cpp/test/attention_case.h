@@ -4,11 +4,13 @@
 #include "cpu_backend.h"
 #include "kvtuner-mark.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -29,19 +31,21 @@ struct setting {
     float scale, max_bias, softcap;
     bool has_sinks;
     int64_t n_center;  // of blocks of positions, 0 for none
+    int64_t n_slot;    // of tokens with exact rows, 0 for none
+    ggml_type type_exact;
 
     int64_t n_head() const {
         return group * n_head_kv;
     }
 
     std::string text() const {
-        char line[256];
+        char line[300];
         snprintf(line, sizeof(line),
                  "K %s V %s heads %lld/%lld group %lld KV heads %lld streams %lld queries %lld tokens %lld mask %d "
-                 "ALiBi %g cap %g sinks %d centers %lld",
+                 "ALiBi %g cap %g sinks %d centers %lld exact %lld %s",
                  ggml_type_name(type_k), ggml_type_name(type_v), (long long)size.k, (long long)size.v, (long long)group,
                  (long long)n_head_kv, (long long)n_stream, (long long)n_query, (long long)n_token, mask, max_bias,
-                 softcap, has_sinks, (long long)n_center);
+                 softcap, has_sinks, (long long)n_center, (long long)n_slot, ggml_type_name(type_exact));
         return line;
     }
 };
@@ -51,14 +55,16 @@ struct attention_case {
     const setting s;
     std::unique_ptr<ggml_context, decltype(&ggml_free)> ctx;
     ggml_tensor *q, *k, *v, *mask = nullptr, *sinks = nullptr, *out;
-    ggml_tensor *centers = nullptr, *blocks = nullptr;  // of the keys; of each cell
+    ggml_tensor * centers = nullptr;                           // of the keys
+    ggml_tensor *exact_k, *exact_v, *exact_mask = nullptr;     // rows of all KV heads, and who sees each slot
+    std::vector<int32_t> slot_rows, slot_blocks, cell_blocks;  // as the node has them, one after another
 
     attention_case(const setting & s, std::mt19937 & random) : s(s), ctx(make_context(), ggml_free) {
         q = make(GGML_TYPE_F32, s.size.k, s.n_query, s.n_head(), random, 2);
         k = make(s.type_k, s.size.k, s.n_token, s.n_head_kv, random, 1);
         v = make(s.type_v, s.size.v, s.n_token, s.n_head_kv, random, 1);
         if (s.mask != NO_MASK) {
-            make_mask(random);
+            mask = make_mask(s.n_token, s.mask, random);
         }
         out = ggml_flash_attn_ext(ctx.get(), q, k, v, mask, s.scale, s.max_bias, s.softcap);
         kvtuner_mark(out);
@@ -70,6 +76,10 @@ struct attention_case {
         if (s.n_center > 0) {
             make_centers(random);
         }
+        if (s.n_slot > 0) {
+            make_exact(random);
+        }
+        add_integers();
     }
 
     // with the buffer of so many threads as planned, or of one
@@ -114,20 +124,59 @@ private:
     void make_centers(std::mt19937 & random) {
         centers = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F16, s.size.k * s.n_head_kv, s.n_center);
         fill(centers, random, 2);
-        blocks = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, s.n_token * s.n_stream);
-        const bool is_ordered = random() % 2;
-        const int64_t first = random() % 64;
-        for (int64_t i = 0; i < ggml_nelements(blocks); ++i) {
-            const int64_t block = is_ordered ? (first + i % s.n_token) / 64 : random();
-            ((int32_t *)blocks->data)[i] = (int32_t)(block % s.n_center);
-        }
-        out->src[KVTUNER_INTEGERS_AT] = blocks;
         out->src[KVTUNER_CENTERS_AT] = centers;
+        for (int64_t stream = 0; stream < s.n_stream; ++stream) {
+            add_blocks(cell_blocks, s.n_token, random);
+        }
+        add_blocks(slot_blocks, s.n_slot, random);
     }
 
-    bool sees(int64_t query, int64_t token, std::mt19937 & random) const {
+    void add_blocks(std::vector<int32_t> & blocks, int64_t n, std::mt19937 & random) const {
+        const bool is_ordered = random() % 2;
+        const int64_t first = random() % 64;
+        for (int64_t i = 0; i < n; ++i) {
+            const int64_t block = is_ordered ? (first + i) / 64 : random();
+            blocks.push_back((int32_t)(block % s.n_center));
+        }
+    }
+
+    // slots in any order of rows, the last of them without any
+    void make_exact(std::mt19937 & random) {
+        const int64_t n_row = s.n_slot + 3;
+        exact_k = make_rows(s.size.k, n_row, random);
+        exact_v = make_rows(s.size.v, n_row, random);
+        exact_mask = make_mask(s.n_slot, HOLES, random);
+        out->src[KVTUNER_EXACT_AT] = exact_k;
+        out->src[KVTUNER_EXACT_AT + 1] = exact_v;
+        out->src[KVTUNER_EXACT_AT + 2] = exact_mask;
+        slot_rows.resize(n_row);
+        std::iota(slot_rows.begin(), slot_rows.end(), 0);
+        std::shuffle(slot_rows.begin(), slot_rows.end(), random);
+        slot_rows.resize(s.n_slot);
+        std::fill(slot_rows.end() - random() % 3 % s.n_slot, slot_rows.end(), -1);
+    }
+
+    // [head size, rows, KV heads]: those of a row side by side
+    ggml_tensor * make_rows(int64_t size, int64_t n_row, std::mt19937 & random) {
+        ggml_tensor * t = ggml_new_tensor_2d(ctx.get(), s.type_exact, size * s.n_head_kv, n_row);
+        fill(t, random, 1);
+        return ggml_view_3d(ctx.get(), t, size, n_row, s.n_head_kv, t->nb[1], ggml_row_size(t->type, size), 0);
+    }
+
+    void add_integers() {
+        std::vector<int32_t> all = slot_rows;
+        all.insert(all.end(), slot_blocks.begin(), slot_blocks.end());
+        all.insert(all.end(), cell_blocks.begin(), cell_blocks.end());
+        if (!all.empty()) {
+            ggml_tensor * integers = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, (int64_t)all.size());
+            memcpy(integers->data, all.data(), ggml_nbytes(integers));
+            out->src[KVTUNER_INTEGERS_AT] = integers;
+        }
+    }
+
+    bool sees(mask_kind kind, int64_t query, int64_t token, std::mt19937 & random) const {
         const int64_t position = s.n_token - s.n_query + query;
-        switch (s.mask) {
+        switch (kind) {
             case CAUSAL:
                 return token <= position;
             case WINDOW:
@@ -137,16 +186,17 @@ private:
         }
     }
 
-    void make_mask(std::mt19937 & random) {
-        mask = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F16, s.n_token, s.n_query, 1, s.n_stream);
-        ggml_fp16_t * values = (ggml_fp16_t *)mask->data;
+    ggml_tensor * make_mask(int64_t n_token, mask_kind kind, std::mt19937 & random) {
+        ggml_tensor * made = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F16, n_token, s.n_query, 1, s.n_stream);
+        ggml_fp16_t * values = (ggml_fp16_t *)made->data;
         for (int64_t row = 0; row < s.n_query * s.n_stream; ++row) {
-            for (int64_t token = 0; token < s.n_token; ++token) {
+            for (int64_t token = 0; token < n_token; ++token) {
                 const int64_t query = row % s.n_query;
                 const float distance = s.max_bias > 0 ? -0.01f * std::abs((float)(token - query)) : SEEN;
-                *values++ = ggml_fp32_to_fp16(sees(query, token, random) ? distance : UNSEEN);
+                *values++ = ggml_fp32_to_fp16(sees(kind, query, token, random) ? distance : UNSEEN);
             }
         }
+        return made;
     }
 };
 

@@ -1,8 +1,7 @@
 // Attention over marked caches against a plain loop in float64: every pair of types, every head size that both can
-// have, shared KV heads, odd lengths, all kinds of masks, keys
-// less of centers; and the same bits for any number of threads and with a common
-// buffer too small to share out tokens. What is no number shows, where it is seen. The buffer holds no more than
-// needed.
+// have, shared KV heads, odd lengths, all kinds of masks, keys less of centers, exact rows; and the same bits for any
+// number of threads and with a common buffer too small to share out tokens. What is no number shows, where it is seen.
+// The buffer holds no more than needed.
 //
 //   kvtuner-test-attention [CASES OF A PAIR AND SIZE] [SEED]
 
@@ -10,6 +9,7 @@
 #include "kvtuner-formats.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace {
 
@@ -19,6 +19,10 @@ const head_sizes SIZES[] = {
     { 64, 64 },   { 80, 80 },   { 96, 96 },   { 112, 112 }, { 128, 128 }, { 192, 192 },
     { 256, 256 }, { 512, 512 }, { 192, 128 }, { 128, 192 }, { 64, 96 },   { 40, 72 },
 };
+
+bool fits(ggml_type type, int64_t size) {
+    return size % ggml_blck_size(type) == 0;
+}
 
 template <typename T, size_t N>
 T pick(const T (&of)[N], std::mt19937 & random) {
@@ -41,6 +45,9 @@ setting random_setting(ggml_type type_k, ggml_type type_v, head_sizes size, std:
     s.softcap = pick({ 0.0f, 0.0f, 30.0f }, random);
     s.has_sinks = random() % 3 == 0;
     s.n_center = pick({ 0, 0, 1, 3, 16, 37 }, random);
+    s.n_slot = pick({ 0, 0, 1, 36, 97 }, random);
+    s.type_exact = fits(GGML_TYPE_Q8_0, size.k) && fits(GGML_TYPE_Q8_0, size.v) && random() % 2 ? GGML_TYPE_Q8_0
+                                                                                                : GGML_TYPE_F16;
     return s;
 }
 
@@ -67,42 +74,60 @@ double slope_of(const setting & s, int64_t head) {
     return std::pow(2.0, -s.max_bias * exponent);
 }
 
-// what a key of a head is less of
-std::vector<double> center_of(const attention_case & c, int64_t token, int64_t head_kv, int64_t stream) {
-    if (!c.centers) {
-        return std::vector<double>(c.s.size.k);
+// one that a query reads, and what its mask adds to the score
+struct token {
+    std::vector<double> k, v;
+    double bias;
+};
+
+// a key of a KV head with the center that it is less of
+std::vector<double> with_center(const attention_case & c, std::vector<double> k, const std::vector<int32_t> & blocks,
+                                int64_t i, int64_t head_kv) {
+    if (c.centers) {
+        const std::vector<double> center = row_of(c.centers, blocks[i], 0, 0);
+        for (int64_t j = 0; j < c.s.size.k; ++j) {
+            k[j] += center[head_kv * c.s.size.k + j];
+        }
     }
-    const std::vector<double> row =
-            row_of(c.centers, ((const int32_t *)c.blocks->data)[stream * c.s.n_token + token], 0, 0);
-    return std::vector<double>(row.begin() + head_kv * c.s.size.k, row.begin() + (head_kv + 1) * c.s.size.k);
+    return k;
+}
+
+// of the cache, and those with exact rows
+std::vector<token> tokens_of(const attention_case & c, int64_t query, int64_t head_kv, int64_t stream) {
+    const int64_t n = c.s.n_token;
+    std::vector<double> bias = c.mask ? row_of(c.mask, query, 0, stream) : std::vector<double>(n);
+    std::vector<token> tokens;
+    for (int64_t t = 0; t < n; ++t) {
+        tokens.push_back({ with_center(c, row_of(c.k, t, head_kv, stream), c.cell_blocks, stream * n + t, head_kv),
+                           row_of(c.v, t, head_kv, stream), bias[t] });
+    }
+    for (size_t i = 0; i < c.slot_rows.size() && c.slot_rows[i] >= 0; ++i) {
+        tokens.push_back({ with_center(c, row_of(c.exact_k, c.slot_rows[i], head_kv, 0), c.slot_blocks, i, head_kv),
+                           row_of(c.exact_v, c.slot_rows[i], head_kv, 0), row_of(c.exact_mask, query, 0, stream)[i] });
+    }
+    return tokens;
 }
 
 // one query of one head
 std::vector<double> expected_row(const attention_case & c, int64_t query, int64_t head, int64_t stream) {
     const setting & s = c.s;
     const std::vector<double> q = row_of(c.q, query, head, stream);
-    std::vector<double> scores(s.n_token);
+    const std::vector<token> tokens = tokens_of(c, query, head / s.group, stream);
+    std::vector<double> scores;
     double most = c.sinks ? ((const float *)c.sinks->data)[head] : -INFINITY;
-    for (int64_t t = 0; t < s.n_token; ++t) {
-        const std::vector<double> k = row_of(c.k, t, head / s.group, stream);
-        const std::vector<double> center = center_of(c, t, head / s.group, stream);
-        double score = 0;
-        for (int64_t i = 0; i < s.size.k; ++i) {
-            score += q[i] * (k[i] + center[i]);
-        }
-        score *= s.scale;
+    for (const token & t : tokens) {
+        double score = std::inner_product(q.begin(), q.end(), t.k.begin(), 0.0) * s.scale;
         score = s.softcap == 0 ? score : s.softcap * std::tanh(score / s.softcap);
-        scores[t] = score + (c.mask ? slope_of(s, head) * row_of(c.mask, query, 0, stream)[t] : 0);
-        most = std::max(most, scores[t]);
+        scores.push_back(score + (t.bias == 0 ? 0 : slope_of(s, head) * t.bias));
+        most = std::max(most, scores.back());
     }
     std::vector<double> out(s.size.v);
     double sum = c.sinks ? std::exp(((const float *)c.sinks->data)[head] - most) : 0;
-    for (int64_t t = 0; t < s.n_token && most > -INFINITY; ++t) {
-        const std::vector<double> v = row_of(c.v, t, head / s.group, stream);
+    for (size_t t = 0; t < tokens.size() && most > -INFINITY; ++t) {
         const double weight = std::exp(scores[t] - most);
         sum += weight;
         for (int64_t i = 0; i < s.size.v; ++i) {
-            out[i] += weight * v[i];
+            out[i] += weight * tokens[t].v[i];
         }
     }
     for (double & x : out) {
@@ -124,10 +149,6 @@ double error_of(const attention_case & c, const std::vector<float> & got, std::m
         }
     }
     return error / power;
-}
-
-bool fits(ggml_type type, int64_t size) {
-    return size % ggml_blck_size(type) == 0;
 }
 
 bool same_bits(const std::vector<float> & a, const std::vector<float> & b) {
