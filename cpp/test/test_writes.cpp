@@ -9,6 +9,10 @@
 
 namespace {
 
+enum centering { NONE, SINGLE, OF_BLOCKS };
+
+constexpr centering CENTERINGS[] = { NONE, SINGLE, OF_BLOCKS };
+
 bool none(const kvtuner_write &) {
     return false;
 }
@@ -20,13 +24,14 @@ void expect_found(const char * what, const ggml_cgraph * graph, const std::strin
 }
 
 void test_steps() {
-    for (const bool center : { false, true }) {
+    for (const centering center : CENTERINGS) {
         for (const int64_t rotation : { 0, 64 }) {
             ggml_context_ptr ctx = new_context();
             shape s;
-            s.center = center;
+            s.center = center != NONE;
+            s.has_table = center == OF_BLOCKS;
             s.rotation = rotation;
-            const std::string wanted = center ? rotation ? "rotation center" : "center" : rotation ? "rotation" : "";
+            const std::string wanted = s.center ? rotation ? "rotation center" : "center" : rotation ? "rotation" : "";
             ggml_cgraph * graph = graph_of(ctx.get(), { make_writing(ctx.get(), s).stored });
             expect_found("steps", graph, wanted);
             expect_found("a back end that cannot", graph, "", none);
@@ -104,21 +109,22 @@ void expect_waits(const char * what, const ggml_cgraph * graph, const std::strin
 
 // a row that is also stored beside the cache
 void test_exact() {
-    for (const bool center : { false, true }) {
+    for (const centering center : CENTERINGS) {
         ggml_context_ptr ctx = new_context();
         shape s;
         s.has_exact = true;
-        s.center = center;
-        const std::string one = center ? "rotation center" : "rotation";
+        s.center = center != NONE;
+        s.has_table = center == OF_BLOCKS;
+        const std::string one = s.center ? "rotation center" : "rotation";
         const writing w = make_writing(ctx.get(), s);
         expect_found("stored twice", graph_of(ctx.get(), { w.stored, w.stored_exact }), one + " x2");
         expect_found("stored once", graph_of(ctx.get(), { w.stored_exact }), one);
         expect_found("the rotated values are read, too",
                      graph_of(ctx.get(), { w.stored, w.stored_exact, ggml_sqr(ctx.get(), w.rotated) }),
-                     center ? "center, center" : "");
+                     s.center ? "center, center" : "");
         ggml_tensor * read = ggml_cast(ctx.get(), w.exact, GGML_TYPE_F32);
         expect_found("what is beside the cache is read between",
-                     graph_of(ctx.get(), { w.stored, read, w.stored_exact }), center ? "center, center" : "");
+                     graph_of(ctx.get(), { w.stored, read, w.stored_exact }), s.center ? "center, center" : "");
         expect_waits("what is beside the cache is read after", graph_of(ctx.get(), { w.stored, w.stored_exact, read }),
                      "wo");
         const shape plain;
@@ -128,6 +134,11 @@ void test_exact() {
         expect_waits("a write after what reads beside its cache",
                      graph_of(ctx.get(), { read, w.stored, w.stored_exact }), "ow");
     }
+    ggml_context_ptr ctx = new_context();
+    const writing w = make_writing(ctx.get(), shape());
+    ggml_tensor * row = ggml_view_2d(ctx.get(), w.rotated, w.cache->ne[0], w.rotated->ne[2], w.rotated->nb[2], 0);
+    ggml_tensor * other = ggml_set_rows(ctx.get(), ggml_dup_tensor(ctx.get(), w.cache), row, w.indices);
+    expect_found("stored twice, once without the center", graph_of(ctx.get(), { w.stored, other }), "center");
 }
 
 void test_other_shapes() {

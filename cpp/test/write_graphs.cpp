@@ -24,6 +24,22 @@ ggml_tensor * rotate(ggml_context * ctx, ggml_tensor * x, ggml_tensor * matrix) 
     return ggml_reshape_4d(ctx, product, x->ne[0], x->ne[1], x->ne[2], x->ne[3]);
 }
 
+static void make_centers(ggml_context * ctx, const shape & s, writing & w) {
+    if (s.has_table) {
+        w.center = ggml_new_tensor_2d(ctx, GGML_TYPE_F16, s.head_size * s.n_head, N_BLOCKS);
+        w.blocks = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, s.n_tokens);
+    } else {
+        w.center = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, s.head_size, s.n_head);
+    }
+}
+
+static ggml_tensor * less_center(ggml_context * ctx, const writing & w, ggml_tensor * x) {
+    ggml_tensor * rows =
+            w.blocks ? ggml_reshape_3d(ctx, ggml_get_rows(ctx, w.center, w.blocks), x->ne[0], x->ne[1], x->ne[2])
+                     : w.center;
+    return ggml_sub(ctx, x, rows);
+}
+
 writing make_writing(ggml_context * ctx, const shape & s, ggml_type index_type) {
     writing w = {};
     const int64_t width = s.head_size * s.n_head;
@@ -42,12 +58,12 @@ writing make_writing(ggml_context * ctx, const shape & s, ggml_type index_type) 
     }
     ggml_tensor * same = x;  // what is stored beside the cache has steps of its own after the rotation
     if (s.center) {
-        w.center = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, s.head_size, s.n_head);
-        x = w.centered = ggml_sub(ctx, x, w.center);
+        make_centers(ctx, s, w);
+        x = w.centered = less_center(ctx, w, x);
     }
     w.stored = ggml_set_rows(ctx, w.cache, ggml_view_2d(ctx, x, width, s.n_tokens, x->nb[2], 0), w.indices);
     if (s.has_exact) {
-        same = s.center ? w.exact_centered = ggml_sub(ctx, same, w.center) : same;
+        same = s.center ? w.exact_centered = less_center(ctx, w, same) : same;
         w.exact = ggml_new_tensor_2d(ctx, GGML_TYPE_F16, width, N_CELLS);
         w.stored_exact =
                 ggml_set_rows(ctx, w.exact, ggml_view_2d(ctx, same, width, s.n_tokens, same->nb[2], 0), w.indices);

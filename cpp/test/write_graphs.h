@@ -18,17 +18,19 @@ struct shape {
     bool wide = false;  // heads lie in a row that holds more
     bool of_values = false;
     bool has_exact = false;  // the row is stored beside the cache, too
+    bool has_table = false;  // of centers, one for each block of positions
     ggml_type type = GGML_TYPE_Q8_0;
 };
 
 // one write, as the graph of a model has it
 struct writing {
-    ggml_tensor *base, *center, *matrix, *indices, *cache;
+    ggml_tensor *base, *center, *blocks, *matrix, *indices, *cache;  // center: or a table of them
     ggml_tensor *centered, *rotated, *stored;
     ggml_tensor *exact, *exact_centered, *stored_exact;
 };
 
 constexpr int64_t N_CELLS = 32;
+constexpr int64_t N_BLOCKS = 3;
 constexpr size_t N_NODES = 64;
 
 extern int failures;

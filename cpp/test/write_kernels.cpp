@@ -32,6 +32,22 @@ void fill(ggml_tensor * tensor, const std::vector<float> & values) {
     }
 }
 
+void fill_centers(const writing & w, std::mt19937 & random) {
+    const std::vector<float> values = random_values(w.center ? ggml_nelements(w.center) : 0, random);
+    if (!w.blocks) {
+        fill(w.center, values);
+        return;
+    }
+    std::vector<ggml_fp16_t> table(values.size());
+    ggml_fp32_to_fp16_row(values.data(), table.data(), (int64_t)table.size());
+    ggml_backend_tensor_set(w.center, table.data(), 0, ggml_nbytes(w.center));
+    std::vector<int32_t> blocks(ggml_nelements(w.blocks));
+    for (int32_t & block : blocks) {
+        block = (int32_t)(random() % N_BLOCKS);
+    }
+    ggml_backend_tensor_set(w.blocks, blocks.data(), 0, ggml_nbytes(w.blocks));
+}
+
 // the bytes of the cache, and of the rows beside it, after a write; in steps: each step's result is an output, which no
 // kernel may leave out
 std::vector<uint8_t> stored_bytes(ggml_backend_t backend, const shape & s, unsigned seed, bool in_steps) {
@@ -54,7 +70,7 @@ std::vector<uint8_t> stored_bytes(ggml_backend_t backend, const shape & s, unsig
 
     std::mt19937 random(seed);
     fill(w.base, random_values(ggml_nelements(w.base), random));
-    fill(w.center, random_values(s.head_size * s.n_head, random));
+    fill_centers(w, random);
     fill(w.matrix, hadamard(s.rotation));
     std::vector<int64_t> indices(N_CELLS);
     for (int64_t i = 0; i < N_CELLS; ++i) {
@@ -83,7 +99,7 @@ std::vector<shape> shapes() {
         for (const int64_t head_size : { 32, 64, 96, 128, 192, 256, 512 }) {
             for (const int64_t rotation : { 0, 64, 128, 256, 512 }) {
                 for (const int64_t n_tokens : { 1, 5, 31 }) {
-                    for (const int variant : { 0, 1, 2, 3, 4, 5, 8, 9 }) {
+                    for (const int variant : { 0, 1, 2, 3, 4, 5, 8, 9, 17, 19, 25 }) {
                         shape s;
                         s.head_size = head_size;
                         s.n_head = head_size == 96 ? 1 : 3;
@@ -93,6 +109,7 @@ std::vector<shape> shapes() {
                         s.wide = variant & 2;
                         s.of_values = variant & 4;
                         s.has_exact = variant & 8;
+                        s.has_table = variant & 16;
                         s.type = type;
                         if (s.head_size * s.n_head % ggml_blck_size(type) != 0) {
                             continue;
@@ -146,7 +163,7 @@ void test_on(const char * name) {
                                  ", rotation " + std::to_string(s.rotation) + ", " + std::to_string(s.n_tokens) +
                                  " tokens" + (s.center ? ", centered" : "") + (s.wide ? ", wide rows" : "") +
                                  (s.of_values ? ", values" : "") + (s.has_exact ? ", twice" : "") +
-                                 ": not what the steps store");
+                                 (s.has_table ? ", centers of blocks" : "") + ": not what the steps store");
         ++seed;
     }
     printf("%s: %d writes equal in every byte\n", name, n_equal);
