@@ -142,6 +142,9 @@ std::vector<named_plan> mixed_plans(const llama_model & model) {
     add_centers(plans.back().plan, model);
     plans.back().plan.center_span = SPAN;
     plans.back().name = name_of(plans.back().plan) + " by blocks";
+    plans.push_back(plans.back());
+    plans.back().plan.ends = { 1, ALL_POSITIONS, GGML_TYPE_F16 };
+    plans.back().name += " exact";
     return plans;
 }
 
@@ -218,5 +221,7 @@ std::string plan_json(const kvtuner_plan & plan) {
                                                       : ",\"ends\":{\"first\":" + std::to_string(ends.first) +
                                                                 ",\"last\":" + std::to_string(ends.last) +
                                                                 ",\"type\":\"" + ggml_type_name(ends.type) + "\"}";
-    return "{\"schema\":\"kvtuner.plan/1\"" + exact + ",\"layers\":[" + text + "]}";
+    const std::string span =
+            has_centers(plan) && plan.center_span ? ",\"center_span\":" + std::to_string(plan.center_span) : "";
+    return "{\"schema\":\"kvtuner.plan/1\"" + exact + span + ",\"layers\":[" + text + "]}";
 }

@@ -91,7 +91,7 @@ def test_plans_agree_with_the_reference(group: str, models: dict[str, list[Path]
     is_refused, is_ignored = group == "compressed keys", group in WITHOUT_CACHE
     assert len(re.findall("  refused: architecture deepseek4 keeps compressed keys", report)) == is_refused * n_models
     assert len(re.findall("  ignored: the model keeps no KV cache", report)) == is_ignored * n_models
-    plans = 6 * (not is_refused and not is_ignored)
+    plans = 8 * (not is_refused and not is_ignored)
     ran = re.findall(r", limit .* \((?:one sequence|unified streams|own streams|draft), ", report)
     assert len(ran) == plans * n_models
 

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from kvtuner_gguf.engine.torch.reference import Reference  # noqa: E402
 from kvtuner_gguf.errors import KvtunerError  # noqa: E402
 from kvtuner_gguf.plan.centers import Centers  # noqa: E402
+from kvtuner_gguf.plan.ends import Ends  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
 from kvtuner_gguf.plan.plan import Plan  # noqa: E402
 
@@ -77,6 +78,20 @@ def test_centered_keys_are_read_as_the_library_reads_them(name: str, case, monke
     assert divergence(plain, native) > 1e-6, "the centers must be seen at all"
     monkeypatch.setattr(reference, "cache", replace(reference.cache, centers=centers))
     assert divergence(log_probs(reference, tokens, Pair(name, name)), native) < 1e-6
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("ends", [None, Ends(4, 20, "f16"), Ends(4, 20, "q8_0")], ids=str)
+@pytest.mark.parametrize("name", ["q8_0", "q4_0"])
+def test_centers_of_blocks_are_read_as_the_library_reads_them(name: str, ends: Ends | None, case) -> None:
+    """In the quantized cache and, with ends, in the exact rows."""
+    path, reference, tokens = case
+    centers = Centers.from_arrays([2 * np.random.default_rng(4).standard_normal(128)], span=16)
+    plan = replace(Plan.uniform(Pair(name, name), 1, centers), ends=ends)
+    native = native_log_probs(path, tokens, plan)
+    for other in (plan.without_centers(), replace(plan, centers=replace(centers, span=None))):
+        assert divergence(native_log_probs(path, tokens, other), native) > 1e-6, "the blocks must be seen at all"
+    assert divergence(log_probs(reference.reading(centers, ends), tokens, Pair(name, name)), native) < 1e-6
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
