@@ -27,6 +27,7 @@ CENTERS = Centers.from_arrays([3 * RNG.standard_normal(N_VALUES) for _ in range(
 NAMES = ("f16", "q8_0/q4_0", "q5_1/f16", "q3_nl/q2_nl")
 MIXED = Plan(tuple(Pair.parse(NAMES[il % len(NAMES)]) for il in range(N_LAYER)), centers=CENTERS)
 ENDED = replace(MIXED, ends=Ends(4, 32))
+LONG = replace(MIXED, ends=Ends(4, 400, "q8_0"))
 TINY = Centers.from_arrays([3 * RNG.standard_normal(128)] * 2, 16)
 
 
@@ -69,7 +70,7 @@ def test_a_span_changes_nothing_in_an_unquantized_cache(
     assert 0 < error < limit
 
 
-@pytest.mark.parametrize("plan", [MIXED, ENDED])
+@pytest.mark.parametrize("plan", [MIXED, ENDED, LONG], ids=lambda plan: str(plan.ends))
 def test_a_shift_moves_what_was_stored_with_its_center(plan: Plan, model: Model, tokens: np.ndarray) -> None:
     before, after = (mean_kld(model, tokens, plan, with_shift) for with_shift in (False, True))
     single = mean_kld(model, tokens, replace(plan, centers=replace(CENTERS, span=None)))
@@ -78,9 +79,10 @@ def test_a_shift_moves_what_was_stored_with_its_center(plan: Plan, model: Model,
     assert before < 2 * single
 
 
-def test_states_keep_blocks_and_part_those_of_other_spans(model: Model) -> None:
-    others = [replace(ENDED, centers=replace(CENTERS, span=span)) for span in (None, 32)]
-    with model.context(ENDED, 512, 128) as a, model.context(ENDED, 256, 128) as small:
+@pytest.mark.parametrize("plan", [ENDED, LONG], ids=lambda plan: str(plan.ends))
+def test_states_keep_blocks_and_part_those_of_other_spans(plan: Plan, model: Model) -> None:
+    others = [replace(plan, centers=replace(CENTERS, span=span)) for span in (None, 32)]
+    with model.context(plan, 512, 128) as a, model.context(plan, 256, 128) as small:
         state, of_sequence, expected = make_state(a)
         for context in (a, small):
             context.clear()
@@ -89,8 +91,8 @@ def test_states_keep_blocks_and_part_those_of_other_spans(model: Model) -> None:
             context.clear()
             assert load_sequence(context, of_sequence) == len(of_sequence)
             assert np.array_equal(follow(context), expected)
-        for plan in others:
-            with model.context(plan, 512, 128) as other:
+        for of_others in others:
+            with model.context(of_others, 512, 128) as other:
                 assert load(other, state) == 0
                 assert "/16" in model._log.reason()
 
