@@ -116,8 +116,8 @@ vectors kvtuner_cache::turned(const llama_kv_cache & cache, uint32_t il, uint32_
 
 void kvtuner_cache::init_centers(llama_kv_cache & cache) {
     const kvtuner_plan & plan = *cache.plan;
-    const uint32_t n_block =
-            plan.center_span ? (kvtuner_cparams().n_ctx_seq + plan.center_span - 1) / plan.center_span : 0;
+    const bool has_span = plan.center_span && cache.hparams.rope_type != LLAMA_ROPE_TYPE_NONE;
+    const uint32_t n_block = has_span ? (kvtuner_cparams().n_ctx_seq + plan.center_span - 1) / plan.center_span : 0;
     std::vector<kvtuner_centers::layer> layers;
     bool has_blocks = false;
     for (const auto & layer : cache.layers) {
