@@ -95,7 +95,7 @@ def _in_f16(shape: ModelShape) -> Plan:
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """``n_layer, bits_per_value, layers: [{layer, k, v, center_k, exact_ends}], center_span, ends``, and more if known."""
+    """``n_layer, bits_per_value, layers: [{layer, k, v, center_k, exact_ends}], center_span, ends`` and others."""
     data: dict[str, Any] = {
         "n_layer": plan.n_layer,
         "bits_per_value": plan.bits_per_value(),
