@@ -18,7 +18,7 @@ constexpr float LOG2E = 1.44269504f;
 // where tokens are read from: the cache, and what is kept of some of its tokens as it was before
 struct source {
     const ggml_tensor *k, *v, *mask;
-    const int32_t * rows;    // of each token, negative for none; null where the tokens lie in order
+    const int32_t * rows;    // of each token; null where the tokens lie in order
     const int32_t * blocks;  // of positions, of each token of each stream; null where keys are not less of their center
     read_rows read_k, read_v;  // keys column by column: tokens lie side by side
     int64_t n_token;
@@ -81,6 +81,19 @@ inline problem problem_of(ggml_tensor * node) {
     return p;
 }
 
+// Leaves out the tokens at the end of a source that have no row: their row is negative. For a node whose inputs are
+// set.
+inline void leave_out_the_rest(problem & p) {
+    for (int i = 0; i < p.n_source; ++i) {
+        source & s = p.sources[i];
+        if (s.rows) {
+            const int64_t n = s.n_token;
+            s.n_token = std::partition_point(s.rows, s.rows + n, [](int32_t row) { return row >= 0; }) - s.rows;
+            p.n_token += s.n_token - n;
+        }
+    }
+}
+
 inline const char * at(const ggml_tensor * t, int64_t i1, int64_t i2, int64_t i3) {
     return (const char *)t->data + i1 * t->nb[1] + i2 * t->nb[2] + i3 * t->nb[3];
 }
@@ -121,6 +134,16 @@ inline tile tile_at(const problem & p, int64_t i, int64_t n_tile) {
         i -= tiles_of(*from, n_tile);
     }
     return { from, i * n_tile, std::min(n_tile, from->n_token - i * n_tile) };
+}
+
+// the tile that begins with a token of a source or, behind its end, of the next source
+inline tile tile_ahead(const problem & p, const source & from, int64_t token, int64_t n_tile) {
+    const source * of = &from;
+    if (token >= of->n_token && of + 1 < p.sources + p.n_source) {
+        token -= of->n_token;
+        ++of;
+    }
+    return { of, token, std::max<int64_t>(0, std::min(n_tile, of->n_token - token)) };
 }
 
 // a block of queries of one KV head: row r is query `first + r % n_query` of query head `r / n_query` of the group

@@ -12,25 +12,29 @@ namespace {
 constexpr int32_t SLACK = 8;  // weights up to 2^SLACK or so do no harm, and spare most moves of a reference
 
 // the rows of a tile, of their values those from `first` on
-row_range rows_of(const tile & t, const ggml_tensor * cache, const block & b, int64_t first, int64_t n_value,
-                  std::vector<char> & gathered) {
-    const int64_t n_bytes = ggml_row_size(cache->type, n_value), skipped = ggml_row_size(cache->type, first);
-    if (!t.from->rows) {
-        return { at(cache, t.token, b.head_kv, b.stream) + skipped, (int64_t)cache->nb[1], t.n, n_value, n_bytes };
-    }
-    gathered.resize(t.n * n_bytes);
-    for (int64_t i = 0; i < t.n; ++i) {
-        const int32_t row = t.from->rows[t.token + i];
-        if (row < 0) {
-            memset(&gathered[i * n_bytes], 0, n_bytes);
-        } else {
-            memcpy(&gathered[i * n_bytes], at(cache, row, b.head_kv, 0) + skipped, n_bytes);
-        }
-    }
-    return { gathered.data(), n_bytes, t.n, n_value, n_bytes };
+row_range rows_of(const tile & t, const ggml_tensor * cache, const block & b, int64_t first, int64_t n_value) {
+    const source & from = *t.from;
+    const char * data = at(cache, from.rows ? 0 : t.token, b.head_kv, from.rows ? 0 : b.stream);
+    return { data + ggml_row_size(cache->type, first),
+             (int64_t)cache->nb[1],
+             t.n,
+             n_value,
+             (int64_t)ggml_row_size(cache->type, n_value),
+             from.rows ? from.rows + t.token : nullptr };
 }
 
 }  // namespace
+
+void prefetch_scattered(const problem & p, const tile & t, const block & b) {
+    if (!t.from->rows || b.n_row > FEW_ROWS) {
+        return;
+    }
+    const row_range k = rows_of(t, t.from->k, b, 0, p.size_k), v = rows_of(t, t.from->v, b, 0, p.size_v);
+    for (int64_t i = 0; i < t.n; ++i) {
+        prefetch_row(k, i);
+        prefetch_row(v, i);
+    }
+}
 
 void scorer::begin(const problem & p, const block & of) {
     b = of;
@@ -59,16 +63,19 @@ tile scorer::seen(const tile & of) {
     if (!of.from->mask) {
         return of;
     }
-    uint16_t any = 0, hidden[MOST_TOKENS];  // from all queries
+    uint16_t hidden[MOST_TOKENS], any[MOST_TOKENS];  // of each token: from all queries; what queries add to its score
     std::fill(hidden, hidden + of.n, 1);
+    std::fill(any, any + of.n, 0);
     for (int64_t i = 0; i < b.n_query; ++i) {
         const uint16_t * mask = mask_of(of, i);
+        for (int64_t t = 0; t < of.n; t += 32) {
+            __builtin_prefetch(mask + of.n + t);  // the next tile's
+        }
         for (int64_t t = 0; t < of.n; ++t) {
-            any |= mask[t];
+            any[t] |= mask[t];
             hidden[t] &= mask[t] == UNSEEN;
         }
     }
-    has_bias = any != 0;
     int64_t begin = 0, end = of.n;
     while (end > 0 && hidden[end - 1]) {
         --end;
@@ -76,6 +83,7 @@ tile scorer::seen(const tile & of) {
     while (begin < end && hidden[begin]) {
         ++begin;
     }
+    has_bias = std::any_of(any + begin, any + end, [](uint16_t bits) { return bits != 0; });
     return { of.from, of.token + begin, end - begin };
 }
 
@@ -84,7 +92,7 @@ void scorer::score(const problem & p, const tile & of, float * scores, int64_t w
         read_bias(of);
     }
     const int64_t n = of.n, n_padded = round_up(n, TILE_UNIT);
-    of.from->read_k(rows_of(of, of.from->k, b, 0, p.size_k, gathered), keys.data(), n_tile);
+    of.from->read_k(rows_of(of, of.from->k, b, 0, p.size_k), keys.data(), n_tile);
     multiply(p, of, scores, wide, n_padded);
     for (int64_t r = 0; p.softcap != 0 && r < b.n_row; ++r) {
         for (int64_t t = 0; t < n; ++t) {
@@ -190,7 +198,7 @@ void accumulator::add(const problem & p, const tile & of, const float * weights,
     const int64_t n_tile = tile_tokens(p.size_v, b);
     for (int64_t t = 0; t < of.n; t += n_tile) {
         const tile now = { of.from, of.token + t, std::min(n_tile, of.n - t) };
-        of.from->read_v(rows_of(now, of.from->v, b, first, n_channel, gathered), values.data(), wide);
+        of.from->read_v(rows_of(now, of.from->v, b, first, n_channel), values.data(), wide);
         product<from::sums>(output.data(), wide, { weights + t, n_apart }, values.data(), wide, b.n_row, wide, now.n);
     }
 }

@@ -17,13 +17,18 @@ namespace kvtuner {
 constexpr int32_t NOTHING_SEEN = (int32_t)LOWEST;  // as a reference
 constexpr int64_t TILE_UNIT = 16;                  // tokens that a tile is padded to; padding has no weight
 constexpr int64_t MOST_TOKENS = 64;                // of a tile
+constexpr int64_t FEW_ROWS = 16;                   // of queries: tiles are read as fast as they are worked on
 
 // Tokens of a tile: its rows as floats take 32 KiB at most. Few query rows need less, and with short tiles the
 // next rows arrive from memory while these are worked on.
 inline int64_t tile_tokens(int64_t head_size, const block & b) {
-    const int64_t most = b.n_row <= 16 ? MOST_TOKENS / 2 : MOST_TOKENS;
+    const int64_t most = b.n_row <= FEW_ROWS ? MOST_TOKENS / 2 : MOST_TOKENS;
     return std::max<int64_t>(TILE_UNIT, std::min<int64_t>(most, 8192 / head_size / TILE_UNIT * TILE_UNIT));
 }
+
+// asks for the rows of a tile, which is read soon, if they do not lie in order and memory is what few query rows wait
+// for
+void prefetch_scattered(const problem & p, const tile & t, const block & b);
 
 // scores of a block's rows
 class scorer {
@@ -33,7 +38,7 @@ public:
     // what is left of a tile without the tokens before the first and after the last that some query sees
     tile seen(const tile & t);
 
-    // scores of the tokens of a tile of which `seen` was asked last, or of what was left of it; padded
+    // scores of the tokens that `seen` left of a tile, padded
     void score(const problem & p, const tile & t, float * scores, int64_t wide);
 
 private:
@@ -42,7 +47,6 @@ private:
     bool has_bias = false;  // of the last tile
     center_products centers;
     std::vector<float> queries, keys, bias, slopes;
-    std::vector<char> gathered;
 
     const uint16_t * mask_of(const tile & t, int64_t query) const;
     void read_bias(const tile & t);
@@ -71,7 +75,6 @@ private:
     block b = {};
     int64_t first = 0, n_channel = 0, wide = 0;
     std::vector<float> values, output, sums;
-    std::vector<char> gathered;
 };
 
 }  // namespace kvtuner

@@ -11,10 +11,10 @@ namespace kvtuner {
 
 namespace {
 
-constexpr int64_t ROWS = 96;        // query rows that share a tile, about
-constexpr int64_t LEAST_ROWS = 8;   // and at least
-constexpr int64_t SPLIT_ROWS = 64;  // up to so many rows of a KV head its tokens and channels can be split
-constexpr int32_t NO_WEIGHTS = NOTHING_SEEN - 1;  // as a reference: of a tile that no query sees
+constexpr int64_t ROWS = 96;           // query rows that share a tile, about
+constexpr int64_t LEAST_ROWS = 8;      // and at least
+constexpr int64_t SPLIT_ROWS = 64;     // up to so many rows of a KV head its tokens and channels can be split
+constexpr int64_t AHEAD = 2;           // tiles whose rows are asked for before they are read
 constexpr int64_t SPLIT_TOKENS = 256;  // and with more tokens: with fewer, waiting takes longer than it saves
 
 bool can_split(const problem & p) {
@@ -43,19 +43,33 @@ struct whole_worker {
         scores.resize(b.n_row * n_tile);
         factors.resize(b.n_row);
         references.assign(b.n_row, NOTHING_SEEN);
-        for (int64_t i = 0; i < n_tiles(p, n_tile); ++i) {
-            const tile t = of_keys.seen(tile_at(p, i, n_tile));
-            if (t.n == 0) {
-                continue;
-            }
-            of_keys.score(p, t, scores.data(), n_tile);
-            if (raise_references(scores.data(), n_tile, t.n, b.n_row, references.data(), factors.data())) {
-                of_values.scale(factors.data());
-            }
-            weigh(scores.data(), n_tile, t.n, b.n_row, references.data());
-            of_values.add(p, t, scores.data(), n_tile);
+        for (int i = 0; i < p.n_source; ++i) {
+            attend(p, b, p.sources[i], n_tile);
         }
         of_values.finish(p, references.data());
+    }
+
+private:
+    void attend(const problem & p, const block & b, const source & from, int64_t n_tile) {
+        for (int64_t token = 0; token < from.n_token;) {
+            prefetch_scattered(p, tile_ahead(p, from, token + AHEAD * n_tile, n_tile), b);
+            const tile all = { &from, token, std::min(n_tile, from.n_token - token) }, t = of_keys.seen(all);
+            token += all.n;
+            if (from.rows && t.n > 0 && t.token > all.token && t.token + t.n == token && token < from.n_token) {
+                token = t.token;  // a run that goes on has its tiles from where it begins
+            } else if (t.n > 0) {
+                add(p, t, n_tile, b.n_row);
+            }
+        }
+    }
+
+    void add(const problem & p, const tile & t, int64_t n_tile, int64_t n_row) {
+        of_keys.score(p, t, scores.data(), n_tile);
+        if (raise_references(scores.data(), n_tile, t.n, n_row, references.data(), factors.data())) {
+            of_values.scale(factors.data());
+        }
+        weigh(scores.data(), n_tile, t.n, n_row, references.data());
+        of_values.add(p, t, scores.data(), n_tile);
     }
 };
 
@@ -80,8 +94,8 @@ struct split_layout {
     int64_t first, n;               // blocks
     int64_t n_tile, tiles, n_wide;  // tokens of a tile, tiles, tokens of a row of weights
     int64_t n_row;
-    float * weights;       // [block][row][token]
-    int32_t * references;  // [block][tile][row]
+    float * weights;       // [block][row][token], of what is seen of a tile from its beginning on
+    int32_t * references;  // [block][tile][row], and which tokens of the tile these are: two numbers
 
     split_layout(const problem & p, const blocks & all, int64_t n_split, void * buffer) {
         first = all.n - n_split;
@@ -95,7 +109,7 @@ struct split_layout {
     }
 
     size_t size() const {
-        return n * n_row * (n_wide + tiles) * sizeof(float);
+        return n * (n_row * n_wide + (n_row + 2) * tiles) * sizeof(float);
     }
 
     float * weights_of(int64_t block, int64_t tile) const {
@@ -103,7 +117,17 @@ struct split_layout {
     }
 
     int32_t * references_of(int64_t block, int64_t tile) const {
-        return references + (block * tiles + tile) * n_row;
+        return references + (block * tiles + tile) * (n_row + 2);
+    }
+
+    void set_seen(int64_t block, int64_t at, const tile & whole, const tile & seen) const {
+        references_of(block, at)[n_row] = (int32_t)(seen.token - whole.token);
+        references_of(block, at)[n_row + 1] = (int32_t)seen.n;
+    }
+
+    tile seen(const problem & p, int64_t block, int64_t at) const {
+        const tile whole = tile_at(p, at, n_tile);
+        return { whole.from, whole.token + references_of(block, at)[n_row], references_of(block, at)[n_row + 1] };
     }
 };
 
@@ -119,12 +143,15 @@ void find_weights(const problem & p, const blocks & all, const split_layout & l,
             of_keys.begin(p, all.at(p, l.first + block));
             block_now = block;
         }
+        if (at + AHEAD < l.tiles) {
+            prefetch_scattered(p, tile_at(p, at + AHEAD, l.n_tile), all.at(p, l.first + block));
+        }
         float * weights = l.weights_of(block, at);
         int32_t * references = l.references_of(block, at);
-        const tile t = tile_at(p, at, l.n_tile);
-        const bool is_seen = of_keys.seen(t).n > 0;
-        std::fill(references, references + l.n_row, is_seen ? NOTHING_SEEN : NO_WEIGHTS);
-        if (is_seen) {
+        const tile whole = tile_at(p, at, l.n_tile), t = of_keys.seen(whole);
+        l.set_seen(block, at, whole, t);
+        std::fill(references, references + l.n_row, NOTHING_SEEN);
+        if (t.n > 0) {
             of_keys.score(p, t, weights, l.n_wide);
             raise_references(weights, l.n_wide, t.n, l.n_row, references, factors.data());
             weigh(weights, l.n_wide, t.n, l.n_row, references);
@@ -146,7 +173,9 @@ struct split_worker {
         }
         of_values.begin(p, b, first, n);
         for (int64_t tile = 0; tile < l.tiles; ++tile) {
-            add_tile(p, l, block, tile);
+            if (l.seen(p, block, tile).n > 0) {
+                add_tile(p, l, block, tile);
+            }
         }
         of_values.finish(p, references.data());
     }
@@ -154,10 +183,7 @@ struct split_worker {
 private:
     void add_tile(const problem & p, const split_layout & l, int64_t block, int64_t i) {
         const int32_t * of_tile = l.references_of(block, i);
-        if (*of_tile == NO_WEIGHTS) {
-            return;
-        }
-        const tile now = tile_at(p, i, l.n_tile);
+        const tile now = l.seen(p, block, i);
         scaled.resize(l.n_tile * l.n_row);
         for (int64_t r = 0; r < l.n_row; ++r) {
             const float * weights = l.weights_of(block, i) + r * l.n_wide;
@@ -248,6 +274,8 @@ bool kvtuner_flash_attn(const ggml_compute_params * params, ggml_tensor * node) 
     if (params->use_ref || !can_do(node)) {
         return false;
     }
-    attend(problem_of(node), params);
+    problem p = problem_of(node);
+    leave_out_the_rest(p);
+    attend(p, params);
     return true;
 }

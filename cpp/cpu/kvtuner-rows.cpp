@@ -9,17 +9,11 @@ namespace kvtuner {
 
 namespace {
 
-constexpr int64_t AHEAD = 64;       // rows that are asked for before they are read
-constexpr int64_t CACHE_LINE = 64;  // bytes
-
-const char * row_at(const row_range & from, int64_t i) {
-    return from.first + i * from.stride;
-}
+constexpr int64_t AHEAD = 64;  // rows that are asked for before they are read
 
 void prefetch(const row_range & from, int64_t i) {
-    const char * row = row_at(from, i + AHEAD);
-    for (int64_t j = 0; j < from.n_bytes; j += CACHE_LINE) {
-        __builtin_prefetch(row + j);
+    if (!from.rows) {
+        prefetch_row(from, i + AHEAD);
     }
 }
 
