@@ -34,6 +34,25 @@ void test_steps() {
     }
 }
 
+// rows less of the centers of their blocks
+void test_blocks() {
+    for (const bool has_exact : { false, true }) {
+        ggml_context_ptr ctx = new_context();
+        shape s;
+        s.by_blocks = true;
+        s.has_exact = has_exact;
+        const writing w = make_writing(ctx.get(), s);
+        std::vector<ggml_tensor *> last = { w.stored };
+        if (has_exact) {
+            last.push_back(w.stored_exact);
+        }
+        expect_found("centers of blocks", graph_of(ctx.get(), last),
+                     has_exact ? "rotation center x2" : "rotation center");
+        last.push_back(ggml_sqr(ctx.get(), w.centered->src[1]));
+        expect_found("centers of blocks are read, too", graph_of(ctx.get(), last), "");
+    }
+}
+
 // keys and values as a graph has them: the values are rotated before the keys and stored after them
 void test_order() {
     ggml_context_ptr ctx = new_context();
@@ -176,6 +195,7 @@ void test_waits() {
 int main(int argc, char ** argv) {
     test_other_graphs();
     test_steps();
+    test_blocks();
     test_order();
     test_other_readers();
     test_exact();

@@ -41,13 +41,18 @@ writing make_writing(ggml_context * ctx, const shape & s, ggml_type index_type) 
         x = w.rotated = rotate(ctx, x, w.matrix);
     }
     ggml_tensor * same = x;  // what is stored beside the cache has steps of its own after the rotation
-    if (s.center) {
+    if (s.center && s.by_blocks) {
+        w.table = ggml_new_tensor_2d(ctx, GGML_TYPE_F16, width, N_BLOCKS);
+        w.blocks = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, N_CELLS);
+        ggml_tensor * rows = ggml_get_rows(ctx, w.table, ggml_view_1d(ctx, w.blocks, s.n_tokens, 0));
+        x = w.centered = ggml_sub(ctx, x, ggml_reshape_3d(ctx, rows, s.head_size, s.n_head, s.n_tokens));
+    } else if (s.center) {
         w.center = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, s.head_size, s.n_head);
         x = w.centered = ggml_sub(ctx, x, w.center);
     }
     w.stored = ggml_set_rows(ctx, w.cache, ggml_view_2d(ctx, x, width, s.n_tokens, x->nb[2], 0), w.indices);
     if (s.has_exact) {
-        same = s.center ? w.exact_centered = ggml_sub(ctx, same, w.center) : same;
+        same = w.center ? w.exact_centered = ggml_sub(ctx, same, w.center) : same;
         w.exact = ggml_new_tensor_2d(ctx, GGML_TYPE_F16, width, N_CELLS);
         w.stored_exact =
                 ggml_set_rows(ctx, w.exact, ggml_view_2d(ctx, same, width, s.n_tokens, same->nb[2], 0), w.indices);

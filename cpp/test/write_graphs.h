@@ -15,7 +15,8 @@ struct shape {
     int64_t n_tokens = 5;
     int64_t rotation = 128;  // 0: none
     bool center = true;
-    bool wide = false;  // heads lie in a row that holds more
+    bool by_blocks = false;  // each row has the center of its block, and what is stored beside the cache none
+    bool wide = false;       // heads lie in a row that holds more
     bool of_values = false;
     bool has_exact = false;  // the row is stored beside the cache, too
     ggml_type type = GGML_TYPE_Q8_0;
@@ -26,9 +27,11 @@ struct writing {
     ggml_tensor *base, *center, *matrix, *indices, *cache;
     ggml_tensor *centered, *rotated, *stored;
     ggml_tensor *exact, *exact_centered, *stored_exact;
+    ggml_tensor *table, *blocks;
 };
 
 constexpr int64_t N_CELLS = 32;
+constexpr int64_t N_BLOCKS = 3;
 constexpr size_t N_NODES = 64;
 
 extern int failures;

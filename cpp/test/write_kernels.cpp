@@ -4,6 +4,7 @@
 
 #include "ggml-alloc.h"
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 
@@ -32,6 +33,18 @@ void fill(ggml_tensor * tensor, const std::vector<float> & values) {
     }
 }
 
+void fill_table(const writing & w, std::mt19937 & random) {
+    if (w.table) {
+        const std::vector<float> values = random_values(ggml_nelements(w.table), random);
+        std::vector<ggml_fp16_t> halves(values.size());
+        ggml_fp32_to_fp16_row(values.data(), halves.data(), (int64_t)halves.size());
+        ggml_backend_tensor_set(w.table, halves.data(), 0, ggml_nbytes(w.table));
+        std::vector<int32_t> blocks(N_CELLS);
+        std::generate(blocks.begin(), blocks.end(), [&] { return (int32_t)(random() % N_BLOCKS); });
+        ggml_backend_tensor_set(w.blocks, blocks.data(), 0, ggml_nbytes(w.blocks));
+    }
+}
+
 // the bytes of the cache, and of the rows beside it, after a write; in steps: each step's result is an output, which no
 // kernel may leave out
 std::vector<uint8_t> stored_bytes(ggml_backend_t backend, const shape & s, unsigned seed, bool in_steps) {
@@ -56,6 +69,7 @@ std::vector<uint8_t> stored_bytes(ggml_backend_t backend, const shape & s, unsig
     fill(w.base, random_values(ggml_nelements(w.base), random));
     fill(w.center, random_values(s.head_size * s.n_head, random));
     fill(w.matrix, hadamard(s.rotation));
+    fill_table(w, random);
     std::vector<int64_t> indices(N_CELLS);
     for (int64_t i = 0; i < N_CELLS; ++i) {
         indices[i] = i * 7 % N_CELLS;
@@ -83,7 +97,7 @@ std::vector<shape> shapes() {
         for (const int64_t head_size : { 32, 64, 96, 128, 192, 256, 512 }) {
             for (const int64_t rotation : { 0, 64, 128, 256, 512 }) {
                 for (const int64_t n_tokens : { 1, 5, 31 }) {
-                    for (const int variant : { 0, 1, 2, 3, 4, 5, 8, 9 }) {
+                    for (const int variant : { 0, 1, 2, 3, 4, 5, 8, 9, 17, 19, 25 }) {
                         shape s;
                         s.head_size = head_size;
                         s.n_head = head_size == 96 ? 1 : 3;
@@ -93,6 +107,7 @@ std::vector<shape> shapes() {
                         s.wide = variant & 2;
                         s.of_values = variant & 4;
                         s.has_exact = variant & 8;
+                        s.by_blocks = variant & 16;
                         s.type = type;
                         if (s.head_size * s.n_head % ggml_blck_size(type) != 0) {
                             continue;
@@ -144,9 +159,9 @@ void test_on(const char * name) {
         n_equal += is_equal;
         expect(is_equal, std::string(ggml_type_name(s.type)) + ", head size " + std::to_string(s.head_size) +
                                  ", rotation " + std::to_string(s.rotation) + ", " + std::to_string(s.n_tokens) +
-                                 " tokens" + (s.center ? ", centered" : "") + (s.wide ? ", wide rows" : "") +
-                                 (s.of_values ? ", values" : "") + (s.has_exact ? ", twice" : "") +
-                                 ": not what the steps store");
+                                 " tokens" + (s.center ? ", centered" : "") + (s.by_blocks ? " by blocks" : "") +
+                                 (s.wide ? ", wide rows" : "") + (s.of_values ? ", values" : "") +
+                                 (s.has_exact ? ", twice" : "") + ": not what the steps store");
         ++seed;
     }
     printf("%s: %d writes equal in every byte\n", name, n_equal);
