@@ -24,8 +24,8 @@ struct slot {
     int32_t row;
 };
 
-// The ends of all sequences that a ubatch can have, and its own tokens. Padded: what lies behind these inputs begins with
-// a cache line, too, or products of matrices take a third longer.
+// The ends of all sequences that a ubatch can have, and its own tokens. Padded: what lies behind these inputs begins
+// with a cache line, too, or products of matrices take a third longer.
 int64_t n_slots(const kvtuner_exact_rows & exact, uint32_t n_seq_max, uint32_t n_tokens) {
     return GGML_PAD((int64_t)std::min(n_seq_max, n_tokens) * exact.ends_of().n_positions() + n_tokens, 32);
 }
