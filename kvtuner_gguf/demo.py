@@ -18,6 +18,8 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.rows import Row
 from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.files.assets import fetch_model
+from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -133,8 +135,7 @@ class Demo:
             llama.close()
         self._say(PROMPT + answer["choices"][0]["text"])
         self._tell(pairs)
-        plan = Plan.load(self._plan)
-        expected = plan.n_bytes(plan.model, ContextSize(N_CTX)) if plan.model else None
+        expected = Plan.load(self._plan).n_bytes(model_shape(read_model(self._model)), ContextSize(N_CTX))
         if n_bytes != expected:
             raise KvtunerError(f"the cache takes {n_bytes} bytes, not the {expected} of the plan: rebuild llama.cpp")
         self._say(f"{n_bytes} bytes for {N_CTX} tokens, as the plan says")

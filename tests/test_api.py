@@ -126,7 +126,7 @@ class TestEvaluate:
         if start_pos:
             at_start = kvtuner_gguf.evaluate(model, caches, **asked)
             assert at_start[2].kld_mean != rows[2].kld_mean
-            assert at_start[0].ppl == pytest.approx(rows[0].ppl, rel=1e-4)
+            assert at_start[0].ppl == pytest.approx(rows[0].ppl, rel=1e-3)
 
     def test_a_plan_of_another_model_is_refused_by_its_name(self, model: Path, tmp_path: Path) -> None:
         with pytest.raises(KvtunerError, match=r"^short: the plan has 3 layers, the model 4"):

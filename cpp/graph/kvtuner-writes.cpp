@@ -74,7 +74,7 @@ bool takes_center(const ggml_tensor * sub, int64_t row_length) {
 bool is_of_table(const ggml_tensor * get_rows, int64_t row_length) {
     const ggml_tensor *table = get_rows->src[0], *blocks = get_rows->src[1];
     return get_rows->op == GGML_OP_GET_ROWS && table->op == GGML_OP_NONE && table->type == GGML_TYPE_F16 &&
-           table->ne[0] == row_length && ggml_is_contiguous(table) && blocks->op == GGML_OP_NONE &&
+           table->ne[0] == row_length && ggml_is_contiguous(table) && storage_of(blocks)->op == GGML_OP_NONE &&
            blocks->type == GGML_TYPE_I32 && ggml_is_vector(blocks);
 }
 

@@ -59,6 +59,15 @@ def _ends_bytes(plan: Plan, shape: ModelShape) -> int:
     return plan.ends_bytes(shape, ContextSize(ENDS_CTX))
 
 
+def _has_ends(plan: Plan, il: int) -> bool:
+    """Whether layer ``il`` keeps exact rows; without a model whether it would if it sees all positions."""
+    if plan.ends is None:
+        return False
+    if plan.model is None:
+        return any(side.is_quantized for side in plan.pairs[il].types)
+    return has_ends(plan.pairs[il], plan.model.layers[il])
+
+
 def ends_to_json(plan: Plan) -> dict[str, Any] | None:
     """The ends of ``plan``; with its model ``{n_ctx, bits_per_value, bytes}`` of a context with them, too."""
     if plan.ends is None:
@@ -86,7 +95,7 @@ def _in_f16(shape: ModelShape) -> Plan:
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """``n_layer, bits_per_value, layers: [{layer, k, v, center_k}], center_span, ends`` and what else is known."""
+    """``n_layer, bits_per_value, layers: [{layer, k, v, center_k, exact_ends}], center_span, ends`` and others."""
     data: dict[str, Any] = {
         "n_layer": plan.n_layer,
         "bits_per_value": plan.bits_per_value(),
@@ -103,7 +112,13 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
             n_bytes, f16_bytes = bytes_in_context(plan, plan.model)
             data |= {"n_ctx": plan.model.n_ctx, "kv_bytes": n_bytes, "f16_bytes": f16_bytes}
     data["layers"] = [
-        {"layer": il, "k": pair.k, "v": pair.v, "center_k": _is_centered(plan, il)}
+        {
+            "layer": il,
+            "k": pair.k,
+            "v": pair.v,
+            "center_k": _is_centered(plan, il),
+            "exact_ends": _has_ends(plan, il),
+        }
         for il, pair in enumerate(plan.pairs)
     ]
     data["center_span"] = None if plan.centers is None else plan.centers.span
