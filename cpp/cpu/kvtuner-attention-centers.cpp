@@ -46,7 +46,7 @@ void center_products::compute(const problem & p, const float * queries, int64_t 
     const int64_t n_bytes = ggml_row_size(p.centers->type, p.size_k);
     kvtuner_row_reader_of(p.centers->type)
             ->columns({ (const char *)p.centers->data + first * p.centers->nb[1] + b.head_kv * n_bytes,
-                        (int64_t)p.centers->nb[1], n, p.size_k, n_bytes },
+                        (int64_t)p.centers->nb[1], n, p.size_k, n_bytes, nullptr },
                       centers.data(), CENTERS);
     product<from::zero>(&products[group * b.n_row * CENTERS], CENTERS, { queries, p.size_k }, centers.data(), CENTERS,
                         b.n_row, CENTERS, p.size_k);
