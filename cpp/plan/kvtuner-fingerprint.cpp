@@ -17,13 +17,13 @@ static std::string hex(uint64_t number) {
     return text;
 }
 
-// what a layer's entry in the fingerprint says of its center
-static std::string center_digest(const std::vector<std::vector<float>> & vectors, size_t il) {
+// what a layer's entry in the fingerprint says of such a vector
+static std::string digest(const char * name, const std::vector<std::vector<float>> & vectors, size_t il) {
     if (il >= vectors.size() || vectors[il].empty()) {
         return "";
     }
     const char * bytes = (const char *)vectors[il].data();
-    return ";center_k=" + hex(fnv1a_64({ bytes, vectors[il].size() * sizeof(float) }));
+    return ";" + std::string(name) + "=" + hex(fnv1a_64({ bytes, vectors[il].size() * sizeof(float) }));
 }
 
 static std::string span_text(uint32_t span) {
@@ -40,7 +40,8 @@ std::string kvtuner_plan_fingerprint(const kvtuner_plan & plan) {
     std::string text = "kvtuner.plan/1";
     for (size_t il = 0; il < plan.type_k.size(); ++il) {
         text += ";" + std::to_string(il) + ":" + ggml_type_name(plan.type_k[il]) + "/" +
-                ggml_type_name(plan.type_v[il]) + center_digest(plan.center_k, il);
+                ggml_type_name(plan.type_v[il]) + digest("center_k", plan.center_k, il) +
+                digest("scale_k", plan.scale_k, il);
     }
     return hex(fnv1a_64(text + span_text(plan.center_span) + ends_text(plan.ends)));
 }

@@ -97,8 +97,9 @@ kvtuner_plan_ptr kvtuner_plan_from_gguf(const gguf_context * metadata, const std
     kvtuner_plan plan;
     plan.type_k = types_from_key(metadata, prefix + "type_k", n_layer, "K");
     plan.type_v = types_from_key(metadata, prefix + "type_v", n_layer, "V");
-    plan.center_k = kvtuner_vectors_from_gguf(metadata, prefix + "center_k", sizes_k);
+    plan.center_k = kvtuner_vectors_from_gguf(metadata, prefix + "center_k", sizes_k, kvtuner_vector_kind::CENTER);
     plan.center_span = span_from_key(metadata, prefix + "center_span", plan.center_k);
+    plan.scale_k = kvtuner_vectors_from_gguf(metadata, prefix + "scale_k", sizes_k, kvtuner_vector_kind::SCALE);
     plan.ends = kvtuner_ends_from_gguf(metadata, prefix);
     plan.source = "metadata";
     return std::make_shared<const kvtuner_plan>(std::move(plan));

@@ -71,18 +71,28 @@ ggml_type layer_type(const json & entry, const char * key, size_t il, const char
     return type;
 }
 
+std::vector<float> layer_vector(const json & text, size_t il, kvtuner_vector_kind kind) {
+    if (!text.is_null() && !text.is_string()) {
+        reject(kvtuner_vector_name(il, kind) + "is no base64: tune the model again");
+    }
+    return text.is_null() ? std::vector<float>() : kvtuner_vector_from_base64(text.get<std::string>(), il, kind);
+}
+
 std::vector<std::vector<float>> layer_centers(const std::vector<const json *> & entries) {
     std::vector<std::vector<float>> vectors;
     for (size_t il = 0; il < entries.size(); ++il) {
         if (!kvtuner_member(*entries[il], "center_v").is_null()) {
             reject(layer_name(il) + ": center_v is no longer used, since centers give values nothing: remove it");
         }
-        const json & text = kvtuner_member(*entries[il], "center_k");
-        if (!text.is_null() && !text.is_string()) {
-            reject(layer_name(il) + ": the K center is no base64: tune the model again");
-        }
-        vectors.push_back(text.is_null() ? std::vector<float>()
-                                         : kvtuner_vector_from_base64(text.get<std::string>(), il));
+        vectors.push_back(layer_vector(kvtuner_member(*entries[il], "center_k"), il, kvtuner_vector_kind::CENTER));
+    }
+    return vectors;
+}
+
+std::vector<std::vector<float>> layer_scales(const std::vector<const json *> & entries) {
+    std::vector<std::vector<float>> vectors;
+    for (size_t il = 0; il < entries.size(); ++il) {
+        vectors.push_back(layer_vector(kvtuner_member(*entries[il], "scale_k"), il, kvtuner_vector_kind::SCALE));
     }
     return vectors;
 }
@@ -96,11 +106,12 @@ void check_blocks(size_t il, const char * side, ggml_type type, uint64_t head_di
     }
 }
 
-void check_centers(const std::vector<std::vector<float>> & vectors, const kvtuner_plan_shape & shape) {
+void check_vectors(const std::vector<std::vector<float>> & vectors, const kvtuner_plan_shape & shape,
+                   kvtuner_vector_kind kind) {
     for (size_t il = 0; il < vectors.size(); ++il) {
         const uint64_t size = shape.n_head_kv[il] * shape.head_dim_k[il];
         if (!vectors[il].empty() && vectors[il].size() != size) {
-            reject(kvtuner_center_size_problem(il, vectors[il].size(), size));
+            reject(kvtuner_vector_size_problem(il, kind, vectors[il].size(), size));
         }
     }
 }
@@ -118,7 +129,8 @@ void check_model(const kvtuner_plan & plan, const kvtuner_plan_shape & shape) {
         }
         kvtuner_check_ends(plan, shape, il);
     }
-    check_centers(plan.center_k, shape);
+    check_vectors(plan.center_k, shape, kvtuner_vector_kind::CENTER);
+    check_vectors(plan.scale_k, shape, kvtuner_vector_kind::SCALE);
 }
 
 void check_size(size_t n_bytes) {
@@ -163,6 +175,7 @@ kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text, const std::str
     const kvtuner_plan_shape shape = model.is_null() ? kvtuner_plan_shape() : kvtuner_plan_shape_of(model);
     plan.center_k = layer_centers(entries);
     plan.center_span = kvtuner_center_span_of(kvtuner_member(data, "center_span"), plan.center_k);
+    plan.scale_k = layer_scales(entries);
     plan.ends = kvtuner_ends_of(kvtuner_member(data, "ends"));
     if (!model.is_null()) {
         check_model(plan, shape);

@@ -30,6 +30,10 @@ struct kvtuner_plan {
     // what is taken off keys, [KV heads * head size] per layer; empty for a layer, or as a whole, without
     std::vector<std::vector<float>> center_k;
 
+    // by what keys are multiplied and queries divided, likewise; both channels of a pair that RoPE turns have the same,
+    // and centers are those of keys without it
+    std::vector<std::vector<float>> scale_k;
+
     // positions of a block, whose keys lose the centers as RoPE turns them by its first position; 0 where one center
     // serves all positions
     uint32_t center_span = 0;
@@ -40,6 +44,10 @@ struct kvtuner_plan {
 
     bool has_center_k(uint32_t il) const {
         return il < center_k.size() && !center_k[il].empty();
+    }
+
+    bool has_scale_k(uint32_t il) const {
+        return il < scale_k.size() && !scale_k[il].empty();
     }
 };
 
@@ -77,8 +85,9 @@ ggml_type kvtuner_type_from_name(const std::string & name);
 std::string kvtuner_unknown_type(const std::string & shown, const char * side);
 
 // 16 hex digits, the same as `Plan.fingerprint` in Python: 64-bit FNV-1a over "kvtuner.plan/1;0:q8_0/q4_0;1:f16/f16"
-// and so on. A layer's centers follow its types as ";center_k=" and the same hash over their float32 values. The span
-// of the centers and the ends follow all layers as ";center_span=256" and ";ends=4+32:f16".
+// and so on. A layer's centers follow its types as ";center_k=" and the same hash over their float32 values, then its
+// scales as ";scale_k=". The span of the centers and the ends follow all layers as ";center_span=256" and
+// ";ends=4+32:f16".
 std::string kvtuner_plan_fingerprint(const kvtuner_plan & plan);
 
 // Read a plan from JSON text; throws std::runtime_error with one line that names layer, value and remedy.
@@ -88,8 +97,8 @@ kvtuner_plan_ptr kvtuner_plan_from_json(const std::string & text, const std::str
 kvtuner_plan_ptr kvtuner_plan_from_file(const std::string & path);
 
 // Read `{arch}.attention.kv_cache.type_k` and `.type_v`, a name per layer or one name for all layers, `.center_k`, a
-// float32 array with so many values of each layer, `.center_span`, and `.exact_first`, `.exact_last` and `.exact_type`,
-// the ends. Null where the types are absent; throws where they are of no use.
+// float32 array with so many values of each layer, `.center_span`, `.scale_k`, an array likewise, and `.exact_first`,
+// `.exact_last` and `.exact_type`, the ends. Null where the types are absent; throws where they are of no use.
 kvtuner_plan_ptr kvtuner_plan_from_gguf(const gguf_context * metadata, const std::string & arch,
                                         const std::vector<uint32_t> & sizes_k);
 

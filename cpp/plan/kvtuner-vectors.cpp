@@ -13,6 +13,14 @@
 
 static constexpr uint32_t MIN_SPAN = 16, MAX_SPAN = 1u << 16;
 
+static const char * name_of(kvtuner_vector_kind kind) {
+    return kind == kvtuner_vector_kind::CENTER ? "center" : "scale";
+}
+
+std::string kvtuner_vector_name(size_t il, kvtuner_vector_kind kind) {
+    return "layer " + std::to_string(il) + ": the K " + name_of(kind) + " ";
+}
+
 static bool is_finite(float value) {
     return std::isfinite(value);
 }
@@ -34,16 +42,24 @@ static bool is_base64(const std::string & text) {
 }
 
 // the vector of layer il, or none for one of zeros
-static std::vector<float> checked_vector(std::vector<float> values, size_t il) {
+static std::vector<float> checked_vector(std::vector<float> values, size_t il, kvtuner_vector_kind kind) {
+    const auto reject = [&](const char * what) {
+        throw std::runtime_error(kvtuner_vector_name(il, kind) + "holds a value that is " + what +
+                                 ": tune the model again");
+    };
     if (!std::all_of(values.begin(), values.end(), is_finite)) {
-        throw std::runtime_error("layer " + std::to_string(il) +
-                                 ": the K center holds a value that is no number: tune the model again");
+        reject("no number");
     }
-    return unless_zero(std::move(values));
+    values = unless_zero(std::move(values));
+    const bool is_positive = std::all_of(values.begin(), values.end(), [](float value) { return value > 0; });
+    if (kind == kvtuner_vector_kind::SCALE && !is_positive) {
+        reject("not above 0");
+    }
+    return values;
 }
 
-std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t il) {
-    const std::string where = "layer " + std::to_string(il) + ": the K center ";
+std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t il, kvtuner_vector_kind kind) {
+    const std::string where = kvtuner_vector_name(il, kind);
     if (!is_base64(text)) {
         throw std::runtime_error(where + "is no base64: tune the model again");
     }
@@ -58,7 +74,7 @@ std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t i
         memcpy(&half, raw.data() + i * sizeof(half), sizeof(half));
         values[i] = ggml_fp16_to_fp32(half);
     }
-    return checked_vector(std::move(values), il);
+    return checked_vector(std::move(values), il, kind);
 }
 
 static float as_float16(float value) {
@@ -66,7 +82,8 @@ static float as_float16(float value) {
 }
 
 std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * metadata, const std::string & key,
-                                                          const std::vector<uint32_t> & sizes) {
+                                                          const std::vector<uint32_t> & sizes,
+                                                          kvtuner_vector_kind kind) {
     const int64_t id = gguf_find_key(metadata, key.c_str());
     if (id < 0) {
         return {};
@@ -77,15 +94,16 @@ std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * m
     const uint64_t wanted = std::accumulate(sizes.begin(), sizes.end(), uint64_t(0));
     const uint64_t found = gguf_get_arr_n(metadata, id);
     if (found != wanted) {
-        throw std::runtime_error("the K centers have " + std::to_string(found) + " values, the model's layers " +
-                                 std::to_string(wanted) + ": annotate the model again");
+        throw std::runtime_error("the K " + std::string(name_of(kind)) + "s have " + std::to_string(found) +
+                                 " values, the model's layers " + std::to_string(wanted) +
+                                 ": annotate the model again");
     }
     const float * values = (const float *)gguf_get_arr_data(metadata, id);
     std::vector<std::vector<float>> vectors;
     for (size_t il = 0; il < sizes.size(); ++il) {
         std::vector<float> vector(sizes[il]);
         std::transform(values, values + sizes[il], vector.begin(), as_float16);
-        vectors.push_back(checked_vector(std::move(vector), il));
+        vectors.push_back(checked_vector(std::move(vector), il, kind));
         values += sizes[il];
     }
     return vectors;
@@ -109,7 +127,7 @@ uint32_t kvtuner_center_span_of(const nlohmann::json & value, const std::vector<
     return value.get<uint32_t>();
 }
 
-std::string kvtuner_center_size_problem(size_t il, uint64_t found, uint64_t size) {
-    return "layer " + std::to_string(il) + ": the K center has " + std::to_string(found) + " values, the layer " +
+std::string kvtuner_vector_size_problem(size_t il, kvtuner_vector_kind kind, uint64_t found, uint64_t size) {
+    return kvtuner_vector_name(il, kind) + "has " + std::to_string(found) + " values, the layer " +
            std::to_string(size) + ": use a plan that was tuned for this model";
 }

@@ -9,17 +9,26 @@
 #include <string>
 #include <vector>
 
-// One layer's vector from the base64 of its float16 values, little-endian. Throws std::runtime_error naming the layer.
-std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t il);
+enum class kvtuner_vector_kind {
+    CENTER,
+    SCALE,  // values above 0
+};
+
+// One layer's vector from the base64 of its float16 values, little-endian; a vector of zeros is left empty. Throws
+// std::runtime_error naming the layer.
+std::vector<float> kvtuner_vector_from_base64(const std::string & text, size_t il, kvtuner_vector_kind kind);
 
 // The vectors of all layers, whose sizes are given, from the float32 array `key`; none at all where the key is absent.
 // They are rounded to float16, as vectors of a plan are. A vector of zeros is left empty. Throws std::runtime_error
-// where the array does not fit or holds what is no number.
+// where the array does not fit or holds what cannot be a value.
 std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * metadata, const std::string & key,
-                                                          const std::vector<uint32_t> & sizes);
+                                                          const std::vector<uint32_t> & sizes,
+                                                          kvtuner_vector_kind kind);
 
 // The span of these centers; 0 for null. Throws std::runtime_error where it is none, or no layer has a center.
 uint32_t kvtuner_center_span_of(const nlohmann::json & value, const std::vector<std::vector<float>> & centers);
 
-// What to say of a vector that does not have the size of its layer.
-std::string kvtuner_center_size_problem(size_t il, uint64_t found, uint64_t size);
+// "layer 3: the K scale ", with which messages begin, and what to say of a vector that does not have the size of its
+// layer.
+std::string kvtuner_vector_name(size_t il, kvtuner_vector_kind kind);
+std::string kvtuner_vector_size_problem(size_t il, kvtuner_vector_kind kind, uint64_t found, uint64_t size);

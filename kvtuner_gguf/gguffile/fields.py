@@ -10,10 +10,10 @@ from gguf import GGUFValueType
 
 import kvtuner_gguf
 from kvtuner_gguf.gguffile.keys import SCHEMA_VERSION, Keys
-from kvtuner_gguf.plan.centers import flat_float32
 from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.vectors import flat_float32
 
 
 def plan_fields(plan: Plan, shape: ModelShape) -> bytes:
@@ -27,6 +27,7 @@ def plan_fields(plan: Plan, shape: ModelShape) -> bytes:
         string_field(Keys.PLAN_FINGERPRINT, plan.fingerprint),
         _scalar(Keys.BITS_PER_VALUE, GGUFValueType.FLOAT32, "<f", plan.bits_per_value()),
         *_center_fields(plan, shape),
+        *_scale_fields(plan, shape),
         *_end_fields(plan, arch),
         *_known_provenance(plan),
     ]
@@ -39,6 +40,11 @@ def _center_fields(plan: Plan, shape: ModelShape) -> Iterable[bytes]:
         yield _float_list(Keys.CENTER_K.format(arch=arch), flat_float32(plan.centers.k, shape.sizes_k))
         if plan.centers.span is not None:
             yield _scalar(Keys.CENTER_SPAN.format(arch=arch), GGUFValueType.UINT32, "<I", plan.centers.span)
+
+
+def _scale_fields(plan: Plan, shape: ModelShape) -> Iterable[bytes]:
+    if plan.scales is not None:
+        yield _float_list(Keys.SCALE_K.format(arch=shape.architecture), flat_float32(plan.scales.k, shape.sizes_k))
 
 
 def _end_fields(plan: Plan, arch: str) -> Iterable[bytes]:

@@ -25,6 +25,8 @@ def fitted(plan: Plan, headers: list[GgufHeader]) -> Plan:
         _check_shared_tensor(pairs)
     if plan.centers is not None and (obstacle := centering_obstacle(headers)):
         raise KvtunerError(f"keys cannot be centered, since this model {obstacle}: tune with --no-center")
+    if plan.scales is not None and shape.latent:
+        raise KvtunerError("keys cannot be scaled, since this model keeps K and V in one tensor: tune with --no-center")
     return replace(plan, pairs=pairs, model=shape)
 
 

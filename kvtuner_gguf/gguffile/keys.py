@@ -36,6 +36,7 @@ class Keys:
     TYPE_K = "{arch}.attention.kv_cache.type_k"
     TYPE_V = "{arch}.attention.kv_cache.type_v"
     CENTER_K = "{arch}.attention.kv_cache.center_k"
+    SCALE_K = "{arch}.attention.kv_cache.scale_k"
     CENTER_SPAN = "{arch}.attention.kv_cache.center_span"
     EXACT_FIRST = "{arch}.attention.kv_cache.exact_first"
     EXACT_LAST = "{arch}.attention.kv_cache.exact_last"

@@ -15,12 +15,14 @@ from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.reader import MAGIC, Field, GgufHeader
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.cachetypes import cache_type
-from kvtuner_gguf.plan.centers import Centers, centers_or_none, from_flat, raw_vector
+from kvtuner_gguf.plan.centers import Centers, centers_or_none
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.scales import Scales, scales_or_none
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.vectors import Vectors
 
 PROVENANCE = {
     Keys.VERSION: "version",
@@ -53,7 +55,9 @@ def plan_in(header: GgufHeader, shape: ModelShape) -> Plan | None:
             )
         names_k, names_v = (_names(header, side, shape.n_layer) for side in ("K", "V"))
         pairs = tuple(Pair(k, v) for k, v in zip(names_k, names_v, strict=True))
-        return Plan(pairs, shape, _provenance(header), _centers(header, shape.sizes_k), _ends(header))
+        centers = _centers(header, shape.sizes_k)
+        scales = scales_or_none(_vectors(header, Keys.SCALE_K, Scales, shape.sizes_k))
+        return Plan(pairs, shape, _provenance(header), centers, _ends(header), scales)
 
 
 def _provenance(header: GgufHeader) -> dict[str, object]:
@@ -66,20 +70,19 @@ def _provenance(header: GgufHeader) -> dict[str, object]:
 
 def _centers(header: GgufHeader, sizes: list[int]) -> Centers | None:
     """The centers, in the checks and words of `kvtuner_plan_from_gguf` in ``cpp/plan/kvtuner-plan-gguf.cpp``."""
-    return centers_or_none(_vectors(header, sizes), _center_span(header))
+    return centers_or_none(_vectors(header, Keys.CENTER_K, Centers, sizes), _center_span(header))
 
 
-def _vectors(header: GgufHeader, sizes: list[int]) -> list[bytes]:
-    found = header.find(Keys.CENTER_K)
+def _vectors(header: GgufHeader, key: str, kind: type[Vectors], sizes: list[int]) -> list[bytes]:
+    found = header.find(key)
     if found is None:
         return []
     if found.element != GGUFValueType.FLOAT32:
-        raise KvtunerError(f"{header.name(Keys.CENTER_K)} is no list of float32 values: annotate the model again")
+        raise KvtunerError(f"{header.name(key)} is no list of float32 values: annotate the model again")
     values = found.value
     if isinstance(values, Skipped):  # no number in it, and its length tells more often what is wrong
         values = np.broadcast_to(np.float32(np.nan), values.count)
-    parts = from_flat(np.asarray(values, np.float32), sizes)
-    return [raw_vector(part, il) for il, part in enumerate(parts)]
+    return kind.from_flat(np.asarray(values, np.float32), sizes)
 
 
 def _center_span(header: GgufHeader) -> object:

@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.scales import Scales
+from kvtuner_gguf.plan.vectors import Vectors
 
 
-def fingerprint(schema: str, pairs: Sequence[Pair], centers: Centers | None, ends: Ends | None) -> str:
-    """16 hex digits over the types and centers of all layers, then the span of the centers and the ends.
+def fingerprint(
+    schema: str, pairs: Sequence[Pair], centers: Centers | None, scales: Scales | None, ends: Ends | None
+) -> str:
+    """16 hex digits over the types, centers and scales of all layers, then the span of the centers and the ends.
 
     Whatever else a plan comes to hold of a layer is appended to the layer's entry, and what it holds as a whole follows
     all layers, so that plans without it keep theirs.
     """
-    entries = [f"{il}:{pair}{_center_digest(centers, il)}" for il, pair in enumerate(pairs)]
+    entries = [f"{il}:{pair}{_digest(centers, il)}{_digest(scales, il)}" for il, pair in enumerate(pairs)]
     if centers is not None and centers.span is not None:
         entries.append(f"center_span={centers.span}")
     if ends is not None:
@@ -31,6 +35,8 @@ def fnv1a_64(data: bytes) -> int:
     return value
 
 
-def _center_digest(centers: Centers | None, il: int) -> str:
-    values = None if centers is None else centers.array_k(il)
-    return "" if values is None else f";center_k={fnv1a_64(values.astype('<f4').tobytes()):016x}"
+def _digest(vectors: Vectors | None, il: int) -> str:
+    values = None if vectors is None else vectors.array_k(il)
+    if vectors is None or values is None:
+        return ""
+    return f";{vectors.what}_k={fnv1a_64(values.astype('<f4').tobytes()):016x}"

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from kvtuner_gguf.errors import KvtunerError, shown
-from kvtuner_gguf.plan import centers
+from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.scales import Scales
 from kvtuner_gguf.plan.shapefields import MAX_LAYERS, is_count
 
 T = TypeVar("T")
@@ -58,4 +59,9 @@ def center_in(entry: Mapping[str, Any], il: int) -> bytes:
     """The center of layer ``il``, empty for none; raises `KvtunerError` naming the layer."""
     if entry.get("center_v") is not None:  # of an earlier version
         raise KvtunerError(f"layer {il}: center_v is no longer used, since centers give values nothing: remove it")
-    return centers.decode(entry.get("center_k"), il)
+    return Centers.decode(entry.get("center_k"), il)
+
+
+def scale_in(entry: Mapping[str, Any], il: int) -> bytes:
+    """The scale of layer ``il``, as `center_in`."""
+    return Scales.decode(entry.get("scale_k"), il)

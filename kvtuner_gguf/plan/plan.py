@@ -13,16 +13,17 @@ from typing import Any
 
 from kvtuner_gguf.errors import KvtunerError, shown
 from kvtuner_gguf.files import artifact
-from kvtuner_gguf.plan import centers as centers_module
 from kvtuner_gguf.plan.cachetypes import cache_type
-from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.centers import Centers, centers_or_none
 from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.fingerprint import fingerprint
-from kvtuner_gguf.plan.layerlist import center_in, ordered_layers, pair_in
+from kvtuner_gguf.plan.layerlist import center_in, ordered_layers, pair_in, scale_in
 from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.scales import Scales, scales_or_none
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.shapefields import MAX_LAYERS
+from kvtuner_gguf.plan.vectors import encode
 
 SCHEMA = "kvtuner.plan/1"
 
@@ -43,14 +44,17 @@ class Plan:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     centers: Centers | None = None
     ends: Ends | None = None
+    scales: Scales | None = None
 
     def __post_init__(self) -> None:
         if not 0 < len(self.pairs) <= MAX_LAYERS:
             raise KvtunerError(f"a plan has 1 to {MAX_LAYERS} layers, not {len(self.pairs)}: tune the model again")
-        if self.centers is not None and self.centers.n_layer != len(self.pairs):
-            raise KvtunerError(
-                f"the plan has {len(self.pairs)} layers and centers of {self.centers.n_layer}: tune the model again"
-            )
+        for vectors in (self.centers, self.scales):
+            if vectors is not None and vectors.n_layer != len(self.pairs):
+                raise KvtunerError(
+                    f"the plan has {len(self.pairs)} layers and {vectors.what}s of {vectors.n_layer}: "
+                    "tune the model again"
+                )
         if self.model is not None:
             self.check(self.model)
 
@@ -61,6 +65,9 @@ class Plan:
     def without_centers(self) -> Plan:
         return replace(self, centers=None)
 
+    def without_scales(self) -> Plan:
+        return replace(self, scales=None)
+
     def without_ends(self) -> Plan:
         return replace(self, ends=None)
 
@@ -70,8 +77,8 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over types, centers with their span, and ends: equal plans, equal fingerprints."""
-        return fingerprint(SCHEMA, self.pairs, self.centers, self.ends)
+        """16 hex digits over types, centers with their span, scales and ends: equal plans, equal fingerprints."""
+        return fingerprint(SCHEMA, self.pairs, self.centers, self.scales, self.ends)
 
     def check(self, shape: ModelShape) -> None:
         """Raise `KvtunerError` unless every layer's types can be allocated in a model of this shape."""
@@ -89,8 +96,9 @@ class Plan:
                     )
             if self.ends is not None:
                 self.ends.check(il, pair, layer)
-        if self.centers is not None:
-            self.centers.check(shape.sizes_k)
+        for vectors in (self.centers, self.scales):
+            if vectors is not None:
+                vectors.check(shape.sizes_k)
 
     def bytes_per_token(self, shape: ModelShape) -> int:
         """Bytes that one token takes in the caches of all layers."""
@@ -175,8 +183,9 @@ class Plan:
 
     def _layer_to_json(self, il: int) -> dict[str, Any]:
         entry: dict[str, Any] = {"layer": il, "k": self.pairs[il].k, "v": self.pairs[il].v}
-        if self.centers is not None and self.centers.k[il]:
-            entry["center_k"] = centers_module.encode(self.centers.k[il])
+        for key, vectors in (("center_k", self.centers), ("scale_k", self.scales)):
+            if vectors is not None and vectors.k[il]:
+                entry[key] = encode(vectors.k[il])
         return entry
 
     @classmethod
@@ -197,9 +206,8 @@ class Plan:
             pairs=tuple(pair_in(entry, il) for il, entry in enumerate(layers)),
             model=None if model is None else ModelShape.from_json(model),
             provenance=provenance,
-            centers=centers_module.centers_or_none(
-                (center_in(entry, il) for il, entry in enumerate(layers)), data.get("center_span")
-            ),
+            centers=centers_or_none((center_in(entry, il) for il, entry in enumerate(layers)), data.get("center_span")),
+            scales=scales_or_none(scale_in(entry, il) for il, entry in enumerate(layers)),
             ends=Ends.from_json(data.get("ends")),
         )
 

@@ -22,11 +22,16 @@ def plan_summary(plan: Plan) -> str:
         if plan.model.has_windows:
             mib, f16_mib = (n / 2**20 for n in bytes_in_context(plan, plan.model))
             size += f", {mib:.2f} MiB for {plan.model.n_ctx} tokens (f16 {f16_mib:.2f})"
-    return "\n".join([*lines, *_center_lines(plan), *_ends_lines(plan), f"{size}, fingerprint {plan.fingerprint}"])
+    lines += [*_center_lines(plan), *_scale_lines(plan), *_ends_lines(plan)]
+    return "\n".join([*lines, f"{size}, fingerprint {plan.fingerprint}"])
 
 
 def _is_centered(plan: Plan, il: int) -> bool:
     return plan.centers is not None and bool(plan.centers.k[il])
+
+
+def _is_scaled(plan: Plan, il: int) -> bool:
+    return plan.scales is not None and bool(plan.scales.k[il])
 
 
 def _center_lines(plan: Plan) -> list[str]:
@@ -35,6 +40,11 @@ def _center_lines(plan: Plan) -> list[str]:
         return []
     span = "" if plan.centers.span is None else f", turned every {plan.centers.span} positions"
     return [f"keys centered in layers {ranges(centered)}{span}"]
+
+
+def _scale_lines(plan: Plan) -> list[str]:
+    scaled = [il for il in range(plan.n_layer) if _is_scaled(plan, il)]
+    return [f"keys scaled in layers {ranges(scaled)}"] if scaled else []
 
 
 def _ends_lines(plan: Plan) -> list[str]:
@@ -95,7 +105,7 @@ def _in_f16(shape: ModelShape) -> Plan:
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """``n_layer, bits_per_value, layers: [{layer, k, v, center_k, exact_ends}], center_span, ends`` and others."""
+    """``n_layer, bits_per_value, layers: [{layer, k, v, center_k, scale_k, exact_ends}]`` and others."""
     data: dict[str, Any] = {
         "n_layer": plan.n_layer,
         "bits_per_value": plan.bits_per_value(),
@@ -117,6 +127,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
             "k": pair.k,
             "v": pair.v,
             "center_k": _is_centered(plan, il),
+            "scale_k": _is_scaled(plan, il),
             "exact_ends": _has_ends(plan, il),
         }
         for il, pair in enumerate(plan.pairs)

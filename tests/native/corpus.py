@@ -15,6 +15,7 @@ NAMES = (("q8_0", "q4_0"), ("f16", "f16"), ("q5_1", "iq4_nl"), ("bf16", "q5_0"))
 LAYERS = [{"layer": il, "k": k, "v": v} for il, (k, v) in enumerate(NAMES)]
 TYPE_K, TYPE_V = (f"llama.attention.kv_cache.type_{side}" for side in "kv")
 CENTER_K, CENTER_V = (f"llama.attention.kv_cache.center_{side}" for side in "kv")
+SCALE_K = "llama.attention.kv_cache.scale_k"
 CENTER_SPAN = "llama.attention.kv_cache.center_span"
 EXACT_FIRST, EXACT_LAST, EXACT_TYPE = (f"llama.attention.kv_cache.exact_{of}" for of in ("first", "last", "type"))
 STRING, ARRAY, UINT32, FLOAT32 = 8, 9, 4, 6
@@ -82,6 +83,8 @@ SEEDS: dict[str, bytes] = {
     "span.json": plan([{**LAYERS[0], "center_k": "ADwAQA=="}], center_span=256),
     "span-alone.json": plan(LAYERS, center_span=256),
     "span-odd.json": plan([{**LAYERS[0], "center_k": "ADwAQA=="}], center_span=100),
+    "scale.json": plan([{**LAYERS[0], "scale_k": "ADwAQA=="}]),
+    "scale-negative.json": plan([{**LAYERS[0], "scale_k": "ADwAwA=="}]),
     "ends.json": ends(),
     "ends-q8.json": ends(0, 128, "q8_0"),
     "ends-of-none.json": ends(0, 0),
@@ -95,6 +98,8 @@ SEEDS: dict[str, bytes] = {
     "center-nan.gguf": gguf(Q8, Q4, floats(CENTER_K, 6, float("nan"))),
     "span.gguf": gguf(Q8, Q4, floats(CENTER_K, 6), uint32(CENTER_SPAN, 256)),
     "span-alone.gguf": gguf(Q8, Q4, uint32(CENTER_SPAN, 256)),
+    "scale.gguf": gguf(Q8, Q4, floats(SCALE_K, 192)),
+    "scale-negative.gguf": gguf(Q8, Q4, floats(SCALE_K, 192, -0.5)),
     "ends.gguf": gguf(Q8, Q4, *ENDS),
     "ends-of-none.gguf": gguf(Q8, Q4, uint32(EXACT_FIRST, 0), uint32(EXACT_LAST, 0), ENDS[2]),
     "ends-missing.gguf": gguf(Q8, Q4, *ENDS[:2]),

@@ -42,6 +42,7 @@ from tests.native.corpus import (
     string,
 )
 from tests.native.ends_inputs import ENDS_INPUTS
+from tests.native.scale_inputs import SCALE_INPUTS
 from tests.native.span_inputs import SPAN_INPUTS
 
 SHAPE = ModelShape("llama", (1, 1, 0, 1), 64, 64)
@@ -67,6 +68,7 @@ TOKENS = [
     *(b'"\\ud800"', b'"\\udc00\\ud800"', b'"\\ud83d\\ude00"', b'"\\u0000"', b'"q8_0\\u0000"', b"'", b"//", b"[" * 70),
     *(b'"layer"', b'"k"', b'"v"', b'"model"', b'"provenance"', b'"schema"', b'"n_head_kv"'),
     *(b'"center_k"', b'"center_v"', b'"AAA="', b'"ends"', b'"first"', b'"last"', b'"type"', b"1048576", b"1048577"),
+    *(b'"scale_k"', b'"ADwAQA=="', b'"AAAAwA=="'),
     *(b'"center_span"', b"16", b"256", b"65536", b"131072"),
     *(struct.pack("<I", n) for n in range(14)),
     *(struct.pack("<Q", n) for n in (0, 1, 3, 4, 5, 1 << 63, (1 << 64) - 1)),
@@ -191,7 +193,7 @@ TENSORS: dict[str, bytes] = {
         tensor("a", [3], F32, 0), tensor("b", [3], F32, 32), n_data=128, alignment=64, fields=[ALIGNED_64]
     ),
 }
-INPUTS = {**SEEDS, **MORE, **ENDS_INPUTS, **SPAN_INPUTS, **TENSORS}
+INPUTS = {**SEEDS, **MORE, **ENDS_INPUTS, **SPAN_INPUTS, **SCALE_INPUTS, **TENSORS}
 
 
 def of_python(path: Path) -> str | None:

@@ -16,6 +16,7 @@ from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import TYPES, Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.scales import Scales
 
 pytestmark = [pytest.mark.native, pytest.mark.model]
 
@@ -23,13 +24,19 @@ N_LAYER = 30
 
 
 def random_plan(seed: int) -> Plan:
-    """Every other one has centers, but for some layers, most with a span; of three, one has none of the exact ends."""
+    """Some have centers, most of these with a span, some scales, but not in all layers, and some exact ends."""
     rng = random.Random(seed)
     pairs = tuple(Pair(*rng.choices(tuple(CACHE_TYPES), k=2)) for _ in range(N_LAYER))
     centers = [_gaussian(rng) if il % 4 else None for il in range(N_LAYER)]
     ends = Ends(seed, 32, rng.choice(TYPES)) if seed % 3 else None
     span = 16 << seed if seed % 5 else None
-    return Plan(pairs, centers=Centers.from_arrays(centers, span) if seed % 2 else None, ends=ends)
+    scales = Scales.from_arrays([np.exp(_gaussian(rng)) if il % 3 else None for il in range(N_LAYER)])
+    return Plan(
+        pairs,
+        centers=Centers.from_arrays(centers, span) if seed % 2 else None,
+        ends=ends,
+        scales=scales if seed % 4 in (1, 2) else None,
+    )
 
 
 def _gaussian(rng: random.Random) -> np.ndarray:

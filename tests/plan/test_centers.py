@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from kvtuner_gguf.errors import KvtunerError, shown
-from kvtuner_gguf.plan import centers
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.vectors import flat_float32
 
 SHAPE = ModelShape("llama", (2, 0, 1), 32, 64)
 RNG = np.random.default_rng(5)
@@ -80,13 +80,13 @@ def test_a_span_without_centers_is_refused() -> None:
 
 
 def test_the_flat_form_has_zeros_for_layers_without_a_center() -> None:
-    flat = centers.flat_float32(CENTERS.k, SHAPE.sizes_k)
+    flat = flat_float32(CENTERS.k, SHAPE.sizes_k)
     assert flat.shape == (96,)
-    back = centers.from_flat(flat, SHAPE.sizes_k)
-    assert not back[1].size
-    assert Centers.from_arrays(back).k == CENTERS.k
+    back = Centers.from_flat(flat, SHAPE.sizes_k)
+    assert not back[1]
+    assert tuple(back) == CENTERS.k
     with pytest.raises(KvtunerError, match="K centers have 95 values, the model's layers 96"):
-        centers.from_flat(flat[1:], SHAPE.sizes_k)
+        Centers.from_flat(flat[1:], SHAPE.sizes_k)
 
 
 def test_layers_that_are_not_quantized_need_no_center() -> None:
