@@ -61,7 +61,7 @@ class MadeUp(Engine):
 
     def _run(self, tokens: Tensor, plan: Plan) -> list[Tensor]:
         """The input of every layer and the output of the last one, [tokens, SIZE]."""
-        cache = CacheModel(interleaved_rope=False, centers=plan.centers, ends=plan.ends)
+        cache = CacheModel(interleaved_rope=False, centers=plan.centers, ends=plan.ends, scales=plan.scales)
         rotated = rotated_sides(plan.pairs)
         states = [self._embedding[tokens]]
         for il, pair in enumerate(plan.pairs):

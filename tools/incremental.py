@@ -38,7 +38,7 @@ class Decoder(Reference):
         plan = self._plan
         for chunk in tokens.split(CHUNK):
             # the copy shares what is kept
-            reading = self.reading(plan.centers, plan.ends, self._n_fed)
+            reading = self.reading(plan.centers, plan.ends, self._n_fed, plan.scales)
             hidden = reading.run(reading.embed(chunk[None]), plan.pairs)
             self._n_fed += len(chunk)
         return self.logits(hidden[0, -1:])[0]

@@ -8,8 +8,7 @@ Against the exact model (float32, torch), second half of the first chunks of an 
 text. A center is named by the positions that it is the mean over: 2048 is one for all keys, span256 turns with the
 blocks of so many positions. A scale multiplies each pair of channels that RoPE turns, before the rotation, and queries
 are divided by it: the energy of queries over that of centered keys, to a power, of which 0.25 makes the expected noise
-of logits least. It is that of all tokens, of the keys alone, or (attention) of each query and key that it reads from
-the quantized cache, weighted by what an error of the logit does to the output.
+of logits least. It is that of all tokens, of the keys alone, or (attention) as in a tuning.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,7 +25,6 @@ from torch import Tensor
 
 from kvtuner_gguf.engine.attention import Attention
 from kvtuner_gguf.engine.cachemodel import CacheModel
-from kvtuner_gguf.engine.ends import is_exact
 from kvtuner_gguf.engine.torch import judge
 from kvtuner_gguf.engine.torch.engine import TorchEngine
 from kvtuner_gguf.engine.torch.judge import TorchJudge
@@ -37,9 +34,11 @@ from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends
-from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.scales import Scales
 from kvtuner_gguf.tuning.calibration import calibrate
-from kvtuner_gguf.tuning.center import center_of, lost_by_keys
+from kvtuner_gguf.tuning.center import center_of
+from kvtuner_gguf.tuning.scale import energies, energies_by_attention, pair_scale
 
 SKIPPED = 0.5
 KEYS = ("none", "2048", "8192", "32768", "span64", "span256", "span1024")
@@ -75,41 +74,19 @@ class Keys:
         center = center_of(used, self.n_positions) if self.n_positions else used.key.new_zeros(used.key.shape[1::2])
         scale = torch.ones_like(center)
         if self.energies:
-            centered = replace(used, key=used.key - lost_by_keys(used, center, self.span).to(used.key))
-            scale = pair_scale(*ENERGIES[self.energies](centered, used, ends), self.power, used)
-        self.centers.append(center * scale)
+            assert used.rope is not None
+            centered = replace(used, key=used.key - used.lost_by_keys(center, self.span).to(used.key))
+            scale = pair_scale(*ENERGIES[self.energies](centered, used, ends), self.power, used.rope)
+        self.centers.append(center)
         self.scales.append(scale)
 
     def cache(self, plain: CacheModel) -> CacheModel:
-        centers = Centers.from_arrays((center.cpu().numpy() for center in self.centers), self.span)
-        found = replace(plain, centers=centers if self.n_positions else None)
-        scales = [plain.model_order(scale.float())[:, None] for scale in self.scales]
-        return Scaled(found.interleaved_rope, found.centers, found.ends, found.rope, found.start, scales)
-
-
-@dataclass(frozen=True)
-class Scaled(CacheModel):
-    """Keys are multiplied by ``scales[il]`` [KV heads, 1, head size], in the model's order, while they are cached."""
-
-    scales: Sequence[Tensor] = ()
-
-    def keys(self, k: Tensor, type_name: str, il: int, rotated: bool = False) -> Tensor:
-        if type_name == UNQUANTIZED:
-            return k
-        return super().keys(k * self.scales[il], type_name, il, rotated) / self.scales[il]
-
-
-def pair_scale(queries: Tensor, keys: Tensor, power: float, used: Attention) -> Tensor:
-    """[KV heads, head size] of energies [KV heads, pairs], with a geometric mean of 1."""
-    logs = (queries / keys).log() * power
-    factors = (logs - logs.mean(-1, keepdim=True)).exp()
-    return used.rope.channels(torch.complex(factors, factors)).half().double()
-
-
-def energies(used: Attention) -> tuple[Tensor, Tensor]:
-    """Of queries [chunks, KV heads, query heads of each, tokens, pairs] and keys [chunks, KV heads, tokens, pairs]."""
-    queries, keys = (used.rope.pairs(x).abs().square() for x in (used.query, used.key))
-    return queries.unflatten(1, (keys.shape[1], -1)), keys
+        centers, scales = ([v.cpu().numpy() for v in vectors] for vectors in (self.centers, self.scales))
+        return replace(
+            plain,
+            centers=Centers.from_arrays(centers, self.span) if self.n_positions else None,
+            scales=Scales.from_arrays(scales) if self.energies else None,
+        )
 
 
 def of_all(centered: Attention, used: Attention, ends: Ends | None) -> tuple[Tensor, Tensor]:
@@ -122,30 +99,7 @@ def of_keys(centered: Attention, used: Attention, ends: Ends | None) -> tuple[Te
     return torch.ones_like(keys), keys
 
 
-def by_attention(centered: Attention, used: Attention, ends: Ends | None) -> tuple[Tensor, Tensor]:
-    queries, keys = energies(centered)
-    sums = torch.zeros_like(queries[0, :, 0, 0]), torch.zeros_like(keys[0, :, 0])
-    for chunk, head in torch.cartesian_prod(*map(torch.arange, used.query.shape[:2])).tolist():
-        kv, i = divmod(head, queries.shape[2])
-        weights = error_weights(used, chunk, head, kv, ends).double()
-        sums[0][kv] += weights.sum(1) @ queries[chunk, kv, i]
-        sums[1][kv] += weights.sum(0) @ keys[chunk, kv]
-    return sums
-
-
-def error_weights(used: Attention, chunk: int, head: int, kv: int, ends: Ends | None) -> Tensor:
-    """By how much the squared error of a logit enters that of the output, [queries, keys], relative to the output."""
-    value = used.value[chunk, kv]
-    positions = torch.arange(len(value), device=value.device)
-    products = used.query[chunk, head] @ used.key[chunk, kv].T
-    weights = used.weights(products[None, None], positions)[0, 0]
-    output = weights @ value
-    apart = torch.cdist(output, value) / output.norm(dim=-1, keepdim=True)
-    found = (weights * apart).square()
-    return found if ends is None else found.masked_fill(is_exact(ends, positions, len(value)), 0)
-
-
-ENERGIES = {"all": of_all, "keys": of_keys, "attention": by_attention}
+ENERGIES = {"all": of_all, "keys": of_keys, "attention": energies_by_attention}
 
 
 class Study:

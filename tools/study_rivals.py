@@ -68,7 +68,7 @@ class Rival:
         return self.bits + (cache_type(ends.type).bits_per_value * ends.n_positions / n_ctx if ends else 0)
 
     def reading(self, reference: Reference) -> Reference:
-        reading = reference.reading(self.plan.centers, self.plan.ends)
+        reading = reference.reading(self.plan.centers, self.plan.ends, scales=self.plan.scales)
         if self.store is not None:
             reading.cache = Rotated(
                 reading.cache.interleaved_rope, ends=self.plan.ends, rotations=self.rotations, store=self.store
@@ -114,7 +114,8 @@ def rivals(reference: Reference, layers: list[Statistics], plans: dict[str, Plan
         yield Rival(f"{pair}, tail", uniform(pair, TAIL))
     own = next(iter(plans.values()), Plan.uniform(Pair.parse("q3_nl"), n_layer, centers))
     for pair in ("q3_nl/q3_nl", "q3_nl/q2_nl"):
-        yield Rival(f"{pair}, ours", uniform(pair, own.ends or OUR_ENDS, own.centers))
+        plan = uniform(pair, own.ends or OUR_ENDS, own.centers)
+        yield Rival(f"{pair}, ours", replace(plan, scales=own.scales))
     for name, plan in plans.items():
         yield Rival(name, plan)
 

@@ -1,4 +1,4 @@
-"""`kvtuner-gguf center`: the centers of a plan alone, without a search."""
+"""`kvtuner-gguf center`: the centers and scales of a plan alone, without a search."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def center_command(
     """Measure what the keys of MODEL have in common, and write it into a plan.
 
     The types of the plan are those of CFG, or one pair in all layers. The runtime takes the centers off before it
-    writes to the cache: exact, and with less left to lose in few bits. Layers that quantize nothing stay as they are.
-    `tune` does the same on its own.
+    writes to the cache, and stretches the channels that queries make more of: exact, and with less left to lose in few
+    bits. Layers that quantize nothing stay as they are. `tune` does the same on its own.
     """
     from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape
     from kvtuner_gguf.gguffile.shards import read_model
@@ -85,7 +85,7 @@ def _types(headers: list, config: Path | None, uniform: str | None, ends: str | 
 
     shape = model_shape(headers)
     if config is not None and uniform is None:
-        plan = Plan.load(config).without_centers()
+        plan = Plan.load(config).without_centers().without_scales()
     elif uniform is not None and config is None:
         plan = Plan((Pair.parse(uniform),) * shape.n_layer, ends=chosen_ends(ends, shape))
     else:

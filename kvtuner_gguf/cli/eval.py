@@ -14,7 +14,6 @@ from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.gguffile.chosen_ends import NONE
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.plan.centers import Centers
     from kvtuner_gguf.plan.plan import Plan
     from kvtuner_gguf.plan.shape import ModelShape
 
@@ -28,7 +27,7 @@ OWN_PLAN = "auto"
 @click.option(
     "--centers",
     type=EXISTING_FILE,
-    help="Judge every uniform pair a second time, centered as in this plan or annotated model.",
+    help="Judge every uniform pair a second time, centered and scaled as in this plan or annotated model.",
 )
 @click.option("--ends", default=NONE, show_default=True, metavar="F+L[:TYPE]", help=f"Of uniform pairs: {ENDS_HELP}")
 @click.option("--auto/--no-auto", default=True, help="Judge the plan that MODEL itself carries, if any, as 'auto'.")
@@ -131,20 +130,22 @@ def _plans(headers: list, configs: Sequence[Path], auto: bool) -> dict[str, Plan
     return caches
 
 
-def _uniform(shape: ModelShape, uniform: Sequence[str], ends: str, centers: Centers | None = None) -> dict[str, Plan]:
-    """Each uniform pair with such ends, by its name in the table."""
+def _uniform(shape: ModelShape, uniform: Sequence[str], ends: str, like: Plan | None = None) -> dict[str, Plan]:
+    """Each uniform pair with such ends, and keys as of ``like``, by its name in the table."""
     from kvtuner_gguf.gguffile.chosen_ends import chosen_ends
     from kvtuner_gguf.plan.pairs import Pair
     from kvtuner_gguf.plan.plan import Plan
 
     exact = chosen_ends(ends, shape)
-    name = (" centered" if centers else "") + (f" ends {exact}" if exact else "")
-    pairs = list(map(Pair.parse, uniform))
-    return {f"{pair}{name}": Plan((pair,) * shape.n_layer, centers=centers, ends=exact) for pair in pairs}
+    name = (" centered" if like else "") + (f" ends {exact}" if exact else "")
+    plans = [Plan.uniform(Pair.parse(pair), shape.n_layer) for pair in uniform]
+    if like is not None:
+        plans = [replace(plan, centers=like.centers, scales=like.scales) for plan in plans]
+    return {f"{plan.pairs[0]}{name}": replace(plan, ends=exact) for plan in plans}
 
 
 def _centered(headers: list, source: Path, uniform: Sequence[str], ends: str) -> dict[str, Plan]:
-    """Each uniform pair with such ends and the centers of the plan in ``source``."""
+    """Each uniform pair with such ends and the centers and scales of the plan in ``source``."""
     from kvtuner_gguf.errors import KvtunerError
     from kvtuner_gguf.gguffile.fit import fitted
     from kvtuner_gguf.gguffile.metadata import model_shape
@@ -153,4 +154,4 @@ def _centered(headers: list, source: Path, uniform: Sequence[str], ends: str) ->
     plan, _ = load_plan(source)
     if plan is None or plan.centers is None:
         raise KvtunerError(f"{source}: there are no centers in it: tune the model, or give another --centers")
-    return _uniform(model_shape(headers), uniform, ends, fitted(plan, headers).centers)
+    return _uniform(model_shape(headers), uniform, ends, fitted(plan, headers))

@@ -58,7 +58,8 @@ _MEASURE = (
         "--center/--no-center",
         default=True,
         show_default=True,
-        help="Take off what the keys have in common; left out where the architecture forbids it.",
+        help="Take off what the keys have in common, and scale their channels; left out where the architecture "
+        "forbids it.",
     ),
     click.option("--ends", metavar="F+L[:TYPE]", help=f"{ENDS_HELP}  [{DEFAULT_ENDS}]"),
     click.option("--threads", type=int, help="Threads of the reference model. Default: all processors."),

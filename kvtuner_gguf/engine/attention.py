@@ -85,6 +85,16 @@ class Attention:
         """Queries or keys in the order of ``channels``: sums over them then have the bits that the engine's have."""
         return x if self.channels is None else x.index_select(-1, self.channels)
 
+    def lost_by_keys(self, center: Tensor, span: int | None) -> Tensor:
+        """What each key loses of ``center`` [KV heads, head size]: [KV heads, 1 or tokens, head size].
+
+        Blocks of ``span`` positions lose it as RoPE turns it by the first of them.
+        """
+        if span is None or self.rope is None:
+            return center[:, None]
+        positions = torch.arange(self.key.shape[2], device=center.device)
+        return self.rope.turned(center[:, None], positions // span * span)
+
     def weights(self, products: Tensor, rows: Tensor) -> Tensor:
         """Attention weights of the queries at the positions ``rows`` to the first tokens.
 

@@ -19,6 +19,7 @@ from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.scales import Scales
 from kvtuner_gguf.plan.shape import ModelShape
 
 See = Callable[[int, Attention], None]
@@ -78,6 +79,8 @@ class Engine(ABC):
         """
         raise KvtunerError(f"the engine {self.name} has no gradients: price the layers with --prices kld")
 
-    def judge(self, tokens: Tensor, centers: Centers | None = None, ends: Ends | None = None) -> TokenJudge:
-        """What judges plans with ``centers`` and ``ends`` on ``tokens`` [chunks, context]."""
-        return LogitsJudge(self, tokens, centers, ends)
+    def judge(
+        self, tokens: Tensor, centers: Centers | None = None, ends: Ends | None = None, scales: Scales | None = None
+    ) -> TokenJudge:
+        """What judges plans with ``centers``, ``ends`` and ``scales`` on ``tokens`` [chunks, context]."""
+        return LogitsJudge(self, tokens, centers, ends, scales)

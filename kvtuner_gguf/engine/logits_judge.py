@@ -12,6 +12,7 @@ from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import EXACT, Pair
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.scales import Scales
 
 if TYPE_CHECKING:
     from kvtuner_gguf.engine.base import Engine
@@ -24,9 +25,15 @@ class LogitsJudge:
     """Scores plans on ``tokens`` [chunks, context] against the exact model, whose logits are kept."""
 
     def __init__(
-        self, engine: Engine, tokens: Tensor, centers: Centers | None = None, ends: Ends | None = None
+        self,
+        engine: Engine,
+        tokens: Tensor,
+        centers: Centers | None = None,
+        ends: Ends | None = None,
+        scales: Scales | None = None,
     ) -> None:
-        self._engine, self._tokens, self._centers, self._ends = engine, tokens, centers, ends
+        self._engine, self._tokens = engine, tokens
+        self._centers, self._ends, self._scales = centers, ends, scales
         self._first = int(tokens.shape[1] * SKIPPED)
         self._exact = list(self._logits((EXACT,) * engine.shape.n_layer))
 
@@ -47,7 +54,7 @@ class LogitsJudge:
 
     def _logits(self, pairs: Sequence[Pair]) -> Iterator[Tensor]:
         """Blocks of the scored rows of all chunks."""
-        plan = Plan(tuple(pairs), self._engine.shape, centers=self._centers, ends=self._ends)
+        plan = Plan(tuple(pairs), self._engine.shape, centers=self._centers, ends=self._ends, scales=self._scales)
         for chunk in self._tokens:
             yield from self._engine.logits(plan, chunk, slice(self._first, len(chunk)))
 

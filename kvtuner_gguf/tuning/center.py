@@ -24,6 +24,7 @@ from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.calibration import calibrate
+from kvtuner_gguf.tuning.scale import measure_scales
 
 
 def measure_centers(
@@ -42,7 +43,7 @@ def measure_centers(
         spans.append(None if used.rope is None else span)
         center = center_of(used, spans[-1])
         keys.append(center.cpu().numpy())
-        spread.append(_spread(used.key, lost_by_keys(used, center, spans[-1])))
+        spread.append(_spread(used.key, used.lost_by_keys(center, spans[-1])))
         if progress:
             progress(il + 1, engine.shape.n_layer)
 
@@ -59,15 +60,22 @@ def center_plan(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[Plan, KeySpread]:
-    """``plan``, whose model ``engine`` runs, with the centers of that on ``text`` where it quantizes.
+    """``plan``, whose model ``engine`` runs, with the centers and scales of that on ``text`` where it quantizes.
 
     Raises `KvtunerError` where the model cannot be loaded or the text is too short.
     """
     texts = calibrate(text, engine.tokenize, n_tokens, n_ctx, seed)
-    centers, spread = measure_centers(engine, texts.tuning, progress=progress)
+    centers, spread = measure_centers(engine, texts.tuning, progress=_half(progress, 0))
+    scales = measure_scales(engine, texts.tuning, centers, plan.ends, _half(progress, 1))
     facts = {"text": texts.name, "text_sha256": texts.sha256, "text_tokens": texts.n_tokens, "n_ctx": n_ctx}
     provenance = {**plan.provenance, **facts, "seed": seed, "keys": spread.to_json()}
-    return replace(plan, centers=centers.of_quantized(plan.pairs), provenance=provenance), spread
+    scales = scales and scales.of_quantized(plan.pairs)
+    return replace(plan, centers=centers.of_quantized(plan.pairs), scales=scales, provenance=provenance), spread
+
+
+def _half(progress: Progress | None, i: int) -> Progress | None:
+    """``progress`` of the first or the second of two steps that take as long."""
+    return None if progress is None else lambda done, total: progress(done + i * total, 2 * total)
 
 
 def center_of(used: Attention, span: int | None) -> Tensor:
@@ -79,16 +87,8 @@ def center_of(used: Attention, span: int | None) -> Tensor:
     return used.rope.turned(unturned[:, None], positions[:span]).mean(1)
 
 
-def lost_by_keys(used: Attention, center: Tensor, span: int | None) -> Tensor:
-    """What each key loses, [KV heads, 1 or tokens, head size]."""
-    if span is None or used.rope is None:
-        return center[:, None]
-    positions = torch.arange(used.key.shape[2], device=center.device)
-    return used.rope.turned(center[:, None], positions // span * span)
-
-
 def _spread(key: Tensor, center: Tensor) -> tuple[float, ...]:
-    """The fields of `KeySpread` for one layer; ``center`` as of `lost_by_keys`."""
+    """The fields of `KeySpread` for one layer; ``center`` as of `Attention.lost_by_keys`."""
     centered = key - center.to(key)
     sizes = [(x.abs().max().item(), x.double().square().mean().sqrt().item()) for x in (key, centered)]
     return tuple(value for pair in zip(*sizes, strict=True) for value in pair)

@@ -4,8 +4,8 @@ Small errors e of what attention reads from a cache have the KLD e F e / 2, wher
 model's predictions, the mean of g g over gradients g of log-probabilities of labels that the model itself draws. Errors
 of different tokens and KV heads are next to independent of each other; those of the same token at several places are
 not (in layer 0 its values are the same). So the KLD of a layer's keys or values is half of the sum of (g e) squared
-over KV heads and distinct tokens. The errors are those that a type really makes in this text, with centers; what all
-tokens share, as errors of scales that shrink all values would be, is left out.
+over KV heads and distinct tokens. The errors are those that a type really makes in this text, with centers and scales
+of channels; what all tokens share, as errors of scales that shrink all values would be, is left out.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from kvtuner_gguf.engine.gradients import Gradients
 from kvtuner_gguf.engine.logits_judge import SKIPPED
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends
+from kvtuner_gguf.plan.scales import Scales
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.prices import Prices
 
@@ -34,6 +35,7 @@ def fisher_prices(
     ends: Ends | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    scales: Scales | None = None,
 ) -> Prices:
     """Prices of the types ``names`` on ``tokens`` [chunks, context], of which as many are scored as a judge does.
 
@@ -45,7 +47,7 @@ def fisher_prices(
 
     def add(il: int, found: Gradients) -> None:
         nonlocal n_seen
-        cache = CacheModel(interleaved_rope=False, centers=centers, rope=found.rope)
+        cache = CacheModel(interleaved_rope=False, centers=centers, rope=found.rope, scales=scales)
         kinds = found.tokens.unique(return_inverse=True)[1].to(found.key.device)
         for name in names:
             keys, values = cache.keys(found.key, name, il), cache.values(found.value, name)

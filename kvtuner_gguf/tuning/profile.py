@@ -19,6 +19,7 @@ from kvtuner_gguf.engine.cachemodel import CacheModel
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.scales import Scales
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.stagefile import layers_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.progress import Progress
@@ -90,12 +91,13 @@ def profile(
     provenance: Mapping[str, Any],
     centers: Centers | None = None,
     progress: Progress | None = None,
+    scales: Scales | None = None,
 ) -> Profile:
-    """Measure every pair in every layer on ``tokens`` [chunks, context], with ``centers`` taken off."""
+    """Measure every pair in every layer on ``tokens`` [chunks, context], with ``centers`` taken off and ``scales``."""
     pairs, layers = tuple(pairs), []
 
     def measure(il: int, used: Attention) -> None:
-        cache = CacheModel(interleaved_rope=False, centers=centers, rope=used.rope)
+        cache = CacheModel(interleaved_rope=False, centers=centers, rope=used.rope, scales=scales)
         layers.append(_measure_layer(cache, il, used, pairs))
         if progress:
             progress(il + 1, engine.shape.n_layer)

@@ -19,6 +19,7 @@ from kvtuner_gguf.plan.backends import of_types
 from kvtuner_gguf.plan.centers import DEFAULT_SPAN, Centers
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.scales import Scales
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.calibration import Texts, calibrate_texts
 from kvtuner_gguf.tuning.center import measure_centers
@@ -30,6 +31,7 @@ from kvtuner_gguf.tuning.judges import Ledger
 from kvtuner_gguf.tuning.prices import Prices, one_sided, price
 from kvtuner_gguf.tuning.profile import Profile, profile
 from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, Candidates, prune, prune_by_prices
+from kvtuner_gguf.tuning.scale import measure_scales
 from kvtuner_gguf.tuning.settings import Settings, facts_of
 from kvtuner_gguf.tuning.work import Work
 
@@ -61,14 +63,17 @@ class Stages:
         self.facts = facts_of(engine, text, settings)
         ends = None if settings.ends is None else str(settings.ends)
         centering = {"center": settings.center, "center_span": DEFAULT_SPAN if settings.center else None}
-        identity = {**self.facts, **centering, "ends": ends, "model": engine.shape.to_json()}
+        identity = {**self.facts, **centering, "scale": settings.center, "ends": ends, "model": engine.shape.to_json()}
         self.work = Work(folder, identity, fresh)
         torch.manual_seed(settings.seed)
         with self.show("load the reference model"):
             tokens = (settings.n_tokens, settings.n_ctx, settings.seed)
             self.texts = calibrate_texts(text, engine.tokenize, *tokens)
         self.centers = self._center() if settings.center else None
-        self.ledger = Ledger(lambda: engine.judge(self.texts.tuning, self.centers, settings.ends), self.work.journal)
+        self.scales = self._scale() if settings.center else None
+        self.ledger = Ledger(
+            lambda: engine.judge(self.texts.tuning, self.centers, settings.ends, self.scales), self.work.journal
+        )
 
     def take(self, profile: Profile, candidates: Candidates, groups: Groups | None = None) -> None:
         """Go on from stages that were run before, for this model and these texts; the types are those of the profile.
@@ -107,6 +112,16 @@ class Stages:
         pairs = (Pair("f16", "f16"),) * self.engine.shape.n_layer
         return Plan(pairs, self.engine.shape, {**self.facts, "keys": spread.to_json()}, centers)
 
+    def _scale(self) -> Scales | None:
+        """The scales of the keys, likewise."""
+        return self.work.stage("scales", Plan.from_json, self._measure_scales).scales
+
+    def _measure_scales(self) -> Plan:
+        with self.show("scale keys") as progress:
+            scales = measure_scales(self.engine, self.texts.tuning, self.centers, self.settings.ends, progress)
+        pairs = (Pair("f16", "f16"),) * self.engine.shape.n_layer
+        return Plan(pairs, self.engine.shape, self.facts, scales=scales)
+
     @cached_property
     def profile(self) -> Profile:
         """The errors of every candidate pair in every layer."""
@@ -115,7 +130,8 @@ class Stages:
 
         def measure() -> Profile:
             with self.show("profile") as progress:
-                return profile(self.engine, self.texts.tuning, pairs, self.facts, self.centers, progress)
+                given: tuple[Any, ...] = (self.facts, self.centers, progress, self.scales)
+                return profile(self.engine, self.texts.tuning, pairs, *given)
 
         def has_all(found: Profile) -> bool:
             return all(pair in layer for pair in pairs for layer in found.layers)
@@ -157,7 +173,7 @@ class Stages:
 
         def measure() -> Prices:
             with self.show("price layers") as progress:
-                given: tuple[Any, ...] = (self.facts, self.centers, settings.ends, settings.seed, progress)
+                given: tuple[Any, ...] = (self.facts, self.centers, settings.ends, settings.seed, progress, self.scales)
                 return fisher_prices(self.engine, self.texts.tuning, names, *given)
 
         return self.work.stage("fisher", Prices.from_json, measure, lambda found: found.has(names)).only(names)

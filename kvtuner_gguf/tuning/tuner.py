@@ -157,10 +157,15 @@ class Tuner:
         return loss
 
     def _plan(self, pairs: Sequence[Pair]) -> Plan:
-        """``pairs`` with the ends, and the centers of what they quantize."""
-        centers = self._stages.centers
-        kept = centers.of_quantized(pairs) if centers else None
-        return Plan(tuple(pairs), self._sizes.shape, centers=kept, ends=self._settings.ends)
+        """``pairs`` with the ends, and the centers and scales of what they quantize."""
+        centers, scales = self._stages.centers, self._stages.scales
+        return Plan(
+            tuple(pairs),
+            self._sizes.shape,
+            centers=centers and centers.of_quantized(pairs),
+            ends=self._settings.ends,
+            scales=scales and scales.of_quantized(pairs),
+        )
 
     def _verified(self, point: Point, front: Front, prices: Prices | None) -> Tuned:
         """``point`` as a plan, judged on the held-out text."""

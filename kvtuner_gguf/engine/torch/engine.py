@@ -19,6 +19,7 @@ from kvtuner_gguf.engine.torch.reference import Reference
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.scales import Scales
 from kvtuner_gguf.plan.shape import ModelShape
 
 # rows of logits at a time: with a vocabulary of 152k each has 0.6 MB per cache
@@ -54,7 +55,7 @@ class TorchEngine(Engine):
         reference.run(reference.embed(tokens), capture=in_runtime_order)
 
     def logits(self, plan: Plan, tokens: Tensor, rows: slice, start: int = 0) -> Iterator[Tensor]:
-        reference = self.reference.reading(plan.centers, plan.ends, start)
+        reference = self.reference.reading(plan.centers, plan.ends, start, plan.scales)
         hidden = reference.run(reference.embed(tokens[None]), plan.pairs)[0, rows]
         return map(reference.logits, hidden.split(ROWS))
 
@@ -64,8 +65,10 @@ class TorchEngine(Engine):
             for il, found in layer_gradients(reference, chunk, first, generator):
                 see(il, found)
 
-    def judge(self, tokens: Tensor, centers: Centers | None = None, ends: Ends | None = None) -> TorchJudge:
-        return TorchJudge(self.reference.reading(centers, ends), tokens)
+    def judge(
+        self, tokens: Tensor, centers: Centers | None = None, ends: Ends | None = None, scales: Scales | None = None
+    ) -> TorchJudge:
+        return TorchJudge(self.reference.reading(centers, ends, scales=scales), tokens)
 
 
 def _model_channels(reference: Reference, query: Tensor) -> Tensor | None:

@@ -20,6 +20,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import EXACT, Pair
+from kvtuner_gguf.plan.scales import Scales
 
 ATTENTION = "kvtuner"
 
@@ -62,10 +63,15 @@ class Reference:
     def n_layer(self) -> int:
         return len(self._layers)
 
-    def reading(self, centers: Centers | None = None, ends: Ends | None = None, start: int = 0) -> Reference:
-        """The same model, whose caches take ``centers`` off and have ``ends``; positions are counted from ``start``."""
+    def reading(
+        self, centers: Centers | None = None, ends: Ends | None = None, start: int = 0, scales: Scales | None = None
+    ) -> Reference:
+        """The same model, whose caches take ``centers`` off, have ``ends`` and scale keys by ``scales``.
+
+        Positions are counted from ``start``.
+        """
         other = copy.copy(self)
-        other.cache = replace(self.cache, centers=centers, ends=ends, start=start)
+        other.cache = replace(self.cache, centers=centers, ends=ends, start=start, scales=scales)
         return other
 
     def tokenize(self, text: str) -> list[int]:
