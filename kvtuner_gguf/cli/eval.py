@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,6 @@ def eval_command(
     KLD is in nats per token; 'same top' is how often the most likely token is that of the f16 cache; bits count block
     scales, and stand a second time with exact ends, counted in a context of 8192 tokens. A plan has its own ends.
     """
-    from dataclasses import asdict
 
     from kvtuner_gguf.evaluation.by_either import evaluate
     from kvtuner_gguf.evaluation.chunks import Sample, read_text

@@ -3,7 +3,7 @@
 The levels of a quantized cache are shared by the channels that are rotated together, so that errors of all have the
 same size; but an error counts as much as queries make of its channel. Keys are multiplied by the fourth root of the
 energy of queries over that of centered keys and queries are divided by it, which makes the expected error of their
-products least. Both energies are those of what a query and a key that it reads from the quantized cache meet with, weighted by
+products least. Both energies are those of each query and each key that it reads from the quantized cache, weighted by
 what an error of their product does to the output of attention: ``configs/centering.md`` has other choices.
 """
 

@@ -19,6 +19,7 @@ from kvtuner_gguf.errors import KvtunerError  # noqa: E402
 from kvtuner_gguf.plan.centers import Centers  # noqa: E402
 from kvtuner_gguf.plan.ends import Ends  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
+from kvtuner_gguf.plan.scales import Scales  # noqa: E402
 
 torch.manual_seed(11)
 X = torch.randn(1, 2, 5, 128)
@@ -128,6 +129,42 @@ def test_exact_rows_are_centered_as_the_cache_is() -> None:
     exact = cache.exact(X, X, Pair("q4_0", "q4_0"), 0, (True, True))
     assert torch.equal(exact.key, cache.keys(X, "q8_0", 0))
     assert not torch.equal(exact.key, CacheModel(interleaved_rope=False).keys(X, "q8_0", 0))
+
+
+SCALE = np.repeat(np.exp(np.random.default_rng(4).standard_normal((2, 64))), 2, 1)
+
+
+def scale_of(interleaved: bool) -> torch.Tensor:
+    """[KV heads, 1, head size], both channels of a pair alike."""
+    values = torch.from_numpy(SCALE).half().float()
+    return (values if interleaved else torch.cat((values[:, ::2], values[:, 1::2]), 1))[:, None]
+
+
+def test_scaled_keys_are_stored_and_read_unscaled() -> None:
+    scale = scale_of(interleaved=False)
+    center = torch.from_numpy(CENTER).half().float().reshape(2, 1, 128)
+    cache = CacheModel(interleaved_rope=False, scales=Scales.from_arrays([scale.numpy()]))
+    stored = fake_quantize(rotate(X * scale, 128), "q4_0", True)
+    assert torch.equal(cache.keys(X, "q4_0", 0), rotate(stored, 128) / scale)
+    assert torch.equal(cache.keys(X, "f32", 0), X)
+    centered = replace(cache, centers=Centers.from_arrays([CENTER]))
+    off = rotate(center * scale, 128)
+    stored = fake_quantize(rotate(X * scale, 128) - off, "q4_0", True)
+    assert torch.equal(centered.keys(X, "q4_0", 0), rotate(stored + off, 128) / scale)
+    ended = replace(centered, ends=Ends(4, 32, "q8_0"))
+    assert torch.equal(ended.exact(X, X, Pair("q4_0", "f32"), 0, (True, True)).key, centered.keys(X, "q8_0", 0))
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_the_scale_commutes_with_the_turn_of_a_center(interleaved: bool) -> None:
+    """Keys that are turned centers are next to zero without them, whatever the scale is."""
+    scales = Scales.from_arrays([scale_of(interleaved).numpy()])
+    cache = CacheModel(interleaved, Centers.from_arrays([CENTER], 16), rope=Rope(FREQUENCIES, interleaved))
+    table = torch.cat([turned_center(t, 16, interleaved) for t in range(40)], 1)
+    x = cache.model_order(rotate(table, 128))[None]
+    off = (replace(cache, scales=scales).keys(x, "q4_0", 0) - x).abs()
+    assert off.max() < 0.1
+    assert torch.equal(cache.keys(x, "q4_0", 0), replace(cache, scales=Scales.from_arrays([None])).keys(x, "q4_0", 0))
 
 
 def test_a_span_needs_to_know_the_rope() -> None:
