@@ -69,6 +69,19 @@ void rotate(const float * row, int64_t rotation, int64_t n, float * x) {
     }
 }
 
+// x = n values, from `first` on, of row `row` of those that are written: scaled and rotated
+void rotate_piece(const kvtuner_write & write, float * x, int64_t row, int64_t first, int64_t n) {
+    const float * values = (const float *)((const char *)write.rows->data + row * write.rows_stride) + first;
+    if (write.scale) {
+        const float * factors = (const float *)write.scale->data + first;
+        for (int64_t i = 0; i < n; ++i) {
+            x[i] = values[i] * factors[i];
+        }
+        values = x;
+    }
+    rotate(values, write.rotation, n, x);
+}
+
 // takes its center off n values, from `first` on, of row `row` of those that are written
 void center_piece(const kvtuner_write & write, float * x, int64_t row, int64_t first, int64_t n) {
     alignas(64) float converted[LONGEST];
@@ -92,8 +105,7 @@ void run(const kvtuner_write & write, int ith, int nth) {
     alignas(64) float x[LONGEST];
     for (int64_t i = n * ith / nth; i < n * (ith + 1) / nth; ++i) {
         const int64_t row = i / pieces, first = i % pieces * length;
-        rotate((const float *)((const char *)write.rows->data + row * write.rows_stride) + first, write.rotation,
-               length, x);
+        rotate_piece(write, x, row, first, length);
         if (write.center) {
             center_piece(write, x, row, first, length);
         }
@@ -116,7 +128,7 @@ const kvtuner_writes * kvtuner_cpu_writes(const ggml_cgraph * graph) {
     if (kept.size() >= kvtuner::KEPT_GRAPHS) {
         kept.clear();
     }
-    return kept.insert_or_assign(graph->uid, kvtuner_writes(*graph, kvtuner::can_do)).first->second.unless_none();
+    return kept.insert_or_assign(graph->uid, kvtuner_writes(*graph, kvtuner::can_do, true)).first->second.unless_none();
 }
 
 bool kvtuner_cpu_write(const kvtuner_writes * writes, const ggml_compute_params * params, int i) {

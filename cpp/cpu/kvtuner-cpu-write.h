@@ -1,5 +1,5 @@
-// New keys and values on the CPU: rotated, or rotated, centered, converted and stored in one step. Bit for bit what
-// upstream's steps give.
+// New keys and values on the CPU: rotated, or scaled, rotated, centered, converted and stored in one step. Bit for bit
+// what upstream's steps give.
 #pragma once
 
 #include "ggml.h"

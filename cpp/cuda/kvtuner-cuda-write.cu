@@ -206,7 +206,7 @@ kvtuner_writes kvtuner_cuda_writes(const ggml_cgraph & graph) {
         const char * value = getenv("GGML_CUDA_DISABLE_FUSION");
         return value && atoi(value) != 0;
     }();
-    return { graph, is_off ? [](const kvtuner_write &) { return false; } : can_do };
+    return { graph, is_off ? [](const kvtuner_write &) { return false; } : can_do, /*with_scale =*/false };
 }
 
 bool kvtuner_cuda_write(ggml_backend_cuda_context & ctx, const kvtuner_writes & writes, int i) {

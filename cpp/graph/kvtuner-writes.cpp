@@ -61,13 +61,13 @@ bool is_plain_rows(const ggml_tensor * t) {
     return t->type == GGML_TYPE_F32 && t->ne[3] == 1 && t->nb[0] == sizeof(float) && t->nb[1] == t->ne[0] * t->nb[0];
 }
 
-// SUB of the same vector from every token
-bool takes_center(const ggml_tensor * sub, int64_t row_length) {
-    const ggml_tensor * rows = sub->src[0];
-    const ggml_tensor * center = sub->src[1];
-    return sub->op == GGML_OP_SUB && is_plain_rows(rows) && rows->ne[0] * rows->ne[1] == row_length &&
-           storage_of(center)->op == GGML_OP_NONE && center->type == GGML_TYPE_F32 && ggml_is_contiguous(center) &&
-           center->ne[0] == rows->ne[0] && center->ne[1] == rows->ne[1] && ggml_nelements(center) == row_length;
+// an operation on the row of every token and the same vector
+bool takes_vector(const ggml_tensor * node, ggml_op op, int64_t row_length) {
+    const ggml_tensor * rows = node->src[0];
+    const ggml_tensor * vector = node->src[1];
+    return node->op == op && is_plain_rows(rows) && rows->ne[0] * rows->ne[1] == row_length &&
+           storage_of(vector)->op == GGML_OP_NONE && vector->type == GGML_TYPE_F32 && ggml_is_contiguous(vector) &&
+           vector->ne[0] == rows->ne[0] && vector->ne[1] == rows->ne[1] && ggml_nelements(vector) == row_length;
 }
 
 // GET_ROWS out of a table of centers, of each token one
@@ -84,13 +84,14 @@ bool takes_rotation(const ggml_tensor * mul_mat, int64_t row_length) {
            ggml_is_contiguous(mul_mat) && row_length % mul_mat->ne[0] == 0;
 }
 
+// of a write; a scale is taken with the rotation after it
 bool is_first_step(const ggml_tensor * node) {
     return node->op == GGML_OP_SUB || is_hadamard(node);
 }
 
 bool is_step(const ggml_tensor * node) {
     return node->op == GGML_OP_RESHAPE || node->op == GGML_OP_VIEW || node->op == GGML_OP_GET_ROWS ||
-           is_first_step(node);
+           node->op == GGML_OP_MUL || is_first_step(node);
 }
 
 bool is_cache_write(const ggml_tensor * node) {
@@ -116,7 +117,7 @@ bool is_read_between(const ggml_cgraph & graph, int first, int last) {
 
 // The center that SUB takes off, with what makes it. False where it is none.
 bool find_center(const ggml_tensor * sub, int64_t row_length, chain & steps, kvtuner_write & write) {
-    if (takes_center(sub, row_length)) {
+    if (takes_vector(sub, GGML_OP_SUB, row_length)) {
         write.center = sub->src[1];
         return true;
     }
@@ -133,6 +134,20 @@ bool find_center(const ggml_tensor * sub, int64_t row_length, chain & steps, kvt
     write.blocks = rows->src[1];
     std::rotate(steps.passed.begin(), steps.passed.begin() + n_passed, steps.passed.end());  // SUB starts the write
     return true;
+}
+
+// The scale of the rows that are rotated, with its step. Null where they have none.
+const ggml_tensor * find_scale(int64_t row_length, chain & steps, kvtuner_write & write) {
+    const size_t n_passed = steps.passed.size();
+    const ggml_tensor * mul = steps.producer(write.rows);
+    if (!mul || !takes_vector(mul, GGML_OP_MUL, row_length)) {
+        steps.passed.resize(n_passed);
+        return nullptr;
+    }
+    write.scale = mul->src[1];
+    write.rows = mul->src[0];
+    write.rows_stride = (int64_t)mul->src[0]->nb[2];
+    return mul;
 }
 
 bool is_done(const ggml_tensor * node) {
@@ -164,10 +179,11 @@ struct kvtuner_writes::candidate {
 
 struct kvtuner_writes::finder {
     const ggml_cgraph & graph;
+    const bool with_scale;
     positions nodes;          // of steps
     std::vector<int> stores;  // positions of SET_ROWS
 
-    explicit finder(const ggml_cgraph & graph) : graph(graph) {
+    finder(const ggml_cgraph & graph, bool with_scale) : graph(graph), with_scale(with_scale) {
         for (int i = 0; i < graph.n_nodes; ++i) {
             if (is_step(graph.nodes[i])) {
                 nodes[graph.nodes[i]] = i;
@@ -202,6 +218,8 @@ struct kvtuner_writes::finder {
             write.rotation = step->ne[0];
             write.rows = step->src[1];
             write.rows_stride = row_length * (int64_t)sizeof(float);
+            const ggml_tensor * scaled = with_scale ? find_scale(row_length, steps, write) : nullptr;
+            first = scaled ? scaled : first;
         }
         found = { write, steps.passed };
         return first && !is_read_between(graph, nodes.at(first), last);
@@ -239,11 +257,11 @@ struct kvtuner_writes::finder {
     }
 };
 
-kvtuner_writes::kvtuner_writes(const ggml_cgraph & graph, bool (*can_do)(const kvtuner_write &)) {
+kvtuner_writes::kvtuner_writes(const ggml_cgraph & graph, bool (*can_do)(const kvtuner_write &), bool with_scale) {
     if (std::none_of(graph.nodes, graph.nodes + graph.n_nodes, is_first_step)) {
         return;  // as most graphs without a plan
     }
-    const finder in(graph);
+    const finder in(graph, with_scale);
     std::unordered_map<const ggml_tensor *, candidate> shared;  // those whose values have two readers, by first step
     for (int last : in.stores) {
         candidate one, both;

@@ -1,8 +1,9 @@
-// The writes of new keys and values into a cache that one kernel can do: rotate, center, convert and store.
+// The writes of new keys and values into a cache that one kernel can do: scale, rotate, center, convert and store.
 //
-// A graph writes a row in up to five steps, each of them a launch: MUL_MAT with a Hadamard matrix, GET_ROWS out of a
-// table of centers, SUB (the center), and SET_ROWS, which converts. A write starts at its first step, whose input is
-// alive then, and takes the place of all. Where a row is also stored as it is, beside the cache, both are one write.
+// A graph writes a row in up to five steps, each of them a launch: MUL (the scale), MUL_MAT with a Hadamard matrix,
+// GET_ROWS out of a table of centers, SUB (the center), and SET_ROWS, which converts. A write starts at its first step,
+// whose input is alive then, and takes the place of all. Where a row is also stored as it is, beside the cache, both
+// are one write.
 #pragma once
 
 #include <cstddef>
@@ -15,6 +16,7 @@ struct ggml_tensor;
 struct kvtuner_write {
     const ggml_tensor * rows;    // f32; a row of the cache follows another after rows_stride bytes
     int64_t rows_stride;         // bytes
+    const ggml_tensor * scale;   // f32 [row length], by which rows are multiplied before they are rotated, or null
     int64_t rotation;            // values that one Walsh-Hadamard transform takes; 0: none
     const ggml_tensor * center;  // f32 [row length], or null; f16 [row length, blocks] where each block has its own
     const ggml_tensor * blocks;  // I32, of each row; null where one center serves all
@@ -23,8 +25,9 @@ struct kvtuner_write {
 
 class kvtuner_writes {
 public:
-    // those of a graph that a back end says it can do
-    kvtuner_writes(const ggml_cgraph & graph, bool (*can_do)(const kvtuner_write &));
+    // Those of a graph that a back end says it can do. with_scale: whether it multiplies by a scale, too, or leaves
+    // that a step of its own.
+    kvtuner_writes(const ggml_cgraph & graph, bool (*can_do)(const kvtuner_write &), bool with_scale);
 
     // null where the graph has no write
     const kvtuner_writes * unless_none() const {

@@ -18,8 +18,8 @@ json kvtuner_ends_to_json(const llama_context * ctx) {
 }
 
 // {"has_plan", "fingerprint", "source", "bits_per_value", "bytes", "mib", "ends", "layers": [{"layer", "k", "v",
-// "center_k", "exact_ends"}, ...]}; the fingerprint is null without a plan, layers without a cache are left out, bytes
-// are with the ends, and bits without
+// "center_k", "scale_k", "exact_ends"}, ...]}; the fingerprint is null without a plan, layers without a cache are left
+// out, bytes are with the ends, and bits without
 template <typename json>
 json kvtuner_cache_to_json(const llama_context * ctx) {
     json layers = json::array();
@@ -31,6 +31,7 @@ json kvtuner_cache_to_json(const llama_context * ctx) {
                            { "k", ggml_type_name((ggml_type)kvtuner_type_k(ctx, il)) },
                            { "v", ggml_type_name((ggml_type)kvtuner_type_v(ctx, il)) },
                            { "center_k", kvtuner_is_centered_k(ctx, il) },
+                           { "scale_k", kvtuner_is_scaled_k(ctx, il) },
                            { "exact_ends", kvtuner_has_exact_ends(ctx, il) } });
     }
     char fingerprint[17];

@@ -6,8 +6,9 @@
 //
 // A plan may also hold centers: vectors that are taken off the keys of a layer before they are written, which
 // changes nothing in exact arithmetic and lets them lose less in few bits. With use_centers false they are left out.
-// And it may have exact ends: so many first and last positions that a query reads as they were before quantization.
-// With use_ends false they are left out.
+// The same holds for scales, by which keys are multiplied and queries divided; they are never left out. And it may have
+// exact ends: so many first and last positions that a query reads as they were before quantization. With use_ends false
+// they are left out.
 //
 // A kv_config says where the plan comes from:
 //   "auto"   the model's own metadata, if it has a plan (the default, also where the text is empty)
@@ -50,6 +51,7 @@ LLAMA_API int32_t kvtuner_n_layer(const struct llama_context * ctx);
 LLAMA_API int32_t kvtuner_type_k(const struct llama_context * ctx, int32_t il);
 LLAMA_API int32_t kvtuner_type_v(const struct llama_context * ctx, int32_t il);
 LLAMA_API bool kvtuner_is_centered_k(const struct llama_context * ctx, int32_t il);
+LLAMA_API bool kvtuner_is_scaled_k(const struct llama_context * ctx, int32_t il);
 
 // Bytes of all K and V, the rows of exact ends among them.
 LLAMA_API uint64_t kvtuner_kv_bytes(const struct llama_context * ctx);

@@ -96,6 +96,10 @@ struct kvtuner_cache {
     static const kvtuner_centers & centers(const llama_kv_cache & cache);
     static const kvtuner_center * center(const llama_kv_cache & cache, uint32_t il);
 
+    // by what the keys of layer il are multiplied, or null
+    static const kvtuner_key_scale * key_scale(const llama_kv_cache & cache, uint32_t il);
+    static ggml_tensor * scale(const llama_kv_cache & cache, uint32_t il);
+
     // Inputs for the blocks of what the elements of `key`, an input itself, stand for: the indices of a write, or the
     // turns of a context shift. Gives `key` back.
     static ggml_tensor * build_blocks(const llama_kv_cache & cache, ggml_context * ctx, ggml_tensor * key);

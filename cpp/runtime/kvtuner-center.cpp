@@ -40,10 +40,18 @@ std::vector<uint8_t> as_bytes(const std::vector<float> & values) {
     return { bytes, bytes + values.size() * sizeof(float) };
 }
 
-std::vector<uint8_t> table_of(const std::vector<std::vector<float>> & blocks, size_t n_rot) {
+std::vector<float> scaled(std::vector<float> values, const std::vector<float> & scale) {
+    for (size_t i = 0; i < scale.size(); ++i) {
+        values[i] *= scale[i];
+    }
+    return values;
+}
+
+std::vector<uint8_t> table_of(const std::vector<std::vector<float>> & blocks, const std::vector<float> & scale,
+                              size_t n_rot) {
     std::vector<uint8_t> table;
     for (const std::vector<float> & block : blocks) {
-        const std::vector<float> values = rotated(block, n_rot);
+        const std::vector<float> values = rotated(scaled(block, scale), n_rot);
         std::vector<ggml_fp16_t> row(values.size());
         ggml_fp32_to_fp16_row(values.data(), row.data(), (int64_t)row.size());
         table.insert(table.end(), (const uint8_t *)row.data(), (const uint8_t *)(row.data() + row.size()));
@@ -54,10 +62,30 @@ std::vector<uint8_t> table_of(const std::vector<std::vector<float>> & blocks, si
 using planned_tensor = std::pair<ggml_tensor *, std::vector<uint8_t>>;
 
 // a name like those of the cache, so that devices that split its heads split these alike
-ggml_tensor * make_tensor(ggml_context * ctx, ggml_type type, size_t n, size_t n_row, uint32_t il) {
+ggml_tensor * make_tensor(ggml_context * ctx, ggml_type type, size_t n, size_t n_row, const char * what, uint32_t il) {
     ggml_tensor * tensor = ggml_new_tensor_2d(ctx, type, (int64_t)n, (int64_t)n_row);
-    ggml_format_name(tensor, "cache_k_center_l%u", il);
+    ggml_format_name(tensor, "cache_k_%s_l%u", what, il);
     return tensor;
+}
+
+// the f32 values of all heads, as [head size, KV heads]
+ggml_tensor * make_heads(ggml_context * ctx, const std::vector<float> & values, const kvtuner_centers::layer & layer,
+                         const char * what, std::vector<planned_tensor> & planned) {
+    const size_t n = values.size();
+    planned.emplace_back(make_tensor(ctx, GGML_TYPE_F32, n, 1, what, layer.il), as_bytes(values));
+    return ggml_reshape_2d(ctx, planned.back().first, layer.head_size, (int64_t)n / layer.head_size);
+}
+
+kvtuner_center make_center(ggml_context * ctx, const kvtuner_centers::layer & layer, uint32_t n_rot,
+                           std::vector<planned_tensor> & planned) {
+    const uint32_t digest = digest_of(layer.center);
+    if (layer.blocks.empty()) {
+        const std::vector<float> values = rotated(scaled(layer.center, layer.scale), n_rot);
+        return { make_heads(ctx, values, layer, "center", planned), nullptr, digest };
+    }
+    ggml_tensor * table = make_tensor(ctx, GGML_TYPE_F16, layer.center.size(), layer.blocks.size(), "center", layer.il);
+    planned.emplace_back(table, table_of(layer.blocks, layer.scale, n_rot));
+    return { nullptr, table, digest };
 }
 
 // a buffer without memory keeps the scheduler from allocating what only stands for its size
@@ -73,7 +101,7 @@ ggml_backend_buffer_t filled_buffer(ggml_backend_buffer_type_t buft, ggml_contex
                                     const std::vector<planned_tensor> & planned) {
     ggml_backend_buffer_t buffer = ggml_backend_alloc_ctx_tensors_from_buft(ctx, buft);
     if (!buffer) {
-        throw std::runtime_error("failed to allocate the centers of the KV cache");
+        throw std::runtime_error("failed to allocate the centers and scales of the KV cache");
     }
     for (const auto & [tensor, bytes] : planned) {
         ggml_backend_tensor_set(tensor, bytes.data(), 0, bytes.size());
@@ -89,18 +117,14 @@ void kvtuner_centers::init(const std::vector<layer> & layers, uint32_t n_rot, bo
         by_buft[ggml_backend_buffer_get_type(l.k->buffer)].push_back(&l);
     }
     for (const auto & [buft, group] : by_buft) {
-        ggml_context_ptr ctx(ggml_init({ 2 * group.size() * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
+        ggml_context_ptr ctx(ggml_init({ 4 * group.size() * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
         std::vector<planned_tensor> planned;
         for (const layer * l : group) {
-            const size_t n = l->center.size();
-            kvtuner_center & made = by_storage[l->k] = { nullptr, nullptr, digest_of(l->center) };
-            if (l->blocks.empty()) {
-                planned.emplace_back(make_tensor(ctx.get(), GGML_TYPE_F32, n, 1, l->il),
-                                     as_bytes(rotated(l->center, n_rot)));
-                made.single = ggml_reshape_2d(ctx.get(), planned.back().first, l->head_size, n / l->head_size);
-            } else {
-                made.table = make_tensor(ctx.get(), GGML_TYPE_F16, n, l->blocks.size(), l->il);
-                planned.emplace_back(made.table, table_of(l->blocks, n_rot));
+            if (!l->center.empty()) {
+                by_storage[l->k] = make_center(ctx.get(), *l, n_rot, planned);
+            }
+            if (!l->scale.empty()) {
+                scales[l->k] = { make_heads(ctx.get(), l->scale, *l, "scale", planned), digest_of(l->scale) };
             }
         }
         ggml_backend_buffer_ptr buffer(no_alloc ? dummy_buffer(buft, ctx.get())
@@ -112,6 +136,11 @@ void kvtuner_centers::init(const std::vector<layer> & layers, uint32_t n_rot, bo
 const kvtuner_center * kvtuner_centers::of(const ggml_tensor * k_storage) const {
     const auto it = by_storage.find(k_storage);
     return it == by_storage.end() ? nullptr : &it->second;
+}
+
+const kvtuner_key_scale * kvtuner_centers::scale_of(const ggml_tensor * k_storage) const {
+    const auto it = scales.find(k_storage);
+    return it == scales.end() ? nullptr : &it->second;
 }
 
 ggml_tensor * kvtuner_center_rows(ggml_context * ctx, const kvtuner_center * center, const ggml_tensor * x,

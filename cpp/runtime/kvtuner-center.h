@@ -4,6 +4,8 @@
 // and q.c is the same for every key: nothing is added back. Keys without their constant part lose less in a quantized
 // cache. A cache that rotates gets keys that are rotated already, so that the vector is, too.
 //
+// Where keys have a scale (kvtuner-scale.h), so have their centers.
+//
 // With a span each block of positions has a vector of its own, that of the first block as RoPE turns it. Attention then
 // adds q.c of the block to the scores of its keys.
 #pragma once
@@ -19,35 +21,44 @@
 #include <utility>
 #include <vector>
 
-// what the keys of a layer are less of: one of the two tensors
+// what the keys of a layer are less of, times their scale: one of the two tensors
 struct kvtuner_center {
     ggml_tensor * single;  // f32 [head size, KV heads]
     ggml_tensor * table;   // f16 [head size * KV heads, blocks]
     uint32_t digest;       // a hash over the values, kept from when they were stored
 };
 
-// The vectors of one cache as tensors beside the K tensors that they belong to.
+// by what the keys of a layer are multiplied
+struct kvtuner_key_scale {
+    ggml_tensor * factors;  // f32 [head size, KV heads]
+    uint32_t digest;
+};
+
+// The centers and scales of one cache as tensors beside the K tensors that they belong to.
 class kvtuner_centers {
 public:
     struct layer {
         uint32_t il;
         const ggml_tensor * k;  // where the vectors are allocated, and the name under which they are found
         int64_t head_size;
-        std::vector<float> center;
+        std::vector<float> center;               // empty: none
         std::vector<std::vector<float>> blocks;  // where each block has its own; empty: one serves all
+        std::vector<float> scale;                // empty: none; centers are those of keys without it
     };
 
     // n_rot: values of a head that the cache rotates together, 0 for none. no_alloc: tensors without memory, for a
     // measurement of sizes
     void init(const std::vector<layer> & layers, uint32_t n_rot, bool no_alloc);
 
-    // null for a layer without a vector
+    // null for a layer without one
     const kvtuner_center * of(const ggml_tensor * k_storage) const;
+    const kvtuner_key_scale * scale_of(const ggml_tensor * k_storage) const;
 
     mutable kvtuner_center_blocks blocks;  // of cells; graphs only add inputs to them
 
 private:
     std::map<const ggml_tensor *, kvtuner_center> by_storage;
+    std::map<const ggml_tensor *, kvtuner_key_scale> scales;
     std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs;
 };
 

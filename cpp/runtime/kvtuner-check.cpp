@@ -80,6 +80,13 @@ std::string centering_problem(const llama_model & model, const kvtuner_plan & pl
                                       obstacle + ": use --no-kv-center";
 }
 
+std::string scaling_problem(const llama_model & model, const kvtuner_plan & plan, uint32_t il) {
+    const std::string obstacle = plan.has_scale_k(il) ? kvtuner_scaling_obstacle(model) : "";
+    return obstacle.empty() ? ""
+                            : "layer " + std::to_string(il) + ": keys cannot be scaled, since this model " + obstacle +
+                                      ": use a plan without scale_k, or --kv-config none";
+}
+
 // why layer il cannot store the ends of the plan; empty where it can, or goes without
 std::string ends_problem(const llama_model & model, const kvtuner_plan & plan, uint32_t il) {
     const llama_hparams & hparams = model.hparams;
@@ -137,6 +144,10 @@ std::string kvtuner_plan_problem(const llama_model & model, const llama_context_
         if (!obstacle.empty()) {
             return obstacle;
         }
+        const std::string of_scale = scaling_problem(model, *plan, il);
+        if (!of_scale.empty()) {
+            return of_scale;
+        }
         const std::string of_ends = ends_problem(model, *plan, il);
         if (!of_ends.empty()) {
             return of_ends;
@@ -174,4 +185,14 @@ std::string kvtuner_centering_obstacle(const llama_model & model, uint32_t il) {
         return "adds attention sinks to the softmax";
     }
     return "";
+}
+
+std::string kvtuner_scaling_obstacle(const llama_model & model) {
+    if (model.hparams.is_mla()) {
+        return "keeps K and V in one tensor";
+    }
+    // queries and keys meet in graphs of their own there
+    const bool is_apart =
+            model.arch == LLM_ARCH_MINIMAX_M3 || model.arch == LLM_ARCH_QWEN4EXP || model.arch == LLM_ARCH_DFLASH;
+    return is_apart ? "has an attention of its own" : "";
 }

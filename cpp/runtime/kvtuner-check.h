@@ -19,3 +19,6 @@ bool kvtuner_can_read_exact(const llama_model & model);
 
 // Why keys of layer il cannot be centered in this model, "caps the attention logits"; empty where they can.
 std::string kvtuner_centering_obstacle(const llama_model & model, uint32_t il);
+
+// Why keys cannot be scaled in this model, "keeps K and V in one tensor"; empty where they can.
+std::string kvtuner_scaling_obstacle(const llama_model & model);

@@ -43,8 +43,12 @@ kvtuner_layer_map kvtuner_layers_of(const llama_context & ctx) {
             const kvtuner_exact_rows & exact = kvtuner_cache::exact(*cache);
             const kvtuner_exact_rows::sides rows =
                     exact.has(il) ? exact.of(il) : kvtuner_exact_rows::sides{ nullptr, nullptr };
-            layers[il] = { cache->get_k_storage(il), kvtuner_cache::v_storage(*cache, il),
-                           kvtuner_cache::center(*cache, il) != nullptr, rows.k, rows.v };
+            layers[il] = { cache->get_k_storage(il),
+                           kvtuner_cache::v_storage(*cache, il),
+                           kvtuner_cache::center(*cache, il) != nullptr,
+                           kvtuner_cache::scale(*cache, il) != nullptr,
+                           rows.k,
+                           rows.v };
         }
     }
     return layers;

@@ -16,6 +16,7 @@ struct kvtuner_layer_tensors {
     const ggml_tensor * k;
     const ggml_tensor * v;        // null where V is a view of K
     bool is_centered;             // K
+    bool is_scaled;               // K
     const ggml_tensor * exact_k;  // rows of the exact ends, null without
     const ggml_tensor * exact_v;
 };

@@ -86,6 +86,13 @@ void log_centers(const kvtuner_layer_map & layers, uint32_t span) {
     }
 }
 
+void log_scales(const kvtuner_layer_map & layers) {
+    const std::string scaled = ranges_where(layers, [](const auto & layer) { return layer.is_scaled; });
+    if (!scaled.empty()) {
+        LLAMA_LOG_INFO("kvtuner: keys scaled in layers %s\n", scaled.c_str());
+    }
+}
+
 void log_ends(const llama_context & ctx, const kvtuner_layer_map & layers, const cache_size & size) {
     const std::string with_ends = ranges_where(layers, [](const auto & layer) { return layer.exact_k; });
     if (with_ends.empty()) {
@@ -120,6 +127,7 @@ void kvtuner_log_context(const llama_context & ctx) {
         LLAMA_LOG_INFO("kvtuner: %-14s layers %s\n", key.second.c_str(), kvtuner_ranges(ils).c_str());
     }
     log_centers(layers, plan_of(ctx)->center_span);
+    log_scales(layers);
     const cache_size size = size_of(layers);
     log_ends(ctx, layers, size);
     LLAMA_LOG_INFO("kvtuner: %.4f bits per value, %.2f MiB (f16 %.2f MiB)\n", kvtuner_bits_per_value(&ctx),
@@ -144,6 +152,12 @@ bool kvtuner_is_centered_k(const llama_context * ctx, int32_t il) {
     const kvtuner_layer_map layers = kvtuner_layers_of(*ctx);
     const auto it = layers.find((uint32_t)il);
     return it != layers.end() && it->second.is_centered;
+}
+
+bool kvtuner_is_scaled_k(const llama_context * ctx, int32_t il) {
+    const kvtuner_layer_map layers = kvtuner_layers_of(*ctx);
+    const auto it = layers.find((uint32_t)il);
+    return it != layers.end() && it->second.is_scaled;
 }
 
 uint64_t kvtuner_kv_bytes(const llama_context * ctx) {

@@ -75,6 +75,11 @@ vectors compute_blocks(ggml_context * ctx, ggml_tensor * result, const std::vect
     return blocks;
 }
 
+// that of layer il, or none
+std::vector<float> vector_of(const vectors & of_layers, uint32_t il) {
+    return il < of_layers.size() ? of_layers[il] : std::vector<float>();
+}
+
 std::vector<float> mean_of(const vectors & blocks) {
     std::vector<float> mean(blocks[0].size());
     for (size_t i = 0; i < mean.size(); ++i) {
@@ -121,12 +126,17 @@ void kvtuner_cache::init_centers(llama_kv_cache & cache) {
     std::vector<kvtuner_centers::layer> layers;
     bool has_blocks = false;
     for (const auto & layer : cache.layers) {
-        if (!plan.has_center_k(layer.il)) {
+        if (!plan.has_center_k(layer.il) && !plan.has_scale_k(layer.il)) {
             continue;
         }
-        layers.push_back({ layer.il, layer.k, cache.hparams.n_embd_head_k(layer.il), plan.center_k[layer.il], {} });
+        layers.push_back({ layer.il,
+                           layer.k,
+                           cache.hparams.n_embd_head_k(layer.il),
+                           vector_of(plan.center_k, layer.il),
+                           {},
+                           vector_of(plan.scale_k, layer.il) });
         kvtuner_centers::layer & added = layers.back();
-        if (n_block == 0 || !cache.hparams.has_rope(layer.il)) {
+        if (n_block == 0 || added.center.empty() || !cache.hparams.has_rope(layer.il)) {
             continue;
         }
         vectors blocks = turned(cache, layer.il, n_block);
@@ -149,6 +159,15 @@ const kvtuner_centers & kvtuner_cache::centers(const llama_kv_cache & cache) {
 
 const kvtuner_center * kvtuner_cache::center(const llama_kv_cache & cache, uint32_t il) {
     return centers(cache).of(cache.get_k_storage((int32_t)il));
+}
+
+const kvtuner_key_scale * kvtuner_cache::key_scale(const llama_kv_cache & cache, uint32_t il) {
+    return centers(cache).scale_of(cache.get_k_storage((int32_t)il));
+}
+
+ggml_tensor * kvtuner_cache::scale(const llama_kv_cache & cache, uint32_t il) {
+    const kvtuner_key_scale * found = key_scale(cache, il);
+    return found ? found->factors : nullptr;
 }
 
 ggml_tensor * kvtuner_cache::less_center(const llama_kv_cache & cache, ggml_context * ctx, ggml_tensor * x,

@@ -25,18 +25,27 @@ static std::string center_name(const kvtuner_center * center, uint32_t span) {
     return text;
 }
 
-static std::string side_name(const ggml_tensor * tensor, bool is_rotated, const std::string & center) {
+static std::string scale_name(const kvtuner_key_scale * scale) {
+    char text[32] = "";
+    if (scale) {
+        snprintf(text, sizeof(text), "+scale:%08x", scale->digest);
+    }
+    return text;
+}
+
+static std::string side_name(const ggml_tensor * tensor, bool is_rotated, const std::string & vectors) {
     if (!tensor) {
         return "-";
     }
-    return ggml_type_name(tensor->type) + std::string(is_rotated ? "+rot" : "") + center;
+    return ggml_type_name(tensor->type) + std::string(is_rotated ? "+rot" : "") + vectors;
 }
 
-// "q8_0+rot+center:5b1c07e2/q4_0+rot": the types, the rotation and the center of one layer
+// "q8_0+rot+center:5b1c07e2+scale:09f3a1c4/q4_0+rot": the types, the rotation, the center and the scale of one layer
 static std::string describe_layer(const llama_kv_cache & cache, uint32_t il) {
     const kvtuner_center * center = kvtuner_cache::center(cache, il);
     return side_name(cache.get_k_storage(il), kvtuner_cache::is_rotated_k(cache),
-                     center ? center_name(center, cache.plan->center_span) : "") +
+                     (center ? center_name(center, cache.plan->center_span) : "") +
+                             scale_name(kvtuner_cache::key_scale(cache, il))) +
            "/" + side_name(kvtuner_cache::v_storage(cache, il), kvtuner_cache::is_rotated_v(cache), "");
 }
 
@@ -55,7 +64,7 @@ static bool is_uniform(const llama_kv_cache & cache) {
     const bool is_rotated = kvtuner_cache::is_rotated_k(cache) || kvtuner_cache::is_rotated_v(cache);
     return (!is_rotated || kvtuner_cache::is_rotated_upstream(cache)) && kvtuner_cache::ends_text(cache).empty() &&
            std::all_of(layers.begin(), layers.end(), [&](uint32_t il) {
-               return !kvtuner_cache::center(cache, il) &&
+               return !kvtuner_cache::center(cache, il) && !kvtuner_cache::key_scale(cache, il) &&
                       describe_layer(cache, il) == describe_layer(cache, layers.front());
            });
 }

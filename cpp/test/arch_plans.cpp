@@ -77,9 +77,42 @@ static void add_centers(kvtuner_plan & plan, const llama_model & model) {
     }
 }
 
+// which pair of channels RoPE turns a channel of a head in
+static uint32_t pair_of(const llama_hparams & hparams, uint32_t il, uint32_t channel) {
+    const uint32_t n_rot = hparams.n_rot(il);
+    if (channel >= n_rot) {
+        return channel;
+    }
+    return hparams.rope_type == LLAMA_ROPE_TYPE_NORM ? channel / 2 : channel % (n_rot / 2);
+}
+
+// powers of two, which do not round
+static std::vector<float> some_scale(const llama_hparams & hparams, uint32_t il) {
+    std::vector<float> values(hparams.n_embd_k_gqa(il));
+    const uint32_t size = hparams.n_embd_head_k(il);
+    for (uint32_t i = 0; i < values.size(); ++i) {
+        values[i] = 0.25f * (float)(1 << (7 * (i / size + pair_of(hparams, il, i % size)) % 5));
+    }
+    return values;
+}
+
+static void add_scales(kvtuner_plan & plan, const llama_model & model) {
+    for (uint32_t il = 0; il < model.hparams.n_layer_all; ++il) {
+        const bool can_scale = has_cache(model, il) && kvtuner_scaling_obstacle(model).empty();
+        plan.scale_k.push_back(can_scale ? some_scale(model.hparams, il) : std::vector<float>());
+    }
+}
+
+static bool is_there(const std::vector<float> & vector) {
+    return !vector.empty();
+}
+
 static bool has_centers(const kvtuner_plan & plan) {
-    const auto is_there = [](const std::vector<float> & center) { return !center.empty(); };
     return std::any_of(plan.center_k.begin(), plan.center_k.end(), is_there);
+}
+
+static bool has_scales(const kvtuner_plan & plan) {
+    return std::any_of(plan.scale_k.begin(), plan.scale_k.end(), is_there);
 }
 
 static std::string name_of(const kvtuner_plan & plan) {
@@ -87,7 +120,7 @@ static std::string name_of(const kvtuner_plan & plan) {
     for (size_t il = 0; il < std::min(plan.type_k.size(), N_NAMED_LAYERS); ++il) {
         name += (il ? "," : "") + std::string(ggml_type_name(plan.type_k[il])) + "/" + ggml_type_name(plan.type_v[il]);
     }
-    return name + (has_centers(plan) ? " centered" : "");
+    return name + (has_centers(plan) ? " centered" : "") + (has_scales(plan) ? " scaled" : "");
 }
 
 static ggml_type type_of(const std::string & name) {
@@ -137,6 +170,7 @@ std::vector<named_plan> mixed_plans(const llama_model & model) {
     plans.back().name += " exact";
     plans.push_back(plan_in_turns(model, { std::begin(COARSE_KEYS), std::end(COARSE_KEYS) }));
     add_centers(plans.back().plan, model);
+    add_scales(plans.back().plan, model);
     plans.back().name = name_of(plans.back().plan);
     plans.push_back(plan_in_turns(model, { std::begin(COARSE_VALUES), std::end(COARSE_VALUES) }));
     add_centers(plans.back().plan, model);
@@ -144,7 +178,8 @@ std::vector<named_plan> mixed_plans(const llama_model & model) {
     plans.back().name = name_of(plans.back().plan) + " by blocks";
     plans.push_back(plans.back());
     plans.back().plan.ends = { 1, ALL_POSITIONS, GGML_TYPE_F16 };
-    plans.back().name += " exact";
+    add_scales(plans.back().plan, model);
+    plans.back().name = name_of(plans.back().plan) + " by blocks exact";
     return plans;
 }
 
@@ -185,6 +220,13 @@ std::vector<refused_plan> refused_plans(const llama_model & model) {
         refused.back().plan.center_k.resize(model.hparams.n_layer_all);
         refused.back().plan.center_k[il] = some_center(model.hparams.n_embd_k_gqa(il), 1);
     }
+    const std::string apart = kvtuner_scaling_obstacle(model);
+    if (!apart.empty()) {
+        refused.push_back(
+                { "scales", f16_plan(model), true, layer + ": keys cannot be scaled, since this model " + apart });
+        refused.back().plan.scale_k.resize(model.hparams.n_layer_all);
+        refused.back().plan.scale_k[il] = some_scale(model.hparams, il);
+    }
     if (model.hparams.is_mla()) {
         refused.push_back({ "two types", f16_plan(model), true, layer + ": V type q8_0 differs from K type f16" });
         refused.back().plan.type_v[il] = GGML_TYPE_Q8_0;
@@ -199,14 +241,14 @@ std::vector<refused_plan> refused_plans(const llama_model & model) {
     return refused;
 }
 
-static std::string center_json(const std::vector<std::vector<float>> & centers, size_t il) {
-    if (il >= centers.size() || centers[il].empty()) {
+static std::string vector_json(const char * key, const std::vector<std::vector<float>> & vectors, size_t il) {
+    if (il >= vectors.size() || vectors[il].empty()) {
         return "";
     }
-    std::vector<ggml_fp16_t> halves(centers[il].size());
-    ggml_fp32_to_fp16_row(centers[il].data(), halves.data(), (int64_t)halves.size());
+    std::vector<ggml_fp16_t> halves(vectors[il].size());
+    ggml_fp32_to_fp16_row(vectors[il].data(), halves.data(), (int64_t)halves.size());
     const char * bytes = (const char *)halves.data();
-    return ",\"center_k\":\"" + base64::encode(bytes, halves.size() * sizeof(ggml_fp16_t)) + "\"";
+    return ",\"" + std::string(key) + "\":\"" + base64::encode(bytes, halves.size() * sizeof(ggml_fp16_t)) + "\"";
 }
 
 std::string plan_json(const kvtuner_plan & plan) {
@@ -214,7 +256,7 @@ std::string plan_json(const kvtuner_plan & plan) {
     for (size_t il = 0; il < plan.type_k.size(); ++il) {
         text += (il ? "," : "") + std::string("{\"layer\":") + std::to_string(il) + ",\"k\":\"" +
                 ggml_type_name(plan.type_k[il]) + "\",\"v\":\"" + ggml_type_name(plan.type_v[il]) + "\"" +
-                center_json(plan.center_k, il) + "}";
+                vector_json("center_k", plan.center_k, il) + vector_json("scale_k", plan.scale_k, il) + "}";
     }
     const kvtuner_ends & ends = plan.ends;
     const std::string exact = ends.n_positions() == 0 ? ""

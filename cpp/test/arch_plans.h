@@ -24,11 +24,11 @@ struct refused_plan {
 // The pairs of "K/V,K/V,...", over and over for all layers; a type gives way to f16 where the model cannot have it.
 named_plan plan_from_pairs(const llama_model & model, const std::string & pairs);
 
-// Plans that hold between them every type on either side; one has centers as well, where the model can have them.
+// Plans that hold between them every type on either side; some have centers and scales as well, where the model can.
 std::vector<named_plan> mixed_plans(const llama_model & model);
 
 // Plans that do not fit: a block that does not divide a head, a quantized V without FlashAttention, two types in one
-// tensor, centers where they are not exact. Empty where nothing does not fit.
+// tensor, centers and scales where they are not exact. Empty where nothing does not fit.
 std::vector<refused_plan> refused_plans(const llama_model & model);
 
 std::string plan_json(const kvtuner_plan & plan);

@@ -36,6 +36,12 @@ void slow_round(const slow_rounding & rounding, float * values, int64_t n_values
     const ggml_type_traits * traits = ggml_get_type_traits(rounding.type);
     std::vector<uint8_t> packed(ggml_row_size(rounding.type, n_values));
     std::vector<float> center = rounding.center;
+    for (size_t i = 0; i < rounding.scale.size(); ++i) {
+        values[i] *= rounding.scale[i];
+    }
+    for (size_t i = 0; i < std::min(center.size(), rounding.scale.size()); ++i) {
+        center[i] *= rounding.scale[i];
+    }
     if (rounding.rotation) {
         slow_rotate(values, n_values, rounding.rotation);
         slow_rotate(center.data(), (int64_t)center.size(), rounding.rotation);
@@ -50,6 +56,9 @@ void slow_round(const slow_rounding & rounding, float * values, int64_t n_values
     }
     if (rounding.rotation) {
         slow_rotate(values, n_values, rounding.rotation);
+    }
+    for (size_t i = 0; i < rounding.scale.size(); ++i) {
+        values[i] /= rounding.scale[i];
     }
 }
 
@@ -131,15 +140,16 @@ void slow_cache::follow(const llama_context & ctx, const kvtuner_plan & plan) {
 
 void slow_cache::follow_layer(const llama_kv_cache & cache, uint32_t il, const kvtuner_plan & plan, int64_t rotation_k,
                               int64_t rotation_v) {
-    const auto add = [&](const ggml_tensor * tensor, ggml_type type, int64_t rotation, const auto & centers,
-                         bool is_v) {
+    const auto add = [&](const ggml_tensor * tensor, const slow_rounding & rounding) {
         if (tensor) {  // with compressed keys V is a part of K
             order.push_back(tensor);
-            tensors[tensor] = { type, rotation, centers.empty() ? std::vector<float>() : centers[il], is_v };
+            tensors[tensor] = rounding;
         }
     };
-    add(cache.get_k_storage(il), plan.type_k[il], rotation_k, plan.center_k, false);
-    add(kvtuner_cache::v_storage(cache, il), plan.type_v[il], rotation_v, std::vector<std::vector<float>>(), true);
+    const auto of_layer = [il](const auto & vectors) { return vectors.empty() ? std::vector<float>() : vectors[il]; };
+    add(cache.get_k_storage(il),
+        { plan.type_k[il], rotation_k, of_layer(plan.scale_k), of_layer(plan.center_k), false });
+    add(kvtuner_cache::v_storage(cache, il), { plan.type_v[il], rotation_v, {}, {}, true });
 }
 
 void slow_cache::forget_a_rotation() {
@@ -157,6 +167,16 @@ void slow_cache::forget_a_center() {
         slow_rounding & rounding = tensors.at(tensor);
         if (!rounding.center.empty() && ggml_is_quantized(rounding.type)) {
             rounding.center.clear();
+            return;
+        }
+    }
+}
+
+void slow_cache::forget_a_scale() {
+    for (const ggml_tensor * tensor : order) {
+        slow_rounding & rounding = tensors.at(tensor);
+        if (!rounding.scale.empty() && ggml_is_quantized(rounding.type)) {
+            rounding.scale.clear();
             return;
         }
     }

@@ -19,7 +19,8 @@ class llama_kv_cache;
 struct slow_rounding {
     ggml_type type;
     int64_t rotation;           // block of the Walsh-Hadamard transform, which divides the head size; 0 for none
-    std::vector<float> center;  // what a row is less of, before it is rotated; empty for none
+    std::vector<float> scale;   // by what a row is multiplied first; empty for none
+    std::vector<float> center;  // what a row is less of, before it is scaled and rotated; empty for none
     bool is_v;
 };
 
@@ -37,9 +38,11 @@ public:
     // Once the context exists: round its layers by the plan.
     void follow(const llama_context & ctx, const kvtuner_plan & plan);
 
-    // Deliberate mistakes, which a comparison must find: no rotation, or no center, of the first quantized tensor.
+    // Deliberate mistakes, which a comparison must find: no rotation, no center, or no scale, of the first quantized
+    // tensor that has one.
     void forget_a_rotation();
     void forget_a_center();
+    void forget_a_scale();
 
 private:
     void follow_layer(const llama_kv_cache & cache, uint32_t il, const kvtuner_plan & plan, int64_t rotation_k,

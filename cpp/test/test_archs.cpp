@@ -30,11 +30,12 @@ static constexpr ggml_type FLOOR_TYPES[] = { GGML_TYPE_F16, GGML_TYPE_BF16, GGML
 
 static constexpr const char * IGNORED = "this model keeps no KV cache, its plan is ignored";
 
-enum class mistake { none, rotation, center, layer };
+enum class mistake { none, rotation, center, scale, layer };
 
 static const std::map<std::string, mistake> MISTAKES = {
     { "rotation", mistake::rotation },
     { "center", mistake::center },
+    { "scale", mistake::scale },
     { "layer", mistake::layer },
 };
 
@@ -198,6 +199,8 @@ static run_stages run_reference(llama_model & model, const kvtuner_plan & plan, 
         cache.forget_a_rotation();
     } else if (wrong == mistake::center) {
         cache.forget_a_center();
+    } else if (wrong == mistake::scale) {
+        cache.forget_a_scale();
     }
     return run(*ctx, script);
 }
@@ -355,7 +358,8 @@ static bool parse(int argc, char ** argv, options & opts) {
 int main(int argc, char ** argv) {
     options opts;
     if (!parse(argc, argv, opts)) {
-        fprintf(stderr, "usage: %s [--plan K/V,K/V,...] [--wrong rotation|center|layer] MODEL.gguf...\n", argv[0]);
+        fprintf(stderr, "usage: %s [--plan K/V,K/V,...] [--wrong rotation|center|scale|layer] MODEL.gguf...\n",
+                argv[0]);
         return 2;
     }
     setvbuf(stdout, nullptr, _IOLBF, 0);  // so that the model that aborts is the last one named

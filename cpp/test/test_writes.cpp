@@ -39,6 +39,39 @@ void test_steps() {
     }
 }
 
+// a scale is a part of what rotates after it
+void test_scales() {
+    for (const centering center : CENTERINGS) {
+        for (const int64_t rotation : { 0, 64 }) {
+            ggml_context_ptr ctx = new_context();
+            shape s;
+            s.center = center != NONE;
+            s.has_table = center == OF_BLOCKS;
+            s.rotation = rotation;
+            s.has_scale = true;
+            const std::string plain = s.center ? rotation ? "rotation center" : "center" : rotation ? "rotation" : "";
+            const std::string wanted = rotation ? "scale " + plain : plain;
+            const writing w = make_writing(ctx.get(), s);
+            expect_found("scaled", graph_of(ctx.get(), { w.stored }), wanted);
+            expect(found(graph_of(ctx.get(), { w.stored }), any, false) == plain, "the scale is left a step");
+            expect_found("scaled values are read", graph_of(ctx.get(), { w.stored, ggml_sqr(ctx.get(), w.scaled) }),
+                         plain);
+            s.has_exact = true;
+            const writing twice = make_writing(ctx.get(), s);
+            if (rotation) {
+                expect_found("scaled, stored twice", graph_of(ctx.get(), { twice.stored, twice.stored_exact }),
+                             wanted + " x2");
+            }
+        }
+    }
+    ggml_context_ptr ctx = new_context();
+    shape s;
+    s.has_scale = true;
+    const writing w = make_writing(ctx.get(), s);
+    w.scaled->src[1] = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, s.head_size, 1);
+    expect_found("one scale of all heads", graph_of(ctx.get(), { w.stored }), "rotation center");
+}
+
 // keys and values as a graph has them: the values are rotated before the keys and stored after them
 void test_order() {
     ggml_context_ptr ctx = new_context();
@@ -90,7 +123,7 @@ void test_other_readers() {
 
 // after which of the steps of a graph no thread waits: a letter for each that does something, small where they wait
 std::string waits(const ggml_cgraph * graph) {
-    const kvtuner_writes writes(*graph, any);
+    const kvtuner_writes writes(*graph, any, true);
     std::string text;
     for (int i = 0; i < graph->n_nodes; ++i) {
         const ggml_tensor * node = graph->nodes[i];
@@ -187,6 +220,7 @@ void test_waits() {
 int main(int argc, char ** argv) {
     test_other_graphs();
     test_steps();
+    test_scales();
     test_order();
     test_other_readers();
     test_exact();

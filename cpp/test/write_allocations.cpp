@@ -31,7 +31,7 @@ void test_other_graphs() {
     ggml_build_forward_expand(graph,
                               ggml_set_rows(ctx.get(), cache, ggml_reshape_2d(ctx.get(), rows, 128, 3), indices));
     const size_t before = n_allocated;
-    const kvtuner_writes writes(*graph, [](const kvtuner_write &) { return true; });
+    const kvtuner_writes writes(*graph, [](const kvtuner_write &) { return true; }, true);
     const bool is_kept = n_allocated != before;
     expect(!is_kept, "a graph without a write: the nodes were kept");
     expect(!writes.unless_none(), "a graph without a write: one was found");

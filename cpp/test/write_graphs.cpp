@@ -49,7 +49,11 @@ writing make_writing(ggml_context * ctx, const shape & s, ggml_type index_type) 
     const size_t head_bytes = s.head_size * sizeof(float);
     ggml_tensor * x = ggml_view_3d(ctx, w.base, s.head_size, s.n_head, s.n_tokens, head_bytes, w.base->nb[1],
                                    s.wide ? width * sizeof(float) : 0);
-    if (s.wide && (s.rotation || !s.center)) {
+    if (s.has_scale) {
+        w.scale = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, s.head_size, s.n_head);
+        x = w.scaled = ggml_mul(ctx, x, w.scale);
+    }
+    if (s.wide && !s.has_scale && (s.rotation || !s.center)) {
         x = ggml_cont(ctx, x);
     }
     if (s.rotation) {
@@ -96,14 +100,15 @@ static int position_of(const ggml_cgraph * graph, const ggml_tensor * node) {
     return (int)(std::find(graph->nodes, graph->nodes + graph->n_nodes, node) - graph->nodes);
 }
 
-std::string found(const ggml_cgraph * graph, bool (*can_do)(const kvtuner_write &)) {
-    const kvtuner_writes writes(*graph, can_do);
+std::string found(const ggml_cgraph * graph, bool (*can_do)(const kvtuner_write &), bool with_scale) {
+    const kvtuner_writes writes(*graph, can_do, with_scale);
     std::string text;
     size_t n_covered = 0;
     for (int i = 0; i < graph->n_nodes; ++i) {
         n_covered += writes.covers(i);
         if (const kvtuner_write * write = writes.starting_with(i)) {
             text += text.empty() ? "" : ", ";
+            text += write->scale ? "scale " : "";
             text += write->center ? write->rotation ? "rotation center" : "center" : "rotation";
             text += write->stores.size() == 2 ? " x2" : "";
             for (const ggml_tensor * set_rows : write->stores) {

@@ -19,13 +19,14 @@ struct shape {
     bool of_values = false;
     bool has_exact = false;  // the row is stored beside the cache, too
     bool has_table = false;  // of centers, one for each block of positions
+    bool has_scale = false;
     ggml_type type = GGML_TYPE_Q8_0;
 };
 
 // one write, as the graph of a model has it
 struct writing {
-    ggml_tensor *base, *center, *blocks, *matrix, *indices, *cache;  // center: or a table of them
-    ggml_tensor *centered, *rotated, *stored;
+    ggml_tensor *base, *scale, *center, *blocks, *matrix, *indices, *cache;  // center: or a table of them
+    ggml_tensor *scaled, *centered, *rotated, *stored;
     ggml_tensor *exact, *exact_centered, *stored_exact;
 };
 
@@ -47,9 +48,9 @@ ggml_cgraph * graph_of(ggml_context * ctx, const std::vector<ggml_tensor *> & la
 
 bool any(const kvtuner_write &);
 
-// what is found: "", "center", "rotation" or "rotation center" for each write, apart by commas, and "x2" after one that
-// is also stored beside the cache
-std::string found(const ggml_cgraph * graph, bool (*can_do)(const kvtuner_write &) = any);
+// what is found: "", "center", "rotation" or "rotation center" for each write, apart by commas, "scale" before one that
+// multiplies, and "x2" after one that is also stored beside the cache
+std::string found(const ggml_cgraph * graph, bool (*can_do)(const kvtuner_write &) = any, bool with_scale = true);
 
 // the parts of the test beside those of finding: what the kernels of a device store, and what is kept of other graphs
 void test_on(const char * device);

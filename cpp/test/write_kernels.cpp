@@ -53,7 +53,7 @@ void fill_centers(const writing & w, std::mt19937 & random) {
 std::vector<uint8_t> stored_bytes(ggml_backend_t backend, const shape & s, unsigned seed, bool in_steps) {
     ggml_context_ptr ctx = new_context();
     writing w = make_writing(ctx.get(), s);
-    for (ggml_tensor * step : { w.centered, w.exact_centered, w.rotated ? w.rotated->src[0] : nullptr }) {
+    for (ggml_tensor * step : { w.scaled, w.centered, w.exact_centered, w.rotated ? w.rotated->src[0] : nullptr }) {
         if (in_steps && step) {
             ggml_set_output(step);
         }
@@ -71,6 +71,7 @@ std::vector<uint8_t> stored_bytes(ggml_backend_t backend, const shape & s, unsig
     std::mt19937 random(seed);
     fill(w.base, random_values(ggml_nelements(w.base), random));
     fill_centers(w, random);
+    fill(w.scale, random_values(w.scale ? ggml_nelements(w.scale) : 0, random));
     fill(w.matrix, hadamard(s.rotation));
     std::vector<int64_t> indices(N_CELLS);
     for (int64_t i = 0; i < N_CELLS; ++i) {
@@ -99,7 +100,7 @@ std::vector<shape> shapes() {
         for (const int64_t head_size : { 32, 64, 96, 128, 192, 256, 512 }) {
             for (const int64_t rotation : { 0, 64, 128, 256, 512 }) {
                 for (const int64_t n_tokens : { 1, 5, 31 }) {
-                    for (const int variant : { 0, 1, 2, 3, 4, 5, 8, 9, 17, 19, 25 }) {
+                    for (const int variant : { 0, 1, 2, 3, 4, 5, 8, 9, 17, 19, 25, 32, 33, 34, 35, 49, 51, 57 }) {
                         shape s;
                         s.head_size = head_size;
                         s.n_head = head_size == 96 ? 1 : 3;
@@ -110,6 +111,7 @@ std::vector<shape> shapes() {
                         s.of_values = variant & 4;
                         s.has_exact = variant & 8;
                         s.has_table = variant & 16;
+                        s.has_scale = variant & 32;
                         s.type = type;
                         if (s.head_size * s.n_head % ggml_blck_size(type) != 0) {
                             continue;
@@ -163,7 +165,8 @@ void test_on(const char * name) {
                                  ", rotation " + std::to_string(s.rotation) + ", " + std::to_string(s.n_tokens) +
                                  " tokens" + (s.center ? ", centered" : "") + (s.wide ? ", wide rows" : "") +
                                  (s.of_values ? ", values" : "") + (s.has_exact ? ", twice" : "") +
-                                 (s.has_table ? ", centers of blocks" : "") + ": not what the steps store");
+                                 (s.has_table ? ", centers of blocks" : "") + (s.has_scale ? ", scaled" : "") +
+                                 ": not what the steps store");
         ++seed;
     }
     printf("%s: %d writes equal in every byte\n", name, n_equal);

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape
+from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape, scaling_obstacle
 from kvtuner_gguf.gguffile.reader import GgufHeader
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -25,8 +25,8 @@ def fitted(plan: Plan, headers: list[GgufHeader]) -> Plan:
         _check_shared_tensor(pairs)
     if plan.centers is not None and (obstacle := centering_obstacle(headers)):
         raise KvtunerError(f"keys cannot be centered, since this model {obstacle}: tune with --no-center")
-    if plan.scales is not None and shape.latent:
-        raise KvtunerError("keys cannot be scaled, since this model keeps K and V in one tensor: tune with --no-center")
+    if plan.scales is not None and (obstacle := scaling_obstacle(headers)):
+        raise KvtunerError(f"keys cannot be scaled, since this model {obstacle}: tune with --no-center")
     return replace(plan, pairs=pairs, model=shape)
 
 

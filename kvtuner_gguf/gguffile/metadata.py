@@ -13,6 +13,8 @@ from kvtuner_gguf.plan.shape import MAX_WEIGHED_CTX, ModelShape
 # architectures whose attention logits go through a tanh, with the cap in the metadata or without
 CAPPED_LOGITS = frozenset({"gemma2", "grok"})
 SINKS_SUFFIX = ".attn_sinks.weight"
+# those whose graphs do not attend as others do
+OWN_ATTENTION = frozenset({"minimax-m3", "qwen4exp", "dflash"})
 
 
 def model_shape(headers: list[GgufHeader]) -> ModelShape:
@@ -35,6 +37,13 @@ def centering_obstacle(headers: list[GgufHeader]) -> str | None:
     if any(tensor.name.endswith(SINKS_SUFFIX) for header in headers for tensor in header.tensors):
         return "adds attention sinks to the softmax"
     return None
+
+
+def scaling_obstacle(headers: list[GgufHeader]) -> str | None:
+    """Why keys cannot be scaled in this model, or None where they can. The runtime refuses the same models."""
+    if is_latent(headers[0]):
+        return "keeps K and V in one tensor"
+    return "has an attention of its own" if headers[0].architecture in OWN_ATTENTION else None
 
 
 def _fingerprint(headers: list[GgufHeader]) -> str:
