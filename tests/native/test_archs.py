@@ -114,7 +114,21 @@ def test_models_where_centering_is_not_exact_refuse_it(models: dict[str, list[Pa
         assert "refuses centers" not in report, arch
 
 
-@pytest.mark.parametrize(("mistake", "n_found"), [("rotation", 5), ("layer", 6), ("center", 1)])
+def test_models_where_scaling_is_not_exact_refuse_it(models: dict[str, list[Path]]) -> None:
+    paths = {path.stem.rpartition("-")[0]: path for group in models.values() for path in group}
+    own = "has an attention of its own"
+    named = {"deepseek2": "keeps K and V in one tensor", "minimax-m3": own, "qwen4exp": own}
+    for arch, reason in named.items():
+        _, report = run("--plan", "f16/f16", paths[arch])
+        assert re.search(f"  refuses scales: layer \\d+: keys cannot be scaled, since this model {reason}", report), (
+            arch
+        )
+    for arch in ("llama", "gpt-oss", "gemma2"):
+        _, report = run("--plan", "f16/f16", paths[arch])
+        assert "refuses scales" not in report, arch
+
+
+@pytest.mark.parametrize(("mistake", "n_found"), [("rotation", 5), ("layer", 6), ("center", 1), ("scale", 1)])
 def test_a_mistake_in_one_layer_is_found(mistake: str, n_found: int, models: dict[str, list[Path]]) -> None:
     """In the reference, which shows the same difference as one in the library would.
 
