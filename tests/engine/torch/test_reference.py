@@ -16,6 +16,7 @@ from kvtuner_gguf.plan.centers import Centers  # noqa: E402
 from kvtuner_gguf.plan.ends import Ends  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
 from kvtuner_gguf.plan.plan import Plan  # noqa: E402
+from kvtuner_gguf.plan.scales import Scales  # noqa: E402
 
 ARCHITECTURES = ("llama", "qwen2")
 # Llama 3.1 and later: a divisor per RoPE frequency
@@ -92,6 +93,24 @@ def test_centers_of_blocks_are_read_as_the_library_reads_them(name: str, ends: E
     for other in (plan.without_centers(), replace(plan, centers=replace(centers, span=None))):
         assert divergence(native_log_probs(path, tokens, other), native) > 1e-6, "the blocks must be seen at all"
     assert divergence(log_probs(reference.reading(centers, ends), tokens, Pair(name, name)), native) < 1e-6
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("ends", [None, Ends(4, 20, "q8_0")], ids=str)
+@pytest.mark.parametrize("span", [None, 16])
+@pytest.mark.parametrize("name", ["q8_0", "q4_0", "q3_nl"])
+def test_scaled_keys_are_read_as_the_library_reads_them(name: str, span: int | None, ends: Ends | None, case) -> None:
+    path, reference, tokens = case
+    random = np.random.default_rng(1)  # of which no block lies where the two round its scale to another float16
+    values = np.exp(random.standard_normal((2, 32)))
+    interleaved = reference.cache.interleaved_rope
+    both = np.repeat(values, 2, 1) if interleaved else np.concatenate((values, values), 1)
+    centers = Centers.from_arrays([2 * random.standard_normal(128)], span)
+    plan = replace(Plan.uniform(Pair(name, name), 1, centers), ends=ends, scales=Scales.from_arrays([both]))
+    native = native_log_probs(path, tokens, plan)
+    assert divergence(native_log_probs(path, tokens, plan.without_scales()), native) > 1e-6, "the scales must be seen"
+    reading = reference.reading(centers, ends, scales=plan.scales)
+    assert divergence(log_probs(reading, tokens, Pair(name, name)), native) < 1e-6
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
