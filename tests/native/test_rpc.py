@@ -17,6 +17,7 @@ from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.scales import Scales
 from kvtuner_gguf.server.cachereport import CacheReport
 from kvtuner_gguf.server.llama_server import find_tool
 
@@ -25,6 +26,7 @@ pytestmark = [pytest.mark.native, pytest.mark.model]
 N_LAYER = 30
 RNG = np.random.default_rng(0)
 CENTERS = Centers.from_arrays([0.1 * RNG.standard_normal(192) for _ in range(N_LAYER)])
+SCALES = Scales.from_arrays([np.repeat(np.exp(0.5 * RNG.standard_normal(96)), 2) for _ in range(N_LAYER)])
 PLAN = Plan(tuple(Pair.parse(("q8_0/q4_0", "f16/f16", "q5_1/q4_1")[il % 3]) for il in range(N_LAYER)))
 
 
@@ -201,10 +203,11 @@ def test_types_that_a_server_does_not_know_are_refused(known: int, endpoint: str
     assert complete(plan, "--rpc", older.endpoint, "-ngl", "99", "--no-kv-offload") == (text, report)
 
 
-@pytest.mark.parametrize("is_centered", [False, True], ids=["plain", "centered"])
-def test_a_plan_runs_where_devices_split_every_tensor(is_centered: bool, endpoints: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["plain", "centered", "scaled"])
+def test_a_plan_runs_where_devices_split_every_tensor(kind: str, endpoints: str, tmp_path: Path) -> None:
     """3 KV heads on 2 devices: in each layer one of them has no head at all."""
-    plan = Plan(PLAN.pairs, centers=CENTERS if is_centered else None)
+    centers = CENTERS if kind != "plain" else None
+    plan = Plan(PLAN.pairs, centers=centers, scales=SCALES if kind == "scaled" else None)
     plan.save(tmp_path / "plan.json")
     text, report = complete(tmp_path / "plan.json")
     far_text, far_report = complete(tmp_path / "plan.json", "--rpc", endpoints, "-ngl", "99", "-sm", "tensor")
