@@ -22,7 +22,7 @@ N_BATCH = 256
 class Row:
     """One cache against the f16 cache. KLDs in nats, `same_top` in percent, `kv_mib` as allocated for the context.
 
-    ``bits_with_ends``: with the plan's exact ends, in a context of `ENDS_CTX` tokens.
+    ``bits_with_ends``: with the plan's exact ends and turned centers, in a context of `ENDS_CTX` tokens.
     """
 
     name: str
@@ -59,7 +59,7 @@ def make_row(name: str, plan: Plan, shape: ModelShape, result: Divergence, base:
     return Row(
         name=name,
         bits_per_value=plan.bits_per_value(shape),
-        bits_with_ends=plan.bits_per_value(shape) if plan.ends is None else plan.bits_with_ends(shape, ENDS_CTX),
+        bits_with_ends=plan.bits_with_ends(shape, ENDS_CTX),
         kv_bytes_per_token=plan.bytes_per_token(shape),
         kld_mean=result.kld_mean,
         kld_median=result.kld_median,

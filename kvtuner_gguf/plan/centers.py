@@ -39,7 +39,7 @@ class Centers(Vectors):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.span is not None:
-            _check_span(self.span)
+            check_span(self.span)
             if not any(self.k):
                 raise KvtunerError("center_span is given, and no layer has a center: leave it out")
 
@@ -48,6 +48,15 @@ class Centers(Vectors):
         """From one array per layer, of any shape; None for a layer without a center."""
         return cls(as_vectors(k), span)
 
+    def table_bytes(self, il: int, n_ctx: int) -> int:
+        """Bytes of layer ``il``'s turned centers for ``n_ctx`` positions; 0 where one center serves all."""
+        return len(self.k[il]) * n_blocks(self.span, n_ctx)
+
+
+def n_blocks(span: int | None, n_ctx: int) -> int:
+    """Blocks of ``span`` positions in ``n_ctx``, each of which has a center in float16; 0 without a span."""
+    return 0 if span is None else -(-n_ctx // span)
+
 
 def centers_or_none(k: Iterable[bytes], span: Any = None) -> Centers | None:
     """The centers ``k`` of all layers, as a file has them; None where no layer has one and no ``span`` is given."""
@@ -55,6 +64,6 @@ def centers_or_none(k: Iterable[bytes], span: Any = None) -> Centers | None:
     return Centers(k, span) if any(k) or span is not None else None
 
 
-def _check_span(span: object) -> None:
+def check_span(span: object) -> None:
     if not is_count(span) or not MIN_SPAN <= span <= MAX_SPAN or span & (span - 1):
         raise KvtunerError(f"the center span is {shown(span)}: give a power of two from {MIN_SPAN} to {MAX_SPAN}")

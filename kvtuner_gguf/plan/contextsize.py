@@ -33,10 +33,15 @@ class ContextSize:
         Source: ``llama_context::llama_context`` and ``llama_kv_cache_iswa::llama_kv_cache_iswa`` at the pinned base.
         """
         n_stream = 1 if self.unified else self.n_seq_max
-        n_cells = _padded(_padded(self.n_ctx) // n_stream)
+        n_cells = self.cells_of_sequence
         if window and not self.swa_full:
             n_cells = _padded(min(n_cells, window * self.n_seq_max // n_stream + self.n_ubatch))
         return n_cells * n_stream
+
+    @property
+    def cells_of_sequence(self) -> int:
+        """Positions that a sequence may have."""
+        return _padded(_padded(self.n_ctx) // (1 if self.unified else self.n_seq_max))
 
     def exact_rows(self, n_positions: int) -> int:
         """Rows that a layer keeps exactly, where a plan's ends are ``n_positions`` first and last positions.

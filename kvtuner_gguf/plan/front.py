@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.plan.centers import check_span
 from kvtuner_gguf.plan.ends import ENDS_CTX, Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -38,7 +39,7 @@ class Point:
 class Front:
     """``points`` by rising bytes; ``measure`` says what the loss is: mean KLD in nats, perplexity, or failed tasks.
 
-    Plans have ``ends``, which are counted in a context of ``n_ctx`` tokens.
+    Plans have ``ends`` and centers with a ``span``, which are counted in a context of ``n_ctx`` tokens.
     """
 
     model: ModelShape
@@ -47,6 +48,7 @@ class Front:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     ends: Ends | None = None
     n_ctx: int = ENDS_CTX
+    span: int | None = None
 
     def __post_init__(self) -> None:
         for point in self.points:
@@ -57,7 +59,9 @@ class Front:
 
     @cached_property
     def sizes(self) -> Sizes:
-        return Sizes(self.model if self.ends is None else replace(self.model, n_ctx=self.n_ctx), self.ends)
+        in_context = self.ends is not None or self.span is not None
+        shape = replace(self.model, n_ctx=self.n_ctx) if in_context else self.model
+        return Sizes(shape, self.ends, span=self.span)
 
     def plan(self, point: Point) -> Plan:
         return Plan(point.pairs, ends=self.ends)
@@ -74,8 +78,8 @@ class Front:
         return Plan(point.pairs).bits_per_value(self.model)
 
     def bits_with_ends(self, point: Point) -> float:
-        """True bits per value in a context of ``n_ctx`` tokens, exact ends included; without ends those of `bits`."""
-        return self.bits(point) if self.ends is None else self.plan(point).bits_with_ends(self.model, self.n_ctx)
+        """True bits per value in a context of ``n_ctx`` tokens, exact ends and tables of centers included."""
+        return self.sizes.bits(self.n_bytes(point))
 
     def payload_bits(self, point: Point) -> float:
         """Bits of the codes alone per value, as the KVTuner paper counts."""
@@ -103,8 +107,8 @@ class Front:
             }
             for point in self.points
         ]
-        ends = None if self.ends is None else {**self.ends.to_json(), "n_ctx": self.n_ctx}
-        body = {"measure": self.measure, "ends": ends, "points": points}
+        ends = None if self.ends is None else self.ends.to_json()
+        body = {"measure": self.measure, "ends": ends, "center_span": self.span, "n_ctx": self.n_ctx, "points": points}
         return stage_to_json(SCHEMA, self.model, self.provenance, body)
 
     @classmethod
@@ -116,13 +120,15 @@ class Front:
             raise KvtunerError("'points' must be a list: search again")
         parsed = entries_from_json(points, _point, "point {} of the front", "search again")
         ends = Ends.from_json(body.get("ends"))
-        n_ctx = ENDS_CTX if ends is None else _context(body["ends"].get("n_ctx"))
-        return cls(model, str(body.get("measure")), parsed, provenance, ends, n_ctx)
+        span = body.get("center_span")
+        if span is not None:
+            check_span(span)
+        return cls(model, str(body.get("measure")), parsed, provenance, ends, _context(body.get("n_ctx")), span)
 
 
 def _context(n_ctx: object) -> int:
     if not is_count(n_ctx) or n_ctx == 0:
-        raise KvtunerError(f"the ends are counted in {n_ctx!r} tokens, not in 1 or more: search again")
+        raise KvtunerError(f"the bytes are counted in {n_ctx!r} tokens, not in 1 or more: search again")
     return n_ctx
 
 

@@ -115,6 +115,16 @@ class Plan:
         """Bytes of the exact ends alone: `ContextSize.exact_rows` in each layer that has ends."""
         return context.exact_rows(self._n_end_positions) * self._end_row_bytes(shape)
 
+    def centers_bytes(self, shape: ModelShape, context: ContextSize) -> int:
+        """Bytes of the tables of turned centers, which `n_bytes` leaves out: one for all sequences of a context.
+
+        The library makes them for layers with RoPE, on the CPU; elsewhere a layer has one center.
+        """
+        if self.centers is None:
+            return 0
+        cells = context.cells_of_sequence
+        return sum(self.centers.table_bytes(il, cells) for il, layer in enumerate(shape.layers) if layer.keeps)
+
     @property
     def _n_end_positions(self) -> int:
         return 0 if self.ends is None else self.ends.n_positions
@@ -140,7 +150,8 @@ class Plan:
     def bits_per_value(self, shape: ModelShape | None = None) -> float:
         """Mean true bits per cached value, in a context of ``shape.n_ctx`` tokens where layers have windows.
 
-        Without a shape all layers and both sides weigh the same. The exact ends do not count: see `bits_with_ends`.
+        Without a shape all layers and both sides weigh the same. Exact ends and tables of centers do not count: see
+        `bits_with_ends`.
         """
         shape = shape or self.model
         if shape is None:
@@ -150,11 +161,13 @@ class Plan:
     def bits_with_ends(self, shape: ModelShape, n_ctx: int) -> float:
         """Mean true bits per cached value of one sequence in a context of ``n_ctx`` tokens, exact ends included.
 
-        What the caches of all layers take, and the rows of first and last positions, over the values of the caches. The
-        rows of a ubatch, which a context keeps once for all sequences, count in `n_bytes` alone.
+        What the caches of all layers take, the rows of first and last positions, and the tables of turned centers, over
+        the values of the caches. The rows of a ubatch, which a context keeps once for all sequences, count in `n_bytes`
+        alone.
         """
         cells = shape.cells(ContextSize(n_ctx))
         n_bytes = self._sum(shape, cells) + self._n_end_positions * self._end_row_bytes(shape)
+        n_bytes += self.centers_bytes(shape, ContextSize(n_ctx))
         return _per_value(8.0 * n_bytes, shape.n_cached(cells))
 
     def payload_bits(self, shape: ModelShape | None = None) -> float:

@@ -1,4 +1,4 @@
-"""Bytes of plans, layer by layer: per token where neither exact ends nor sliding windows tell contexts apart."""
+"""Bytes of plans, layer by layer: per token where no contexts are told apart by ends, centers or windows."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from kvtuner_gguf.plan.centers import n_blocks
 from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.vectors import FLOAT16
 
 LayerPairs = Sequence[Sequence[Pair]]
 """The pairs that each layer may have."""
@@ -21,16 +23,22 @@ class Sizes:
     """Bytes of each pair in each layer of a context of ``shape.n_ctx`` tokens, in which ends and windows count.
 
     ``n_rows``: exact rows that a layer with ``ends`` keeps, by default the first and last positions of one sequence.
-    Without ends what all layers have in common is left out (`ModelShape.weights`).
+    ``span``: that of the centers, of which layers with quantized keys have a table. Without ends and span what all
+    layers have in common is left out (`ModelShape.weights`).
     """
 
     shape: ModelShape
     ends: Ends | None = None
     n_rows: int | None = None
+    span: int | None = None
 
     @cached_property
     def _cells(self) -> tuple[int, ...]:
-        return self.shape.weights if self.ends is None else self.shape.cells(ContextSize(self.n_ctx))
+        return self.shape.cells(ContextSize(self.n_ctx)) if self._in_context else self.shape.weights
+
+    @property
+    def _in_context(self) -> bool:
+        return self.ends is not None or self.span is not None
 
     @property
     def n_ctx(self) -> int:
@@ -39,15 +47,21 @@ class Sizes:
     @property
     def unit(self) -> int:
         """Bytes of the context that each byte here stands for."""
-        return 1 if self.ends is not None else math.gcd(*self.shape.cells(ContextSize(self.n_ctx))) or 1
+        return 1 if self._in_context else math.gcd(*self.shape.cells(ContextSize(self.n_ctx))) or 1
 
     def pair(self, il: int, pair: Pair) -> int:
         layer, (k, v) = self.shape.layers[il], pair.types
         n_bytes = self._cells[il] * (k.row_bytes(layer.kept_k) + v.row_bytes(layer.kept_v))
-        if self.ends is None:
-            return n_bytes
-        n_rows = self.ends.n_positions if self.n_rows is None else self.n_rows
-        return n_bytes + n_rows * self.ends.row_bytes(pair, layer)
+        if self.ends is not None:
+            n_rows = self.ends.n_positions if self.n_rows is None else self.n_rows
+            n_bytes += n_rows * self.ends.row_bytes(pair, layer)
+        if k.is_quantized:
+            n_bytes += self._n_blocks * FLOAT16.itemsize * layer.kept_k
+        return n_bytes
+
+    @cached_property
+    def _n_blocks(self) -> int:
+        return n_blocks(self.span, ContextSize(self.n_ctx).cells_of_sequence)
 
     def plan(self, pairs: Sequence[Pair]) -> int:
         return sum(self.pair(il, pair) for il, pair in enumerate(pairs))

@@ -42,17 +42,18 @@ class Goal:
         if self.n_ctx is not None and not 0 < self.n_ctx <= MAX_COUNT:
             raise KvtunerError(f"--for-ctx is {self.n_ctx}: give 1 to {MAX_COUNT} tokens")
 
-    def sizes(self, shape: ModelShape, ends: Ends | None = None) -> Sizes:
+    def sizes(self, shape: ModelShape, ends: Ends | None = None, span: int | None = None) -> Sizes:
         """Sizes in the context that the goal is for.
 
-        By default that has `ENDS_CTX` tokens where there are ``ends``, else those of ``shape``. A goal in bits counts
-        the first and last positions of one sequence, one in MiB all rows that a context keeps for them.
+        By default that has `ENDS_CTX` tokens where there are ``ends`` or a ``span`` of centers, else those of
+        ``shape``. A goal in bits counts the first and last positions of one sequence, one in MiB all rows that a
+        context keeps for them.
         """
-        n_ctx = self.n_ctx or (shape.n_ctx if ends is None else ENDS_CTX)
+        n_ctx = self.n_ctx or (shape.n_ctx if ends is None and span is None else ENDS_CTX)
         n_rows = None
         if ends is not None and self.mib is not None:
             n_rows = ContextSize(n_ctx).exact_rows(ends.n_positions)
-        return Sizes(replace(shape, n_ctx=n_ctx), ends, n_rows)
+        return Sizes(replace(shape, n_ctx=n_ctx), ends, n_rows, span)
 
     def budget(self, sizes: Sizes) -> int | None:
         """Bytes as `Sizes` counts them; None where the loss is what is given."""

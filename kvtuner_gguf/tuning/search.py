@@ -102,5 +102,5 @@ def sweep(
 
 def front_of(points: Sequence[Point], sizes: Sizes, provenance: Mapping[str, object], measure: str = "kld") -> Front:
     """The front of ``points``, whose loss is the ``measure``; of ends the first and last positions count."""
-    best = pareto(points, Sizes(sizes.shape, sizes.ends))
-    return Front(sizes.shape, measure, best, provenance, sizes.ends, sizes.n_ctx)
+    best = pareto(points, Sizes(sizes.shape, sizes.ends, span=sizes.span))
+    return Front(sizes.shape, measure, best, provenance, sizes.ends, sizes.n_ctx, sizes.span)

@@ -10,9 +10,11 @@ import kvtuner_gguf
 from kvtuner_gguf.engine.base import Engine
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.backends import BACKENDS, DEFAULT_BACKEND, Backend
+from kvtuner_gguf.plan.centers import DEFAULT_SPAN
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.sizes import Sizes
 from kvtuner_gguf.tuning.calibration import Texts
 from kvtuner_gguf.tuning.fixed import check_fixed, with_fixed
 from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal
@@ -70,11 +72,20 @@ class Settings:
         if self.n_rungs < 1 or (self.trials or 0) < 0 or self.evolve < 0 or self.n_points < 2:
             raise KvtunerError("--rungs must be 1 or more, --trials and --evolve 0 or more, --points 2 or more")
 
+    @property
+    def span(self) -> int | None:
+        """Positions of a block that has a center of its own."""
+        return DEFAULT_SPAN if self.center else None
+
+    def sizes(self, shape: ModelShape) -> Sizes:
+        """Bytes of plans as the goal counts them."""
+        return self.goal.sizes(shape, self.ends, self.span)
+
 
 def check_goal(settings: Settings, shape: ModelShape) -> None:
     """Raise `KvtunerError` where the candidates cannot meet the budget, before anything is loaded or measured."""
     check_fixed(settings.fixed, shape)
-    sizes = settings.goal.sizes(shape, settings.ends)
+    sizes = settings.sizes(shape)
     budget = settings.goal.budget(sizes)
     pairs = settings.backend.fitting(shape).pairs()
     smallest, largest = sizes.range(with_fixed([pairs] * shape.n_layer, settings.fixed))

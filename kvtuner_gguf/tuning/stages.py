@@ -16,7 +16,7 @@ import torch
 
 from kvtuner_gguf.engine.base import Engine
 from kvtuner_gguf.plan.backends import of_types
-from kvtuner_gguf.plan.centers import DEFAULT_SPAN, Centers
+from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.scales import Scales
@@ -62,7 +62,7 @@ class Stages:
         self.backend = settings.backend.fitting(engine.shape)
         self.facts = facts_of(engine, text, settings)
         ends = None if settings.ends is None else str(settings.ends)
-        centering = {"center": settings.center, "center_span": DEFAULT_SPAN if settings.center else None}
+        centering = {"center": settings.center, "center_span": settings.span}
         identity = {**self.facts, **centering, "scale": settings.center, "ends": ends, "model": engine.shape.to_json()}
         self.work = Work(folder, identity, fresh)
         torch.manual_seed(settings.seed)

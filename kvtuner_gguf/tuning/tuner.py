@@ -64,7 +64,7 @@ class Tuner:
         stage: Stage | None = None,
     ) -> None:
         self._settings = settings
-        self._sizes = settings.goal.sizes(engine.shape, settings.ends)
+        self._sizes = settings.sizes(engine.shape)
         self._stages = Stages(engine, text, settings, folder, fresh, stage)
 
     def run(self, by_tasks: TaskJudge | None = None) -> Tuned:
@@ -178,7 +178,8 @@ class Tuner:
             "method": self._settings.method,
             "objective": self._settings.objective,
             "goal": str(self._settings.goal),
-            **self._ends_facts(plan),
+            "for_ctx": self._sizes.n_ctx,
+            "bits_with_ends": plan.bits_with_ends(self._sizes.shape, self._sizes.n_ctx),
             "candidates": list(stages.backend.names),
             **fixed_facts(self._settings.fixed),
             "prices": None if prices is None else prices.provenance.get("prices"),
@@ -188,11 +189,6 @@ class Tuner:
         }
         front = stages.work.stage("front", Front.from_json, lambda: front, front.__eq__)
         return Tuned(replace(plan, provenance=provenance), front, prices, point.loss, row, held_out)
-
-    def _ends_facts(self, plan: Plan) -> dict[str, Any]:
-        """In which context the ends are counted, and the bits there."""
-        n_ctx = self._sizes.n_ctx
-        return {"for_ctx": n_ctx, "bits_with_ends": plan.bits_with_ends(self._sizes.shape, n_ctx)} if plan.ends else {}
 
     def _held_out(self, plan: Plan, chunks: Sequence[np.ndarray], progress: Progress) -> Row:
         engine = self._stages.engine
