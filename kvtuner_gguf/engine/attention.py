@@ -24,7 +24,7 @@ class Causal:
     window: int | None = None
 
     def hides(self, rows: Tensor, n_tokens: int) -> Tensor:
-        distance = rows[:, None] - torch.arange(n_tokens)
+        distance = rows[:, None] - torch.arange(n_tokens, device=rows.device)
         hidden = distance < 0
         return hidden if self.window is None else hidden | (distance >= self.window)
 
