@@ -58,6 +58,7 @@ _n_layer = _declare("kvtuner_n_layer", ctypes.c_int32, _context)
 _type_k = _declare("kvtuner_type_k", ctypes.c_int32, _context, ctypes.c_int32)
 _type_v = _declare("kvtuner_type_v", ctypes.c_int32, _context, ctypes.c_int32)
 _kv_bytes = _declare("kvtuner_kv_bytes", ctypes.c_uint64, _context)
+_centers_bytes = _declare("kvtuner_centers_bytes", ctypes.c_uint64, _context)
 _has_plan = _declare("kvtuner_has_plan", ctypes.c_bool, _context)
 _fingerprint = _declare("kvtuner_fingerprint", ctypes.c_size_t, _context, ctypes.c_char_p, ctypes.c_size_t)
 _source = _declare("kvtuner_source", ctypes.c_char_p, _context)
@@ -144,6 +145,11 @@ def kv_cache_types(context: Any) -> list[tuple[str, str] | None]:
 def kv_cache_bytes(context: Any) -> int:
     """Bytes of all K and V as allocated, the rows of exact ends among them."""
     return int(_kv_bytes(context))
+
+
+def kv_centers_bytes(context: Any) -> int:
+    """Bytes of the tables of centers that turn with positions, which `kv_cache_bytes` leaves out."""
+    return int(_centers_bytes(context))
 
 
 def types_of(llama: Any) -> list[tuple[str, str] | None]:

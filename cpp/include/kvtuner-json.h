@@ -17,9 +17,9 @@ json kvtuner_ends_to_json(const llama_context * ctx) {
              { "bytes", kvtuner_exact_ends_bytes(ctx) } };
 }
 
-// {"has_plan", "fingerprint", "source", "bits_per_value", "bytes", "mib", "ends", "layers": [{"layer", "k", "v",
-// "center_k", "scale_k", "exact_ends"}, ...]}; the fingerprint is null without a plan, layers without a cache are left
-// out, bytes are with the ends, and bits without
+// {"has_plan", "fingerprint", "source", "bits_per_value", "bytes", "centers_bytes", "mib", "ends", "layers": [{"layer",
+// "k", "v", "center_k", "scale_k", "exact_ends"}, ...]}; the fingerprint is null without a plan, layers without a cache
+// are left out, bytes are with the ends, bits without, and both without the tables of centers
 template <typename json>
 json kvtuner_cache_to_json(const llama_context * ctx) {
     json layers = json::array();
@@ -41,6 +41,7 @@ json kvtuner_cache_to_json(const llama_context * ctx) {
              { "source", kvtuner_source(ctx) },
              { "bits_per_value", kvtuner_bits_per_value(ctx) },
              { "bytes", kvtuner_kv_bytes(ctx) },
+             { "centers_bytes", kvtuner_centers_bytes(ctx) },
              { "mib", kvtuner_kv_bytes(ctx) / 1048576.0 },
              { "ends", kvtuner_ends_to_json<json>(ctx) },
              { "layers", layers } };

@@ -56,6 +56,9 @@ LLAMA_API bool kvtuner_is_scaled_k(const struct llama_context * ctx, int32_t il)
 // Bytes of all K and V, the rows of exact ends among them.
 LLAMA_API uint64_t kvtuner_kv_bytes(const struct llama_context * ctx);
 
+// Bytes of the tables of centers that turn with positions, which are beside them; 0 where one center serves all.
+LLAMA_API uint64_t kvtuner_centers_bytes(const struct llama_context * ctx);
+
 // The exact ends that a context reads, type as a ggml_type number; false where no layer has any.
 LLAMA_API bool kvtuner_exact_ends(const struct llama_context * ctx, uint32_t * first, uint32_t * last, int32_t * type);
 LLAMA_API bool kvtuner_has_exact_ends(const struct llama_context * ctx, int32_t il);
@@ -64,7 +67,7 @@ LLAMA_API uint64_t kvtuner_exact_ends_bytes(const struct llama_context * ctx);
 // Bytes of them that n_tokens tokens of one sequence take.
 LLAMA_API uint64_t kvtuner_kv_bytes_used(const struct llama_context * ctx, uint64_t n_tokens);
 
-// True bits per cached value, block scales included and exact ends left out; 0 without a cache.
+// True bits per cached value, block scales included, exact ends and tables of centers left out; 0 without a cache.
 LLAMA_API double kvtuner_bits_per_value(const struct llama_context * ctx);
 
 // True if the context's cache follows a plan.

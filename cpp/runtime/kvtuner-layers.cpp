@@ -43,9 +43,11 @@ kvtuner_layer_map kvtuner_layers_of(const llama_context & ctx) {
             const kvtuner_exact_rows & exact = kvtuner_cache::exact(*cache);
             const kvtuner_exact_rows::sides rows =
                     exact.has(il) ? exact.of(il) : kvtuner_exact_rows::sides{ nullptr, nullptr };
+            const kvtuner_center * center = kvtuner_cache::center(*cache, il);
             layers[il] = { cache->get_k_storage(il),
                            kvtuner_cache::v_storage(*cache, il),
-                           kvtuner_cache::center(*cache, il) != nullptr,
+                           center != nullptr,
+                           center ? center->table : nullptr,
                            kvtuner_cache::scale(*cache, il) != nullptr,
                            rows.k,
                            rows.v };

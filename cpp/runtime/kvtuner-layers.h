@@ -16,6 +16,7 @@ struct kvtuner_layer_tensors {
     const ggml_tensor * k;
     const ggml_tensor * v;        // null where V is a view of K
     bool is_centered;             // K
+    const ggml_tensor * centers;  // the table of them, null where one serves all positions
     bool is_scaled;               // K
     const ggml_tensor * exact_k;  // rows of the exact ends, null without
     const ggml_tensor * exact_v;

@@ -51,6 +51,15 @@ uint64_t ends_bytes_of(const kvtuner_layer_map & layers) {
     return bytes;
 }
 
+uint64_t centers_bytes_of(const kvtuner_layer_map & layers) {
+    std::set<const ggml_tensor *> counted;  // layers that share a cache share its table
+    uint64_t bytes = 0;
+    for (const auto & [il, layer] : layers) {
+        bytes += layer.centers && counted.insert(layer.centers).second ? ggml_nbytes(layer.centers) : 0;
+    }
+    return bytes;
+}
+
 const kvtuner_plan * plan_of(const llama_context & ctx) {
     for (const llama_kv_cache * cache : kvtuner_caches_of(ctx.get_memory())) {
         if (cache->plan) {
@@ -80,9 +89,15 @@ std::string ranges_where(const kvtuner_layer_map & layers, const predicate & is_
 
 void log_centers(const kvtuner_layer_map & layers, uint32_t span) {
     const std::string centered = ranges_where(layers, [](const auto & layer) { return layer.is_centered; });
-    if (!centered.empty()) {
-        const std::string turned = span ? ", turned every " + std::to_string(span) + " positions" : "";
-        LLAMA_LOG_INFO("kvtuner: keys centered in layers %s%s\n", centered.c_str(), turned.c_str());
+    if (centered.empty()) {
+        return;
+    }
+    const uint64_t bytes = centers_bytes_of(layers);
+    if (bytes == 0) {
+        LLAMA_LOG_INFO("kvtuner: keys centered in layers %s\n", centered.c_str());
+    } else {
+        LLAMA_LOG_INFO("kvtuner: keys centered in layers %s, turned every %u positions (%.2f MiB)\n", centered.c_str(),
+                       span, bytes / 1048576.0);
     }
 }
 
@@ -93,17 +108,23 @@ void log_scales(const kvtuner_layer_map & layers) {
     }
 }
 
-void log_ends(const llama_context & ctx, const kvtuner_layer_map & layers, const cache_size & size) {
+void log_ends(const llama_context & ctx, const kvtuner_layer_map & layers) {
     const std::string with_ends = ranges_where(layers, [](const auto & layer) { return layer.exact_k; });
     if (with_ends.empty()) {
         return;
     }
     const kvtuner_ends & ends = plan_of(ctx)->ends;
-    const uint64_t bytes = ends_bytes_of(layers);
     LLAMA_LOG_INFO("kvtuner: exact ends: %u first and %u last positions in %s, layers %s\n", ends.first, ends.last,
                    ggml_type_name(ends.type), with_ends.c_str());
-    LLAMA_LOG_INFO("kvtuner: with them %.4f bits per value in this context, %.2f MiB more\n",
-                   8.0 * (size.bytes + bytes) / size.values, bytes / 1048576.0);
+}
+
+// exact ends and tables of centers
+void log_beside(const kvtuner_layer_map & layers, const cache_size & size) {
+    const uint64_t bytes = ends_bytes_of(layers) + centers_bytes_of(layers);
+    if (bytes > 0) {
+        LLAMA_LOG_INFO("kvtuner: with them %.4f bits per value in this context, %.2f MiB more\n",
+                       8.0 * (size.bytes + bytes) / size.values, bytes / 1048576.0);
+    }
 }
 
 }  // namespace
@@ -126,10 +147,11 @@ void kvtuner_log_context(const llama_context & ctx) {
     for (const auto & [key, ils] : groups) {
         LLAMA_LOG_INFO("kvtuner: %-14s layers %s\n", key.second.c_str(), kvtuner_ranges(ils).c_str());
     }
-    log_centers(layers, plan_of(ctx)->center_span);
     log_scales(layers);
+    log_centers(layers, plan_of(ctx)->center_span);
+    log_ends(ctx, layers);
     const cache_size size = size_of(layers);
-    log_ends(ctx, layers, size);
+    log_beside(layers, size);
     LLAMA_LOG_INFO("kvtuner: %.4f bits per value, %.2f MiB (f16 %.2f MiB)\n", kvtuner_bits_per_value(&ctx),
                    kvtuner_kv_bytes(&ctx) / 1048576.0, 2 * size.values / 1048576.0);
     kvtuner_warn_slow_layers(ctx);
@@ -163,6 +185,10 @@ bool kvtuner_is_scaled_k(const llama_context * ctx, int32_t il) {
 uint64_t kvtuner_kv_bytes(const llama_context * ctx) {
     const kvtuner_layer_map layers = kvtuner_layers_of(*ctx);
     return size_of(layers).bytes + ends_bytes_of(layers);
+}
+
+uint64_t kvtuner_centers_bytes(const llama_context * ctx) {
+    return centers_bytes_of(kvtuner_layers_of(*ctx));
 }
 
 uint64_t kvtuner_exact_ends_bytes(const llama_context * ctx) {

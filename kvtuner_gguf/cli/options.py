@@ -73,13 +73,13 @@ _MEASURE = (
 )
 
 _GOAL = (
-    click.option("--bits", type=float, help="Budget in true bits per value, exact ends included.  [6.5]"),
+    click.option("--bits", type=float, help="Budget in true bits per value, exact ends and centers included.  [6.5]"),
     click.option("--mib", type=float, help="Budget in MiB for the tokens of --for-ctx."),
     click.option(
         "--for-ctx",
         type=int,
         metavar="N",
-        help=f"Tokens of the context in which a goal counts; --mib needs it.  [{ENDS_CTX} with ends]",
+        help=f"Tokens of the context in which a goal counts; --mib needs it.  [{ENDS_CTX} with ends or centers]",
     ),
     click.option("--max-kld", type=float, help="No budget: the smallest plan of at most this mean KLD (nats)."),
     click.option(

@@ -67,6 +67,8 @@ def tune_command(
     them; an exact solver finds the plan, trades between layers refine it. Text that was held out judges it, in torch
     and in the built llama.cpp, whose weights are those of the file and whose arithmetic is its own.
 
+    A budget in bits or MiB counts exact ends and tables of turned centers, too.
+
     What is finished is kept in the folder OUT.tune (see --work): an interrupted tuning goes on where it was, another
     goal for the same model takes the profile and the prices from there.
     """

@@ -34,10 +34,18 @@ def verify_command(model_or_cfg: Path, model: Path | None, as_json: bool) -> Non
         facts = {"fingerprint": plan.fingerprint, "bits_per_value": plan.bits_per_value(), "ends": ends_to_json(plan)}
         click.echo(json.dumps({"ok": True, **facts}))
     else:
-        ends = "" if plan.ends is None else f", exact ends {plan.ends}"
-        if plan.ends is not None and plan.model is not None:
-            ends += f", {plan.bits_with_ends(plan.model, ENDS_CTX):.4f} with them for {ENDS_CTX} tokens"
-        click.echo(f"OK: {plan.n_layer} layers, {plan.bits_per_value():.4f} bits per value{ends}, {plan.fingerprint}")
+        bits = f"{plan.bits_per_value():.4f} bits per value{_beside(plan)}"
+        click.echo(f"OK: {plan.n_layer} layers, {bits}, {plan.fingerprint}")
+
+
+def _beside(plan: Plan) -> str:
+    """The exact ends and turned centers, and the bits with them."""
+    text = "" if plan.ends is None else f", exact ends {plan.ends}"
+    if plan.centers is not None and plan.centers.span is not None:
+        text += f", centers turned every {plan.centers.span} positions"
+    if text and plan.model is not None:
+        text += f", {plan.bits_with_ends(plan.model, ENDS_CTX):.4f} with them for {ENDS_CTX} tokens"
+    return text
 
 
 def _verified(model_or_cfg: Path, model: Path | None) -> Plan:

@@ -41,6 +41,12 @@ class Sizes:
         return self.ends is not None or self.span is not None
 
     @property
+    def beside(self) -> str:
+        """What counts beside the types, ``"ends 4+128:q8_0 and turned centers"``; empty where nothing does."""
+        ends = [] if self.ends is None else [f"ends {self.ends}"]
+        return " and ".join(ends if self.span is None else [*ends, "turned centers"])
+
+    @property
     def n_ctx(self) -> int:
         return self.shape.n_ctx
 
@@ -67,7 +73,7 @@ class Sizes:
         return sum(self.pair(il, pair) for il, pair in enumerate(pairs))
 
     def budget(self, bits: float) -> int:
-        """Bytes of ``bits`` true bits per value, ends included."""
+        """Bytes of ``bits`` true bits per value, ends and centers included."""
         return math.floor(bits * self._n_values / 8 + 1e-6)
 
     def bits(self, n_bytes: int) -> float:

@@ -15,8 +15,8 @@ from kvtuner_gguf.report.figure import new_figure, save_figure
 def print_front(front: Front, plan: Plan) -> None:
     """A row per point, the one of ``plan`` marked."""
     title = f"front on the tuning text ({front.measure})"
-    if front.ends is not None:
-        title += f", exact ends {front.ends} counted in {front.n_ctx} tokens"
+    if front.sizes.beside:
+        title += f", {front.sizes.beside} counted in {front.n_ctx} tokens"
     table = Table(title=title)
     for name in ("", "true bits", "with ends", "payload bits", "bytes per token", front.measure, "sum of prices"):
         table.add_column(name, justify="right")

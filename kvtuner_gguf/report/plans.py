@@ -22,7 +22,7 @@ def plan_summary(plan: Plan) -> str:
         if plan.model.has_windows:
             mib, f16_mib = (n / 2**20 for n in bytes_in_context(plan, plan.model))
             size += f", {mib:.2f} MiB for {plan.model.n_ctx} tokens (f16 {f16_mib:.2f})"
-    lines += [*_center_lines(plan), *_scale_lines(plan), *_ends_lines(plan)]
+    lines += [*_scale_lines(plan), *_center_lines(plan), *_ends_lines(plan), *_beside_lines(plan)]
     return "\n".join([*lines, f"{size}, fingerprint {plan.fingerprint}"])
 
 
@@ -38,8 +38,13 @@ def _center_lines(plan: Plan) -> list[str]:
     centered = [il for il in range(plan.n_layer) if _is_centered(plan, il)]
     if plan.centers is None or not centered:
         return []
-    span = "" if plan.centers.span is None else f", turned every {plan.centers.span} positions"
-    return [f"keys centered in layers {ranges(centered)}{span}"]
+    text = f"keys centered in layers {ranges(centered)}"
+    if plan.centers.span is None:
+        return [text]
+    text += f", turned every {plan.centers.span} positions"
+    if plan.model is None:
+        return [text]
+    return [f"{text} ({_centers_bytes(plan, plan.model) / 2**20:.2f} MiB for {ENDS_CTX} tokens)"]
 
 
 def _scale_lines(plan: Plan) -> list[str]:
@@ -55,18 +60,27 @@ def _ends_lines(plan: Plan) -> list[str]:
     if plan.model is None:
         return [text]
     ils = [il for il, pair in enumerate(plan.pairs) if has_ends(pair, plan.model.layers[il])]
-    if not ils:
-        return [f"{text}, in no layer of this model"]
-    bits, mib = plan.bits_with_ends(plan.model, ENDS_CTX), _ends_bytes(plan, plan.model) / 2**20
-    return [
-        f"{text}, layers {ranges(ils)}",
-        f"with them {bits:.4f} bits per value for {ENDS_CTX} tokens, {mib:.2f} MiB more",
-    ]
+    return [f"{text}, layers {ranges(ils)}" if ils else f"{text}, in no layer of this model"]
+
+
+def _beside_lines(plan: Plan) -> list[str]:
+    """The size with exact ends and tables of turned centers, where the plan has any."""
+    if plan.model is None:
+        return []
+    n_bytes = _ends_bytes(plan, plan.model) + _centers_bytes(plan, plan.model)
+    bits = plan.bits_with_ends(plan.model, ENDS_CTX)
+    line = f"with them {bits:.4f} bits per value for {ENDS_CTX} tokens, {n_bytes / 2**20:.2f} MiB more"
+    return [line] if n_bytes else []
 
 
 def _ends_bytes(plan: Plan, shape: ModelShape) -> int:
     """What exact ends take in a context of one sequence."""
     return plan.ends_bytes(shape, ContextSize(ENDS_CTX))
+
+
+def _centers_bytes(plan: Plan, shape: ModelShape) -> int:
+    """What the tables of turned centers take there."""
+    return plan.centers_bytes(shape, ContextSize(ENDS_CTX))
 
 
 def _has_ends(plan: Plan, il: int) -> bool:
@@ -79,7 +93,10 @@ def _has_ends(plan: Plan, il: int) -> bool:
 
 
 def ends_to_json(plan: Plan) -> dict[str, Any] | None:
-    """The ends of ``plan``; with its model ``{n_ctx, bits_per_value, bytes}`` of a context with them, too."""
+    """The ends of ``plan``; with its model ``n_ctx``, ``bytes`` of the ends and ``bits_per_value``, too.
+
+    The bits are those of a context of ``n_ctx`` tokens with the ends and tables of turned centers.
+    """
     if plan.ends is None:
         return None
     data = plan.ends.to_json()
@@ -105,7 +122,10 @@ def _in_f16(shape: ModelShape) -> Plan:
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """``n_layer, bits_per_value, layers: [{layer, k, v, center_k, scale_k, exact_ends}]`` and others."""
+    """``n_layer, bits_per_value, layers: [{layer, k, v, center_k, scale_k, exact_ends}]`` and others.
+
+    ``center_bytes`` are those of the tables of turned centers for `ENDS_CTX` tokens, None without a model.
+    """
     data: dict[str, Any] = {
         "n_layer": plan.n_layer,
         "bits_per_value": plan.bits_per_value(),
@@ -133,6 +153,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         for il, pair in enumerate(plan.pairs)
     ]
     data["center_span"] = None if plan.centers is None else plan.centers.span
+    data["center_bytes"] = None if plan.model is None else _centers_bytes(plan, plan.model)
     data["ends"] = ends_to_json(plan)
     data["provenance"] = dict(plan.provenance)
     return data

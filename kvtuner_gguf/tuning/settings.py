@@ -91,7 +91,7 @@ def check_goal(settings: Settings, shape: ModelShape) -> None:
     smallest, largest = sizes.range(with_fixed([pairs] * shape.n_layer, settings.fixed))
     if budget is not None and smallest > budget:
         what = "the candidates and --fix" if settings.fixed else "the candidates"
-        what += f" with ends {settings.ends} for {sizes.n_ctx} tokens" if settings.ends else ""
+        what += f" with {sizes.beside} for {sizes.n_ctx} tokens" if sizes.beside else ""
         raise KvtunerError(
             f"{settings.goal} is less than the {sizes.bits(smallest):g} to {sizes.bits(largest):g} bits per value of "
             f"{what}: raise it, or change --candidates"

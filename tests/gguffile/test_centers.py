@@ -19,10 +19,13 @@ from kvtuner_gguf.gguffile.reader import read_gguf
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.gguffile.stored_plan import plan_of
 from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.contextsize import ContextSize
+from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from tests.conftest import HEAD_DIM, LATENT, N_HEAD_KV, N_LAYER, write_model
+from tests.gguffile.test_ends import shown
 
 N_VALUES = N_HEAD_KV * HEAD_DIM
 RNG = np.random.default_rng(2)
@@ -55,13 +58,34 @@ def test_a_file_carries_the_span_and_gives_it_back(model: Path, tmp_path: Path) 
     assert read.centers == plan.centers
     assert read_gguf(path).get(Keys.CENTER_SPAN) == 256
     assert read.fingerprint == written.fingerprint == plan.fingerprint
-    shown = CliRunner().invoke(main, ["inspect", str(path)]).output
-    assert f"keys centered in layers 0-{N_LAYER - 2}, turned every 256 positions\n" in shown
-    assert json.loads(CliRunner().invoke(main, ["inspect", str(path), "--json"]).output)["center_span"] == 256
     annotate(path, PLAN, single)
     assert read_gguf(single).find(Keys.CENTER_SPAN) is None
     strip(path, path)
     assert path.read_bytes() == model.read_bytes()
+
+
+@pytest.mark.parametrize("ends", [None, Ends(4, 32)], ids=str)
+def test_inspect_and_verify_count_the_tables(ends: Ends | None, model: Path, tmp_path: Path) -> None:
+    path, file = tmp_path / "a.gguf", tmp_path / "plan.json"
+    plan = replace(PLAN, centers=replace(PLAN.centers, span=256), ends=ends)
+    plan = replace(plan, model=annotate(model, plan, path).model)
+    tables = (N_LAYER - 1) * 32 * N_HEAD_KV * HEAD_DIM * 2
+    mib = (tables + plan.ends_bytes(plan.model, ContextSize(8192))) / 2**20
+    bits = plan.bits_with_ends(plan.model, 8192)
+    lines = shown("inspect", path).splitlines()
+    turned = f"keys centered in layers 0-{N_LAYER - 2}, turned every 256 positions"
+    assert f"{turned} ({tables / 2**20:.2f} MiB for 8192 tokens)" in lines
+    assert f"with them {bits:.4f} bits per value for 8192 tokens, {mib:.2f} MiB more" in lines
+    data = json.loads(shown("inspect", path, "--json"))
+    assert (data["center_span"], data["center_bytes"]) == (256, tables)
+    assert f"centers turned every 256 positions, {bits:.4f} with them for 8192 tokens" in shown("verify", path)
+    replace(plan, model=None).save(file)
+    assert turned in shown("inspect", file).splitlines()
+    assert json.loads(shown("inspect", file, "--json"))["center_bytes"] is None
+    annotate(model, PLAN, path)
+    assert "with them" not in shown("inspect", path) + shown("verify", path)
+    data = json.loads(shown("inspect", path, "--json"))
+    assert (data["center_span"], data["center_bytes"]) == (None, 0)
 
 
 def test_inspect_shows_and_draws_the_keys(model: Path, tmp_path: Path) -> None:

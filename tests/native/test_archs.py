@@ -190,7 +190,12 @@ def test_bytes_and_bits_are_those_of_the_library(models: dict[str, list[Path]]) 
         shape = model_shape(read_model(path))
         cases += [(path, shape, None), (path, shape, plan_of(shape))]
     jobs = [
-        {"model": str(path), "plan": plan and plan.to_json(), "contexts": list(map(asdict, sizes_of(path)))}
+        {
+            "model": str(path),
+            "plan": plan and plan.to_json(),
+            "center": True,
+            "contexts": list(map(asdict, sizes_of(path))),
+        }
         for path, _, plan in cases
     ]
     command = [sys.executable, SIZES_SCRIPT]
@@ -202,7 +207,7 @@ def test_bytes_and_bits_are_those_of_the_library(models: dict[str, list[Path]]) 
         expected = [used.n_bytes(shape, size) for size in sizes_of(path)]
         weighed = replace(shape, n_ctx=SIZES[0].n_ctx)
         bits = used.bits_per_value(weighed) if weighed.n_values else 0.0
-        if [n_bytes for n_bytes, _ in found] != expected or found[0][1] != pytest.approx(bits):
+        if [n_bytes for n_bytes, *_ in found] != expected or found[0][1] != pytest.approx(bits):
             wrong.append((path.name, plan is not None, expected, bits, found))
     assert not wrong
     assert len(cases) > 200

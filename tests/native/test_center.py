@@ -124,6 +124,7 @@ def test_the_file_carries_the_centers_and_the_flag_leaves_them_out(tmp_path: Pat
     done, off = complete("-m", path), complete("-m", path, "--no-kv-center")
     assert done.returncode == off.returncode == 0
     assert "kvtuner: keys centered in layers 0-29\n" in done.stderr
+    assert "with them" not in done.stderr
     assert "values centered" not in done.stderr
     assert "centered" not in off.stderr
     assert "bits per value" in off.stderr

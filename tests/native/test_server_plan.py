@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.gguffile.annotate import annotate
+from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.report.plans import plan_to_json
 from kvtuner_gguf.server.llama_server import Server, running_server
 
@@ -25,7 +32,9 @@ def mixed(*names: str) -> Plan:
     return Plan(tuple(Pair.parse(names[il % len(names)]) for il in range(N_LAYER)))
 
 
-PLAN, OTHER = mixed("q8_0/q4_0", "f16", "q5_1/q4_1"), mixed("f16", "q8_0", "q4_0")
+CENTERS = Centers.from_arrays([np.linspace(-0.1, 0.1, 3 * 64)] * N_LAYER, 16)
+PLAN, UNCENTERED = mixed("q8_0/q4_0", "f16", "q5_1/q4_1"), mixed("f16", "q8_0", "q4_0")
+OTHER = replace(UNCENTERED, centers=CENTERS.of_quantized(UNCENTERED.pairs))
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +65,11 @@ def other(folder: Path) -> Iterator[Server]:
 
 
 def bytes_per_token(plan: Plan, folder: Path) -> int:
-    from kvtuner_gguf.gguffile.metadata import model_shape
-    from kvtuner_gguf.gguffile.shards import read_model
+    return plan.bytes_per_token(shape_in(folder))
 
-    return plan.bytes_per_token(model_shape(read_model(folder / "model.gguf")))
+
+def shape_in(folder: Path) -> ModelShape:
+    return model_shape(read_model(folder / "model.gguf"))
 
 
 @pytest.mark.parametrize(("name", "plan"), [("annotated", PLAN), ("other", OTHER)])
@@ -71,6 +81,7 @@ def test_props_tell_the_plan_and_its_size(name: str, plan: Plan, folder: Path, r
     assert report["source"] == ("metadata" if name == "annotated" else str(folder / "other.json"))
     assert report["bits_per_value"] == pytest.approx(plan.bits_per_value())
     assert (report["bytes"], report["mib"]) == (n_bytes, n_bytes / 2**20)
+    assert report["centers_bytes"] == plan.centers_bytes(shape_in(folder), ContextSize(N_CTX, n_seq_max=2))
     assert report["layers"] == plan_to_json(plan)["layers"]
 
 
@@ -78,7 +89,7 @@ def test_props_without_a_plan(folder: Path) -> None:
     with running_server(folder / "model.gguf", n_ctx=N_CTX, options=["--kv-config", "none"]) as server:
         report = server.call("/props")["kv_cache"]
     assert (report["has_plan"], report["fingerprint"], report["source"]) == (False, None, "none")
-    assert report["bits_per_value"] == 16.0
+    assert (report["bits_per_value"], report["centers_bytes"]) == (16.0, 0)
 
 
 def test_slots_and_metrics_tell_the_bytes_of_the_tokens(annotated: Server, folder: Path) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from kvtuner_gguf.errors import KvtunerError, shown
-from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.centers import Centers, n_blocks
+from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -77,6 +78,51 @@ def test_a_span_without_centers_is_refused() -> None:
         with pytest.raises(KvtunerError, match=words):
             Plan.from_json({**data, "center_span": 256})
         assert Plan.from_json({**data, "center_span": None}).centers is None
+
+
+@pytest.mark.parametrize(
+    ("span", "n_ctx", "expected"),
+    [(None, 8192, 0), (256, 1, 1), (256, 256, 1), (256, 257, 2), (16, 8192, 512), (65536, 8192, 1)],
+)
+def test_blocks_of_a_context(span: int | None, n_ctx: int, expected: int) -> None:
+    assert n_blocks(span, n_ctx) == expected
+    centers = replace(CENTERS, span=span)
+    n_bytes = [2 * 64 * expected, 0, 2 * 32 * expected]
+    assert [centers.table_bytes(il, n_ctx) for il in range(3)] == n_bytes
+
+
+@pytest.mark.parametrize(
+    ("context", "n_positions"),
+    [
+        (ContextSize(8192), 8192),
+        (ContextSize(1000), 1024),
+        (ContextSize(4096, n_seq_max=3), 1536),
+        (ContextSize(4096, n_seq_max=3, unified=True), 4096),
+    ],
+)
+def test_one_table_serves_all_sequences(context: ContextSize, n_positions: int) -> None:
+    plan = replace(PLAN, centers=replace(CENTERS, span=256))
+    n_bytes = 2 * (64 + 32) * (n_positions // 256)
+    assert plan.centers_bytes(SHAPE, context) == n_bytes
+    assert plan.n_bytes(SHAPE, context) == PLAN.n_bytes(SHAPE, context)
+    assert PLAN.centers_bytes(SHAPE, context) == PLAN.without_centers().centers_bytes(SHAPE, context) == 0
+
+
+def test_a_layer_that_reads_anothers_cache_has_no_table() -> None:
+    shape = replace(SHAPE, n_head_kv=(2, 0, 2), head_dim_k=32, cache=(0, None, 0))
+    centers = Centers.from_arrays([np.ones(64), None, np.ones(64)], 256)
+    plan = Plan(PLAN.pairs, shape, centers=centers)
+    assert plan.centers_bytes(shape, ContextSize(256)) == 2 * 64
+
+
+def test_bits_count_the_tables() -> None:
+    """Here each layer with a cache has one, of 16 bits per 256 values of K, which are half of all values."""
+    plan = replace(PLAN, centers=replace(CENTERS, span=256))
+    bits = Plan(plan.pairs, SHAPE).bits_with_ends(SHAPE, 8192)
+    size = sum(2 * n * 8192 // 256 for n in (64, 32))
+    n_values = sum(layer.kept_k + layer.kept_v for layer in SHAPE.layers) * 8192
+    assert plan.bits_with_ends(SHAPE, 8192) == pytest.approx(bits + 8 * size / n_values, rel=1e-12)
+    assert plan.bits_per_value(SHAPE) == PLAN.bits_per_value(SHAPE)
 
 
 def test_the_flat_form_has_zeros_for_layers_without_a_center() -> None:

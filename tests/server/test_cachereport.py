@@ -14,6 +14,8 @@ LOG = """\
 0.00.172.904 I kvtuner: 16.0000 bits per value, 1.00 MiB (f16 1.00 MiB)
 0.00.172.879 I kvtuner: q8_0/q5_1      layers 0,2-3
 kvtuner: iq4_nl/q4_0    layers 1
+kvtuner: keys centered in layers 0-3, turned every 256 positions (0.03 MiB)
+kvtuner: with them 6.0895 bits per value in this context, 0.03 MiB more
 0.00.172.904 I kvtuner: 6.0583 bits per value, 4.26 MiB (f16 11.25 MiB)
 0.00.172.912 I cmn          init: llama threadpool init, n_threads = 2
 """

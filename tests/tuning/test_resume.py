@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 from kvtuner_gguf.cli import main
 from kvtuner_gguf.plan.contextsize import ContextSize
-from kvtuner_gguf.plan.ends import Ends
+from kvtuner_gguf.plan.ends import ENDS_CTX, Ends
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.tuning.journal import Journal
 
@@ -50,8 +50,14 @@ def tuning(tmp_path: Path, tiny) -> Tuning:
 
 
 def test_the_papers_method_meets_a_budget_that_chance_does_not(tuning: Tuning) -> None:
-    tuning.plan("small.json", "--bits", "2.25", "--method", "paper", "--trials", "3")
-    assert Plan.load(tuning.folder / "small.json").bits_per_value() == 2.25
+    """All layers in q2_nl, with a table of centers of 16 bits for 256 values of K."""
+    tuning.plan("small.json", "--bits", "2.28125", "--method", "paper", "--trials", "3")
+    plan = Plan.load(tuning.folder / "small.json")
+    assert plan.bits_per_value() == 2.25
+    assert plan.bits_with_ends(plan.model, ENDS_CTX) == 2.28125
+    refused = tuning.run("smaller.json", "--bits", "2.28", "--method", "paper", "--trials", "3")
+    assert refused.exit_code == 1
+    assert "less than the 2.28125 to 8.53125 bits per value of the candidates with turned centers" in refused.output
 
 
 @pytest.mark.parametrize(

@@ -72,12 +72,16 @@ def test_the_same_seed_gives_the_same_plan(tmp_path: Path) -> None:
     ("args", "words"),
     [
         (
-            ("--bits", "2", "--ends", "none"),
-            "2 bits per value is less than the 2.25 to 16 bits",
+            ("--bits", "2", "--ends", "none", "--no-center"),
+            "2 bits per value is less than the 2.25 to 16 bits per value of the candidates: raise it",
+        ),
+        (
+            ("--bits", "2.25", "--ends", "none"),
+            "less than the 2.28125 to 16 bits per value of the candidates with turned centers for 8192 tokens: raise",
         ),
         (
             ("--bits", "2.25"),
-            "less than the 2.38696 to 16 bits per value of the candidates with ends 4+128:q8_0 for 8192",
+            "less than the 2.41821 to 16 bits per value of the candidates with ends 4+128:q8_0 and turned centers for",
         ),
         (("--ends", "4"), "the ends are '4': give FIRST+LAST or FIRST+LAST:TYPE"),
         (("--candidates", "q9_9"), "q9_9"),
