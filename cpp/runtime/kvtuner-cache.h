@@ -44,6 +44,8 @@ struct kvtuner_cache {
 
     // whether attention over these keys reads what lies beside the cache: exact rows, and centers of several blocks
     static bool can_read_beside(const llama_kv_cache & cache, const ggml_tensor * k);
+    // whether the keys of a layer are scaled, as the plan has it
+    static bool is_scaled_k(const llama_kv_cache & cache, uint32_t il, const ggml_tensor * k);
 
     static std::vector<int32_t> next_positions(const llama_kv_cache & cache);
 

@@ -80,8 +80,9 @@ kvtuner_plan_ptr reduced(const kvtuner_plan_ptr & plan, bool use_centers, bool u
         rest.center_k.clear();
         rest.center_span = 0;
     }
-    if (!use_ends) {
+    if (!use_ends && rest.ends.n_positions() > 0) {
         rest.ends = {};
+        rest.scale_k.clear();
     }
     return std::make_shared<const kvtuner_plan>(std::move(rest));
 }

@@ -98,6 +98,11 @@ bool kvtuner_cache::can_read_beside(const llama_kv_cache & cache, const ggml_ten
     return !cache.v_trans && kvtuner_can_read_exact(cache.model) && ggml_backend_buffer_is_host(k->buffer);
 }
 
+// Scales of a plan with ends are for what is not read exactly: where nothing is, they would cost more than they give.
+bool kvtuner_cache::is_scaled_k(const llama_kv_cache & cache, uint32_t il, const ggml_tensor * k) {
+    return cache.plan->has_scale_k(il) && (cache.plan->ends.n_positions() == 0 || can_read_beside(cache, k));
+}
+
 // the plan's center of layer il as RoPE turns it by the first position of each of n blocks
 vectors kvtuner_cache::turned(const llama_kv_cache & cache, uint32_t il, uint32_t n) {
     const std::vector<float> & center = cache.plan->center_k[il];
@@ -126,7 +131,8 @@ void kvtuner_cache::init_centers(llama_kv_cache & cache) {
     std::vector<kvtuner_centers::layer> layers;
     bool has_blocks = false;
     for (const auto & layer : cache.layers) {
-        if (!plan.has_center_k(layer.il) && !plan.has_scale_k(layer.il)) {
+        const bool is_scaled = is_scaled_k(cache, layer.il, layer.k);
+        if (!plan.has_center_k(layer.il) && !is_scaled) {
             continue;
         }
         layers.push_back({ layer.il,
@@ -134,7 +140,7 @@ void kvtuner_cache::init_centers(llama_kv_cache & cache) {
                            cache.hparams.n_embd_head_k(layer.il),
                            vector_of(plan.center_k, layer.il),
                            {},
-                           vector_of(plan.scale_k, layer.il) });
+                           is_scaled ? plan.scale_k[layer.il] : std::vector<float>() });
         kvtuner_centers::layer & added = layers.back();
         if (n_block == 0 || added.center.empty() || !cache.hparams.has_rope(layer.il)) {
             continue;

@@ -69,7 +69,8 @@ class Plan:
         return replace(self, scales=None)
 
     def without_ends(self) -> Plan:
-        return replace(self, ends=None)
+        """Without the scales, too, where there are ends: they are for what is not read exactly."""
+        return self if self.ends is None else replace(self, ends=None, scales=None)
 
     @property
     def n_layer(self) -> int:

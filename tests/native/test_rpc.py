@@ -15,6 +15,7 @@ import pytest
 
 from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.scales import Scales
@@ -215,6 +216,14 @@ def test_a_plan_runs_where_devices_split_every_tensor(kind: str, endpoints: str,
     assert report.pairs == dict(enumerate(PLAN.pairs))
     assert "Paris" in text
     assert "Paris" in far_text
+
+
+def test_a_device_without_ends_goes_without_the_scales_that_are_for_them(endpoint: str, tmp_path: Path) -> None:
+    for ends in (None, Ends(4, 32)):
+        Plan(PLAN.pairs, scales=SCALES, ends=ends).save(tmp_path / "plan.json")
+        done = run_completion(tmp_path / "plan.json", "--rpc", endpoint, "-ngl", "99")
+        assert done.returncode == 0
+        assert ("kvtuner: keys scaled in layers 0-29\n" in done.stderr) == (ends is None)
 
 
 def test_types_unknown_to_one_of_the_devices_that_split_are_refused(endpoints: str, tmp_path: Path) -> None:

@@ -105,15 +105,17 @@ def test_states_of_other_scales_are_refused(model: Model) -> None:
                 assert "+scale:" in model._log.reason()
 
 
-def test_the_file_carries_the_scales_and_no_flag_leaves_them_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("plan", PLANS[1:], ids=["centered", "with ends"])
+def test_the_file_carries_the_scales_which_go_with_the_ends_alone(plan: Plan, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     shape = model_shape(read_model(fetch_model("smollm2-135m")))
-    annotate(fetch_model("smollm2-135m"), replace(PLANS[1], model=shape), path)
-    for flags in ((), ("--no-kv-center",)):
-        done = complete("-m", path, *flags)
+    annotate(fetch_model("smollm2-135m"), replace(plan, model=shape), path)
+    for flag in ("--kv-center", "--no-kv-center", "--no-kv-ends"):
+        done = complete("-m", path, flag)
         assert done.returncode == 0
-        assert "kvtuner: keys scaled in layers 0-29\n" in done.stderr
-        assert ("keys centered" in done.stderr) == (not flags)
+        is_scaled = "kvtuner: keys scaled in layers 0-29\n" in done.stderr
+        assert is_scaled == (plan.ends is None or flag != "--no-kv-ends")
+        assert ("keys centered" in done.stderr) == (flag != "--no-kv-center")
 
 
 def test_scales_of_another_size_are_refused(tmp_path: Path) -> None:

@@ -72,6 +72,12 @@ def test_hostile_scales_are_refused_in_one_line(vector: object, words: str) -> N
         Plan.from_json(entry(scale_k=vector))
 
 
+def test_scales_are_left_out_with_the_ends_that_they_are_for() -> None:
+    plan = Plan.from_json(entry(scale_k=half(1, 2)))
+    assert plan.without_ends().scales == plan.scales
+    assert replace(plan, ends=Ends(4, 32)).without_ends() == plan.without_scales()
+
+
 def test_a_scale_of_zeros_is_none() -> None:
     assert Plan.from_json(entry(scale_k=half(0, 0))).scales is None
     assert Plan.from_json(entry(scale_k=None)).scales is None
