@@ -8,13 +8,11 @@
 #include "llama-context.h"
 #include "llama-graph.h"
 #include "llama-impl.h"
-#include "llama-io.h"
 #include "llama-kv-cache-iswa.h"
 #include "llama-kv-cache.h"
 #include "llama-model.h"
 
 #include <algorithm>
-#include <stdexcept>
 #include <string>
 
 ggml_tensor * kvtuner_cache::v_storage(const llama_kv_cache & cache, uint32_t il) {
@@ -172,81 +170,6 @@ void kvtuner_cache::shift_exact(llama_kv_cache & cache, llama_context & ctx, llm
             cparams, graph.get_ctx(), k, cache.exact.shift_input(), rotation, cache.model.get_rope_factors(cparams, il),
             cache.model.get_rope_freq_base(cparams, il), cache.model.get_rope_freq_scale(cparams, il), il);
     ggml_build_forward_expand(graph.get_gf(), shifted);
-}
-
-void kvtuner_cache::write_beside(const llama_kv_cache & cache, llama_io_write_i & io, uint32_t stream,
-                                 const std::vector<std::pair<uint32_t, uint32_t>> & ranges) {
-    write_blocks(cache, io, stream, ranges);
-    write_exact(cache, io, stream, ranges);
-}
-
-void kvtuner_cache::read_beside(llama_kv_cache & cache, llama_io_read_i & io, uint32_t stream,
-                                const std::vector<uint32_t> & cells) {
-    read_blocks(cache, io, stream, cells);
-    read_exact(cache, io, stream, cells);
-}
-
-void kvtuner_cache::write_exact(const llama_kv_cache & cache, llama_io_write_i & io, uint32_t stream,
-                                const std::vector<std::pair<uint32_t, uint32_t>> & ranges) {
-    if (!cache.exact.is_used()) {
-        return;
-    }
-    std::vector<uint32_t> numbers;  // of the saved cells, which have rows
-    std::vector<int32_t> rows;
-    uint32_t n = 0;
-    for (const auto & [begin, end] : ranges) {
-        for (uint32_t i = begin; i < end; ++i, ++n) {
-            const int32_t row = cache.exact.row_of({ stream, i });
-            if (row >= 0) {
-                numbers.push_back(n);
-                rows.push_back(row);
-            }
-        }
-    }
-    const uint32_t n_rows = (uint32_t)rows.size();
-    io.write(&n_rows, sizeof(n_rows));
-    io.write(numbers.data(), n_rows * sizeof(uint32_t));
-    for (const auto & [il, both] : cache.exact.layers()) {
-        for (ggml_tensor * tensor : { both.k, both.v }) {
-            for (int32_t row : rows) {
-                io.write_tensor(tensor, row * tensor->nb[1], tensor->nb[1]);
-            }
-        }
-    }
-}
-
-void kvtuner_cache::read_exact(llama_kv_cache & cache, llama_io_read_i & io, uint32_t stream,
-                               const std::vector<uint32_t> & cells) {
-    if (!cache.exact.is_used()) {
-        return;
-    }
-    for (uint32_t cell : cells) {
-        cache.exact.forget({ stream, cell });
-    }
-    uint32_t n_rows;
-    io.read(&n_rows, sizeof(n_rows));
-    if (n_rows > std::min<size_t>(cells.size(), cache.exact.n_rows())) {
-        throw std::runtime_error("the state has " + std::to_string(n_rows) + " exact rows for " +
-                                 std::to_string(cells.size()) + " cells: the file is damaged");
-    }
-    std::vector<uint32_t> numbers(n_rows);
-    io.read(numbers.data(), n_rows * sizeof(uint32_t));
-    std::vector<kvtuner_exact_rows::cell> of;
-    for (uint32_t i = 0; i < n_rows; ++i) {
-        if (numbers[i] >= cells.size() || (i > 0 && numbers[i] <= numbers[i - 1])) {
-            throw std::runtime_error("the state has an exact row of cell " + std::to_string(numbers[i]) + " of " +
-                                     std::to_string(cells.size()) + ": the file is damaged");
-        }
-        of.push_back({ stream, cells[numbers[i]] });
-    }
-    cache.exact.place(of, cache.v_cells, next_positions(cache));
-    for (const auto & [il, both] : cache.exact.layers()) {
-        for (ggml_tensor * tensor : { both.k, both.v }) {
-            for (const kvtuner_exact_rows::cell & cell : of) {
-                io.read_tensor(tensor, cache.exact.row_of(cell) * tensor->nb[1], tensor->nb[1]);
-            }
-        }
-    }
 }
 
 void kvtuner_cache::place(const llama_kv_cache_context & context) {
