@@ -64,8 +64,9 @@ class Tuner:
         stage: Stage | None = None,
     ) -> None:
         self._settings = settings
-        self._sizes = settings.sizes(engine.shape)
         self._stages = Stages(engine, text, settings, folder, fresh, stage)
+        centers = self._stages.centers
+        self._sizes = settings.goal.sizes(engine.shape, settings.ends, centers.span if centers else None)
 
     def run(self, by_tasks: TaskJudge | None = None) -> Tuned:
         """The plan by the method of the settings; ``by_tasks`` is needed where failed tasks are the objective.
