@@ -140,16 +140,6 @@ inline tile tile_at(const problem & p, int64_t i, int64_t n_tile) {
     return { from, i * n_tile, std::min(n_tile, from->n_token - i * n_tile) };
 }
 
-// the tile that begins with a token of a source or, behind its end, of the next source
-inline tile tile_ahead(const problem & p, const source & from, int64_t token, int64_t n_tile) {
-    const source * of = &from;
-    if (token >= of->n_token && of + 1 < p.sources + p.n_source) {
-        token -= of->n_token;
-        ++of;
-    }
-    return { of, token, std::max<int64_t>(0, std::min(n_tile, of->n_token - token)) };
-}
-
 // a block of queries of one KV head: row r is query `first + r % n_query` of query head `r / n_query` of the group
 struct block {
     int64_t stream, head_kv, first, n_query, n_row;

@@ -23,6 +23,11 @@ row_range rows_of(const tile & t, const ggml_tensor * cache, const block & b, in
              from.rows ? from.rows + t.token : nullptr };
 }
 
+const uint16_t * mask_of(const block & b, const tile & of, int64_t query) {
+    const ggml_tensor * all = of.from->mask;
+    return (const uint16_t *)at(all, b.first + query, 0, b.stream % all->ne[3]) + of.token;
+}
+
 }  // namespace
 
 void prefetch_scattered(const problem & p, const tile & t, const block & b) {
@@ -52,22 +57,16 @@ void scorer::begin(const problem & p, const block & of) {
     }
 }
 
-const uint16_t * scorer::mask_of(const tile & of, int64_t query) const {
-    const ggml_tensor * all = of.from->mask;
-    return (const uint16_t *)at(all, b.first + query, 0, b.stream % all->ne[3]) + of.token;
-}
-
-tile scorer::seen(const tile & of) {
+seen_tile seen_of(const block & b, const tile & of) {
     constexpr uint16_t UNSEEN = 0xfc00;  // minus infinity
-    has_bias = false;
     if (!of.from->mask) {
-        return of;
+        return { of, false };
     }
     uint16_t hidden[MOST_TOKENS], any[MOST_TOKENS];  // of each token: from all queries; what queries add to its score
     std::fill(hidden, hidden + of.n, 1);
     std::fill(any, any + of.n, 0);
     for (int64_t i = 0; i < b.n_query; ++i) {
-        const uint16_t * mask = mask_of(of, i);
+        const uint16_t * mask = mask_of(b, of, i);
         for (int64_t t = 0; t < of.n; t += 32) {
             __builtin_prefetch(mask + of.n + t);  // the next tile's
         }
@@ -83,12 +82,13 @@ tile scorer::seen(const tile & of) {
     while (begin < end && hidden[begin]) {
         ++begin;
     }
-    has_bias = std::any_of(any + begin, any + end, [](uint16_t bits) { return bits != 0; });
-    return { of.from, of.token + begin, end - begin };
+    const bool has_bias = std::any_of(any + begin, any + end, [](uint16_t bits) { return bits != 0; });
+    return { { of.from, of.token + begin, end - begin }, has_bias };
 }
 
-void scorer::score(const problem & p, const tile & of, float * scores, int64_t wide) {
-    if (has_bias) {
+void scorer::score(const problem & p, const seen_tile & seen, float * scores, int64_t wide) {
+    const tile & of = seen.t;
+    if (seen.has_bias) {
         read_bias(of);
     }
     const int64_t n = of.n, n_padded = round_up(n, TILE_UNIT);
@@ -99,7 +99,7 @@ void scorer::score(const problem & p, const tile & of, float * scores, int64_t w
             scores[r * wide + t] = p.softcap * LOG2E * std::tanh(scores[r * wide + t]);
         }
     }
-    if (has_bias) {
+    if (seen.has_bias) {
         add_bias(scores, wide, n_padded);
     }
     for (int64_t r = 0; n < n_padded && r < b.n_row; ++r) {
@@ -126,7 +126,7 @@ void scorer::multiply(const problem & p, const tile & of, float * scores, int64_
 void scorer::read_bias(const tile & of) {
     bias.resize(n_tile * b.n_query);
     for (int64_t i = 0; i < b.n_query; ++i) {
-        ggml_cpu_fp16_to_fp32(mask_of(of, i), &bias[i * n_tile], of.n);
+        ggml_cpu_fp16_to_fp32(mask_of(b, of, i), &bias[i * n_tile], of.n);
     }
 }
 

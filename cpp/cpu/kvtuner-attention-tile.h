@@ -30,25 +30,28 @@ inline int64_t tile_tokens(int64_t head_size, const block & b) {
 // for
 void prefetch_scattered(const problem & p, const tile & t, const block & b);
 
+// what is left of a tile without the tokens before the first and after the last that some query sees
+struct seen_tile {
+    tile t;
+    bool has_bias;  // the mask adds something to the score of a token
+};
+
+seen_tile seen_of(const block & b, const tile & all);
+
 // scores of a block's rows
 class scorer {
 public:
     void begin(const problem & p, const block & b);
 
-    // what is left of a tile without the tokens before the first and after the last that some query sees
-    tile seen(const tile & t);
-
-    // scores of the tokens that `seen` left of a tile, padded
-    void score(const problem & p, const tile & t, float * scores, int64_t wide);
+    // scores of the tokens that are left of a tile, padded
+    void score(const problem & p, const seen_tile & seen, float * scores, int64_t wide);
 
 private:
     block b = {};
     int64_t n_tile = 0;
-    bool has_bias = false;  // of the last tile
     center_products centers;
     std::vector<float> queries, keys, bias, slopes;
 
-    const uint16_t * mask_of(const tile & t, int64_t query) const;
     void read_bias(const tile & t);
     void multiply(const problem & p, const tile & t, float * scores, int64_t wide, int64_t n);
     void add_bias(float * scores, int64_t wide, int64_t n) const;

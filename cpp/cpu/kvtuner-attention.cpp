@@ -30,7 +30,56 @@ struct range {
 
 // Whole blocks, each one thread's
 
+using seen_tiles = std::vector<seen_tile>;
+
+// the tiles of a source that some query of a block sees
+void find_seen(const block & b, const source & from, int64_t n_tile, seen_tiles & found) {
+    for (int64_t token = 0; token < from.n_token;) {
+        const tile all = { &from, token, std::min(n_tile, from.n_token - token) };
+        const seen_tile seen = seen_of(b, all);
+        const tile & t = seen.t;
+        token += all.n;
+        if (from.rows && t.n > 0 && t.token > all.token && t.token + t.n == token && token < from.n_token) {
+            token = t.token;  // a run that goes on has its tiles from where it begins
+        } else if (t.n > 0) {
+            found.push_back(seen);
+        }
+    }
+}
+
+// of the blocks of a node: all KV heads have the same mask
+class seen_by_queries {
+public:
+    void begin(const blocks & all) {
+        of_head = all.of_head;
+        n_query = all.n_query;
+        known.clear();
+    }
+
+    const seen_tiles & of(const problem & p, const block & b, int64_t n_tile) {
+        const size_t i = b.stream * of_head + b.first / n_query;
+        known.resize(std::max(known.size(), i + 1));
+        if (!known[i].is_found) {
+            known[i].is_found = true;
+            for (int s = 0; s < p.n_source; ++s) {
+                find_seen(b, p.sources[s], n_tile, known[i].tiles);
+            }
+        }
+        return known[i].tiles;
+    }
+
+private:
+    struct entry {
+        bool is_found = false;
+        seen_tiles tiles;
+    };
+
+    int64_t of_head = 0, n_query = 1;
+    std::vector<entry> known;
+};
+
 struct whole_worker {
+    seen_by_queries seen;
     scorer of_keys;
     accumulator of_values;
     std::vector<float> scores, factors;
@@ -38,38 +87,30 @@ struct whole_worker {
 
     void attend(const problem & p, const block & b) {
         const int64_t n_tile = tile_tokens(p.size_k, b);
+        const seen_tiles & tiles = seen.of(p, b, n_tile);
         of_keys.begin(p, b);
         of_values.begin(p, b, 0, p.size_v);
         scores.resize(b.n_row * n_tile);
         factors.resize(b.n_row);
         references.assign(b.n_row, NOTHING_SEEN);
-        for (int i = 0; i < p.n_source; ++i) {
-            attend(p, b, p.sources[i], n_tile);
+        for (size_t i = 0; i < tiles.size(); ++i) {
+            if (i + AHEAD < tiles.size()) {
+                prefetch_scattered(p, tiles[i + AHEAD].t, b);
+            }
+            add(p, tiles[i], n_tile, b.n_row);
         }
         of_values.finish(p, references.data());
     }
 
 private:
-    void attend(const problem & p, const block & b, const source & from, int64_t n_tile) {
-        for (int64_t token = 0; token < from.n_token;) {
-            prefetch_scattered(p, tile_ahead(p, from, token + AHEAD * n_tile, n_tile), b);
-            const tile all = { &from, token, std::min(n_tile, from.n_token - token) }, t = of_keys.seen(all);
-            token += all.n;
-            if (from.rows && t.n > 0 && t.token > all.token && t.token + t.n == token && token < from.n_token) {
-                token = t.token;  // a run that goes on has its tiles from where it begins
-            } else if (t.n > 0) {
-                add(p, t, n_tile, b.n_row);
-            }
-        }
-    }
-
-    void add(const problem & p, const tile & t, int64_t n_tile, int64_t n_row) {
-        of_keys.score(p, t, scores.data(), n_tile);
-        if (raise_references(scores.data(), n_tile, t.n, n_row, references.data(), factors.data())) {
+    void add(const problem & p, const seen_tile & now, int64_t n_tile, int64_t n_row) {
+        const int64_t n = now.t.n;
+        of_keys.score(p, now, scores.data(), n_tile);
+        if (raise_references(scores.data(), n_tile, n, n_row, references.data(), factors.data())) {
             of_values.scale(factors.data());
         }
-        weigh(scores.data(), n_tile, t.n, n_row, references.data());
-        of_values.add(p, t, scores.data(), n_tile);
+        weigh(scores.data(), n_tile, n, n_row, references.data());
+        of_values.add(p, now.t, scores.data(), n_tile);
     }
 };
 
@@ -83,6 +124,7 @@ int64_t queries_of_block(const problem & p, int nth) {
 
 void attend_whole(const problem & p, const blocks & all, int64_t n, int ith, int nth) {
     static thread_local whole_worker worker;
+    worker.seen.begin(all);
     for (int64_t i = ith; i < n; i += nth) {
         worker.attend(p, all.at(p, i));
     }
@@ -148,13 +190,15 @@ void find_weights(const problem & p, const blocks & all, const split_layout & l,
         }
         float * weights = l.weights_of(block, at);
         int32_t * references = l.references_of(block, at);
-        const tile whole = tile_at(p, at, l.n_tile), t = of_keys.seen(whole);
-        l.set_seen(block, at, whole, t);
+        const tile whole = tile_at(p, at, l.n_tile);
+        const seen_tile seen = seen_of(all.at(p, l.first + block), whole);
+        const int64_t n = seen.t.n;
+        l.set_seen(block, at, whole, seen.t);
         std::fill(references, references + l.n_row, NOTHING_SEEN);
-        if (t.n > 0) {
-            of_keys.score(p, t, weights, l.n_wide);
-            raise_references(weights, l.n_wide, t.n, l.n_row, references, factors.data());
-            weigh(weights, l.n_wide, t.n, l.n_row, references);
+        if (n > 0) {
+            of_keys.score(p, seen, weights, l.n_wide);
+            raise_references(weights, l.n_wide, n, l.n_row, references, factors.data());
+            weigh(weights, l.n_wide, n, l.n_row, references);
         }
     }
 }
