@@ -122,6 +122,7 @@ def test_a_tuned_plan_is_of_its_model_centered_and_of_the_bits_in_its_name(path:
     assert plan.ends == Ends(4, 128, "q8_0")
     assert all(plan.centers.k), "all K types of these plans are quantized"
     assert plan.centers.span == DEFAULT_SPAN
+    assert all(plan.scales.k)
 
 
 @pytest.mark.parametrize("path", TUNED, ids=lambda path: path.stem)
