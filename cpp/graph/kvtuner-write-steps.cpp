@@ -34,6 +34,11 @@ bool is_of_table(const ggml_tensor * get_rows, int64_t row_length) {
            blocks->type == GGML_TYPE_I32 && ggml_is_vector(blocks);
 }
 
+// a norm and its weights are one step of the CPU, which passes over the node that multiplies
+bool is_of_norm(const ggml_tensor * mul) {
+    return mul->src[0]->op == GGML_OP_RMS_NORM;
+}
+
 }  // namespace
 
 const ggml_tensor * chain::producer(const ggml_tensor * values) {
@@ -120,7 +125,7 @@ bool find_center(const ggml_tensor * sub, int64_t row_length, chain & steps, kvt
 const ggml_tensor * find_scale(int64_t row_length, chain & steps, kvtuner_write & write) {
     const size_t n_passed = steps.passed.size();
     const ggml_tensor * mul = steps.producer(write.rows);
-    if (!mul || !takes_vector(mul, GGML_OP_MUL, row_length)) {
+    if (!mul || !takes_vector(mul, GGML_OP_MUL, row_length) || is_of_norm(mul)) {
         steps.passed.resize(n_passed);
         return nullptr;
     }

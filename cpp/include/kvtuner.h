@@ -6,7 +6,7 @@
 //
 // A plan may also hold centers: vectors that are taken off the keys of a layer before they are written, which
 // changes nothing in exact arithmetic and lets them lose less in few bits. With use_centers false they are left out.
-// The same holds for scales, by which keys are multiplied and queries divided. And it may have exact ends: so many
+// Nor do scales change anything, by which keys are multiplied and queries divided. And it may have exact ends: so many
 // first and last positions that a query reads as they were before quantization. With use_ends false they are left out,
 // and with them the scales, which are for all other positions.
 //

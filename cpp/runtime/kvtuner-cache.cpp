@@ -62,24 +62,34 @@ void kvtuner_cache::init(llama_kv_cache & cache) {
     warn_without(cache);
 }
 
+// "exact ends, scales, centers by blocks": what the plan wants beside a cache; empty where nothing
+static std::string wanted_beside(const kvtuner_plan & plan, bool has_ends) {
+    const bool has_scales =
+            std::any_of(plan.scale_k.begin(), plan.scale_k.end(), [](const auto & scale) { return !scale.empty(); });
+    const std::string ends = !has_ends ? "" : has_scales ? "exact ends, scales" : "exact ends";
+    return plan.center_span == 0 ? ends : ends + (has_ends ? ", " : "") + "centers by blocks";
+}
+
+static const char * obstacle_beside(const llama_model & model, bool has_flash_attn) {
+    return !has_flash_attn                 ? "FlashAttention is off"
+           : kvtuner_can_read_exact(model) ? "only the CPU reads them"
+                                           : "the attention of this architecture does not read them";
+}
+
 // what the plan wants beside the cache, and some layers go without
 void kvtuner_cache::warn_without(const llama_kv_cache & cache) {
-    const bool has_ends = cache.plan->ends.n_positions() > 0 && cache.swa_type == LLAMA_SWA_TYPE_NONE;
-    const bool has_blocks = cache.plan->center_span > 0;
+    const std::string wanted =
+            wanted_beside(*cache.plan, cache.plan->ends.n_positions() > 0 && cache.swa_type == LLAMA_SWA_TYPE_NONE);
     const auto goes_without = [&](const auto & layer) {
         return is_quantized(layer) && !can_read_beside(cache, layer.k);
     };
     const auto & layers = cache.layers;
     const size_t n_without = std::count_if(layers.begin(), layers.end(), goes_without);
-    if ((has_ends || has_blocks) && !cache.v_trans && n_without > 0) {
+    if (!wanted.empty() && n_without > 0) {
         LLAMA_LOG_WARN(
                 "kvtuner: %zu of %zu quantized layers run without the plan's %s: %s\n", n_without,
                 (size_t)std::count_if(layers.begin(), layers.end(), [](const auto & l) { return is_quantized(l); }),
-                has_ends && has_blocks ? "exact ends and centers by blocks"
-                : has_ends             ? "exact ends"
-                                       : "centers by blocks",
-                kvtuner_can_read_exact(cache.model) ? "only the CPU reads them"
-                                                    : "the attention of this architecture does not read them");
+                wanted.c_str(), obstacle_beside(cache.model, !cache.v_trans));
     }
 }
 

@@ -70,6 +70,9 @@ void test_scales() {
     const writing w = make_writing(ctx.get(), s);
     w.scaled->src[1] = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, s.head_size, 1);
     expect_found("one scale of all heads", graph_of(ctx.get(), { w.stored }), "rotation center");
+    const writing normed = make_writing(ctx.get(), s);
+    normed.scaled->src[0] = ggml_rms_norm(ctx.get(), normed.scaled->src[0], 1e-6f);
+    expect_found("the weights of a norm", graph_of(ctx.get(), { normed.stored }), "rotation center");
 }
 
 // keys and values as a graph has them: the values are rotated before the keys and stored after them

@@ -132,7 +132,10 @@ def _plans(headers: list, configs: Sequence[Path], auto: bool) -> dict[str, Plan
 
 
 def _uniform(shape: ModelShape, uniform: Sequence[str], ends: str, like: Plan | None = None) -> dict[str, Plan]:
-    """Each uniform pair with such ends, and keys as of ``like``, by its name in the table."""
+    """Each uniform pair with such ends, and keys as of ``like``, by its name in the table.
+
+    Scales of a plan with ends are for what is not read exactly: without ends they are left out, as the library does.
+    """
     from kvtuner_gguf.gguffile.chosen_ends import chosen_ends
     from kvtuner_gguf.plan.pairs import Pair
     from kvtuner_gguf.plan.plan import Plan
@@ -141,6 +144,7 @@ def _uniform(shape: ModelShape, uniform: Sequence[str], ends: str, like: Plan | 
     name = (" centered" if like else "") + (f" ends {exact}" if exact else "")
     plans = [Plan.uniform(Pair.parse(pair), shape.n_layer) for pair in uniform]
     if like is not None:
+        like = like if exact else like.without_ends()
         plans = [replace(plan, centers=like.centers, scales=like.scales) for plan in plans]
     return {f"{plan.pairs[0]}{name}": replace(plan, ends=exact) for plan in plans}
 

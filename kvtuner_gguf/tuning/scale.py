@@ -21,7 +21,7 @@ from kvtuner_gguf.engine.base import Engine
 from kvtuner_gguf.engine.ends import is_exact
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.centers import Centers
-from kvtuner_gguf.plan.ends import Ends
+from kvtuner_gguf.plan.ends import Ends, can_have_ends
 from kvtuner_gguf.plan.scales import Scales
 from kvtuner_gguf.progress import Progress
 
@@ -39,12 +39,14 @@ def measure_scales(
 ) -> Scales | None:
     """The scales of every layer and KV head over ``tokens`` [chunks, context], of keys less of ``centers``.
 
-    None where the engine does not tell its RoPE. What is read from ``ends`` does not count. Sums run in float64.
+    None where the engine does not tell its RoPE. What a layer reads from ``ends`` does not count: those with a window
+    read nothing there. Sums run in float64.
     """
+    layers = engine.shape.layers
     scales: list[np.ndarray | None] = []
 
     def measure(il: int, used: Attention) -> None:
-        scales.append(_scale(used, il, centers, ends))
+        scales.append(_scale(used, il, centers, ends if can_have_ends(layers[il]) else None))
         if progress:
             progress(il + 1, engine.shape.n_layer)
 

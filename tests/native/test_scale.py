@@ -113,6 +113,7 @@ def test_the_file_carries_the_scales_which_go_with_the_ends_alone(plan: Plan, tm
     for flag in ("--kv-center", "--no-kv-center", "--no-kv-ends"):
         done = complete("-m", path, flag)
         assert done.returncode == 0
+        assert "run without" not in done.stderr
         is_scaled = "kvtuner: keys scaled in layers 0-29\n" in done.stderr
         assert is_scaled == (plan.ends is None or flag != "--no-kv-ends")
         assert ("keys centered" in done.stderr) == (flag != "--no-kv-center")
@@ -124,3 +125,16 @@ def test_scales_of_another_size_are_refused(tmp_path: Path) -> None:
     done = complete("-m", fetch_model("smollm2-135m"), "--kv-config", tmp_path / "plan.json")
     assert done.returncode != 0
     assert "layer 0: the K scale has 5 values, the layer 192" in done.stderr
+
+
+def test_what_needs_flash_attention_is_missed_aloud(tmp_path: Path) -> None:
+    keys = replace(PLANS[2], pairs=tuple(Pair(pair.k, "f16") for pair in MIXED.pairs))
+    plans = {
+        "exact ends, scales, centers by blocks": keys,
+        "exact ends, scales": keys.without_centers(),
+        "centers by blocks": keys.without_ends(),
+    }
+    for missed, plan in plans.items():
+        plan.save(tmp_path / "plan.json")
+        done = complete("-m", fetch_model("smollm2-135m"), "--kv-config", tmp_path / "plan.json", "-fa", "off")
+        assert f"20 of 20 quantized layers run without the plan's {missed}: FlashAttention is off\n" in done.stderr

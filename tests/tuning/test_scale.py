@@ -109,6 +109,15 @@ def test_nothing_is_scaled_where_all_is_read_exactly(engine: TorchEngine, text: 
     assert measure_scales(engine, tokens_of(engine, text), None, Ends(0, N_TOKENS)) is None
 
 
+def test_a_layer_with_a_window_reads_nothing_exactly(engine: TorchEngine, text: str) -> None:
+    tokens = tokens_of(engine, text)
+    plain, ended = (measure_scales(engine, tokens, None, ends) for ends in (None, ENDS))
+    engine.shape = replace(engine.shape, window=(0, N_TOKENS))
+    found = measure_scales(engine, tokens, None, ENDS)
+    assert found.k == (ended.k[0], plain.k[1])
+    assert plain.k[1] != ended.k[1]
+
+
 def test_an_engine_that_does_not_tell_its_rope_has_no_scales(engine: TorchEngine, text: str) -> None:
     capture = engine.capture
     engine.capture = lambda tokens, see: capture(tokens, lambda il, used: see(il, replace(used, rope=None)))
