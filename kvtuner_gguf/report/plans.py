@@ -124,7 +124,7 @@ def _in_f16(shape: ModelShape) -> Plan:
 def plan_to_json(plan: Plan) -> dict[str, Any]:
     """``n_layer, bits_per_value, layers: [{layer, k, v, center_k, scale_k, exact_ends}]`` and others.
 
-    ``center_bytes`` are those of the tables of turned centers for `ENDS_CTX` tokens, None without a model.
+    ``centers_bytes`` are those of the tables of turned centers for `ENDS_CTX` tokens, None without a model.
     """
     data: dict[str, Any] = {
         "n_layer": plan.n_layer,
@@ -153,7 +153,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         for il, pair in enumerate(plan.pairs)
     ]
     data["center_span"] = None if plan.centers is None else plan.centers.span
-    data["center_bytes"] = None if plan.model is None else _centers_bytes(plan, plan.model)
+    data["centers_bytes"] = None if plan.model is None else _centers_bytes(plan, plan.model)
     data["ends"] = ends_to_json(plan)
     data["provenance"] = dict(plan.provenance)
     return data

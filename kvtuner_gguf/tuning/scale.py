@@ -26,6 +26,8 @@ from kvtuner_gguf.plan.scales import Scales
 from kvtuner_gguf.progress import Progress
 
 POWER = 0.25
+# a factor is at most this, and at least 1 over it: real ones are 0.3 to 5
+LARGEST = 64.0
 # queries at a time: some arrays have that many rows of all tokens for each head
 ROWS = 64
 
@@ -70,12 +72,12 @@ def _centered(used: Attention, il: int, centers: Centers | None) -> Attention:
 
 
 def pair_scale(queries: Tensor, keys: Tensor, power: float, rope: Rope) -> Tensor:
-    """[KV heads, head size] from energies [KV heads, pairs], with a geometric mean of 1.
+    """[KV heads, head size] from energies [KV heads, pairs], with a geometric mean of 1, up to `LARGEST`.
 
     A pair without energy counts as one whose energies are alike.
     """
     logs = (queries / keys).log().nan_to_num(0.0, 0.0, 0.0) * power
-    factors = (logs - logs.mean(-1, keepdim=True)).exp()
+    factors = (logs - logs.mean(-1, keepdim=True)).exp().clamp(1 / LARGEST, LARGEST)
     return rope.channels(torch.complex(factors, factors))
 
 
@@ -117,5 +119,5 @@ def error_weights(used: Attention, chunk: int, ends: Ends | None) -> Iterator[tu
         weights = used.weights(query[:, :, rows] @ key[:, :, : rows.stop].transpose(-1, -2), positions)
         output = weights @ seen
         apart = torch.cdist(output, seen.expand(-1, output.shape[1], -1, -1)) / output.norm(dim=-1, keepdim=True)
-        found = (weights * apart).square()
+        found = (weights * apart).square().nan_to_num(0.0, 0.0, 0.0)  # of an output of 0 nothing is relative
         yield rows, found if ends is None else found.masked_fill(is_exact(ends, positions, rows.stop), 0)

@@ -77,15 +77,15 @@ def test_inspect_and_verify_count_the_tables(ends: Ends | None, model: Path, tmp
     assert f"{turned} ({tables / 2**20:.2f} MiB for 8192 tokens)" in lines
     assert f"with them {bits:.4f} bits per value for 8192 tokens, {mib:.2f} MiB more" in lines
     data = json.loads(shown("inspect", path, "--json"))
-    assert (data["center_span"], data["center_bytes"]) == (256, tables)
+    assert (data["center_span"], data["centers_bytes"]) == (256, tables)
     assert f"centers turned every 256 positions, {bits:.4f} with them for 8192 tokens" in shown("verify", path)
     replace(plan, model=None).save(file)
     assert turned in shown("inspect", file).splitlines()
-    assert json.loads(shown("inspect", file, "--json"))["center_bytes"] is None
+    assert json.loads(shown("inspect", file, "--json"))["centers_bytes"] is None
     annotate(model, PLAN, path)
     assert "with them" not in shown("inspect", path) + shown("verify", path)
     data = json.loads(shown("inspect", path, "--json"))
-    assert (data["center_span"], data["center_bytes"]) == (None, 0)
+    assert (data["center_span"], data["centers_bytes"]) == (None, 0)
 
 
 def test_inspect_shows_and_draws_the_keys(model: Path, tmp_path: Path) -> None:

@@ -122,3 +122,18 @@ def test_an_engine_that_does_not_tell_its_rope_has_no_scales(engine: TorchEngine
     capture = engine.capture
     engine.capture = lambda tokens, see: capture(tokens, lambda il, used: see(il, replace(used, rope=None)))
     assert measure_scales(engine, tokens_of(engine, text)) is None
+
+
+def test_a_pair_without_keys_and_an_output_of_zero_scale_nothing_out_of_range(engine: TorchEngine, text: str) -> None:
+    """Keys of next to nothing in one pair, and values of zero that all queries of a head read."""
+    (used, *_) = seen(engine, tokens_of(engine, text))
+    key, value = used.key.clone(), used.value.clone()
+    pair = channels_of(3, used.rope.interleaved)
+    key[..., pair] *= 1e-12
+    value[:, 0, :5] = 0
+    found = scale._scale(replace(used, key=key, value=value), 0, None, None).reshape(2, -1)
+    assert np.isfinite(found).all()
+    assert found.max() == scale.LARGEST
+    assert np.all(found[:, pair] == scale.LARGEST)
+    others = np.delete(found[0], pair)
+    assert others.std() > 0, "what reads no zeros still counts"
