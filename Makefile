@@ -98,7 +98,7 @@ fuzz: build $(SANITIZE)/build.ninja ## hostile plans under the sanitizers, and b
 test-sanitize: build $(SANITIZE)/build.ninja ## all architectures, CPU kernels and a minute of fuzz under the sanitizers
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(SANITIZE) --parallel $(JOBS) \
 		--target kvtuner-test-archs $(KERNEL_TESTS)
-	$(BIN)/python tests/native/archs.py $(SANITIZE)/archs
+	PYTHONPATH=tools $(BIN)/python tests/native/archs.py $(SANITIZE)/archs
 	for test in $(KERNEL_TESTS); do UBSAN_OPTIONS=$(UBSAN) $(SANITIZE)/$$test || exit 1; done
 	UBSAN_OPTIONS=$(UBSAN) $(SANITIZE)/kvtuner-test-archs $(SANITIZE)/archs/*.gguf
 	$(MAKE) fuzz FUZZ_SECONDS=60
