@@ -42,7 +42,7 @@ def measure_scales(
     """The scales of every layer and KV head over ``tokens`` [chunks, context], of keys less of ``centers``.
 
     None where the engine does not tell its RoPE. What a layer reads from ``ends`` does not count: those with a window
-    read nothing there. Sums run in float64.
+    read nothing there. Sums over blocks of queries run in float64.
     """
     layers = engine.shape.layers
     scales: list[np.ndarray | None] = []
@@ -98,8 +98,7 @@ def energies_by_attention(centered: Attention, used: Attention, ends: Ends | Non
     sums = torch.zeros_like(queries[0, :, 0, 0]), torch.zeros_like(keys[0, :, 0])
     for chunk in range(len(keys)):
         for rows, weights in error_weights(used, chunk, ends):
-            by_query = weights.sum(-1, dtype=torch.float64)
-            by_key = weights.sum((1, 2), dtype=torch.float64)
+            by_query, by_key = weights.sum(-1).double(), weights.sum((1, 2)).double()
             sums[0].add_((by_query[..., None] * queries[chunk][:, :, rows]).sum((1, 2)))
             sums[1].add_((by_key[:, None] @ keys[chunk, :, : rows.stop])[:, 0])
     return sums
@@ -118,6 +117,7 @@ def error_weights(used: Attention, chunk: int, ends: Ends | None) -> Iterator[tu
         seen = value[:, :, : rows.stop]
         weights = used.weights(query[:, :, rows] @ key[:, :, : rows.stop].transpose(-1, -2), positions)
         output = weights @ seen
-        apart = torch.cdist(output, seen.expand(-1, output.shape[1], -1, -1)) / output.norm(dim=-1, keepdim=True)
-        found = (weights * apart).square().nan_to_num(0.0, 0.0, 0.0)  # of an output of 0 nothing is relative
-        yield rows, found if ends is None else found.masked_fill(is_exact(ends, positions, rows.stop), 0)
+        apart = torch.cdist(output, seen.expand(-1, output.shape[1], -1, -1))
+        found = weights.mul_(apart).div_(output.norm(dim=-1, keepdim=True)).square_()
+        found.nan_to_num_(0.0, 0.0, 0.0)  # of an output of 0 nothing is relative
+        yield rows, found if ends is None else found.masked_fill_(is_exact(ends, positions, rows.stop), 0)
