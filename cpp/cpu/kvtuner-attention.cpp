@@ -181,17 +181,18 @@ void find_weights(const problem & p, const blocks & all, const split_layout & l,
     int64_t block_now = -1;
     for (int64_t i = mine.begin; i < mine.end; ++i) {
         const int64_t block = i / l.tiles, at = i % l.tiles;
+        const kvtuner::block b = all.at(p, l.first + block);
         if (block != block_now) {
-            of_keys.begin(p, all.at(p, l.first + block));
+            of_keys.begin(p, b);
             block_now = block;
         }
         if (at + AHEAD < l.tiles) {
-            prefetch_scattered(p, tile_at(p, at + AHEAD, l.n_tile), all.at(p, l.first + block));
+            prefetch_scattered(p, tile_at(p, at + AHEAD, l.n_tile), b);
         }
         float * weights = l.weights_of(block, at);
         int32_t * references = l.references_of(block, at);
         const tile whole = tile_at(p, at, l.n_tile);
-        const seen_tile seen = seen_of(all.at(p, l.first + block), whole);
+        const seen_tile seen = seen_of(b, whole);
         const int64_t n = seen.t.n;
         l.set_seen(block, at, whole, seen.t);
         std::fill(references, references + l.n_row, NOTHING_SEEN);

@@ -106,14 +106,12 @@ void check_blocks(size_t il, const char * side, ggml_type type, uint64_t head_di
     }
 }
 
-void check_vectors(const std::vector<std::vector<float>> & vectors, const kvtuner_plan_shape & shape,
-                   kvtuner_vector_kind kind) {
-    for (size_t il = 0; il < vectors.size(); ++il) {
-        const uint64_t size = shape.n_head_kv[il] * shape.head_dim_k[il];
-        if (!vectors[il].empty() && vectors[il].size() != size) {
-            reject(kvtuner_vector_size_problem(il, kind, vectors[il].size(), size));
-        }
+std::vector<uint64_t> sizes_k(const kvtuner_plan_shape & shape) {
+    std::vector<uint64_t> sizes;
+    for (size_t il = 0; il < shape.n_head_kv.size(); ++il) {
+        sizes.push_back(shape.n_head_kv[il] * shape.head_dim_k[il]);
     }
+    return sizes;
 }
 
 void check_model(const kvtuner_plan & plan, const kvtuner_plan_shape & shape) {
@@ -129,8 +127,8 @@ void check_model(const kvtuner_plan & plan, const kvtuner_plan_shape & shape) {
         }
         kvtuner_check_ends(plan, shape, il);
     }
-    check_vectors(plan.center_k, shape, kvtuner_vector_kind::CENTER);
-    check_vectors(plan.scale_k, shape, kvtuner_vector_kind::SCALE);
+    kvtuner_check_vectors(plan.center_k, sizes_k(shape), kvtuner_vector_kind::CENTER);
+    kvtuner_check_vectors(plan.scale_k, sizes_k(shape), kvtuner_vector_kind::SCALE);
 }
 
 void check_size(size_t n_bytes) {

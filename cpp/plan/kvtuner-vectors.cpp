@@ -127,7 +127,13 @@ uint32_t kvtuner_center_span_of(const nlohmann::json & value, const std::vector<
     return value.get<uint32_t>();
 }
 
-std::string kvtuner_vector_size_problem(size_t il, kvtuner_vector_kind kind, uint64_t found, uint64_t size) {
-    return kvtuner_vector_name(il, kind) + "has " + std::to_string(found) + " values, the layer " +
-           std::to_string(size) + ": use a plan that was tuned for this model";
+void kvtuner_check_vectors(const std::vector<std::vector<float>> & vectors, const std::vector<uint64_t> & sizes,
+                           kvtuner_vector_kind kind) {
+    for (size_t il = 0; il < vectors.size(); ++il) {
+        if (!vectors[il].empty() && vectors[il].size() != sizes[il]) {
+            throw std::runtime_error(kvtuner_vector_name(il, kind) + "has " + std::to_string(vectors[il].size()) +
+                                     " values, the layer " + std::to_string(sizes[il]) +
+                                     ": use a plan that was tuned for this model");
+        }
+    }
 }

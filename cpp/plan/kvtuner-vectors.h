@@ -28,7 +28,9 @@ std::vector<std::vector<float>> kvtuner_vectors_from_gguf(const gguf_context * m
 // The span of these centers; 0 for null. Throws std::runtime_error where it is none, or no layer has a center.
 uint32_t kvtuner_center_span_of(const nlohmann::json & value, const std::vector<std::vector<float>> & centers);
 
-// "layer 3: the K scale ", with which messages begin, and what to say of a vector that does not have the size of its
-// layer.
+// "layer 3: the K scale ", with which messages begin.
 std::string kvtuner_vector_name(size_t il, kvtuner_vector_kind kind);
-std::string kvtuner_vector_size_problem(size_t il, kvtuner_vector_kind kind, uint64_t found, uint64_t size);
+
+// Throws std::runtime_error where a vector does not have the size of its layer.
+void kvtuner_check_vectors(const std::vector<std::vector<float>> & vectors, const std::vector<uint64_t> & sizes,
+                           kvtuner_vector_kind kind);

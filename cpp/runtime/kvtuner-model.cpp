@@ -51,23 +51,15 @@ std::vector<uint32_t> key_sizes(const llama_hparams & hparams) {
     return sizes;
 }
 
-void check_sizes(const std::vector<std::vector<float>> & vectors, const std::vector<uint32_t> & sizes,
-                 kvtuner_vector_kind kind) {
-    for (size_t il = 0; il < vectors.size(); ++il) {
-        if (!vectors[il].empty() && vectors[il].size() != sizes[il]) {
-            throw std::runtime_error(kvtuner_vector_size_problem(il, kind, vectors[il].size(), sizes[il]));
-        }
-    }
-}
-
 void check_sizes(const kvtuner_plan & plan, const llama_hparams & hparams) {
-    const std::vector<uint32_t> sizes = key_sizes(hparams);
+    const std::vector<uint32_t> found = key_sizes(hparams);
+    const std::vector<uint64_t> sizes(found.begin(), found.end());
     if (plan.type_k.size() != sizes.size()) {
         throw std::runtime_error("the plan has " + std::to_string(plan.type_k.size()) + " layers, the model " +
                                  std::to_string(sizes.size()) + ": use a plan that was tuned for this model");
     }
-    check_sizes(plan.center_k, sizes, kvtuner_vector_kind::CENTER);
-    check_sizes(plan.scale_k, sizes, kvtuner_vector_kind::SCALE);
+    kvtuner_check_vectors(plan.center_k, sizes, kvtuner_vector_kind::CENTER);
+    kvtuner_check_vectors(plan.scale_k, sizes, kvtuner_vector_kind::SCALE);
 }
 
 // the plan, without what is not wanted of it

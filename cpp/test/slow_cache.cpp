@@ -153,33 +153,31 @@ void slow_cache::follow_layer(const llama_kv_cache & cache, uint32_t il, const k
 }
 
 void slow_cache::forget_a_rotation() {
-    for (const ggml_tensor * tensor : order) {
-        slow_rounding & rounding = tensors.at(tensor);
-        if (rounding.rotation && ggml_is_quantized(rounding.type)) {
-            rounding.rotation = 0;
-            return;
-        }
+    if (slow_rounding * first = first_quantized([](const slow_rounding & r) { return r.rotation != 0; })) {
+        first->rotation = 0;
     }
 }
 
 void slow_cache::forget_a_center() {
-    for (const ggml_tensor * tensor : order) {
-        slow_rounding & rounding = tensors.at(tensor);
-        if (!rounding.center.empty() && ggml_is_quantized(rounding.type)) {
-            rounding.center.clear();
-            return;
-        }
+    if (slow_rounding * first = first_quantized([](const slow_rounding & r) { return !r.center.empty(); })) {
+        first->center.clear();
     }
 }
 
 void slow_cache::forget_a_scale() {
+    if (slow_rounding * first = first_quantized([](const slow_rounding & r) { return !r.scale.empty(); })) {
+        first->scale.clear();
+    }
+}
+
+slow_rounding * slow_cache::first_quantized(bool (*has)(const slow_rounding &)) {
     for (const ggml_tensor * tensor : order) {
         slow_rounding & rounding = tensors.at(tensor);
-        if (!rounding.scale.empty() && ggml_is_quantized(rounding.type)) {
-            rounding.scale.clear();
-            return;
+        if (has(rounding) && ggml_is_quantized(rounding.type)) {
+            return &rounding;
         }
     }
+    return nullptr;
 }
 
 const slow_rounding * slow_cache::find(const ggml_tensor * node) const {

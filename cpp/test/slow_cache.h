@@ -47,6 +47,7 @@ public:
 private:
     void follow_layer(const llama_kv_cache & cache, uint32_t il, const kvtuner_plan & plan, int64_t rotation_k,
                       int64_t rotation_v);
+    slow_rounding * first_quantized(bool (*has)(const slow_rounding &));
     const slow_rounding * find(const ggml_tensor * node) const;
     void on_set_rows(ggml_tensor * node, const slow_rounding & rounding) const;
     static bool on_node(ggml_tensor * node, bool ask, void * self);

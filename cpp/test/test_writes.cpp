@@ -23,17 +23,26 @@ void expect_found(const char * what, const ggml_cgraph * graph, const std::strin
     expect(text == wanted, std::string(what) + ": found '" + text + "', wanted '" + wanted + "'");
 }
 
+shape shape_of(centering center, int64_t rotation) {
+    shape s;
+    s.center = center != NONE;
+    s.has_table = center == OF_BLOCKS;
+    s.rotation = rotation;
+    return s;
+}
+
+// what is found of its steps, but for a scale
+std::string steps_of(const shape & s) {
+    return s.center ? s.rotation ? "rotation center" : "center" : s.rotation ? "rotation" : "";
+}
+
 void test_steps() {
     for (const centering center : CENTERINGS) {
         for (const int64_t rotation : { 0, 64 }) {
             ggml_context_ptr ctx = new_context();
-            shape s;
-            s.center = center != NONE;
-            s.has_table = center == OF_BLOCKS;
-            s.rotation = rotation;
-            const std::string wanted = s.center ? rotation ? "rotation center" : "center" : rotation ? "rotation" : "";
+            const shape s = shape_of(center, rotation);
             ggml_cgraph * graph = graph_of(ctx.get(), { make_writing(ctx.get(), s).stored });
-            expect_found("steps", graph, wanted);
+            expect_found("steps", graph, steps_of(s));
             expect_found("a back end that cannot", graph, "", none);
         }
     }
@@ -44,12 +53,9 @@ void test_scales() {
     for (const centering center : CENTERINGS) {
         for (const int64_t rotation : { 0, 64 }) {
             ggml_context_ptr ctx = new_context();
-            shape s;
-            s.center = center != NONE;
-            s.has_table = center == OF_BLOCKS;
-            s.rotation = rotation;
+            shape s = shape_of(center, rotation);
             s.has_scale = true;
-            const std::string plain = s.center ? rotation ? "rotation center" : "center" : rotation ? "rotation" : "";
+            const std::string plain = steps_of(s);
             const std::string wanted = rotation ? "scale " + plain : plain;
             const writing w = make_writing(ctx.get(), s);
             expect_found("scaled", graph_of(ctx.get(), { w.stored }), wanted);

@@ -80,7 +80,6 @@ def eval_command(
     scales, and stand a second time with exact ends and tables of turned centers, counted in a context of 8192 tokens. A
     plan has its own ends.
     """
-
     from kvtuner_gguf.evaluation.by_either import evaluate
     from kvtuner_gguf.evaluation.chunks import Sample, read_text
     from kvtuner_gguf.gguffile.metadata import model_shape

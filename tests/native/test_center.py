@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 from kvtuner_gguf.engine.llama.native import Context, Model, open_model
 from kvtuner_gguf.evaluation.divergence import Tally, score
-from kvtuner_gguf.files.assets import fetch_model, fetch_text
+from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.shards import read_model
@@ -32,17 +31,6 @@ RNG = np.random.default_rng(7)
 CENTERS = Centers.from_arrays([3 * RNG.standard_normal(N_VALUES) for _ in range(N_LAYER)])
 NAMES = ("f16", "q8_0/q4_0", "q5_1/f16")
 MIXED = Plan(tuple(Pair.parse(NAMES[il % len(NAMES)]) for il in range(N_LAYER)), centers=CENTERS)
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
-    with open_model(fetch_model("smollm2-135m"), n_threads=2) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def tokens(model: Model) -> np.ndarray:
-    return model.tokenize(fetch_text("encyclopedia").read_text()[:8000])[:512]
 
 
 def logits(context: Context, tokens: np.ndarray) -> np.ndarray:

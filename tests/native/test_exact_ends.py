@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from kvtuner_gguf.engine.llama.native import Model, open_model
-from kvtuner_gguf.files.assets import fetch_model, fetch_text
+from kvtuner_gguf.engine.llama.native import Model
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -20,17 +18,10 @@ pytestmark = [pytest.mark.native, pytest.mark.model]
 N_LAYER = 30
 
 
-@pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
-    with open_model(fetch_model("smollm2-135m"), n_threads=2) as opened:
-        yield opened
-
-
 @pytest.mark.parametrize("names", [("q4_0",), ("f16", "q4_0")])
-def test_ends_are_worth_something(names: tuple[str, ...], model: Model) -> None:
+def test_ends_are_worth_something(names: tuple[str, ...], model: Model, tokens: np.ndarray) -> None:
     """Layers without ends read from the quantized cache what others read exactly."""
-    tokens = model.tokenize(fetch_text("encyclopedia").read_text()[:8000])[:512]
     plan = Plan(tuple(Pair.parse(names[il % len(names)]) for il in range(N_LAYER)))
-    plain, ended = (mean_kld(model, np.asarray(tokens), p) for p in (plan, replace(plan, ends=Ends(4, 32))))
+    plain, ended = (mean_kld(model, tokens, p) for p in (plan, replace(plan, ends=Ends(4, 32))))
     print(f"{names}: KLD {plain:.5f} without ends, {ended:.5f} with them")
     assert ended < 0.75 * plain

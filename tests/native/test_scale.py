@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from kvtuner_gguf.engine.llama.native import Model, open_model
-from kvtuner_gguf.files.assets import fetch_model, fetch_text
+from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.shards import read_model
@@ -41,17 +40,6 @@ SCALES = some_scales("llama", N_LAYER, N_HEAD_KV)
 CENTERS = Centers.from_arrays([RNG.standard_normal(N_HEAD_KV * HEAD_SIZE) for _ in range(N_LAYER)], 16)
 MIXED = Plan(tuple(Pair.parse(NAMES[il % len(NAMES)]) for il in range(N_LAYER)), scales=SCALES)
 PLANS = [MIXED, replace(MIXED, centers=CENTERS), replace(MIXED, centers=CENTERS, ends=Ends(4, 32, "q8_0"))]
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
-    with open_model(fetch_model("smollm2-135m"), n_threads=2) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def tokens(model: Model) -> np.ndarray:
-    return model.tokenize(fetch_text("encyclopedia").read_text()[:8000])[:512]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from kvtuner_gguf.engine.llama.native import Context, Model, open_model
+from kvtuner_gguf.engine.llama.native import Context, Model
 from kvtuner_gguf.evaluation.divergence import Tally, score
 from kvtuner_gguf.files.assets import fetch_model, fetch_text
 from kvtuner_gguf.plan.pairs import Pair
@@ -21,12 +21,6 @@ MIXED = Plan(tuple(Pair.parse(("f16", "q8_0", "q4_0")[il % 3]) for il in range(N
 F16 = Pair.parse("f16")
 N_KEEP, N_DISCARD = 4, 124
 N_PAST, N_SCORED, N_TEXTS = 256, 128, 6
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
-    with open_model(fetch_model("smollm2-135m"), n_threads=2) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

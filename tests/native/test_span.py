@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from kvtuner_gguf.engine.llama.native import Model, open_model
-from kvtuner_gguf.files.assets import fetch_model, fetch_text
+from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.shards import read_model
@@ -44,17 +43,6 @@ SIZES = (
 )
 SIZES_SCRIPT = Path(__file__).with_name("kv_bytes.py")
 TINY = Centers.from_arrays([3 * RNG.standard_normal(128)] * 2, 16)
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
-    with open_model(fetch_model("smollm2-135m"), n_threads=2) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def tokens(model: Model) -> np.ndarray:
-    return model.tokenize(fetch_text("encyclopedia").read_text()[:8000])[:512]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvtuner_gguf.engine.llama.native import Context, Model, open_model
+from kvtuner_gguf.engine.llama.native import Context, Model
 from kvtuner_gguf.evaluation.divergence import Tally, score
 from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.plan.pairs import Pair
@@ -41,12 +41,6 @@ CACHES: dict[str, Pair | Plan] = {
     "mixed otherwise": mixed("q8_0/q4_0", "f16", "q5_1"),
 }
 MATRIX = [(written, read) for written in CACHES for read in CACHES]
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
-    with open_model(fetch_model("smollm2-135m"), n_threads=2) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
