@@ -12,7 +12,7 @@ kvtuner_files(KVTUNER_RUNTIME runtime
     center.cpp blocks.cpp turned.cpp span.cpp beside.cpp scale.cpp reason.cpp)
 kvtuner_files(KVTUNER_GRAPH graph write-steps.cpp writes.cpp)
 kvtuner_files(KVTUNER_CPU_SOURCES cpu lowbit-cpu.cpp rows.cpp attention-centers.cpp attention-tile.cpp attention.cpp cpu-write.cpp)
-kvtuner_files(KVTUNER_CUDA cuda cuda-write.cu)
+kvtuner_files(KVTUNER_CUDA cuda cuda-write.cu cuda-rows.cu)
 set(KVTUNER_LLAMA "${KVTUNER_SOURCE}/vendor/llama.cpp")
 
 target_sources(llama PRIVATE ${KVTUNER_PLAN} ${KVTUNER_RUNTIME})

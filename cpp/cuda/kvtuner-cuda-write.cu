@@ -3,59 +3,26 @@
 #include "ggml-cuda/common.cuh"
 #include "ggml-cuda/convert.cuh"
 #include "ggml-cuda/cpy-utils.cuh"
+#include "kvtuner-cuda-write-rows.cuh"
 
 #include "ggml-impl.h"
+#include "kvtuner-mark.h"
 
+#include <algorithm>
 #include <cstdlib>
+
+using namespace kvtuner::cuda;
+using kvtuner::side;
 
 namespace {
 
-constexpr int WARP = 32;
-constexpr int WARPS_PER_BLOCK = 4;
-constexpr int PLAIN = 32;  // values that a warp takes where nothing is rotated
-
-struct write_args {
-    const float * rows;
-    int64_t stride;  // values from a row to the next
-    const float * center;
-    const int64_t * indices;
-    char * cache;
-    int64_t cache_stride;  // bytes
-    int row_length;
-    int pieces_per_row;
-    int64_t n_pieces;
-    float scale;
-};
-
-// Walsh-Hadamard transform of N values, value i * 32 + lane in x[i]: the order of additions is upstream's (fwht.cu)
-template <int N>
-__device__ void transform(float (&x)[N / WARP], const int lane) {
-#pragma unroll
-    for (int h = 1; h < WARP; h *= 2) {
-#pragma unroll
-        for (int i = 0; i < N / WARP; ++i) {
-            const float mine = x[i];
-            const float other = __shfl_xor_sync(0xFFFFFFFF, mine, h, WARP);
-            x[i] = (lane & h) == 0 ? mine + other : other - mine;
-        }
-    }
-#pragma unroll
-    for (int step = 1; step < N / WARP; step *= 2) {
-#pragma unroll
-        for (int i = 0; i < N / WARP; ++i) {
-            if ((i & step) == 0) {
-                const float low = x[i];
-                const float high = x[i + step];
-                x[i] = low + high;
-                x[i + step] = low - high;
-            }
-        }
-    }
-}
+constexpr int PLAIN = 32;  // values that a warp takes where nothing is rotated and the format does not ask for more
 
 // how a piece of N values is converted and stored
 template <typename block, int length, void (*quantize)(const float *, block *)>
 struct quantized {
+    static constexpr int unit = PLAIN;
+
     template <int N>
     static __device__ void store(const float (&x)[N / WARP], float * shared, const int lane, char * row, const int at) {
 #pragma unroll
@@ -71,6 +38,8 @@ struct quantized {
 
 template <typename T>
 struct plain {
+    static constexpr int unit = PLAIN;
+
     template <int N>
     static __device__ void store(const float (&x)[N / WARP], float *, const int lane, char * row, const int at) {
 #pragma unroll
@@ -83,43 +52,6 @@ struct plain {
 using f32 = float;
 using f16 = half;
 using bf16 = nv_bfloat16;
-
-// a warp takes a piece of N values of one row
-template <int N, bool rotated, typename format>
-__global__ void __launch_bounds__(WARP * WARPS_PER_BLOCK) write_rows(const write_args args) {
-    __shared__ float shared[WARPS_PER_BLOCK][N];
-    const int lane = threadIdx.x;
-    const int64_t piece = (int64_t)blockIdx.x * WARPS_PER_BLOCK + threadIdx.y;
-    if (piece >= args.n_pieces) {
-        return;
-    }
-    const int64_t row = piece / args.pieces_per_row;
-    const int at = (int)(piece % args.pieces_per_row) * N;
-
-    // neither the index nor the center comes from a kernel: they are read while the one before still runs
-    const int64_t cell = args.indices[row];
-    float center[N / WARP];
-#pragma unroll
-    for (int i = 0; i < N / WARP; ++i) {
-        center[i] = args.center ? args.center[at + i * WARP + lane] : 0.0f;
-    }
-
-    ggml_cuda_pdl_sync();
-    const float * source = args.rows + row * args.stride + at;
-    float x[N / WARP];
-#pragma unroll
-    for (int i = 0; i < N / WARP; ++i) {
-        x[i] = source[i * WARP + lane] * args.scale;
-    }
-    if (rotated) {
-        transform<N>(x, lane);
-    }
-#pragma unroll
-    for (int i = 0; i < N / WARP; ++i) {
-        x[i] = args.center ? x[i] - center[i] : x[i];
-    }
-    format::template store<N>(x, shared[threadIdx.y], lane, args.cache + cell * args.cache_stride, at);
-}
 
 template <int N, bool rotated, typename format>
 void launch(cudaStream_t stream, write_args args) {
@@ -135,7 +67,7 @@ template <typename format>
 void launch_for(cudaStream_t stream, int64_t rotation, const write_args & args) {
     switch (rotation) {
         case 0:
-            return launch<PLAIN, false, format>(stream, args);
+            return launch<format::unit, false, format>(stream, args);
         case 64:
             return launch<64, true, format>(stream, args);
         case 128:
@@ -149,32 +81,40 @@ void launch_for(cudaStream_t stream, int64_t rotation, const write_args & args) 
     }
 }
 
-static void launch_as(ggml_type type, cudaStream_t stream, int64_t rotation, const write_args & args) {
-    switch (type) {
+static void launch_as(const ggml_tensor * cache, cudaStream_t stream, int64_t rotation, const write_args & args) {
+    switch (cache->type) {
 #define KVTUNER_NUMBER(TYPE, name) \
     case GGML_TYPE_##TYPE:         \
         return launch_for<plain<name>>(stream, rotation, args);
 #define KVTUNER_BLOCK(TYPE, name, size) \
     case GGML_TYPE_##TYPE:              \
         return launch_for<quantized<block_##name, size, quantize_f32_##name##_block>>(stream, rotation, args);
-#define KVTUNER_OWN_BLOCK(TYPE, name, size)
+#define KVTUNER_OWN_BLOCK(TYPE, name, size)                                                                      \
+    case GGML_TYPE_##TYPE:                                                                                       \
+        return kvtuner_is_of_values(cache) ? launch_for<low_bits<block_##name, side::V>>(stream, rotation, args) \
+                                           : launch_for<low_bits<block_##name, side::K>>(stream, rotation, args);
 #include "kvtuner-formats.def"
         default:
-            GGML_ABORT("write of %s", ggml_type_name(type));
+            GGML_ABORT("write of %s", ggml_type_name(cache->type));
     }
+}
+
+// whether upstream does this step and a product after it in one: a write that begins with that product would be missed
+static bool is_done_with_product(const ggml_tensor * rows) {
+    return rows->op == GGML_OP_MUL || rows->op == GGML_OP_MUL_MAT || rows->op == GGML_OP_UNARY;
 }
 
 static bool can_do(const kvtuner_write & write) {
     const int64_t n = write.rotation;
     const ggml_tensor * cache = write.stores[0];
-    const bool is_length = n == 0 ? cache->ne[0] % PLAIN == 0 : n == 64 || n == 128 || n == 256 || n == 512;
-    if (write.stores.size() > 1 || write.blocks) {
+    const int64_t unit = std::max<int64_t>(PLAIN, ggml_blck_size(cache->type));
+    const bool is_length = n == 0 ? cache->ne[0] % unit == 0 : n == 64 || n == 128 || n == 256 || n == 512;
+    if (write.stores.size() > 1 || write.blocks || (write.scale && is_done_with_product(write.rows))) {
         return false;
     }
     switch (cache->type) {
 #define KVTUNER_NUMBER(TYPE, name) case GGML_TYPE_##TYPE:
 #define KVTUNER_BLOCK(TYPE, name, size) case GGML_TYPE_##TYPE:
-#define KVTUNER_OWN_BLOCK(TYPE, name, size)
 #include "kvtuner-formats.def"
         return is_length;
         default:
@@ -187,6 +127,7 @@ static void run(cudaStream_t stream, const kvtuner_write & write) {
     write_args args = {};
     args.rows = (const float *)write.rows->data;
     args.stride = write.rows_stride / (int64_t)sizeof(float);
+    args.factors = write.scale ? (const float *)write.scale->data : nullptr;
     args.center = write.center ? (const float *)write.center->data : nullptr;
     args.indices = (const int64_t *)cache->src[1]->data;
     args.cache = (char *)cache->data;
@@ -195,7 +136,7 @@ static void run(cudaStream_t stream, const kvtuner_write & write) {
     args.n_pieces = cache->src[0]->ne[1];  // rows, until a launch says what it cuts them into
     args.scale = write.rotation ? 1 / sqrtf(write.rotation) : 1;
     if (args.n_pieces > 0) {
-        launch_as(cache->type, stream, write.rotation, args);
+        launch_as(cache, stream, write.rotation, args);
     }
 }
 
@@ -206,7 +147,7 @@ kvtuner_writes kvtuner_cuda_writes(const ggml_cgraph & graph) {
         const char * value = getenv("GGML_CUDA_DISABLE_FUSION");
         return value && atoi(value) != 0;
     }();
-    return { graph, is_off ? [](const kvtuner_write &) { return false; } : can_do, /*with_scale =*/false };
+    return { graph, is_off ? [](const kvtuner_write &) { return false; } : can_do, /*with_scale =*/true };
 }
 
 bool kvtuner_cuda_write(ggml_backend_cuda_context & ctx, const kvtuner_writes & writes, int i) {

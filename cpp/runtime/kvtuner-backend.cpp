@@ -1,5 +1,6 @@
 #include "kvtuner-backend.h"
 
+#include "kvtuner-cache-only.h"
 #include "kvtuner-layers.h"
 #include "kvtuner-meta.h"
 
@@ -69,6 +70,11 @@ bool is_compiled(const std::string & pairs, ggml_type type_k, ggml_type type_v) 
            ("," + pairs + ",").find("," + option_name(type_k, type_v) + ",") != std::string::npos;
 }
 
+// whether a build of that back end can have a kernel for the pair: none has one for the types of ours
+bool can_be_compiled(ggml_type type_k, ggml_type type_v) {
+    return !kvtuner_is_cache_only(type_k) && !kvtuner_is_cache_only(type_v);
+}
+
 std::string describe(const layers_by_pair & found) {
     std::string text;
     for (const auto & [pair, layers] : found) {
@@ -102,6 +108,7 @@ std::string kvtuner_slow_layers(ggml_backend_dev_t device, const std::vector<kvt
     const std::string pairs = compiled_pairs(device);
     layers_by_pair unsupported;
     layers_by_pair converted;
+    layers_by_pair always_converted;
     std::string wanted;
     for (const kvtuner_attention_layer & layer : layers) {
         const std::string pair = kvtuner_pair_name(layer.type_k, layer.type_v);
@@ -110,6 +117,8 @@ std::string kvtuner_slow_layers(ggml_backend_dev_t device, const std::vector<kvt
         }
         if (!runs_attention(device, layer, layer.type_k, layer.type_v)) {
             unsupported[pair].push_back(layer.il);
+        } else if (!pairs.empty() && !can_be_compiled(layer.type_k, layer.type_v)) {
+            always_converted[pair].push_back(layer.il);
         } else if (!is_compiled(pairs, layer.type_k, layer.type_v)) {
             wanted += converted.count(pair) ? "" : ";" + option_name(layer.type_k, layer.type_v);
             converted[pair].push_back(layer.il);
@@ -119,6 +128,10 @@ std::string kvtuner_slow_layers(ggml_backend_dev_t device, const std::vector<kvt
     if (!unsupported.empty()) {
         text = "has no attention kernel for " + describe(unsupported) +
                ", which the CPU attends instead: use other types there";
+    }
+    if (!always_converted.empty()) {
+        text += (text.empty() ? "" : "; and ") +
+                ("converts K and V to f16 on every call for " + describe(always_converted)) + ": use other types there";
     }
     if (!converted.empty()) {
         std::string compiled = pairs;

@@ -69,6 +69,11 @@ int main() {
     compiled = "all";
     expect("a CUDA build with all pairs", kvtuner_slow_layers(&device, { layers[0], layers[2], layers[3] }), "");
 
+    expect("a CUDA build with all pairs, and types of ours",
+           kvtuner_slow_layers(&device, { layers[0], layer(7, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL) }),
+           "GPU0 is slow with this plan: it converts K and V to f16 on every call for q3_nl/q2_nl in layers 7: use "
+           "other types there");
+
     compiled = nullptr;
     expect("a back end of equal types", kvtuner_slow_layers(&device, layers),
            "GPU0 is slow with this plan: it has no attention kernel for iq4_nl/q8_0 in layers 5; q8_0/q4_0 in layers "

@@ -19,9 +19,14 @@ kvtuner_test(test-lowbit SOURCES cpp/test/test_lowbit.cpp cpp/test/lowbit_sides.
 kvtuner_test(test-attention SOURCES cpp/test/test_attention.cpp cpp/test/attention_edges.cpp
     FOLDERS format graph cpu LIBRARIES ggml)
 kvtuner_test(test-writes
-    SOURCES cpp/test/test_writes.cpp cpp/test/write_graphs.cpp cpp/test/write_kernels.cpp cpp/test/write_allocations.cpp
-        ${KVTUNER_GRAPH}
+    SOURCES cpp/test/test_writes.cpp cpp/test/write_graphs.cpp cpp/test/write_kernels.cpp cpp/test/write_lowbit.cpp
+        cpp/test/write_allocations.cpp ${KVTUNER_GRAPH}
     FOLDERS format graph cpu "${KVTUNER_GGML}" LIBRARIES ggml)
+if(NOT APPLE)  # its fibers are those of ucontext.h
+    kvtuner_test(test-cuda-lowbit SOURCES cpp/test/test_cuda_lowbit.cpp cpp/test/cuda_kernels.cpp cpp/test/cuda_on_cpu.cpp
+        FOLDERS format cuda "${KVTUNER_GGML}" LIBRARIES ggml)
+    target_compile_options(kvtuner-test-cuda-lowbit PRIVATE -ffp-contract=off -Wno-unknown-pragmas)
+endif()
 kvtuner_test(test-archs
     SOURCES cpp/test/test_archs.cpp cpp/test/arch_plans.cpp cpp/test/arch_runs.cpp cpp/test/slow_cache.cpp
     FOLDERS format graph "${KVTUNER_LLAMA}/src" "${KVTUNER_LLAMA}/common" "${KVTUNER_GGML}" LIBRARIES llama)
@@ -29,7 +34,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     kvtuner_test(count-instructions SOURCES cpp/test/count_instructions.cpp FOLDERS graph LIBRARIES ggml)
 endif()
 set(KVTUNER_TEST_TARGETS kvtuner-fuzz)
-foreach(name backend decode lowbit attention writes archs)
+foreach(name backend decode lowbit cuda-lowbit attention writes archs)
     list(APPEND KVTUNER_TEST_TARGETS kvtuner-test-${name})
 endforeach()
 

@@ -3,6 +3,7 @@
 
 #include "kvtuner-writes.h"
 
+#include "ggml-backend.h"
 #include "ggml-cpp.h"
 #include "ggml.h"
 
@@ -52,6 +53,8 @@ bool any(const kvtuner_write &);
 // multiplies, and "x2" after one that is also stored beside the cache
 std::string found(const ggml_cgraph * graph, bool (*can_do)(const kvtuner_write &) = any, bool with_scale = true);
 
-// the parts of the test beside those of finding: what the kernels of a device store, and what is kept of other graphs
+// the parts of the test beside those of finding: what the kernels of a device store, of all types and of ours, and what
+// is kept of other graphs
 void test_on(const char * device);
+void test_lowbit_on(ggml_backend_t backend);
 void test_other_graphs();

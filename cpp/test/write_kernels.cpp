@@ -152,6 +152,9 @@ void test_on(const char * name) {
             test_values(backend.get(), type);
         }
     }
+    if (can_store(backend.get(), GGML_TYPE_Q2_NL)) {
+        test_lowbit_on(backend.get());
+    }
     int n_equal = 0;
     unsigned seed = std::random_device()();
     printf("seed %u\n", seed);

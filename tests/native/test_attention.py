@@ -13,7 +13,7 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 import pytest
-from build_folders import installed_folder
+from build_folders import build_folder, installed_folder
 from gguf import GGMLQuantizationType
 
 from kvtuner_gguf.engine.llama.native import open_model
@@ -45,9 +45,20 @@ def test_upstreams_cases_agree_with_its_reference(tmp_path: Path) -> None:
     assert n_pairs + _n_passed("-p", CASES) > 900
 
 
-def _n_passed(*arguments: object) -> int:
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_reference_on_our_types(tmp_path: Path) -> None:
+    """CUDA converts their whole K and V to f16 on every call."""
+    file = tmp_path / "cases"
+    pairs = [(k, v) for k in TYPES for v in TYPES if "_nl" in k + v]
+    file.write_text("".join(_case(k, v, head, n) for k, v in pairs for head in (64, 128, 256) for n in (1, 2, 35)))
+    program = build_folder("cuda") / "bin" / "test-backend-ops"
+    assert _n_passed("--test-file", file, program=program, backend="CUDA0") == 9 * len(pairs)
+
+
+def _n_passed(*arguments: object, program: Path | None = None, backend: str = "CPU") -> int:
     """How many of upstream's operator tests passed; fails where one did not."""
-    command = [find_tool("test-backend-ops"), "test", "-o", "FLASH_ATTN_EXT", "-b", "CPU", *map(str, arguments)]
+    program = program or find_tool("test-backend-ops")
+    command = [program, "test", "-o", "FLASH_ATTN_EXT", "-b", backend, *map(str, arguments)]
     env = os.environ | {"KVTUNER_ATTENTION": "all"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, [line for line in done.stdout.splitlines() if "FAIL" in line][:10]

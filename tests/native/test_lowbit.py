@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
-from build_folders import installed_folder
+from build_folders import build_folder, installed_folder
 
 from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.server.llama_server import find_tool
@@ -21,6 +22,22 @@ BUILD = installed_folder()
 def test_blocks_dot_products_and_errors() -> None:
     done = subprocess.run([BUILD / "kvtuner-test-lowbit"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "0 failures"), done.stdout
+
+
+def test_cuda_kernels_on_the_cpu_store_what_the_reference_stores() -> None:
+    done = subprocess.run([BUILD / "kvtuner-test-cuda-lowbit"], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "0 failures"), done.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("op", ["SET_ROWS", "GET_ROWS", "CPY"])
+def test_upstreams_cases_on_a_gpu(op: str) -> None:
+    program = build_folder("cuda") / "bin" / "test-backend-ops"
+    command = [program, "test", "-b", "CUDA0", "-o", op, "-p", "q[23]_nl"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    passed, n_cases = re.search(r"(\d+)/(\d+) tests passed", done.stdout).groups()
+    assert passed == n_cases != "0"
 
 
 @pytest.mark.model

@@ -26,10 +26,11 @@ def test_writes_are_found_and_store_what_their_steps_store() -> None:
 
 @pytest.mark.gpu
 def test_a_write_in_one_launch_stores_what_the_steps_store() -> None:
+    """Rows in q2_nl and q3_nl are also held to the reference, bit for bit."""
     program = build_folder("cuda") / "kvtuner-test-writes"
     done = subprocess.run([program, "CUDA0"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout
-    assert "7614 writes equal in every byte" in done.stdout
+    assert "9162 writes equal in every byte" in done.stdout
 
 
 def test_keys_that_are_normed_last_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

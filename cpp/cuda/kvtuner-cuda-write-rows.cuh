@@ -1,0 +1,116 @@
+// The kernel of the write in one launch: scale, rotate, center, convert and store.
+#pragma once
+
+#include "kvtuner-cuda-quantize.cuh"
+
+#include <cstdint>
+
+namespace kvtuner::cuda {
+
+constexpr int WARP = 32;
+constexpr int WARPS_PER_BLOCK = 4;
+
+struct write_args {
+    const float * rows;
+    int64_t stride;         // values from a row to the next
+    const float * factors;  // null: none
+    const float * center;
+    const int64_t * indices;
+    char * cache;
+    int64_t cache_stride;  // bytes
+    int row_length;
+    int pieces_per_row;
+    int64_t n_pieces;
+    float scale;
+};
+
+// Walsh-Hadamard transform of N values, value i * 32 + lane in x[i]: the order of additions is upstream's (fwht.cu)
+template <int N>
+__device__ void transform(float (&x)[N / WARP], const int lane) {
+#pragma unroll
+    for (int h = 1; h < WARP; h *= 2) {
+#pragma unroll
+        for (int i = 0; i < N / WARP; ++i) {
+            const float mine = x[i];
+            const float other = __shfl_xor_sync(ALL_THREADS, mine, h, WARP);
+            x[i] = (lane & h) == 0 ? mine + other : other - mine;
+        }
+    }
+#pragma unroll
+    for (int step = 1; step < N / WARP; step *= 2) {
+#pragma unroll
+        for (int i = 0; i < N / WARP; ++i) {
+            if ((i & step) == 0) {
+                const float low = x[i];
+                const float high = x[i + step];
+                x[i] = low + high;
+                x[i + step] = low - high;
+            }
+        }
+    }
+}
+
+// How a piece of N values is converted and stored: a format has a `store` like this one, and says in `unit` how many
+// values it takes at least.
+template <typename BLOCK, side SIDE>
+struct low_bits {
+    static constexpr int unit = QK_NL;
+
+    template <int N>
+    static __device__ void store(const float (&x)[N / WARP], float * shared, const int lane, char * row, const int at) {
+        constexpr int n_blocks = N / QK_NL;
+#pragma unroll
+        for (int i = 0; i < N / WARP; ++i) {
+            shared[i * WARP + lane] = x[i];
+        }
+        __syncwarp();
+#pragma unroll
+        for (int first = 0; first < n_blocks; first += WARP / TOGETHER) {
+            const int b = first + lane / TOGETHER;
+            const bool is_stored = b < n_blocks;
+            const float * from = shared + (is_stored ? b : first) * QK_NL + lane % TOGETHER;
+            const float values[EACH] = { from[0], from[TOGETHER], from[2 * TOGETHER], from[3 * TOGETHER] };
+            quantize_together<SIDE>(values, lane % TOGETHER, is_stored, (BLOCK *)row + at / QK_NL + b);
+        }
+    }
+};
+
+// a warp takes a piece of N values of one row
+template <int N, bool rotated, typename format>
+__global__ void __launch_bounds__(WARP * WARPS_PER_BLOCK) write_rows(const write_args args) {
+    __shared__ float shared[WARPS_PER_BLOCK][N];
+    const int lane = threadIdx.x;
+    const int64_t piece = (int64_t)blockIdx.x * WARPS_PER_BLOCK + threadIdx.y;
+    if (piece >= args.n_pieces) {
+        return;
+    }
+    const int64_t row = piece / args.pieces_per_row;
+    const int at = (int)(piece % args.pieces_per_row) * N;
+
+    // neither the index nor factors nor center come from a kernel: they are read while the one before still runs
+    const int64_t cell = args.indices[row];
+    float factor[N / WARP], center[N / WARP];
+#pragma unroll
+    for (int i = 0; i < N / WARP; ++i) {
+        factor[i] = args.factors ? args.factors[at + i * WARP + lane] : 1.0f;
+        center[i] = args.center ? args.center[at + i * WARP + lane] : 0.0f;
+    }
+
+    ggml_cuda_pdl_sync();
+    const float * source = args.rows + row * args.stride + at;
+    float x[N / WARP];
+#pragma unroll
+    for (int i = 0; i < N / WARP; ++i) {
+        x[i] = source[i * WARP + lane] * factor[i] * args.scale;
+    }
+    if (rotated) {
+        transform<N>(x, lane);
+    }
+#pragma unroll
+    for (int i = 0; i < N / WARP; ++i) {
+        x[i] = args.center ? x[i] - center[i] : x[i];
+    }
+    format::template store<N>(x, shared[threadIdx.y], lane, args.cache + cell * args.cache_stride, at);
+}
+
+}  // namespace kvtuner::cuda

@@ -1,0 +1,136 @@
+#include "cuda_kernels.h"
+
+#include "cuda_on_cpu.h"
+
+#include "kvtuner-cuda-rows-kernels.cuh"
+#include "kvtuner-cuda-write-rows.cuh"
+
+#include <cmath>
+#include <cstdlib>
+
+namespace cuda_kernels {
+
+namespace {
+
+using namespace kvtuner::cuda;
+using kvtuner::side;
+
+// calls f with a block of the type
+template <typename F>
+void with_block(ggml_type type, F f) {
+    type == GGML_TYPE_Q2_NL ? f(block_q2_nl()) : f(block_q3_nl());
+}
+
+// and with the side as a template argument
+template <typename F>
+void with_block_and_side(const written_rows & to, F f) {
+    with_block(to.type, [&](auto block) {
+        to.of_values ? f(block, std::integral_constant<side, side::V>())
+                     : f(block, std::integral_constant<side, side::K>());
+    });
+}
+
+int blocks_of_grid(int64_t n_threads) {
+    return (int)((n_threads + THREADS - 1) / THREADS);
+}
+
+layout layout_of(ggml_type type, int64_t n) {
+    const int64_t size = (int64_t)ggml_type_size(type), row = (int64_t)ggml_row_size(type, n);
+    return { { n, 1, 1 }, { size, row, row, row }, (int)ggml_blck_size(type) };
+}
+
+copy_args args_of(const void * from, ggml_type from_type, void * to, ggml_type to_type, int64_t n) {
+    return { (const char *)from, (char *)to, layout_of(from_type, n), layout_of(to_type, n), n };
+}
+
+template <typename BLOCK, side SIDE, typename FORMAT, int N, bool rotated>
+void run_write(write_args & args) {
+    args.pieces_per_row = args.row_length / N;
+    args.n_pieces *= args.pieces_per_row;
+    const int n_blocks = (int)((args.n_pieces + WARPS_PER_BLOCK - 1) / WARPS_PER_BLOCK);
+    cuda_on_cpu::run(n_blocks, kvtuner::cuda::WARP, WARPS_PER_BLOCK, [&] { write_rows<N, rotated, FORMAT>(args); });
+}
+
+template <typename BLOCK, side SIDE>
+void run_write(int64_t rotation, write_args & args) {
+    using format = low_bits<BLOCK, SIDE>;
+    switch (rotation) {
+        case 0:
+            return run_write<BLOCK, SIDE, format, format::unit, false>(args);
+        case 64:
+            return run_write<BLOCK, SIDE, format, 64, true>(args);
+        case 128:
+            return run_write<BLOCK, SIDE, format, 128, true>(args);
+        case 256:
+            return run_write<BLOCK, SIDE, format, 256, true>(args);
+        case 512:
+            return run_write<BLOCK, SIDE, format, 512, true>(args);
+        default:
+            abort();
+    }
+}
+
+}  // namespace
+
+bytes set_rows(const written_rows & to, const values & rows) {
+    const int64_t row_size = (int64_t)ggml_row_size(to.type, to.row_length), n_rows = (int64_t)to.cells.size();
+    bytes cache(to.n_cells * row_size);
+    set_rows_args args = {};
+    args.rows = (const char *)rows.data();
+    args.indices = (const char *)to.cells.data();
+    args.to = (char *)cache.data();
+    const int64_t float_row = to.row_length * (int64_t)sizeof(float);
+    for (int i = 0; i < 4; ++i) {
+        args.ne[i] = i == 0 ? to.row_length : i == 1 ? n_rows : 1;
+        args.nb[i] = i == 0 ? (int64_t)sizeof(float) : float_row;
+        args.nb_to[i] = row_size;
+    }
+    args.n_index[0] = args.n_index[1] = 1;
+    args.nb_index[0] = sizeof(int64_t);
+    with_block_and_side(to, [&](auto block, auto side_of) {
+        cuda_on_cpu::run(blocks_of_grid((int64_t)rows.size() / EACH), THREADS, 1,
+                         [&] { kvtuner::cuda::set_rows<decltype(block), side_of(), int64_t>(args); });
+    });
+    return cache;
+}
+
+bytes copy_to_blocks(ggml_type type, const values & x) {
+    const int64_t n = (int64_t)x.size();
+    bytes blocks(ggml_row_size(type, n));
+    const copy_args args = args_of(x.data(), GGML_TYPE_F32, blocks.data(), type, n);
+    with_block(type, [&](auto block) {
+        cuda_on_cpu::run(blocks_of_grid(n / EACH), THREADS, 1,
+                         [&] { kvtuner::cuda::copy_to_blocks<decltype(block)>(args); });
+    });
+    return blocks;
+}
+
+values copy_from_blocks(ggml_type type, const bytes & blocks, int64_t n) {
+    values x(n);
+    const copy_args args = args_of(blocks.data(), type, x.data(), GGML_TYPE_F32, n);
+    with_block(type, [&](auto block) {
+        cuda_on_cpu::run(blocks_of_grid(n / 2), THREADS, 1,
+                         [&] { kvtuner::cuda::copy_from_blocks<decltype(block)>(args); });
+    });
+    return x;
+}
+
+bytes write(const written_rows & to, const values & rows, int64_t rotation, const values & factors,
+            const values & center) {
+    bytes cache(to.n_cells * ggml_row_size(to.type, to.row_length));
+    write_args args = {};
+    args.rows = rows.data();
+    args.stride = to.row_length;
+    args.factors = factors.empty() ? nullptr : factors.data();
+    args.center = center.empty() ? nullptr : center.data();
+    args.indices = to.cells.data();
+    args.cache = (char *)cache.data();
+    args.cache_stride = (int64_t)ggml_row_size(to.type, to.row_length);
+    args.row_length = (int)to.row_length;
+    args.n_pieces = (int64_t)to.cells.size();
+    args.scale = rotation ? 1 / sqrtf((float)rotation) : 1;
+    with_block_and_side(to, [&](auto block, auto side_of) { run_write<decltype(block), side_of()>(rotation, args); });
+    return cache;
+}
+
+}  // namespace cuda_kernels
