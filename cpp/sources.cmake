@@ -12,7 +12,10 @@ kvtuner_files(KVTUNER_RUNTIME runtime
     center.cpp blocks.cpp turned.cpp span.cpp beside.cpp scale.cpp reason.cpp)
 kvtuner_files(KVTUNER_GRAPH graph write-steps.cpp writes.cpp)
 kvtuner_files(KVTUNER_CPU_SOURCES cpu lowbit-cpu.cpp rows.cpp attention-centers.cpp attention-tile.cpp attention.cpp cpu-write.cpp)
-kvtuner_files(KVTUNER_CUDA cuda cuda-write.cu cuda-rows.cu)
+kvtuner_files(KVTUNER_CUDA cuda cuda-write.cu cuda-rows.cu cuda-attention.cu cuda-dense.cu)
+kvtuner_files(KVTUNER_NVIDIA cuda
+    cuda-plan.cpp cuda-attend-64-64.cu cuda-attend-96-96.cu cuda-attend-128-128.cu cuda-attend-192-128.cu
+    cuda-attend-256-256.cu cuda-attend-512-512.cu)
 set(KVTUNER_LLAMA "${KVTUNER_SOURCE}/vendor/llama.cpp")
 
 target_sources(llama PRIVATE ${KVTUNER_PLAN} ${KVTUNER_RUNTIME})
@@ -41,9 +44,12 @@ set_source_files_properties(cpp/format/kvtuner-lowbit.cpp cpp/cpu/kvtuner-lowbit
 foreach(target ggml-cuda ggml-hip)  # ROCm compiles the sources of CUDA
     if(TARGET ${target})
         target_sources(${target} PRIVATE ${KVTUNER_GRAPH} ${KVTUNER_CUDA})
-        target_include_directories(${target} PRIVATE cpp/format cpp/graph cpp/cuda)
+        target_include_directories(${target} PRIVATE cpp/format cpp/graph cpp/device cpp/cuda)
     endif()
 endforeach()
+if(TARGET ggml-cuda)
+    target_sources(ggml-cuda PRIVATE ${KVTUNER_NVIDIA})
+endif()
 if(TARGET ggml-hip)
     set(KVTUNER_HIP_LANGUAGE HIP)
     if(CMAKE_CXX_COMPILER MATCHES "hipcc(.bat)?$")

@@ -14,10 +14,15 @@ struct write_args {
     const float * rows;
     int64_t stride;         // values from a row to the next
     const float * factors;  // null: none
-    const float * center;
+    const float * center;   // null: none, or those of a table
+    const half * centers;   // of blocks of positions, or null
+    const int32_t * blocks; // of each row
     const int64_t * indices;
     char * cache;
     int64_t cache_stride;  // bytes
+    const int64_t * exact_indices;
+    char * exact;          // where rows are stored as halves, too; null: nowhere
+    int64_t exact_stride;  // bytes
     int row_length;
     int pieces_per_row;
     int64_t n_pieces;
@@ -94,6 +99,9 @@ __global__ void __launch_bounds__(WARP * WARPS_PER_BLOCK) write_rows(const write
     for (int i = 0; i < N / WARP; ++i) {
         factor[i] = args.factors ? args.factors[at + i * WARP + lane] : 1.0f;
         center[i] = args.center ? args.center[at + i * WARP + lane] : 0.0f;
+        if (args.centers) {
+            center[i] = __half2float(args.centers[args.blocks[row] * args.row_length + at + i * WARP + lane]);
+        }
     }
 
     ggml_cuda_pdl_sync();
@@ -108,7 +116,14 @@ __global__ void __launch_bounds__(WARP * WARPS_PER_BLOCK) write_rows(const write
     }
 #pragma unroll
     for (int i = 0; i < N / WARP; ++i) {
-        x[i] = args.center ? x[i] - center[i] : x[i];
+        x[i] = args.center || args.centers ? x[i] - center[i] : x[i];
+    }
+    if (args.exact) {
+        half * exact = (half *)(args.exact + args.exact_indices[row] * args.exact_stride) + at;
+#pragma unroll
+        for (int i = 0; i < N / WARP; ++i) {
+            exact[i * WARP + lane] = __float2half_rn(x[i]);
+        }
     }
     format::template store<N>(x, shared[threadIdx.y], lane, args.cache + cell * args.cache_stride, at);
 }

@@ -104,12 +104,25 @@ static bool is_done_with_product(const ggml_tensor * rows) {
     return rows->op == GGML_OP_MUL || rows->op == GGML_OP_MUL_MAT || rows->op == GGML_OP_UNARY;
 }
 
+// where the rows go, and where they go as they are, or null; of two stores of halves either may be either
+struct targets {
+    const ggml_tensor *cache, *exact;
+};
+
+static targets targets_of(const kvtuner_write & write) {
+    if (write.stores.size() < 2) {
+        return { write.stores[0], nullptr };
+    }
+    const bool is_first = write.stores[0]->type == GGML_TYPE_F16;
+    return { write.stores[is_first ? 1 : 0], write.stores[is_first ? 0 : 1] };
+}
+
 static bool can_do(const kvtuner_write & write) {
     const int64_t n = write.rotation;
-    const ggml_tensor * cache = write.stores[0];
+    const auto [cache, exact] = targets_of(write);
     const int64_t unit = std::max<int64_t>(PLAIN, ggml_blck_size(cache->type));
     const bool is_length = n == 0 ? cache->ne[0] % unit == 0 : n == 64 || n == 128 || n == 256 || n == 512;
-    if (write.stores.size() > 1 || write.blocks || (write.scale && is_done_with_product(write.rows))) {
+    if ((exact && exact->type != GGML_TYPE_F16) || (write.scale && is_done_with_product(write.rows))) {
         return false;
     }
     switch (cache->type) {
@@ -123,15 +136,22 @@ static bool can_do(const kvtuner_write & write) {
 }
 
 static void run(cudaStream_t stream, const kvtuner_write & write) {
-    const ggml_tensor * cache = write.stores[0];
+    const auto [cache, exact] = targets_of(write);
     write_args args = {};
     args.rows = (const float *)write.rows->data;
     args.stride = write.rows_stride / (int64_t)sizeof(float);
     args.factors = write.scale ? (const float *)write.scale->data : nullptr;
-    args.center = write.center ? (const float *)write.center->data : nullptr;
+    args.center = write.center && !write.blocks ? (const float *)write.center->data : nullptr;
+    args.centers = write.blocks ? (const half *)write.center->data : nullptr;
+    args.blocks = write.blocks ? (const int32_t *)write.blocks->data : nullptr;
     args.indices = (const int64_t *)cache->src[1]->data;
     args.cache = (char *)cache->data;
     args.cache_stride = (int64_t)cache->nb[1];
+    if (exact) {
+        args.exact_indices = (const int64_t *)exact->src[1]->data;
+        args.exact = (char *)exact->data;
+        args.exact_stride = (int64_t)exact->nb[1];
+    }
     args.row_length = (int)cache->ne[0];
     args.n_pieces = cache->src[0]->ne[1];  // rows, until a launch says what it cuts them into
     args.scale = write.rotation ? 1 / sqrtf(write.rotation) : 1;

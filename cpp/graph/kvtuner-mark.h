@@ -21,7 +21,8 @@ static inline void kvtuner_mark_attention(struct ggml_tensor * node, const struc
 
 // Sources of the node that upstream leaves free: rows of keys and of values that some tokens of the cache had before
 // they were quantized, a mask for these tokens, and integers, first the row of each; negative ones follow the last. The
-// mask of the cache hides them from the queries that see them there.
+// mask of the cache hides them from the queries that see them there. The integers may end with the first token of each
+// stream, which sees its share of all tokens at most, from there on.
 #define KVTUNER_MASK_AT 3  // upstream's own
 #define KVTUNER_EXACT_AT 5
 #define KVTUNER_INTEGERS_AT 8

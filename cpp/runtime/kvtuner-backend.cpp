@@ -1,7 +1,9 @@
 #include "kvtuner-backend.h"
 
+#include "kvtuner-attention-device.h"
 #include "kvtuner-cache-only.h"
 #include "kvtuner-layers.h"
+#include "kvtuner-mark.h"
 #include "kvtuner-meta.h"
 
 #include "ggml-cpp.h"
@@ -9,6 +11,7 @@
 #include "llama-impl.h"
 #include "llama-model.h"
 
+#include <algorithm>
 #include <map>
 
 namespace {
@@ -18,15 +21,47 @@ using layers_by_pair = std::map<std::string, std::vector<uint32_t>>;
 // tokens in the probed cache: back ends have their fast kernels for multiples of it
 constexpr int64_t N_KV = 256;
 
-// whether the device runs the attention of one new token over a cache of these types
+// one new token over a cache of these types
+struct attention_probe {
+    ggml_context_ptr ctx;
+    ggml_tensor * node;
+
+    attention_probe(const kvtuner_attention_layer & layer, ggml_type type_k, ggml_type type_v)
+        : ctx(ggml_init({ 8 * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true })) {
+        ggml_tensor * q = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F32, layer.head_size_k, 1, layer.n_head, 1);
+        ggml_tensor * mask = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F16, N_KV, 1, 1, 1);
+        node = ggml_flash_attn_ext(ctx.get(), q, side(type_k, layer.head_size_k, layer.n_head_kv),
+                                   side(type_v, layer.head_size_v, layer.n_head_kv), mask, 1.0f, 0.0f, 0.0f);
+    }
+
+private:
+    // all heads of a token side by side
+    ggml_tensor * side(ggml_type type, int64_t size, int64_t n_head) {
+        ggml_tensor * all = ggml_new_tensor_2d(ctx.get(), type, size * n_head, N_KV);
+        return ggml_view_4d(ctx.get(), all, size, N_KV, n_head, 1, all->nb[1], ggml_row_size(type, size), all->nb[1] * N_KV, 0);
+    }
+};
+
 bool runs_attention(ggml_backend_dev_t device, const kvtuner_attention_layer & layer, ggml_type type_k,
                     ggml_type type_v) {
-    ggml_context_ptr ctx(ggml_init({ 8 * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
-    ggml_tensor * q = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F32, layer.head_size_k, 1, layer.n_head, 1);
-    ggml_tensor * k = ggml_new_tensor_4d(ctx.get(), type_k, layer.head_size_k, N_KV, layer.n_head_kv, 1);
-    ggml_tensor * v = ggml_new_tensor_4d(ctx.get(), type_v, layer.head_size_v, N_KV, layer.n_head_kv, 1);
-    ggml_tensor * mask = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F16, N_KV, 1, 1, 1);
-    return ggml_backend_dev_supports_op(device, ggml_flash_attn_ext(ctx.get(), q, k, v, mask, 1.0f, 0.0f, 0.0f));
+    return ggml_backend_dev_supports_op(device, attention_probe(layer, type_k, type_v).node);
+}
+
+// of back ends that attend caches of a plan by kernels of ours; null for others
+auto * attention_is_fast(ggml_backend_dev_t device) {
+    ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(device);
+    return reg ? (kvtuner_attention_is_fast_t)ggml_backend_reg_get_proc_address(reg, KVTUNER_ATTENTION_IS_FAST) : nullptr;
+}
+
+// whether all devices behind this one attend the layer by kernels of ours
+bool is_attended_fast(ggml_backend_dev_t device, const kvtuner_attention_layer & layer) {
+    const attention_probe probe(layer, layer.type_k, layer.type_v);
+    kvtuner_mark(probe.node);
+    const auto devices = kvtuner_simple_devices(device);
+    return std::all_of(devices.begin(), devices.end(), [&](ggml_backend_dev_t simple) {
+        const auto is_fast = attention_is_fast(simple);
+        return is_fast && is_fast(simple, probe.node);
+    });
 }
 
 std::string compiled_pairs_of_one(ggml_backend_dev_t device) {
@@ -96,6 +131,10 @@ std::vector<ggml_backend_dev_t> kvtuner_simple_devices(ggml_backend_dev_t device
     return devices;
 }
 
+bool kvtuner_reads_beside(ggml_backend_dev_t device) {
+    return device && (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU || attention_is_fast(device));
+}
+
 bool kvtuner_can_write(ggml_backend_dev_t device, ggml_type type, int64_t row_size) {
     ggml_context_ptr ctx(ggml_init({ 4 * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
     ggml_tensor * cache = ggml_new_tensor_2d(ctx.get(), type, row_size, N_KV);
@@ -114,6 +153,9 @@ std::string kvtuner_slow_layers(ggml_backend_dev_t device, const std::vector<kvt
         const std::string pair = kvtuner_pair_name(layer.type_k, layer.type_v);
         if (!runs_attention(device, layer, GGML_TYPE_F16, GGML_TYPE_F16)) {
             continue;  // no matter of the plan
+        }
+        if (is_attended_fast(device, layer)) {
+            continue;
         }
         if (!runs_attention(device, layer, layer.type_k, layer.type_v)) {
             unsupported[pair].push_back(layer.il);

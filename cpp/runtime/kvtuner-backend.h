@@ -30,5 +30,8 @@ std::vector<ggml_backend_dev_t> kvtuner_simple_devices(ggml_backend_dev_t device
 // Whether a device can write rows of row_size values into a cache of this type; where it cannot, no context works.
 bool kvtuner_can_write(ggml_backend_dev_t device, ggml_type type, int64_t row_size);
 
+// Whether attention on a device reads what a plan has beside a cache: exact rows, centers of blocks of positions.
+bool kvtuner_reads_beside(ggml_backend_dev_t device);
+
 // Warn once per device of a context whose cache follows a plan.
 void kvtuner_warn_slow_layers(const llama_context & ctx);

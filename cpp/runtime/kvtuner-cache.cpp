@@ -72,7 +72,7 @@ static std::string wanted_beside(const kvtuner_plan & plan, bool has_ends) {
 
 static const char * obstacle_beside(const llama_model & model, bool has_flash_attn) {
     return !has_flash_attn                 ? "FlashAttention is off"
-           : kvtuner_can_read_exact(model) ? "only the CPU reads them"
+           : kvtuner_can_read_exact(model) ? "their device does not read them"
                                            : "the attention of this architecture does not read them";
 }
 

@@ -106,7 +106,8 @@ void kvtuner_build_exact(ggml_context * ctx, const llama_kv_cache_context & cont
     const int64_t n_cell = has_blocks ? mask->ne[0] * mask->ne[3] : 0;
     kvtuner_exact_rows::inputs & inputs = exact.inputs_of(mask);
     inputs.targets = ggml_new_tensor_1d(ctx, GGML_TYPE_I64, ubatch.n_tokens);
-    inputs.rows = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, (has_blocks ? 2 * n : n) + n_cell);
+    const int64_t n_stream = n > 0 ? mask->ne[3] : 0;  // the first slot of each
+    inputs.rows = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, (has_blocks ? 2 * n : n) + n_cell + n_stream);
     inputs.seen = ggml_new_tensor_4d(ctx, GGML_TYPE_F16, n, mask->ne[1], 1, mask->ne[3]);
     inputs.whole = ggml_dup_tensor(ctx, mask);
     for (ggml_tensor * tensor : { inputs.targets, inputs.rows, inputs.seen, inputs.whole }) {
@@ -200,11 +201,17 @@ void set_rows(const llama_kv_cache_context & context, const llama_ubatch & ubatc
     ggml_fp16_t *in_cache = (ggml_fp16_t *)mask->data, *in_rows = (ggml_fp16_t *)inputs.seen->data;
     std::fill(row, row + n_slot, -1);
     std::fill(in_rows, in_rows + ggml_nelements(inputs.seen), UNSEEN);
+    const int64_t n_query = inputs.seen->ne[1], n_stream = inputs.seen->ne[3];
+    int32_t * first_of_stream = row + inputs.rows->ne[0] - n_stream;
+    std::fill(first_of_stream, first_of_stream + n_stream, 0);
     int64_t first = 0;
     for (const auto & [seq, q] : queries_of(ubatch)) {
         std::vector<slot> slots = slots_of(exact, cache.get_cells(seq), cache.get_stream(seq), seq, q);
         slots.resize(std::min<size_t>(slots.size(), n_slot - first));
         list_slots(slots, blocks, cache.get_stream(seq), row + first, row + n_slot + first);
+        if (n_stream > 1) {
+            first_of_stream[q.of[0] / n_query] = (int32_t)first;
+        }
         for (uint32_t i : q.of) {
             move_seen(exact, slots, ubatch.pos[i], in_cache + i * n_cell, in_rows + i * n_slot + first);
         }

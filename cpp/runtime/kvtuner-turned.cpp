@@ -1,5 +1,6 @@
 // The vectors of a cache's layers, made once: centers, turned by RoPE for every block of positions, and scales.
 
+#include "kvtuner-backend.h"
 #include "kvtuner-cache.h"
 #include "kvtuner-check.h"
 #include "kvtuner-model.h"
@@ -93,7 +94,9 @@ std::vector<float> mean_of(const vectors & blocks) {
 }  // namespace
 
 bool kvtuner_cache::can_read_beside(const llama_kv_cache & cache, const ggml_tensor * k) {
-    return !cache.v_trans && kvtuner_can_read_exact(cache.model) && ggml_backend_buffer_is_host(k->buffer);
+    ggml_backend_buffer_type_t type = ggml_backend_buffer_get_type(k->buffer);
+    return !cache.v_trans && kvtuner_can_read_exact(cache.model) &&
+           (ggml_backend_buffer_is_host(k->buffer) || kvtuner_reads_beside(ggml_backend_buft_get_device(type)));
 }
 
 // Scales of a plan with ends are for what is not read exactly: where nothing is, they would cost more than they give.

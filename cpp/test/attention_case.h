@@ -21,7 +21,7 @@ struct head_sizes {
     int64_t k, v;
 };
 
-enum mask_kind { NO_MASK, CAUSAL, WINDOW, HOLES, N_MASKS };
+enum mask_kind { NO_MASK, CAUSAL, WINDOW, HOLES, N_MASKS };  // HOLES: some queries see nothing
 
 struct setting {
     ggml_type type_k, type_v;
@@ -33,6 +33,8 @@ struct setting {
     int64_t n_center;  // of blocks of positions, 0 for none
     int64_t n_slot;    // of tokens with exact rows, 0 for none
     ggml_type type_exact;
+    bool all_see;        // some token, also with HOLES
+    bool has_own_slots;  // each stream sees slots of its own alone, which the node says
 
     int64_t n_head() const {
         return group * n_head_kv;
@@ -42,10 +44,10 @@ struct setting {
         char line[300];
         snprintf(line, sizeof(line),
                  "K %s V %s heads %lld/%lld group %lld KV heads %lld streams %lld queries %lld tokens %lld mask %d "
-                 "ALiBi %g cap %g sinks %d centers %lld exact %lld %s",
+                 "ALiBi %g cap %g sinks %d centers %lld exact %lld %s own %d",
                  ggml_type_name(type_k), ggml_type_name(type_v), (long long)size.k, (long long)size.v, (long long)group,
                  (long long)n_head_kv, (long long)n_stream, (long long)n_query, (long long)n_token, mask, max_bias,
-                 softcap, has_sinks, (long long)n_center, (long long)n_slot, ggml_type_name(type_exact));
+                 softcap, has_sinks, (long long)n_center, (long long)n_slot, ggml_type_name(type_exact), has_own_slots);
         return line;
     }
 };
@@ -61,8 +63,8 @@ struct attention_case {
 
     attention_case(const setting & s, std::mt19937 & random) : s(s), ctx(make_context(), ggml_free) {
         q = make(GGML_TYPE_F32, s.size.k, s.n_query, s.n_head(), random, 2);
-        k = make(s.type_k, s.size.k, s.n_token, s.n_head_kv, random, 1);
-        v = make(s.type_v, s.size.v, s.n_token, s.n_head_kv, random, 1);
+        k = make_cache(s.type_k, s.size.k, random);
+        v = make_cache(s.type_v, s.size.v, random);
         if (s.mask != NO_MASK) {
             mask = make_mask(s.n_token, s.mask, random);
         }
@@ -120,6 +122,14 @@ private:
         return t;
     }
 
+    // all heads of a token side by side
+    ggml_tensor * make_cache(ggml_type type, int64_t size, std::mt19937 & random) {
+        ggml_tensor * t = ggml_new_tensor_3d(ctx.get(), type, size * s.n_head_kv, s.n_token, s.n_stream);
+        fill(t, random, 1);
+        return ggml_view_4d(ctx.get(), t, size, s.n_token, s.n_head_kv, s.n_stream, t->nb[1], ggml_row_size(type, size),
+                            t->nb[2], 0);
+    }
+
     // cells in the order of their positions, and in any order
     void make_centers(std::mt19937 & random) {
         centers = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F16, s.size.k * s.n_head_kv, s.n_center);
@@ -146,6 +156,9 @@ private:
         exact_k = make_rows(s.size.k, n_row, random);
         exact_v = make_rows(s.size.v, n_row, random);
         exact_mask = make_mask(s.n_slot, HOLES, random);
+        if (s.has_own_slots) {
+            hide_slots_of_others();
+        }
         out->src[KVTUNER_EXACT_AT] = exact_k;
         out->src[KVTUNER_EXACT_AT + 1] = exact_v;
         out->src[KVTUNER_EXACT_AT + 2] = exact_mask;
@@ -154,6 +167,18 @@ private:
         std::shuffle(slot_rows.begin(), slot_rows.end(), random);
         slot_rows.resize(s.n_slot);
         std::fill(slot_rows.end() - random() % 3 % s.n_slot, slot_rows.end(), -1);
+    }
+
+    int64_t slots_of_stream() const {
+        return (s.n_slot + s.n_stream - 1) / s.n_stream;
+    }
+
+    void hide_slots_of_others() {
+        ggml_fp16_t * seen = (ggml_fp16_t *)exact_mask->data;
+        for (int64_t i = 0; i < ggml_nelements(exact_mask); ++i) {
+            const int64_t stream = i / s.n_slot / s.n_query;
+            seen[i] = i % s.n_slot / slots_of_stream() == stream ? seen[i] : ggml_fp32_to_fp16(UNSEEN);
+        }
     }
 
     // [head size, rows, KV heads]: those of a row side by side
@@ -167,6 +192,9 @@ private:
         std::vector<int32_t> all = slot_rows;
         all.insert(all.end(), slot_blocks.begin(), slot_blocks.end());
         all.insert(all.end(), cell_blocks.begin(), cell_blocks.end());
+        for (int64_t stream = 0; s.n_slot > 0 && s.has_own_slots && stream < s.n_stream; ++stream) {
+            all.push_back((int32_t)(stream * slots_of_stream()));
+        }
         if (!all.empty()) {
             ggml_tensor * integers = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, (int64_t)all.size());
             memcpy(integers->data, all.data(), ggml_nbytes(integers));
@@ -182,7 +210,7 @@ private:
             case WINDOW:
                 return token <= position && token > position - 20;
             default:
-                return query % 5 != 3 && random() % 3 != 0;  // some queries see nothing
+                return (s.all_see || query % 5 != 3) && random() % 3 != 0;
         }
     }
 

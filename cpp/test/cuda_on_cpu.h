@@ -50,6 +50,10 @@ inline half __float2half_rn(float x) {
     return { ggml_fp32_to_fp16(x) };
 }
 
+inline float __half2float(half x) {
+    return x;
+}
+
 template <typename T>
 inline T __shfl_xor_sync(unsigned, T value, int n, int) {
     static_assert(sizeof(T) == sizeof(uint32_t));

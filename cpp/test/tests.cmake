@@ -18,6 +18,8 @@ kvtuner_test(test-lowbit SOURCES cpp/test/test_lowbit.cpp cpp/test/lowbit_sides.
     FOLDERS format "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-attention SOURCES cpp/test/test_attention.cpp cpp/test/attention_edges.cpp
     FOLDERS format graph cpu LIBRARIES ggml)
+kvtuner_test(test-gpu-attention SOURCES cpp/test/test_gpu_attention.cpp FOLDERS format graph cpu LIBRARIES ggml)
+kvtuner_test(time-attention SOURCES cpp/test/time_attention.cpp FOLDERS graph LIBRARIES ggml)
 kvtuner_test(test-writes
     SOURCES cpp/test/test_writes.cpp cpp/test/write_graphs.cpp cpp/test/write_kernels.cpp cpp/test/write_lowbit.cpp
         cpp/test/write_allocations.cpp ${KVTUNER_GRAPH}
@@ -34,7 +36,8 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     kvtuner_test(count-instructions SOURCES cpp/test/count_instructions.cpp FOLDERS graph LIBRARIES ggml)
 endif()
 set(KVTUNER_TEST_TARGETS kvtuner-fuzz)
-foreach(name backend decode lowbit cuda-lowbit attention writes archs)
+list(APPEND KVTUNER_TEST_TARGETS kvtuner-time-attention)
+foreach(name backend decode lowbit cuda-lowbit attention gpu-attention writes archs)
     list(APPEND KVTUNER_TEST_TARGETS kvtuner-test-${name})
 endforeach()
 

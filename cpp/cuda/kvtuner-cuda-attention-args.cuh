@@ -1,0 +1,93 @@
+// What the kernels of attention are told about a node.
+#pragma once
+
+#include "ggml.h"
+
+#include <cstdint>
+
+#include <cuda_fp16.h>
+
+namespace kvtuner::cuda {
+
+// bytes from a token, a KV head, a stream to the next
+struct strides {
+    int64_t token, head, stream;
+};
+
+struct cached_side {
+    const char * data;
+    strides of;
+    int type;  // ggml_type
+};
+
+// Where tokens are read from: a cache, or rows that some of its tokens have as they were before they were quantized.
+struct token_source {
+    cached_side k, v;
+    const half * mask;
+    int64_t mask_query, mask_stream;  // halves from a query, a stream to the next
+    const int * blocks;               // of positions, of each token of a stream; null without centers
+    int64_t blocks_stream;            // integers from a stream to the next
+    int n_tokens;                     // of a stream
+};
+
+// rows that go into shared memory in chunks of as many bytes as one instruction copies
+struct row_copy {
+    int n_chunks, of_row;
+    uint32_t reciprocal;  // i / of_row is the upper half of i * reciprocal
+    int stride, pitch;    // bytes from a row to the next, there and here
+    int chunk;            // 4, 8 or 16 bytes
+};
+
+// one lot of tokens in shared memory
+struct lot_layout {
+    row_copy k, v, mask, blocks;
+    int k_token, v_token;  // bytes from a token to the next
+    int v_at, mask_at, blocks_at, bytes;
+};
+
+struct attention_args {
+    const char * q;                         // f32
+    int64_t q_query, q_head, q_stream;      // bytes
+    token_source cache, exact;              // the latter of no tokens without exact rows
+    const int * exact_rows;                 // of each slot; negative for none
+    const int * exact_first;                // of each stream, its first slot; null: 0
+    const half * centers;                   // [values of a token, blocks of positions], or null
+    int64_t centers_block;                  // halves
+    float * parts;                          // [values, columns, parts, streams]
+    float2 * sums;                          // [columns, parts, streams]: exponent of two that was taken off, sum
+    float q_scale, cap;                     // scores are in powers of two; cap: 0 for none
+    float offset, exact_offset;             // what raw codes of keys are more than levels
+    float max_bias;
+    int n_query, n_head_kv, group;
+    int heads_of_block, sub_warps;          // warps of a block of threads: one for each of both
+    int n_lots;                             // in shared memory at once
+    int n_exact_lots, exact_weight;         // a lot of exact rows takes as long as so many of the cache
+    lot_layout lot;
+
+    __host__ __device__ int n_columns() const {
+        return n_query * group;
+    }
+
+    // of a KV head's columns: its query heads for one query, then those for the next
+    __device__ int query_of(const int column) const {
+        return n_query == 1 ? 0 : column / group;
+    }
+
+    __host__ __device__ int tokens_of_lot() const {
+        return 16 * sub_warps;
+    }
+
+    __host__ __device__ int head_groups() const {
+        return n_head_kv / heads_of_block;
+    }
+};
+
+struct merge_args {
+    const float * parts;
+    const float2 * sums;
+    const float * sinks;  // of each query head, or null
+    float * out;          // [values, query heads, queries, streams]
+    int n_parts, n_query, n_head_kv, group;
+};
+
+}  // namespace kvtuner::cuda

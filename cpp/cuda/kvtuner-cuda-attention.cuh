@@ -1,0 +1,13 @@
+// Attention over caches that follow a plan: exact rows and centers of blocks of positions included.
+#pragma once
+
+struct ggml_backend_cuda_context;
+struct ggml_tensor;
+
+// whether a device runs a marked FLASH_ATTN_EXT node, and whether it does so without a copy of the cache in f16 where
+// queries are few
+bool kvtuner_cuda_attention_runs(int device, const ggml_tensor * node);
+bool kvtuner_cuda_attention_is_fast(int device, const ggml_tensor * node);
+
+// Computes a FLASH_ATTN_EXT node. False: nothing was done, upstream's code takes it.
+bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node);

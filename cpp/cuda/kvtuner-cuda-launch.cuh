@@ -1,0 +1,46 @@
+// Launches of the kernels of attention, for each pair of head sizes: one source file instantiates each.
+#pragma once
+
+#include "kvtuner-cuda-attention-args.cuh"
+
+#include <cuda_runtime.h>
+
+namespace kvtuner::cuda {
+
+struct attention_launch {
+    int tiles;  // of 8 columns, which a block of threads has: 1, 2 or 4
+    int n_parts, n_column_groups, n_stream;
+    int n_threads, shared_bytes;
+    cudaStream_t stream;
+};
+
+// the head sizes of keys and values that have kernels, and how many tiles they take at most
+#define KVTUNER_CUDA_SIZES(X) \
+    X(64, 64, 4)              \
+    X(96, 96, 4)              \
+    X(128, 128, 4)            \
+    X(192, 128, 4)            \
+    X(256, 256, 2)            \
+    X(512, 512, 1)
+
+// blocks of threads that are to run on a multiprocessor at once: registers allow for no more
+constexpr int blocks_at_once(const int size_v, const int tiles) {
+    return size_v * tiles <= 128 ? 3 : size_v * tiles <= 256 ? 2 : 1;
+}
+
+// queries are kept in registers, or in shared memory behind the lots
+constexpr bool has_queries_in_registers(const int size_k, const int tiles) {
+    return size_k * tiles <= 64;
+}
+
+constexpr int MOST_LOTS = 6;  // in shared memory
+
+// of sums of 32 values of queries of a head, for the cache and for exact rows
+__host__ __device__ constexpr int sum_bytes(const int size_k, const int tiles) {
+    return 2 * size_k / 32 * tiles * 4 * (int)sizeof(float4);
+}
+
+template <int DK, int DV, int MOST_TILES>
+void launch_attention(const attention_args & args, const merge_args & merge, const attention_launch & launch);
+
+}  // namespace kvtuner::cuda

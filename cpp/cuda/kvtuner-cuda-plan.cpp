@@ -1,0 +1,289 @@
+#include "kvtuner-cuda-plan.cuh"
+
+#include "kvtuner-mark.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+
+namespace kvtuner::cuda {
+
+namespace {
+
+constexpr int MOST_QUERIES = 16;
+constexpr int MOST_WARPS = 8;
+constexpr int TOKENS = 16;         // of a warp at once
+constexpr int LEAST_LOTS = 2;       // in shared memory, of the most warps
+constexpr int RESERVED = 1024;     // bytes of shared memory that a block of threads has beside its own
+constexpr float LOG2_E = 1.44269504f;
+
+bool is_cache_type(ggml_type type) {
+    return type == GGML_TYPE_F16 || type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q5_0 || type == GGML_TYPE_Q4_0 ||
+           type == GGML_TYPE_IQ4_NL || type == GGML_TYPE_Q3_NL || type == GGML_TYPE_Q2_NL;
+}
+
+bool is_exact_type(ggml_type type) {
+    return type == GGML_TYPE_F16 || type == GGML_TYPE_Q8_0;
+}
+
+// by how much the codes of keys, or the bytes found for them, are more than levels
+float offset_of(ggml_type type) {
+    switch (type) {
+        case GGML_TYPE_F16:
+            return 0;
+        case GGML_TYPE_Q4_0:
+            return 8;
+        case GGML_TYPE_Q5_0:
+            return 16;
+        default:
+            return 128;
+    }
+}
+
+bool fits(const ggml_tensor * side) {
+    return side->nb[0] == ggml_type_size(side->type) && side->ne[0] % ggml_blck_size(side->type) == 0;
+}
+
+int most_tiles(int64_t size_k, int64_t size_v) {
+#define KVTUNER_SIZE(DK, DV, MOST_TILES)    \
+    if (size_k == (DK) && size_v == (DV)) { \
+        return MOST_TILES;                  \
+    }
+    KVTUNER_CUDA_SIZES(KVTUNER_SIZE)
+#undef KVTUNER_SIZE
+    return 0;
+}
+
+bool are_exact_rows_taken(const ggml_tensor * node) {
+    const ggml_tensor * const * rows = node->src + KVTUNER_EXACT_AT;
+    return !kvtuner_has_exact(node) ||
+           (is_exact_type(rows[0]->type) && is_exact_type(rows[1]->type) && fits(rows[0]) && fits(rows[1]));
+}
+
+bool is_taken(const ggml_tensor * node) {
+    const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2], *mask = node->src[3];
+    return q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && q->nb[1] % 16 == 0 && q->nb[2] % 16 == 0 &&
+           q->ne[1] <= MOST_QUERIES && is_cache_type(k->type) && is_cache_type(v->type) && fits(k) && fits(v) && mask &&
+           mask->type == GGML_TYPE_F16 && mask->ne[2] == 1 && (mask->ne[3] == 1 || mask->ne[3] == q->ne[3]) &&
+           mask->nb[1] % 16 == 0 && k->ne[1] % TOKENS == 0 && k->ne[3] == q->ne[3] && are_exact_rows_taken(node) &&
+           most_tiles(k->ne[0], v->ne[0]) > 0;
+}
+
+cached_side side_of(const ggml_tensor * t) {
+    return { (const char *)t->data, { (int64_t)t->nb[1], (int64_t)t->nb[2], (int64_t)t->nb[3] }, t->type };
+}
+
+token_source source_of(const ggml_tensor * k, const ggml_tensor * v, const ggml_tensor * mask, int64_t n_tokens) {
+    token_source s = {};
+    s.k = side_of(k);
+    s.v = side_of(v);
+    s.mask = (const half *)mask->data;
+    s.mask_query = (int64_t)mask->nb[1] / 2;
+    s.mask_stream = mask->ne[3] == 1 ? 0 : (int64_t)mask->nb[3] / 2;
+    s.n_tokens = (int)n_tokens;
+    return s;
+}
+
+// the integers of a node, one part after another
+void read_integers(const ggml_tensor * node, attention_args & args) {
+    const ggml_tensor * integers = node->src[KVTUNER_INTEGERS_AT];
+    if (!integers) {
+        return;
+    }
+    const int * first = (const int *)integers->data;
+    const int * next = first;
+    if (kvtuner_has_exact(node)) {
+        args.exact_rows = next;
+        next += args.exact.n_tokens;
+    }
+    if (kvtuner_has_centers(node)) {
+        args.exact.blocks = next;
+        next += args.exact.n_tokens;
+        args.cache.blocks = next;
+        args.cache.blocks_stream = args.cache.n_tokens;
+        next += args.cache.n_tokens * node->src[0]->ne[3];
+    }
+    if (kvtuner_has_exact(node) && next - first + node->src[0]->ne[3] <= integers->ne[0]) {
+        args.exact_first = next;
+    }
+}
+
+void set_sources(const ggml_tensor * node, attention_args & args) {
+    const ggml_tensor * const * exact = node->src + KVTUNER_EXACT_AT;
+    args.cache = source_of(node->src[1], node->src[2], node->src[3], node->src[1]->ne[1]);
+    if (kvtuner_has_exact(node)) {
+        args.exact = source_of(exact[0], exact[1], exact[2], exact[2]->ne[0]);
+    }
+    if (const ggml_tensor * centers = node->src[KVTUNER_CENTERS_AT]) {
+        args.centers = (const half *)centers->data;
+        args.centers_block = (int64_t)centers->nb[1] / 2;
+    }
+    read_integers(node, args);
+}
+
+void set_scores(const ggml_tensor * node, attention_args & args) {
+    float scale, cap;
+    memcpy(&scale, node->op_params, sizeof(float));
+    memcpy(&args.max_bias, (const float *)node->op_params + 1, sizeof(float));
+    memcpy(&cap, (const float *)node->op_params + 2, sizeof(float));
+    args.q_scale = cap > 0 ? scale / cap : scale * LOG2_E;
+    args.cap = cap * LOG2_E;
+    args.offset = offset_of(node->src[1]->type);
+    args.exact_offset = kvtuner_has_exact(node) ? offset_of(node->src[KVTUNER_EXACT_AT]->type) : 0;
+}
+
+// The longest chunk that rows can be copied in: it divides all these numbers of bytes. 0: there is none.
+int chunk_for(std::initializer_list<int64_t> numbers) {
+    for (int chunk : { 16, 8, 4 }) {
+        if (std::all_of(numbers.begin(), numbers.end(), [&](int64_t n) { return n % chunk == 0; })) {
+            return chunk;
+        }
+    }
+    return 0;
+}
+
+row_copy copy_of(int n_rows, int row_bytes, int64_t stride, int pitch, int chunk) {
+    row_copy c = {};
+    c.chunk = chunk;
+    c.of_row = chunk ? row_bytes / chunk : 1;
+    c.n_chunks = n_rows * c.of_row;
+    c.reciprocal = n_rows == 1 ? 0 : (uint32_t)((((uint64_t)1 << 32) + c.of_row - 1) / c.of_row);
+    c.stride = (int)stride;
+    c.pitch = pitch;
+    return c;
+}
+
+// Rows of as many heads of a lot of tokens. Where they are multiples of 32 bytes, they lie in shared memory with a gap
+// between, so that lanes that read the same bytes of different rows do not wait for each other.
+row_copy side_copy(const cached_side & side, int slice, int n_heads, int n_heads_all, int n_tokens, bool is_key,
+                   int & token_bytes) {
+    const int row = slice * n_heads;
+    const int gap = row % 32 != 0 ? 0 : is_key && side.type == GGML_TYPE_F16 ? 32 : 16;
+    const int64_t start = (int64_t)(uintptr_t)side.data;
+    token_bytes = row + gap;
+    if (gap == 0 && n_heads == n_heads_all && side.of.token == row) {
+        const int64_t all = (int64_t)row * n_tokens;
+        return copy_of(1, (int)all, 0, 0, chunk_for({ start, all, side.of.stream }));
+    }
+    return copy_of(n_tokens, row, side.of.token, row + gap, chunk_for({ start, row, side.of.token, side.of.stream, row + gap }));
+}
+
+int padded(int bytes) {
+    return (bytes + 127) / 128 * 128;
+}
+
+// Lots for so many heads and tokens. False: they cannot be copied.
+bool set_lot(const ggml_tensor * node, attention_args & args, int n_heads, int sub_warps) {
+    const ggml_tensor *k = node->src[1], *v = node->src[2];
+    lot_layout & lot = args.lot;
+    args.heads_of_block = n_heads;
+    args.sub_warps = sub_warps;
+    const int n = args.tokens_of_lot();
+    lot.k = side_copy(args.cache.k, (int)ggml_row_size(k->type, k->ne[0]), n_heads, args.n_head_kv, n, true, lot.k_token);
+    lot.v = side_copy(args.cache.v, (int)ggml_row_size(v->type, v->ne[0]), n_heads, args.n_head_kv, n, false, lot.v_token);
+    lot.mask = copy_of(args.n_query, n * 2, args.cache.mask_query * 2, n * 2, 16);
+    lot.blocks = copy_of(args.centers ? 1 : 0, n * 4, 0, 0, chunk_for({ (int64_t)(uintptr_t)args.cache.blocks, n * 4 }));
+    lot.v_at = padded(lot.k_token * n);
+    lot.mask_at = lot.v_at + padded(lot.v_token * n);
+    lot.blocks_at = lot.mask_at + padded(args.n_query * n * 2);
+    lot.bytes = lot.blocks_at + (args.centers ? padded(n * 4) : 0);
+    const bool is_tight = k->nb[2] == ggml_row_size(k->type, k->ne[0]) && v->nb[2] == ggml_row_size(v->type, v->ne[0]);
+    return lot.k.chunk && lot.v.chunk && is_tight && args.cache.n_tokens % n == 0;
+}
+
+int query_bytes(const attention_args & args, int size_k, int tiles) {
+    return args.heads_of_block * size_k / 16 * tiles * 32 * (int)sizeof(uint2);
+}
+
+// what a block of threads needs beside the lots: sums of queries, and queries that do not lie in the
+// place of a lot
+int bytes_beside(const attention_args & args, int size_k, int tiles) {
+    return args.heads_of_block * sum_bytes(size_k, tiles) +
+           (has_queries_in_registers(size_k, tiles) ? 0 : query_bytes(args, size_k, tiles));
+}
+
+// The largest blocks of threads that have so many lots in shared memory. False: none does.
+bool find_blocks(const ggml_tensor * node, attention_args & args, int tiles, int limit, int least_lots,
+                 int least_warps) {
+    const int size_k = (int)node->src[1]->ne[0];
+    for (int n_heads = std::min(args.n_head_kv, MOST_WARPS); n_heads > 0; --n_heads) {
+        if (args.n_head_kv % n_heads != 0) {
+            continue;
+        }
+        for (int sub_warps = 8; sub_warps > 0; sub_warps /= 2) {
+            if (n_heads * sub_warps > MOST_WARPS || n_heads * sub_warps * 2 <= least_warps || !set_lot(node, args, n_heads, sub_warps)) {
+                continue;
+            }
+            const int left = limit - bytes_beside(args, size_k, tiles);
+            args.n_lots = std::min(MOST_LOTS, left / args.lot.bytes);
+            const int least_bytes = has_queries_in_registers(size_k, tiles) ? query_bytes(args, size_k, tiles) : 0;
+            if (args.n_lots >= least_lots && args.lot.bytes >= least_bytes) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+// Exact rows of a stream are all slots, or its share where each stream has its own.
+void set_exact_lots(attention_args & args, int n_stream) {
+    const int n = args.exact.n_tokens;
+    const int of_stream = args.exact_first ? (n + n_stream - 1) / n_stream : n;
+    args.n_exact_lots = n == 0 ? 0 : (of_stream + args.tokens_of_lot() - 1) / args.tokens_of_lot();
+    const auto bytes = [](const token_source & s) { return s.k.of.token + s.v.of.token; };
+    args.exact_weight = n == 0 ? 1 : (int)std::max<int64_t>(1, (bytes(args.exact) + bytes(args.cache) / 2) / bytes(args.cache));
+}
+
+}  // namespace
+
+std::optional<attention_plan> plan_attention(const ggml_tensor * node, const device_limits & limits) {
+    if (!is_taken(node)) {
+        return std::nullopt;
+    }
+    const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2];
+    attention_plan plan = {};
+    attention_args & args = plan.args;
+    attention_launch & launch = plan.launch;
+    args.q = (const char *)q->data;
+    args.q_query = (int64_t)q->nb[1];
+    args.q_head = (int64_t)q->nb[2];
+    args.q_stream = (int64_t)q->nb[3];
+    args.n_query = (int)q->ne[1];
+    args.n_head_kv = (int)k->ne[2];
+    args.group = (int)(q->ne[2] / k->ne[2]);
+    set_sources(node, args);
+    set_scores(node, args);
+
+    const int most = most_tiles(k->ne[0], v->ne[0]), wanted = (args.n_columns() + 7) / 8;
+    launch.tiles = std::min(most, wanted <= 1 ? 1 : wanted == 2 ? 2 : 4);
+    launch.n_column_groups = (wanted + launch.tiles - 1) / launch.tiles;
+    launch.n_stream = (int)q->ne[3];
+    int at_once = blocks_at_once((int)v->ne[0], launch.tiles);
+    const auto limit = [&] { return std::min(limits.shared_bytes, (limits.shared_bytes + RESERVED) / at_once - RESERVED); };
+    while (at_once > 1 && !find_blocks(node, args, launch.tiles, limit(), LEAST_LOTS, MOST_WARPS)) {
+        --at_once;
+    }
+    if (at_once == 1 && !find_blocks(node, args, launch.tiles, limit(), 2, 1)) {
+        return std::nullopt;
+    }
+    launch.n_column_groups *= args.head_groups();
+    launch.n_threads = 32 * args.heads_of_block * args.sub_warps;
+    launch.shared_bytes = args.n_lots * args.lot.bytes + bytes_beside(args, (int)k->ne[0], launch.tiles);
+    set_exact_lots(args, launch.n_stream);
+    const int n_lots = args.n_exact_lots * args.exact_weight + args.cache.n_tokens / args.tokens_of_lot();
+    static const int least = getenv("KVT_LEAST") ? atoi(getenv("KVT_LEAST")) : 2;
+    const int n_blocks = limits.n_multiprocessors * at_once / (launch.n_column_groups * launch.n_stream);
+    launch.n_parts = std::max(1, std::min(n_blocks, (n_lots + least - 1) / least)) * args.sub_warps;
+
+    plan.n_columns = (int64_t)args.n_head_kv * args.n_columns();
+    plan.merge.sinks = node->src[4] ? (const float *)node->src[4]->data : nullptr;
+    plan.merge.out = (float *)node->data;
+    plan.merge.n_parts = launch.n_parts;
+    plan.merge.n_query = args.n_query;
+    plan.merge.n_head_kv = args.n_head_kv;
+    plan.merge.group = args.group;
+    return plan;
+}
+
+}  // namespace kvtuner::cuda

@@ -1,0 +1,115 @@
+// Instructions of a warp that CUDA C++ has no name for: products of small matrices, copies that go on in the background.
+// From compute capability 8.0 on.
+#pragma once
+
+#include <cstdint>
+
+#include <cuda_fp16.h>
+
+namespace kvtuner::cuda {
+
+// Registers hold two halves each, as the parts of a matrix that a lane has: g = lane / 4, t = lane % 4.
+using pair = uint32_t;
+
+inline __device__ pair as_pair(const half2 x) {
+    return *(const pair *)&x;
+}
+
+inline __device__ half2 as_half2(const pair x) {
+    return *(const half2 *)&x;
+}
+
+inline __device__ pair pair_of(const float low, const float high) {
+    return as_pair(__floats2half2_rn(low, high));
+}
+
+inline __device__ pair times(const pair a, const pair b) {
+    return as_pair(__hmul2(as_half2(a), as_half2(b)));
+}
+
+inline __device__ float float_of(const uint16_t half_bits) {
+    return __half2float(__ushort_as_half(half_bits));
+}
+
+// bytes of a (0 to 3) and b (4 to 7), one a hexadecimal digit
+inline __device__ uint32_t bytes_of(const uint32_t a, const uint32_t b, const uint32_t which) {
+    return __byte_perm(a, b, which);
+}
+
+inline __device__ float power_of_two(const float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// c += A B with A of 16 x 16: rows g and g + 8, columns 2t, 2t + 1 and 8 more; B of 16 x 8: these as rows, column g.
+// c of 16 x 8: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
+inline __device__ void add_product(float (&c)[4], const pair a0, const pair a1, const pair a2, const pair a3,
+                                   const pair b0, const pair b1) {
+#if __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+#endif
+}
+
+// of an 8 x 8 matrix: (g, 2t) and (g, 2t + 1) in, (2t, g) and (2t + 1, g) out
+inline __device__ pair transposed(const pair x) {
+    pair y = 0;
+#if __CUDA_ARCH__ >= 750
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+#endif
+    return y;
+}
+
+// into shared memory in the background, 4, 8 or 16 bytes
+template <int N>
+__device__ void copy_later(const uint32_t to, const void * from) {
+#if __CUDA_ARCH__ >= 800
+    if constexpr (N == 16) {
+        asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(N) : "memory");
+    }
+#endif
+}
+
+// what was asked for since the last call is one lot
+inline __device__ void end_lot() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+template <int N>
+__device__ void wait_but_for() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+#endif
+}
+
+// until all lots of this thread but the last n have come
+inline __device__ void wait_for_lots_but(const int n) {
+    switch (n) {
+        case 0:
+            return wait_but_for<0>();
+        case 1:
+            return wait_but_for<1>();
+        case 2:
+            return wait_but_for<2>();
+        case 3:
+            return wait_but_for<3>();
+        default:
+            return wait_but_for<4>();
+    }
+}
+
+// (x & mask) | or_with in one instruction
+inline __device__ uint32_t masked_or(const uint32_t x, const uint32_t mask, const uint32_t or_with) {
+    uint32_t y;
+    asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(y) : "r"(x), "r"(mask), "r"(or_with));
+    return y;
+}
+
+}  // namespace kvtuner::cuda

@@ -1,0 +1,112 @@
+// Attention over marked caches on a device against a plain loop in float64: every pair of types that a plan can choose
+// and the head sizes with kernels, shared KV heads, streams, masks, ALiBi, caps, sinks, keys less of centers, exact rows;
+// one query and many. Writes the worst error of each count of queries.
+//
+//   kvtuner-test-gpu-attention [DEVICE] [CASES OF A PAIR AND SIZE] [SEED]
+
+#include "attention_expected.h"
+#include "device_node.h"
+#include "kvtuner-formats.h"
+
+#include <map>
+
+namespace {
+
+constexpr double MOST_ERROR = 5e-4;  // normalized mean squared: the bar of upstream's own tests
+constexpr double USUAL_ERROR = 2e-6;
+
+const head_sizes SIZES[] = { { 64, 64 }, { 96, 96 }, { 128, 128 }, { 192, 128 }, { 256, 256 }, { 512, 512 } };
+
+bool fits(ggml_type type, int64_t size) {
+    return size % ggml_blck_size(type) == 0;
+}
+
+template <typename T, size_t N>
+T pick(const T (&of)[N], std::mt19937 & random) {
+    return of[random() % N];
+}
+
+// upstream's kernels, which take many queries, want groups of 8 for these sizes
+int64_t group_for(head_sizes size, std::mt19937 & random) {
+    return size.k == size.v && size.k < 512 ? pick({ 1, 2, 3, 4, 5, 7, 8, 12 }, random) : pick({ 8, 16 }, random);
+}
+
+setting random_setting(ggml_type type_k, ggml_type type_v, head_sizes size, std::mt19937 & random) {
+    setting s = {};
+    s.type_k = type_k;
+    s.type_v = type_v;
+    s.size = size;
+    s.group = group_for(size, random);
+    s.n_head_kv = size.k >= 256 ? pick({ 1, 2, 4 }, random) : pick({ 1, 2, 3, 4, 8, 16 }, random);
+    s.n_stream = pick({ 1, 1, 2, 3 }, random);
+    s.n_query = pick({ 1, 1, 2, 5, 16, 33 }, random);
+    s.n_token = pick({ 256, 512, 1280 }, random);
+    s.mask = pick({ CAUSAL, WINDOW, HOLES }, random);
+    s.scale = 1 / std::sqrt((float)size.k);
+    s.max_bias = size.k == size.v && size.k < 512 ? pick({ 0.0f, 0.0f, 8.0f }, random) : 0.0f;
+    s.softcap = size.k == 128 || size.k == 256 ? pick({ 0.0f, 0.0f, 30.0f }, random) : 0.0f;
+    s.has_sinks = random() % 3 == 0;
+    s.n_center = pick({ 0, 0, 1, 3, 16, 37 }, random);
+    s.n_slot = pick({ 0, 0, 1, 36, 97, 160 }, random);
+    s.type_exact = random() % 2 ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
+    s.all_see = true;  // upstream's kernels divide by zero
+    s.has_own_slots = random() % 2;
+    return s;
+}
+
+struct tally {
+    int n_cases = 0, n_failed = 0, n_left_out = 0;
+    std::map<int64_t, double> worst;
+
+    void run(ggml_backend_t backend, const setting & s, std::mt19937 & random) {
+        if (getenv("KVTUNER_SHOW")) {
+            printf("%s\n", s.text().c_str());
+            fflush(stdout);
+        }
+        attention_case c(s, random);
+        device_node node(backend, c.out);
+        if (!node.is_supported()) {
+            ++n_left_out;
+            return;
+        }
+        const std::vector<float> got = node.run();
+        const double error = error_of(c, got, random);
+        ++n_cases;
+        worst[s.n_query] = std::max(worst[s.n_query], error);
+        if (!(error <= USUAL_ERROR)) {
+            printf("%s error %.2e: %s\n", error <= MOST_ERROR ? "note" : "FAIL", error, s.text().c_str());
+        }
+        if (!(error <= MOST_ERROR) || memcmp(got.data(), node.run().data(), got.size() * sizeof(float)) != 0) {
+            ++n_failed;
+        }
+    }
+};
+
+}  // namespace
+
+int main(int argc, char ** argv) {
+    const char * device = argc > 1 ? argv[1] : "CUDA0";
+    const int n_each = argc > 2 ? atoi(argv[2]) : 1;
+    std::mt19937 random(argc > 3 ? atoi(argv[3]) : 1);
+    ggml_backend_load_all();
+    ggml_backend_ptr backend(ggml_backend_init_by_name(device, nullptr));
+    if (!backend) {
+        printf("no device %s\n", device);
+        return 2;
+    }
+    tally all;
+    for (ggml_type type_k : KVTUNER_CACHE_TYPES) {
+        for (ggml_type type_v : KVTUNER_CACHE_TYPES) {
+            for (const head_sizes & size : SIZES) {
+                for (int i = 0; i < n_each && fits(type_k, size.k) && fits(type_v, size.v); ++i) {
+                    all.run(backend.get(), random_setting(type_k, type_v, size, random), random);
+                }
+            }
+        }
+    }
+    for (const auto & [n_query, error] : all.worst) {
+        printf("%lld queries: worst normalized error %.2e\n", (long long)n_query, error);
+    }
+    printf("%d cases, %d not supported, %d failures\n", all.n_cases, all.n_left_out, all.n_failed);
+    return all.n_failed != 0;
+}
