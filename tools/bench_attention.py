@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from paper_plan import paper_plan
 
 from kvtuner_gguf.engine.llama.native import Context, Model, open_model
 from kvtuner_gguf.files.assets import fetch_text
@@ -33,14 +34,6 @@ from kvtuner_gguf.plan.plan import Plan
 
 N_BATCH = 512
 BASE = "f16, base"
-PAPER_K = (2, 4, 4, 4, 2, 4, 4, 4, 4, 4, 4, 4, 4, 8, 4, 4, 4, 8, 4, 4, 4, 4, 4, 4, 4, 2, 4, 2, 4, 4, 4, 4)
-PAPER_V = (2, 4, 4, 4, 2, 2, 2, 4, 2, 2, 2, 2, 2, 4, 2, 2, 2, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 4, 2, 4)
-TYPE_OF_BITS = {2: "q2_nl", 4: "q4_0", 8: "q8_0"}
-
-
-def paper_plan(n_layer: int) -> Plan:
-    nearest = [round(il * (len(PAPER_K) - 1) / (n_layer - 1)) for il in range(n_layer)]
-    return Plan(tuple(Pair(TYPE_OF_BITS[PAPER_K[i]], TYPE_OF_BITS[PAPER_V[i]]) for i in nearest))
 
 
 def parse_ends(text: str) -> Ends:

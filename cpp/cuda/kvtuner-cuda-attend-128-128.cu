@@ -1,4 +1,3 @@
 #include "kvtuner-cuda-launch-sizes.cuh"
 
-template void kvtuner::cuda::launch_attention<128, 128, 4>(const attention_args &, const merge_args &,
-                                                           const attention_launch &);
+template void kvtuner::cuda::launch_attention<128, 128, 4>(const attention_args &, const attention_launch &);

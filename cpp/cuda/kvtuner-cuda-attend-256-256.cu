@@ -1,4 +1,3 @@
 #include "kvtuner-cuda-launch-sizes.cuh"
 
-template void kvtuner::cuda::launch_attention<256, 256, 2>(const attention_args &, const merge_args &,
-                                                           const attention_launch &);
+template void kvtuner::cuda::launch_attention<256, 256, 2>(const attention_args &, const attention_launch &);

@@ -45,24 +45,35 @@ struct lot_layout {
     int v_at, mask_at, blocks_at, bytes;
 };
 
+struct merge_args {
+    const float * parts;
+    const float2 * sums;
+    const float * sinks;  // of each query head, or null
+    float * out;          // [values, query heads, queries, streams]
+    int n_parts, n_query, n_head_kv, group;
+    int rotation;  // values of the Walsh-Hadamard transform of a row; 0: none
+};
+
 struct attention_args {
-    const char * q;                         // f32
-    int64_t q_query, q_head, q_stream;      // bytes
-    token_source cache, exact;              // the latter of no tokens without exact rows
-    const int * exact_rows;                 // of each slot; negative for none
-    const int * exact_first;                // of each stream, its first slot; null: 0
-    const half * centers;                   // [values of a token, blocks of positions], or null
-    int64_t centers_block;                  // halves
-    float * parts;                          // [values, columns, parts, streams]
-    float2 * sums;                          // [columns, parts, streams]: exponent of two that was taken off, sum
-    float q_scale, cap;                     // scores are in powers of two; cap: 0 for none
-    float offset, exact_offset;             // what raw codes of keys are more than levels
+    const char * q;                     // f32
+    int64_t q_query, q_head, q_stream;  // bytes
+    token_source cache, exact;          // the latter of no tokens without exact rows
+    const int * exact_rows;             // of each slot; negative for none
+    const int * exact_first;            // of each stream, its first slot; null: 0
+    const half * centers;               // [values of a token, blocks of positions], or null
+    int64_t centers_block;              // halves
+    float * parts;                      // [values, columns, parts, streams]
+    float2 * sums;                      // [columns, parts, streams]: exponent of two that was taken off, sum
+    float q_scale, cap;                 // scores are in powers of two; cap: 0 for none
+    float offset, exact_offset;         // what raw codes of keys are more than levels
     float max_bias;
+    int q_rotation;  // as that of rows of the output
     int n_query, n_head_kv, group;
-    int heads_of_block, sub_warps;          // warps of a block of threads: one for each of both
-    int n_lots;                             // in shared memory at once
-    int n_exact_lots, exact_weight;         // a lot of exact rows takes as long as so many of the cache
+    int heads_of_block, sub_warps;   // warps of a block of threads: one for each of both
+    int n_lots;                      // in shared memory at once
+    int n_exact_lots, exact_weight;  // a lot of exact rows takes as long as so many of the cache
     lot_layout lot;
+    merge_args merge;  // of one part: the kernel itself merges
 
     __host__ __device__ int n_columns() const {
         return n_query * group;
@@ -80,14 +91,6 @@ struct attention_args {
     __host__ __device__ int head_groups() const {
         return n_head_kv / heads_of_block;
     }
-};
-
-struct merge_args {
-    const float * parts;
-    const float2 * sums;
-    const float * sinks;  // of each query head, or null
-    float * out;          // [values, query heads, queries, streams]
-    int n_parts, n_query, n_head_kv, group;
 };
 
 }  // namespace kvtuner::cuda

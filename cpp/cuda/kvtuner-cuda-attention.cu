@@ -12,27 +12,28 @@ using namespace kvtuner::cuda;
 namespace {
 
 #if defined(GGML_USE_HIP) || defined(GGML_USE_MUSA)
-static std::optional<attention_plan> plan_of(int, const ggml_tensor *) {
+static std::optional<attention_plan> plan_of(int, const ggml_tensor *, const rotations & = {}) {
     return std::nullopt;
 }
 
-static void run(ggml_backend_cuda_context &, attention_plan &, const ggml_tensor *) {}
+static void run(ggml_backend_cuda_context &, attention_plan &, const ggml_tensor *) {
+}
 #else
-static std::optional<attention_plan> plan_of(int device, const ggml_tensor * node) {
+static std::optional<attention_plan> plan_of(int device, const ggml_tensor * node, const rotations & around = {}) {
     const auto & info = ggml_cuda_info().devices[device];
     if (!ampere_mma_available(info.cc)) {
         return std::nullopt;
     }
-    return plan_attention(node, { info.nsm, (int)info.smpbo });
+    return plan_attention(node, around, { info.nsm, (int)info.smpbo });
 }
 
 static void launch(const attention_plan & plan, int64_t size_k, int64_t size_v) {
-#define KVTUNER_SIZE(DK, DV, MOST_TILES)                                                       \
-    if (size_k == (DK) && size_v == (DV)) {                                                    \
-        return launch_attention<DK, DV, MOST_TILES>(plan.args, plan.merge, plan.launch);       \
-    }
+#    define KVTUNER_SIZE(DK, DV, MOST_TILES)                                     \
+        if (size_k == (DK) && size_v == (DV)) {                                  \
+            return launch_attention<DK, DV, MOST_TILES>(plan.args, plan.launch); \
+        }
     KVTUNER_CUDA_SIZES(KVTUNER_SIZE)
-#undef KVTUNER_SIZE
+#    undef KVTUNER_SIZE
     GGML_ABORT("attention with heads of %d and %d", (int)size_k, (int)size_v);
 }
 
@@ -42,8 +43,8 @@ static void run(ggml_backend_cuda_context & ctx, attention_plan & plan, const gg
     ggml_cuda_pool_alloc<float2> sums(ctx.pool(), n);
     plan.args.parts = parts.ptr;
     plan.args.sums = sums.ptr;
-    plan.merge.parts = parts.ptr;
-    plan.merge.sums = sums.ptr;
+    plan.args.merge.parts = parts.ptr;
+    plan.args.merge.sums = sums.ptr;
     plan.launch.stream = ctx.stream();
     launch(plan, node->src[1]->ne[0], size_v);
 }
@@ -59,13 +60,14 @@ bool kvtuner_cuda_attention_runs(int device, const ggml_tensor * node) {
     return runs_dense(device, node);
 }
 
-bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node) {
+bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node, const rotations & around) {
     if (!kvtuner_is_marked(node)) {
         return false;
     }
-    if (auto plan = plan_of(ctx.device, node)) {
+    if (auto plan = plan_of(ctx.device, node, around)) {
         run(ctx, *plan, node);
         return true;
     }
+    GGML_ASSERT(!around.q && !around.out);
     return attend_dense(ctx, node);
 }

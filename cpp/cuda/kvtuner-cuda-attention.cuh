@@ -1,6 +1,8 @@
 // Attention over caches that follow a plan: exact rows and centers of blocks of positions included.
 #pragma once
 
+#include "kvtuner-cuda-plan.cuh"
+
 struct ggml_backend_cuda_context;
 struct ggml_tensor;
 
@@ -10,4 +12,5 @@ bool kvtuner_cuda_attention_runs(int device, const ggml_tensor * node);
 bool kvtuner_cuda_attention_is_fast(int device, const ggml_tensor * node);
 
 // Computes a FLASH_ATTN_EXT node. False: nothing was done, upstream's code takes it.
-bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node);
+bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node,
+                            const kvtuner::cuda::rotations & around = {});

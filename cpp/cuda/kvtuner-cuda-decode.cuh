@@ -9,17 +9,17 @@
 #include "kvtuner-cuda-attention-args.cuh"
 #include "kvtuner-cuda-fragments.cuh"
 #include "kvtuner-cuda-launch.cuh"
+#include "kvtuner-cuda-merge.cuh"
 
 namespace kvtuner::cuda {
 
 constexpr int LANES = 32;
-constexpr int MOST_WARPS = 8;
-constexpr int COLUMNS = 8;   // of a tile
-constexpr int TOKENS = 16;   // of a warp
+constexpr int COLUMNS = 8;  // of a tile
+constexpr int TOKENS = 16;  // of a warp
 constexpr float LOG2_E = 1.44269504f;
 constexpr float NO_SCORE = -1e30f;
 constexpr float HEADROOM = 8, MOST_ABOVE = 12;  // weights are 2^HEADROOM where they begin, and halves
-constexpr float RAW_UNIT = 1 << 24;              // of codes as denormal halves
+constexpr float RAW_UNIT = 1 << 24;             // of codes as denormal halves
 
 // queries as a factor of products, for each step of 16 values and each tile: in registers, or where they are too many,
 // in shared memory
@@ -131,7 +131,8 @@ __device__ void add_scores(const char * key, const char * key_8, const query_par
 }
 
 template <int DV, int TILES>
-using outputs = float[DV / 16][TILES][4];  // of values 2g and 2g + 1, columns 2t and 2t + 1: both of the first value first
+using outputs =
+        float[DV / 16][TILES][4];  // of values 2g and 2g + 1, columns 2t and 2t + 1: both of the first value first
 
 template <int TILES>
 using weights = pair[TILES][2];  // of tokens 2t, 2t + 1 and 8 more, column g
@@ -190,10 +191,10 @@ __device__ void add_values(const char * const (&head)[4], const weights<TILES> &
     }
 
 // the same with that of exact rows
-#define KVTUNER_FOR_EXACT_TYPE(type, call)  \
-    switch (type) {                         \
-        KVTUNER_CASE(GGML_TYPE_F16, call)   \
-        KVTUNER_CASE(GGML_TYPE_Q8_0, call)  \
+#define KVTUNER_FOR_EXACT_TYPE(type, call) \
+    switch (type) {                        \
+        KVTUNER_CASE(GGML_TYPE_F16, call)  \
+        KVTUNER_CASE(GGML_TYPE_Q8_0, call) \
     }
 
 // 16 tokens of a head, wherever they lie
@@ -275,7 +276,7 @@ struct column_sums {
         if (!is_one || first != center_block) {
             scores<TILES> found = {};
             add_scores<GGML_TYPE_F16, false, DK, TILES>(center_of(a, head_kv, marks.block),
-                                                 center_of(a, head_kv, marks.block_8), q, t, found);
+                                                        center_of(a, head_kv, marks.block_8), q, t, found);
             center_block = is_one ? first : -1;
 #pragma unroll
             for (int tile = 0; tile < TILES; ++tile) {
@@ -387,10 +388,8 @@ struct column_sums {
 #undef KVTUNER_VALUES
     }
 
-    // as part `part` of the columns from `first` on
-    __device__ void store(const attention_args & a, const int head_kv, const int first, const int64_t part) {
-        const int64_t n_columns = (int64_t)a.n_head_kv * a.n_columns();
-        const int64_t at = part * n_columns + (int64_t)head_kv * a.n_columns() + first;
+    // as sums of the columns from `first` on, of which `values` and `totals` have the first
+    __device__ void store(const attention_args & a, const int first, float * values, float2 * totals) {
 #pragma unroll
         for (int tile = 0; tile < TILES; ++tile) {
 #pragma unroll
@@ -405,9 +404,9 @@ struct column_sums {
                     continue;
                 }
                 if (g == 0) {
-                    a.sums[at + column] = make_float2(most[tile][j], total);
+                    totals[column] = make_float2(most[tile][j], total);
                 }
-                float2 * to = (float2 *)(a.parts + (at + column) * DV) + g;
+                float2 * to = (float2 *)(values + column * DV) + g;
 #pragma unroll
                 for (int i = 0; i < DV / 16; ++i) {
                     to[i * 8] = make_float2(o[i][tile][j], o[i][tile][j + 2]);
@@ -433,26 +432,37 @@ struct lot_range {
     }
 };
 
-// Queries of all heads of the block as halves: a warp takes a column, and a lane of it four values of a step.
+// Queries of all heads of the block, rotated, as halves: a warp takes a column.
 template <int DK, int TILES>
 __device__ void put_queries(const attention_args & a, uint2 * to, const int first_head, const int first_column) {
-    constexpr int STEPS = DK / 16, STEPS_AT_ONCE = STEPS < 8 ? STEPS : 8;
+    constexpr int STEPS = DK / 16;
     const int lane = threadIdx.x % LANES, n_columns = TILES * COLUMNS, n = a.heads_of_block * n_columns;
+#pragma unroll 1
     for (int i = threadIdx.x / LANES; i < n; i += blockDim.x / LANES) {
         const int of_block = i / n_columns, tile = i % n_columns / COLUMNS, g = i % COLUMNS;
         const int column = first_column + i % n_columns;
-        const int query = a.query_of(column), head = (first_head + of_block) * a.group + column - query * a.group;
-        const char * q = a.q + query * a.q_query + head * a.q_head + blockIdx.z * a.q_stream;
+        row_values<DK> x;
+        if (column < a.n_columns()) {
+            const int query = a.query_of(column), head = (first_head + of_block) * a.group + column - query * a.group;
+            const char * q = a.q + query * a.q_query + head * a.q_head + blockIdx.z * a.q_stream;
 #pragma unroll
-        for (int first = 0; first < STEPS; first += STEPS_AT_ONCE) {
-            const int step = first + lane / 4;
-            float4 x = make_float4(0, 0, 0, 0);
-            if (column < a.n_columns() && step < STEPS) {
-                x = ((const float4 *)q)[step * 4 + lane % 4];
+            for (int k = 0; k < (int)(sizeof(x) / sizeof(float4)); ++k) {
+                x[k] = make_float4(0, 0, 0, 0);
+                if (VALUES_OF_LANES * k + 4 * lane < DK) {
+                    x[k] = ((const float4 *)q)[LANES * k + lane];
+                }
             }
+            rotate_row(x, a.q_rotation, lane);
+        }
+#pragma unroll
+        for (int k = 0; k < (int)(sizeof(x) / sizeof(float4)); ++k) {
+            const int step = 8 * k + lane / 4;
+            const bool is_one = column < a.n_columns();
             if (step < STEPS) {
                 to[((of_block * STEPS + step) * TILES + tile) * LANES + g * 4 + lane % 4] =
-                        make_uint2(pair_of(x.x * a.q_scale, x.z * a.q_scale), pair_of(x.y * a.q_scale, x.w * a.q_scale));
+                        is_one ? make_uint2(pair_of(x[k].x * a.q_scale, x[k].z * a.q_scale),
+                                            pair_of(x[k].y * a.q_scale, x[k].w * a.q_scale))
+                               : make_uint2(0, 0);
             }
         }
     }
@@ -463,7 +473,7 @@ template <int DK, int TILES>
 __device__ void put_sums(const attention_args & a, const uint2 * queries, float4 * to, const int lane) {
     constexpr int PARTS = DK / AT_ONCE;
     constexpr pair ONES = 0x3c003c00;
-#pragma unroll
+#pragma unroll 1  // here and below: at short contexts the time to load instructions counts
     for (int i = 0; i < PARTS * TILES; ++i) {
         float c[4] = {};
 #pragma unroll
@@ -487,6 +497,7 @@ struct lot_copies {
 
     template <int N>
     static __device__ void copy_chunks(const uint32_t to, const char * from, const row_copy & rows) {
+#pragma unroll 1
         for (int i = threadIdx.x; i < rows.n_chunks; i += blockDim.x) {
             const int row = __umulhi(i, rows.reciprocal), chunk = i - row * rows.of_row;
             copy_later<N>(to + row * rows.pitch + chunk * N, from + row * rows.stride + chunk * N);
@@ -518,7 +529,7 @@ struct lot_copies {
 };
 
 template <int DK, int DV, int TILES>
-__global__ void __launch_bounds__(MOST_WARPS * LANES, blocks_at_once(DV, TILES)) attend(const attention_args a) {
+__global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const attention_args a) {
     using query_type = query_parts<DK, TILES>;
     constexpr int SUM_BYTES = sum_bytes(DK, TILES);
     extern __shared__ __align__(128) char lots[];
@@ -532,7 +543,8 @@ __global__ void __launch_bounds__(MOST_WARPS * LANES, blocks_at_once(DV, TILES))
     // behind the lots: sums of queries, and queries, unless they lie where the last lot comes to
     char * behind = lots + a.n_lots * layout.bytes;
     float4 * query_sums = (float4 *)behind;
-    uint2 * queries = (uint2 *)(query_type::IN_REGISTERS ? behind - layout.bytes : behind + a.heads_of_block * SUM_BYTES);
+    uint2 * queries =
+            (uint2 *)(query_type::IN_REGISTERS ? behind - layout.bytes : behind + a.heads_of_block * SUM_BYTES);
 
     const lot_copies copies = { a.cache.k.data + first_head * a.cache.k.of.head + stream * a.cache.k.of.stream,
                                 a.cache.v.data + first_head * a.cache.v.of.head + stream * a.cache.v.of.stream,
@@ -574,8 +586,9 @@ __global__ void __launch_bounds__(MOST_WARPS * LANES, blocks_at_once(DV, TILES))
         }
         rows.type_k = a.exact.k.type;
         rows.type_v = a.exact.v.type;
-        token_marks marks = { a.exact.mask + stream * a.exact.mask_stream + slot, (int)a.exact.mask_query, row < 0,
-                              row_8 < 0, 0, 0 };
+        token_marks marks = {
+            a.exact.mask + stream * a.exact.mask_stream + slot, (int)a.exact.mask_query, row < 0, row_8 < 0, 0, 0
+        };
         if (a.centers) {
             marks.block = row < 0 ? 0 : a.exact.blocks[slot + sums.g];
             marks.block_8 = row_8 < 0 ? 0 : a.exact.blocks[slot + sums.g + 8];
@@ -609,8 +622,42 @@ __global__ void __launch_bounds__(MOST_WARPS * LANES, blocks_at_once(DV, TILES))
         }
         sums.template add<false>(a, first_head + head, rows, marks);
     }
-    const int64_t part = ((int64_t)stream * gridDim.x + blockIdx.x) * a.sub_warps + sub;
-    sums.store(a, first_head + head, first_column, part);
+    // the warps of a head add up what they have: a part of its columns, or if there is but one, all
+    constexpr int MOST_COLUMNS = TILES * COLUMNS;
+    float * values = (float *)lots;
+    float2 * totals = (float2 *)(values + a.heads_of_block * a.sub_warps * MOST_COLUMNS * DV);
+    __syncthreads();
+    sums.store(a, first_column, values + warp * MOST_COLUMNS * DV, totals + warp * MOST_COLUMNS);
+    __syncthreads();
+    const int n_columns = min(MOST_COLUMNS, a.n_columns() - first_column);
+#pragma unroll 1
+    for (int i = warp; i < a.heads_of_block * n_columns; i += blockDim.x / LANES) {
+        const int of_block = a.heads_of_block == 1 ? 0 : i / n_columns, column = i - of_block * n_columns;
+        const int of_all = (first_head + of_block) * a.n_columns() + first_column + column;
+        const output_row row(a.merge, DV, of_all, stream);
+        float above = a.merge.n_parts > 1 ? NO_SCORE : row.sink;
+#pragma unroll 1
+        for (int k = 0; k < a.sub_warps; ++k) {
+            above = fmaxf(above, totals[(k * a.heads_of_block + of_block) * MOST_COLUMNS + column].x);
+        }
+        part_sums<DV> all;
+#pragma unroll 1
+        for (int k = 0; k < a.sub_warps; ++k) {
+            const int at = (k * a.heads_of_block + of_block) * MOST_COLUMNS + column;
+            const float weight = exp2f(totals[at].x - above);
+            all.sum += weight * totals[at].y;
+            all.add(values + at * DV, weight, lane);
+        }
+        if (a.merge.n_parts == 1) {
+            row.template store<DV>(all.x, all.sum, above, a.merge.rotation, lane);
+            continue;
+        }
+        const int64_t part = ((int64_t)stream * gridDim.x + blockIdx.x) * a.n_head_kv * a.n_columns() + of_all;
+        all.put(a.parts + part * DV, lane);
+        if (lane == 0) {
+            a.sums[part] = make_float2(above, all.sum);
+        }
+    }
 }
 
 }  // namespace kvtuner::cuda

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
 
 #if defined(__CUDA_ARCH__) && !defined(GGML_USE_HIP) && !defined(GGML_USE_MUSA)
 #    define KVTUNER_EXACT(name, instruction, plain)                          \
@@ -41,11 +42,29 @@ KVTUNER_EXACT(add, "add.rn.f32", a + b)
 KVTUNER_EXACT(mul, "mul.rn.f32", a * b)
 KVTUNER_EXACT(div, "div.rn.f32", a / b)
 KVTUNER_EXACT_OF_ONE(root, "sqrt.rn.f32", sqrtf(a))
-KVTUNER_EXACT_OF_ONE(size, "abs.f32", fabsf(a))
 
-// 1 or 0
-KVTUNER_EXACT(is_less, "set.lt.f32.f32", a < b ? 1.0f : 0.0f)
-KVTUNER_EXACT(is_at_least, "set.ge.f32.f32", a >= b ? 1.0f : 0.0f)
+// Comparisons and magnitudes by bits: those of floats take denormals for zero, in whatever words they are asked for.
+inline __device__ unsigned bits_of(const float a) {
+    unsigned bits;
+    memcpy(&bits, &a, sizeof(bits));
+    return bits;
+}
+
+inline __device__ float size(const float a) {
+    const unsigned bits = bits_of(a) & 0x7fffffffu;
+    float result;
+    memcpy(&result, &bits, sizeof(result));
+    return result;
+}
+
+inline __device__ bool is_negative(const float a) {
+    return bits_of(a) > 0x80000000u;
+}
+
+// neither is negative
+inline __device__ bool is_at_least(const float a, const float b) {
+    return bits_of(a) >= bits_of(b);
+}
 
 }  // namespace kvtuner::exact
 

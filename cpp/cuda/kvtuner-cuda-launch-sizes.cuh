@@ -9,7 +9,7 @@ namespace kvtuner::cuda {
 
 template <int DK, int DV, int TILES>
 void launch_tiles(const attention_args & args, const attention_launch & l) {
-    const dim3 grid(l.n_parts / args.sub_warps, l.n_column_groups, l.n_stream);
+    const dim3 grid(l.n_parts, l.n_column_groups, l.n_stream);
     const auto kernel = attend<DK, DV, TILES>;
     CUDA_SET_SHARED_MEMORY_LIMIT(kernel, ggml_cuda_info().devices[ggml_cuda_get_device()].smpbo);
     const ggml_cuda_kernel_launch_params params(grid, dim3(l.n_threads), l.shared_bytes, l.stream);
@@ -17,7 +17,7 @@ void launch_tiles(const attention_args & args, const attention_launch & l) {
 }
 
 template <int DK, int DV, int MOST_TILES>
-void launch_attention(const attention_args & args, const merge_args & merge, const attention_launch & l) {
+void launch_attention(const attention_args & args, const attention_launch & l) {
     if (l.tiles == 1) {
         launch_tiles<DK, DV, 1>(args, l);
     }
@@ -31,9 +31,11 @@ void launch_attention(const attention_args & args, const merge_args & merge, con
             launch_tiles<DK, DV, 4>(args, l);
         }
     }
-    const ggml_cuda_kernel_launch_params params(dim3(DV / VALUES_AT_ONCE, args.n_head_kv * args.n_columns(), l.n_stream),
-                                                dim3(MERGE_WARPS * LANES), (size_t)0, l.stream);
-    ggml_cuda_kernel_launch(merge_parts, params, merge);
+    if (args.merge.n_parts > 1) {
+        const ggml_cuda_kernel_launch_params params(dim3(args.n_head_kv * args.n_columns(), l.n_stream),
+                                                    dim3(MERGE_WARPS * LANES), (size_t)0, l.stream);
+        ggml_cuda_kernel_launch(merge_parts<DV>, params, args.merge);
+    }
 }
 
 }  // namespace kvtuner::cuda

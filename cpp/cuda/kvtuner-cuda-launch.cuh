@@ -10,6 +10,7 @@ namespace kvtuner::cuda {
 struct attention_launch {
     int tiles;  // of 8 columns, which a block of threads has: 1, 2 or 4
     int n_parts, n_column_groups, n_stream;
+
     int n_threads, shared_bytes;
     cudaStream_t stream;
 };
@@ -23,14 +24,14 @@ struct attention_launch {
     X(256, 256, 2)            \
     X(512, 512, 1)
 
-// blocks of threads that are to run on a multiprocessor at once: registers allow for no more
-constexpr int blocks_at_once(const int size_v, const int tiles) {
-    return size_v * tiles <= 128 ? 3 : size_v * tiles <= 256 ? 2 : 1;
+// warps of a block of threads, of which a multiprocessor runs one: registers allow for no more
+constexpr int most_warps(const int size_v, const int tiles) {
+    return size_v * tiles <= 256 ? 16 : 8;
 }
 
 // queries are kept in registers, or in shared memory behind the lots
 constexpr bool has_queries_in_registers(const int size_k, const int tiles) {
-    return size_k * tiles <= 64;
+    return size_k * tiles <= 128;
 }
 
 constexpr int MOST_LOTS = 6;  // in shared memory
@@ -41,6 +42,6 @@ __host__ __device__ constexpr int sum_bytes(const int size_k, const int tiles) {
 }
 
 template <int DK, int DV, int MOST_TILES>
-void launch_attention(const attention_args & args, const merge_args & merge, const attention_launch & launch);
+void launch_attention(const attention_args & args, const attention_launch & launch);
 
 }  // namespace kvtuner::cuda

@@ -3,7 +3,6 @@
 #include "kvtuner-mark.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
 
@@ -12,10 +11,9 @@ namespace kvtuner::cuda {
 namespace {
 
 constexpr int MOST_QUERIES = 16;
-constexpr int MOST_WARPS = 8;
-constexpr int TOKENS = 16;         // of a warp at once
-constexpr int LEAST_LOTS = 2;       // in shared memory, of the most warps
-constexpr int RESERVED = 1024;     // bytes of shared memory that a block of threads has beside its own
+constexpr int TOKENS = 16;             // of a warp at once
+constexpr int MOST_OF_ONE_PART = 512;  // tokens
+constexpr int RESERVED = 1024;         // bytes of shared memory that a block of threads has beside its own
 constexpr float LOG2_E = 1.44269504f;
 
 bool is_cache_type(ggml_type type) {
@@ -166,7 +164,8 @@ row_copy side_copy(const cached_side & side, int slice, int n_heads, int n_heads
         const int64_t all = (int64_t)row * n_tokens;
         return copy_of(1, (int)all, 0, 0, chunk_for({ start, all, side.of.stream }));
     }
-    return copy_of(n_tokens, row, side.of.token, row + gap, chunk_for({ start, row, side.of.token, side.of.stream, row + gap }));
+    return copy_of(n_tokens, row, side.of.token, row + gap,
+                   chunk_for({ start, row, side.of.token, side.of.stream, row + gap }));
 }
 
 int padded(int bytes) {
@@ -180,10 +179,13 @@ bool set_lot(const ggml_tensor * node, attention_args & args, int n_heads, int s
     args.heads_of_block = n_heads;
     args.sub_warps = sub_warps;
     const int n = args.tokens_of_lot();
-    lot.k = side_copy(args.cache.k, (int)ggml_row_size(k->type, k->ne[0]), n_heads, args.n_head_kv, n, true, lot.k_token);
-    lot.v = side_copy(args.cache.v, (int)ggml_row_size(v->type, v->ne[0]), n_heads, args.n_head_kv, n, false, lot.v_token);
+    lot.k = side_copy(args.cache.k, (int)ggml_row_size(k->type, k->ne[0]), n_heads, args.n_head_kv, n, true,
+                      lot.k_token);
+    lot.v = side_copy(args.cache.v, (int)ggml_row_size(v->type, v->ne[0]), n_heads, args.n_head_kv, n, false,
+                      lot.v_token);
     lot.mask = copy_of(args.n_query, n * 2, args.cache.mask_query * 2, n * 2, 16);
-    lot.blocks = copy_of(args.centers ? 1 : 0, n * 4, 0, 0, chunk_for({ (int64_t)(uintptr_t)args.cache.blocks, n * 4 }));
+    lot.blocks =
+            copy_of(args.centers ? 1 : 0, n * 4, 0, 0, chunk_for({ (int64_t)(uintptr_t)args.cache.blocks, n * 4 }));
     lot.v_at = padded(lot.k_token * n);
     lot.mask_at = lot.v_at + padded(lot.v_token * n);
     lot.blocks_at = lot.mask_at + padded(args.n_query * n * 2);
@@ -203,27 +205,45 @@ int bytes_beside(const attention_args & args, int size_k, int tiles) {
            (has_queries_in_registers(size_k, tiles) ? 0 : query_bytes(args, size_k, tiles));
 }
 
+// what the sums of all warps of a block of threads need
+int merge_bytes(const attention_args & args, int size_v, int tiles) {
+    return args.heads_of_block * args.sub_warps * tiles * 8 * (size_v * (int)sizeof(float) + (int)sizeof(float2));
+}
+
+// as many lots as there is room for
+void set_lots(const ggml_tensor * node, attention_args & args, int tiles, int limit) {
+    const int size_k = (int)node->src[1]->ne[0], size_v = (int)node->src[2]->ne[0];
+    args.n_lots = std::min(MOST_LOTS, (limit - bytes_beside(args, size_k, tiles)) / args.lot.bytes);
+    const int in_place = has_queries_in_registers(size_k, tiles) ? query_bytes(args, size_k, tiles) : 0;
+    if (args.lot.bytes < in_place || merge_bytes(args, size_v, tiles) > limit) {
+        args.n_lots = 0;
+    }
+}
+
 // The largest blocks of threads that have so many lots in shared memory. False: none does.
-bool find_blocks(const ggml_tensor * node, attention_args & args, int tiles, int limit, int least_lots,
-                 int least_warps) {
-    const int size_k = (int)node->src[1]->ne[0];
-    for (int n_heads = std::min(args.n_head_kv, MOST_WARPS); n_heads > 0; --n_heads) {
-        if (args.n_head_kv % n_heads != 0) {
-            continue;
-        }
-        for (int sub_warps = 8; sub_warps > 0; sub_warps /= 2) {
-            if (n_heads * sub_warps > MOST_WARPS || n_heads * sub_warps * 2 <= least_warps || !set_lot(node, args, n_heads, sub_warps)) {
-                continue;
-            }
-            const int left = limit - bytes_beside(args, size_k, tiles);
-            args.n_lots = std::min(MOST_LOTS, left / args.lot.bytes);
-            const int least_bytes = has_queries_in_registers(size_k, tiles) ? query_bytes(args, size_k, tiles) : 0;
-            if (args.n_lots >= least_lots && args.lot.bytes >= least_bytes) {
-                return true;
+bool find_blocks(const ggml_tensor * node, attention_args & args, int tiles, int limit, int least_lots) {
+    const int most = most_warps((int)node->src[2]->ne[0], tiles);
+    for (int n_heads = std::min(args.n_head_kv, most); n_heads > 0; --n_heads) {
+        for (int sub_warps = 16; sub_warps > 0 && args.n_head_kv % n_heads == 0; sub_warps /= 2) {
+            if (n_heads * sub_warps <= most && set_lot(node, args, n_heads, sub_warps)) {
+                set_lots(node, args, tiles, limit);
+                if (args.n_lots >= least_lots) {
+                    return true;
+                }
             }
         }
     }
     return false;
+}
+
+// One head to a block of threads, whose warps share out all tokens: nothing is left to be merged by another kernel.
+bool find_one_head(const ggml_tensor * node, attention_args & args, int tiles, int limit) {
+    const int most = most_warps((int)node->src[2]->ne[0], tiles);
+    if (args.cache.n_tokens > MOST_OF_ONE_PART || !set_lot(node, args, 1, most)) {
+        return false;
+    }
+    set_lots(node, args, tiles, limit);
+    return args.n_lots >= 2;
 }
 
 // Exact rows of a stream are all slots, or its share where each stream has its own.
@@ -232,12 +252,14 @@ void set_exact_lots(attention_args & args, int n_stream) {
     const int of_stream = args.exact_first ? (n + n_stream - 1) / n_stream : n;
     args.n_exact_lots = n == 0 ? 0 : (of_stream + args.tokens_of_lot() - 1) / args.tokens_of_lot();
     const auto bytes = [](const token_source & s) { return s.k.of.token + s.v.of.token; };
-    args.exact_weight = n == 0 ? 1 : (int)std::max<int64_t>(1, (bytes(args.exact) + bytes(args.cache) / 2) / bytes(args.cache));
+    args.exact_weight =
+            n == 0 ? 1 : (int)std::max<int64_t>(1, (bytes(args.exact) + bytes(args.cache) / 2) / bytes(args.cache));
 }
 
 }  // namespace
 
-std::optional<attention_plan> plan_attention(const ggml_tensor * node, const device_limits & limits) {
+std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rotations & around,
+                                             const device_limits & limits) {
     if (!is_taken(node)) {
         return std::nullopt;
     }
@@ -245,7 +267,8 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const dev
     attention_plan plan = {};
     attention_args & args = plan.args;
     attention_launch & launch = plan.launch;
-    args.q = (const char *)q->data;
+    args.q = (const char *)(around.q ? around.q : q)->data;
+    args.q_rotation = (int)around.q_length;
     args.q_query = (int64_t)q->nb[1];
     args.q_head = (int64_t)q->nb[2];
     args.q_stream = (int64_t)q->nb[3];
@@ -259,30 +282,31 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const dev
     launch.tiles = std::min(most, wanted <= 1 ? 1 : wanted == 2 ? 2 : 4);
     launch.n_column_groups = (wanted + launch.tiles - 1) / launch.tiles;
     launch.n_stream = (int)q->ne[3];
-    int at_once = blocks_at_once((int)v->ne[0], launch.tiles);
-    const auto limit = [&] { return std::min(limits.shared_bytes, (limits.shared_bytes + RESERVED) / at_once - RESERVED); };
-    while (at_once > 1 && !find_blocks(node, args, launch.tiles, limit(), LEAST_LOTS, MOST_WARPS)) {
-        --at_once;
-    }
-    if (at_once == 1 && !find_blocks(node, args, launch.tiles, limit(), 2, 1)) {
+    const int limit = limits.shared_bytes;
+    const bool is_short = find_one_head(node, args, launch.tiles, limit);
+    if (!is_short && !find_blocks(node, args, launch.tiles, limit, 3) &&
+        !find_blocks(node, args, launch.tiles, limit, 2)) {
         return std::nullopt;
     }
     launch.n_column_groups *= args.head_groups();
     launch.n_threads = 32 * args.heads_of_block * args.sub_warps;
-    launch.shared_bytes = args.n_lots * args.lot.bytes + bytes_beside(args, (int)k->ne[0], launch.tiles);
+    launch.shared_bytes = std::max(args.n_lots * args.lot.bytes + bytes_beside(args, (int)k->ne[0], launch.tiles),
+                                   merge_bytes(args, (int)v->ne[0], launch.tiles));
     set_exact_lots(args, launch.n_stream);
     const int n_lots = args.n_exact_lots * args.exact_weight + args.cache.n_tokens / args.tokens_of_lot();
-    static const int least = getenv("KVT_LEAST") ? atoi(getenv("KVT_LEAST")) : 2;
-    const int n_blocks = limits.n_multiprocessors * at_once / (launch.n_column_groups * launch.n_stream);
-    launch.n_parts = std::max(1, std::min(n_blocks, (n_lots + least - 1) / least)) * args.sub_warps;
+    const int at_once = most_warps((int)v->ne[0], launch.tiles) / (args.heads_of_block * args.sub_warps);
+    const int n_blocks = limits.n_multiprocessors * std::min(at_once, limits.shared_bytes / launch.shared_bytes) /
+                         (launch.n_column_groups * launch.n_stream);
+    launch.n_parts = is_short ? 1 : std::max(1, std::min(n_blocks, n_lots));
 
     plan.n_columns = (int64_t)args.n_head_kv * args.n_columns();
-    plan.merge.sinks = node->src[4] ? (const float *)node->src[4]->data : nullptr;
-    plan.merge.out = (float *)node->data;
-    plan.merge.n_parts = launch.n_parts;
-    plan.merge.n_query = args.n_query;
-    plan.merge.n_head_kv = args.n_head_kv;
-    plan.merge.group = args.group;
+    args.merge.sinks = node->src[4] ? (const float *)node->src[4]->data : nullptr;
+    args.merge.out = (float *)(around.out ? around.out : node)->data;
+    args.merge.rotation = (int)around.out_length;
+    args.merge.n_parts = launch.n_parts;
+    args.merge.n_query = args.n_query;
+    args.merge.n_head_kv = args.n_head_kv;
+    args.merge.group = args.group;
     return plan;
 }
 

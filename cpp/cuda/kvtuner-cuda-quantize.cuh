@@ -37,7 +37,7 @@ __device__ int rank_of(const float size, const float scale) {
         return 0;
     } else {
         constexpr float step = low_bit<BLOCK>::STEPS[I];
-        return (exact::is_at_least(size, exact::mul(step, scale)) != 0) + rank_of<BLOCK, I + 1>(size, scale);
+        return exact::is_at_least(size, exact::mul(step, scale)) + rank_of<BLOCK, I + 1>(size, scale);
     }
 }
 
@@ -118,7 +118,7 @@ __device__ void quantize_together(const float (&x)[EACH], const int thread, cons
     find_levels<BLOCK>(size, scale, rank, m);
 #pragma unroll
     for (int k = 0; k < EACH; ++k) {
-        codes[k] = exact::is_less(x[k], 0.0f) != 0 ? N - 1 - rank[k] : N + rank[k];
+        codes[k] = exact::is_negative(x[k]) ? N - 1 - rank[k] : N + rank[k];
     }
     const float d = scale_together<SIDE>(squares, size, m);
     if (is_stored && thread == 0) {

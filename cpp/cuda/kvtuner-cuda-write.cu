@@ -9,7 +9,6 @@
 #include "kvtuner-mark.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 using namespace kvtuner::cuda;
 using kvtuner::side;
@@ -34,6 +33,76 @@ struct quantized {
             quantize(shared + b * length, (block *)row + at / length + b);
         }
     }
+};
+
+inline __device__ float most_of_warp(float x) {
+#pragma unroll
+    for (int i = WARP / 2; i > 0; i /= 2) {
+        x = fmaxf(x, __shfl_xor_sync(ALL_THREADS, x, i));
+    }
+    return x;
+}
+
+// q8_0 and q4_0 by all lanes, a value each: as upstream's functions, in their words
+struct together_q8_0 {
+    static constexpr int unit = PLAIN;
+
+    template <int N>
+    static __device__ void store(const float (&x)[N / WARP], float *, const int lane, char * row, const int at) {
+#pragma unroll
+        for (int i = 0; i < N / WARP; ++i) {
+            block_q8_0 & y = ((block_q8_0 *)row)[at / QK8_0 + i];
+            const float amax = most_of_warp(fabsf(x[i]));
+            const float d = amax / ((1 << 7) - 1);
+            const float id = d ? 1.0f / d : 0.0f;
+            if (lane == 0) {
+                y.d = d;
+            }
+            y.qs[lane] = roundf(x[i] * id);
+        }
+    }
+};
+
+struct together_q4_0 {
+    static constexpr int unit = PLAIN;
+
+    template <int N>
+    static __device__ void store(const float (&x)[N / WARP], float *, const int lane, char * row, const int at) {
+#pragma unroll
+        for (int i = 0; i < N / WARP; ++i) {
+            block_q4_0 & y = ((block_q4_0 *)row)[at / QK4_0 + i];
+            const float amax = most_of_warp(fabsf(x[i]));
+            const unsigned first = __ffs(__ballot_sync(ALL_THREADS, fabsf(x[i]) == amax)) - 1;
+            const float of_first = __shfl_sync(ALL_THREADS, x[i], first);
+            const float vmax = amax > 0 ? of_first : 0.0f;
+            const float d = vmax / -8;
+            const float id = d ? 1.0f / d : 0.0f;
+            if (lane == 0) {
+                y.d = d;
+            }
+            const int code = min(15, (int8_t)(x[i] * id + 8.5f));
+            const int other = __shfl_xor_sync(ALL_THREADS, code, QK4_0 / 2);
+            if (lane < QK4_0 / 2) {
+                y.qs[lane] = (uint8_t)code | (uint8_t)other << 4;
+            }
+        }
+    }
+};
+
+// the format of upstream's struct block_<name>
+template <typename block, int length, void (*quantize)(const float *, block *)>
+struct format_of {
+    using type = quantized<block, length, quantize>;
+};
+
+template <void (*quantize)(const float *, block_q8_0 *)>
+struct format_of<block_q8_0, QK8_0, quantize> {
+    using type = together_q8_0;
+};
+
+template <void (*quantize)(const float *, block_q4_0 *)>
+struct format_of<block_q4_0, QK4_0, quantize> {
+    using type = together_q4_0;
 };
 
 template <typename T>
@@ -88,7 +157,7 @@ static void launch_as(const ggml_tensor * cache, cudaStream_t stream, int64_t ro
         return launch_for<plain<name>>(stream, rotation, args);
 #define KVTUNER_BLOCK(TYPE, name, size) \
     case GGML_TYPE_##TYPE:              \
-        return launch_for<quantized<block_##name, size, quantize_f32_##name##_block>>(stream, rotation, args);
+        return launch_for<format_of<block_##name, size, quantize_f32_##name##_block>::type>(stream, rotation, args);
 #define KVTUNER_OWN_BLOCK(TYPE, name, size)                                                                      \
     case GGML_TYPE_##TYPE:                                                                                       \
         return kvtuner_is_of_values(cache) ? launch_for<low_bits<block_##name, side::V>>(stream, rotation, args) \
@@ -162,17 +231,12 @@ static void run(cudaStream_t stream, const kvtuner_write & write) {
 
 }  // namespace
 
-kvtuner_writes kvtuner_cuda_writes(const ggml_cgraph & graph) {
-    static const bool is_off = [] {
-        const char * value = getenv("GGML_CUDA_DISABLE_FUSION");
-        return value && atoi(value) != 0;
-    }();
+kvtuner_writes kvtuner_cuda_writes(const ggml_cgraph & graph, bool is_off) {
     return { graph, is_off ? [](const kvtuner_write &) { return false; } : can_do, /*with_scale =*/true };
 }
 
-bool kvtuner_cuda_write(ggml_backend_cuda_context & ctx, const kvtuner_writes & writes, int i) {
+void kvtuner_cuda_write(ggml_backend_cuda_context & ctx, const kvtuner_writes & writes, int i) {
     if (const kvtuner_write * write = writes.starting_with(i)) {
         run(ctx.stream(), *write);
     }
-    return writes.covers(i);
 }

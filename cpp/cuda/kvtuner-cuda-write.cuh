@@ -5,8 +5,8 @@
 
 struct ggml_backend_cuda_context;
 
-// the writes of a graph that this back end does in one launch; none with GGML_CUDA_DISABLE_FUSION=1
-kvtuner_writes kvtuner_cuda_writes(const ggml_cgraph & graph);
+// the writes of a graph that this back end does in one launch; none if that is off
+kvtuner_writes kvtuner_cuda_writes(const ggml_cgraph & graph, bool is_off);
 
-// Does the write that starts with node i, if one does. True: nothing is left to be done for the node.
-bool kvtuner_cuda_write(ggml_backend_cuda_context & ctx, const kvtuner_writes & writes, int i);
+// Does the write that starts with node i, if one does.
+void kvtuner_cuda_write(ggml_backend_cuda_context & ctx, const kvtuner_writes & writes, int i);

@@ -1,6 +1,8 @@
-// The warning about layers that a back end attends slowly, on devices made up for it.
+// The warning about layers that a back end attends slowly, and what it reads beside a cache, on devices made up for it.
 
+#include "kvtuner-attention-device.h"
 #include "kvtuner-backend.h"
+#include "kvtuner-mark.h"
 
 #include "ggml-backend-impl.h"
 
@@ -18,8 +20,21 @@ static ggml_backend_feature * features(ggml_backend_reg_t) {
     return list;
 }
 
+static bool has_kernels;  // of ours, for all types but iq4_nl
+
+static bool is_fast(ggml_backend_dev_t, const ggml_tensor * node) {
+    return kvtuner_is_marked(node) && node->src[1]->type != GGML_TYPE_IQ4_NL;
+}
+
 static void * proc_address(ggml_backend_reg_t, const char * name) {
+    if (has_kernels && strcmp(name, KVTUNER_ATTENTION_IS_FAST) == 0) {
+        return (void *)is_fast;
+    }
     return strcmp(name, "ggml_backend_get_features") == 0 ? (void *)features : nullptr;
+}
+
+static ggml_backend_dev_type device_type(ggml_backend_dev_t) {
+    return GGML_BACKEND_DEVICE_TYPE_GPU;
 }
 
 // equal types only, and none of iq4_nl
@@ -88,6 +103,16 @@ int main() {
            "GPU0+GPU0 is slow with this plan: it converts K and V to f16 on every call for q8_0/q4_0 in layers "
            "0: "
            "build with -D \"GGML_CUDA_FA_QUANTS=q4_0-q4_0;q8_0-q8_0;q8_0-q4_0\"");
+
+    device.iface.get_type = device_type;
+    expect("beside a cache, without kernels of ours", kvtuner_reads_beside(&device) ? "read" : "not", "not");
+    has_kernels = true;
+    expect("beside a cache", kvtuner_reads_beside(&device) ? "read" : "not", "read");
+    expect("kernels of ours", kvtuner_slow_layers(&device, { layers[0], layer(7, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL) }),
+           "");
+    expect("kernels of ours, not for all types", kvtuner_slow_layers(&device, layers),
+           "GPU0 is slow with this plan: it has no attention kernel for iq4_nl/q8_0 in layers 5, which the CPU attends "
+           "instead: use other types there");
 
     printf("%d failures\n", failures);
     return failures != 0;

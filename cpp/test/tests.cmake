@@ -12,7 +12,7 @@ set(KVTUNER_GGML "${KVTUNER_LLAMA}/ggml/src")
 
 kvtuner_test(fuzz SOURCES cpp/test/fuzz_plan.cpp ${KVTUNER_PLAN}
     FOLDERS include plan format "${KVTUNER_LLAMA}/vendor" "${KVTUNER_LLAMA}/common" LIBRARIES ggml-base)
-kvtuner_test(test-backend SOURCES cpp/test/test_backend.cpp FOLDERS "${KVTUNER_GGML}" LIBRARIES llama)
+kvtuner_test(test-backend SOURCES cpp/test/test_backend.cpp FOLDERS device graph "${KVTUNER_GGML}" LIBRARIES llama)
 kvtuner_test(test-decode SOURCES cpp/test/test_decode.cpp FOLDERS format cpu "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-lowbit SOURCES cpp/test/test_lowbit.cpp cpp/test/lowbit_sides.cpp
     FOLDERS format "${KVTUNER_GGML}" LIBRARIES ggml)

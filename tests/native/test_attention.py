@@ -47,12 +47,28 @@ def test_upstreams_cases_agree_with_its_reference(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_cuda_agrees_with_the_reference_on_our_types(tmp_path: Path) -> None:
-    """CUDA converts their whole K and V to f16 on every call."""
+    """Without a plan they are converted to f16 first."""
     file = tmp_path / "cases"
     pairs = [(k, v) for k in TYPES for v in TYPES if "_nl" in k + v]
     file.write_text("".join(_case(k, v, head, n) for k, v in pairs for head in (64, 128, 256) for n in (1, 2, 35)))
     program = build_folder("cuda") / "bin" / "test-backend-ops"
     assert _n_passed("--test-file", file, program=program, backend="CUDA0") == 9 * len(pairs)
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_a_plain_loop() -> None:
+    """All pairs, exact rows, centers, streams, and up to 33 queries."""
+    program = build_folder("cuda") / "kvtuner-test-gpu-attention"
+    done = subprocess.run([program, "CUDA0", "1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert ", 0 not supported, 0 failures" in done.stdout
+
+
+def test_the_program_for_devices_tests_the_cpu() -> None:
+    program = installed_folder() / "kvtuner-test-gpu-attention"
+    done = subprocess.run([program, "CPU", "1", "2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert ", 0 not supported, 0 failures" in done.stdout
 
 
 def _n_passed(*arguments: object, program: Path | None = None, backend: str = "CPU") -> int:

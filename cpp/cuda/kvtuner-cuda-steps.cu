@@ -1,0 +1,146 @@
+#include "kvtuner-cuda-steps.cuh"
+
+#include "ggml-cuda/common.cuh"
+#include "kvtuner-cuda-attention.cuh"
+#include "kvtuner-cuda-write.cuh"
+
+#include "ggml-impl.h"
+#include "kvtuner-mark.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+using kvtuner::cuda::rotations;
+
+namespace {
+
+static bool is_off() {
+    static const bool value = [] {
+        const char * text = getenv("GGML_CUDA_DISABLE_FUSION");
+        return text && atoi(text) != 0;
+    }();
+    return value;
+}
+
+static bool is_view(const ggml_tensor * node) {
+    return node->op == GGML_OP_RESHAPE || node->op == GGML_OP_VIEW || node->op == GGML_OP_PERMUTE;
+}
+
+// of values that others read in rows of `size`
+static bool is_rotation(const ggml_tensor * node, int64_t size) {
+    return node->op == GGML_OP_MUL_MAT && ggml_get_op_params_i32(node, 1) == GGML_HINT_SRC0_IS_HADAMARD &&
+           node->type == GGML_TYPE_F32 && node->src[1]->type == GGML_TYPE_F32 && ggml_is_contiguous(node) &&
+           ggml_is_contiguous(node->src[1]) && node->ne[0] >= 4 && size % node->ne[0] == 0;
+}
+
+static bool overlaps(const ggml_tensor * a, const ggml_tensor * b) {
+    const char *first = (const char *)a->data, *second = (const char *)b->data;
+    return first < second + ggml_nbytes(b) && second < first + ggml_nbytes(a);
+}
+
+// a graph and where its nodes are
+struct places {
+    const ggml_cgraph & graph;
+    std::unordered_map<const ggml_tensor *, int> at;
+
+    explicit places(const ggml_cgraph & graph) : graph(graph) {
+        for (int i = 0; i < graph.n_nodes; ++i) {
+            at[graph.nodes[i]] = i;
+        }
+    }
+
+    bool has_one_reader(const ggml_tensor * node) const {
+        const auto found = at.find(node);
+        return found != at.end() && ggml_node_get_use_count(&graph, found->second) == 1 &&
+               (node->flags & GGML_TENSOR_FLAG_OUTPUT) == 0;
+    }
+
+    // the rotation that made the queries of a node for it alone, or null
+    const ggml_tensor * rotation_before(const ggml_tensor * node) const {
+        const ggml_tensor * q = node->src[0];
+        while (is_view(q) && has_one_reader(q)) {
+            q = q->src[0];
+        }
+        const bool is_one = is_rotation(q, node->src[0]->ne[0]) && has_one_reader(q) && q->data == node->src[0]->data;
+        return is_one ? q : nullptr;
+    }
+
+    // the rotation that alone reads the output of node i, or null
+    const ggml_tensor * rotation_behind(int i) const {
+        const ggml_tensor * last = graph.nodes[i];
+        const int64_t size = last->ne[0];
+        for (int k = i + 1; k < graph.n_nodes && has_one_reader(last); ++k) {
+            const ggml_tensor * next = graph.nodes[k];
+            if (is_rotation(next, size) && next->src[1] == last) {
+                return next;
+            }
+            if (!ggml_op_is_empty(next->op)) {
+                return nullptr;
+            }
+            if (is_view(next) && next->src[0] == last && ggml_is_contiguous(next)) {
+                last = next;
+            }
+        }
+        return nullptr;
+    }
+};
+
+}  // namespace
+
+kvtuner_cuda_steps::kvtuner_cuda_steps(ggml_backend_cuda_context & ctx, const ggml_cgraph & graph)
+    : ctx(ctx), writes(kvtuner_cuda_writes(graph, is_off())) {
+    if (!is_off()) {
+        find_rotations(graph);
+    }
+}
+
+void kvtuner_cuda_steps::find_rotations(const ggml_cgraph & graph) {
+    const auto is_marked = [](const ggml_tensor * node) {
+        return node->op == GGML_OP_FLASH_ATTN_EXT && kvtuner_is_marked(node);
+    };
+    if (std::none_of(graph.nodes, graph.nodes + graph.n_nodes, is_marked)) {
+        return;
+    }
+    const places in(graph);
+    is_covered.resize(graph.n_nodes);
+    const auto is_kept = [&](const ggml_tensor * values, int first, int last) {
+        for (int i = first + 1; i < last; ++i) {
+            const ggml_tensor * node = graph.nodes[i];
+            if (!ggml_op_is_empty(node->op) && !writes.covers(i) && overlaps(node, values)) {
+                return false;
+            }
+        }
+        return true;
+    };
+    for (int i = 0; i < graph.n_nodes; ++i) {
+        ggml_tensor * node = graph.nodes[i];
+        if (!is_marked(node) || !kvtuner_cuda_attention_is_fast(ctx.device, node)) {
+            continue;
+        }
+        rotations around;
+        const ggml_tensor * before = in.rotation_before(node);
+        if (before && is_kept(before->src[1], in.at.at(before), i)) {
+            around.q = before->src[1];
+            around.q_length = before->ne[0];
+            is_covered[in.at.at(before)] = true;
+        }
+        if (const ggml_tensor * behind = in.rotation_behind(i)) {
+            around.out = behind;
+            around.out_length = behind->ne[0];
+            is_covered[in.at.at(behind)] = true;
+        }
+        if (around.q || around.out) {
+            attentions[i] = { node, around };
+            is_covered[i] = true;
+        }
+    }
+}
+
+bool kvtuner_cuda_steps::run(int i) const {
+    kvtuner_cuda_write(ctx, writes, i);
+    const auto found = attentions.find(i);
+    if (found != attentions.end()) {
+        kvtuner_cuda_attention(ctx, found->second.first, found->second.second);
+    }
+    return writes.covers(i) || ((size_t)i < is_covered.size() && is_covered[i]);
+}

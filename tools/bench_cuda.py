@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Speed of plans on a GPU as ratios to f16 of the unpatched base, in one run of both builds.
+
+  bench_cuda.py --base build/stock-cuda/bin --patched build/cuda/bin --shape llama-3.1-8b --depth 0,8192,65536
+
+Models of these shapes have random weights and are made first, in --folder. Each row is a cache: "base" is f16 without a
+plan in the unpatched build, "paper" the published table of KVTuner for Llama-3.1-8B, others are K/V of all layers. A
+row with ends, as q4_0/q4_0+4+128, keeps the first 4 and the last 128 positions exact. The base runs first and last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from paper_plan import paper_plan
+from synthetic_models import SHAPES, write_model
+
+from kvtuner_gguf.plan.ends import Ends
+from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
+
+BASE = "base"
+Speeds = dict[str, float]  # tokens per second, by column
+
+
+def plan_named(name: str, n_layer: int) -> Plan:
+    pair, *ends = name.split("+")
+    plan = paper_plan(n_layer) if pair == "paper" else Plan.uniform(Pair.parse(pair), n_layer)
+    return replace(plan, ends=Ends(int(ends[0]), int(ends[1]), "f16")) if ends else plan
+
+
+def run(command: Sequence[str | Path]) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"failed: {' '.join(map(str, command))}\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def bench(folder: Path, model: Path, args: argparse.Namespace, options: Sequence[str | Path]) -> Speeds:
+    """Decode of one sequence and prefill, at each depth."""
+    sizes = ("-p", args.n_prompt, "-n", args.n_gen, "-d", args.depth, "-r", args.repetitions)
+    rows = json.loads(run((folder / "llama-bench", "-m", model, "-ngl", 99, "-fa", 1, "-o", "json", *sizes, *options)))
+    return {f"{'pp' if row['n_prompt'] else 'tg'} @{row['n_depth']}": float(row["avg_ts"]) for row in rows}
+
+
+def bench_batched(folder: Path, model: Path, batch: str, options: Sequence[str | Path]) -> Speeds:
+    """Decode of many sequences at once: "32x4096" are 32 of 4096 tokens."""
+    n_seq, n_tokens = map(int, batch.split("x"))
+    sizes = ("-npp", n_tokens, "-ntg", 32, "-npl", n_seq, "-c", n_seq * (n_tokens + 64))
+    common = ("-m", model, "-ngl", 99, "-fa", "on", "--output-format", "jsonl")
+    lines = run((folder / "llama-batched-bench", *common, *sizes, *options)).splitlines()
+    return {batch: next(json.loads(line)["speed_tg"] for line in lines if line.startswith("{"))}
+
+
+def speeds(args: argparse.Namespace, model: Path, name: str, n_layer: int) -> Speeds:
+    folder, options = args.base, []
+    if name != BASE:
+        folder, config = args.patched, args.folder / f"{re.sub(r'[^a-z0-9_+]', '-', name)}-{n_layer}.json"
+        plan_named(name, n_layer).save(config)
+        options = ["--kv-config", config]
+    found = bench(folder, model, args, options)
+    for batch in args.batch:
+        found |= bench_batched(folder, model, batch, options)
+    return found
+
+
+def print_row(name: str, found: Speeds, base: Speeds) -> None:
+    cells = [f"{key} {value:.1f} ({value / base[key]:.3f})" for key, value in found.items()]
+    print(f"  {name:<22} {'   '.join(cells)}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True, help="folder with the unpatched build's tools")
+    parser.add_argument("--patched", type=Path, required=True, help="folder with this build's tools")
+    parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="where models and plans go")
+    parser.add_argument("--shape", action="append", choices=sorted(SHAPES), help="default: llama-3.1-8b")
+    parser.add_argument("--cache", action="append", help="paper+4+128, q4_0/q4_0, ... (default: four of them)")
+    parser.add_argument("--depth", default="0,8192,32768,65536")
+    parser.add_argument("--batch", action="append", default=[], help="sequences x tokens, as 32x4096")
+    parser.add_argument("--n-prompt", type=int, default=512)
+    parser.add_argument("--n-gen", type=int, default=32)
+    parser.add_argument("--repetitions", type=int, default=3)
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for name in args.shape or ["llama-3.1-8b"]:
+        model = args.folder / f"{name}.gguf"
+        if not model.exists():
+            write_model(SHAPES[name], model)
+        n_layer = SHAPES[name].n_layer
+        print(name, flush=True)
+        base = speeds(args, model, BASE, n_layer)
+        print_row(BASE, base, base)
+        for cache in args.cache or ["paper+4+128", "q4_0/q4_0", "q8_0/q8_0", "f16/f16"]:
+            print_row(cache, speeds(args, model, cache, n_layer), base)
+        again = speeds(args, model, BASE, n_layer)
+        print_row(f"{BASE} again", again, base)
+
+
+if __name__ == "__main__":
+    main()
