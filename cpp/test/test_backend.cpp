@@ -33,7 +33,7 @@ static void * proc_address(ggml_backend_reg_t, const char * name) {
     return strcmp(name, "ggml_backend_get_features") == 0 ? (void *)features : nullptr;
 }
 
-static ggml_backend_dev_type device_type(ggml_backend_dev_t) {
+static enum ggml_backend_dev_type device_type(ggml_backend_dev_t) {
     return GGML_BACKEND_DEVICE_TYPE_GPU;
 }
 

@@ -12,7 +12,14 @@ def test_portable_pairs_run_everywhere() -> None:
     pairs = set(backend("portable").pairs())
     assert Pair("q4_0", "q4_0") in pairs
     assert all(pairs <= set(other.pairs()) for other in BACKENDS.values())
-    assert all(pair.k == pair.v for name in ("cuda", "metal", "portable") for pair in backend(name).pairs())
+    assert all(pair.k == pair.v for name in ("metal", "portable") for pair in backend(name).pairs())
+
+
+def test_cuda_runs_every_pair_that_its_kernels_have() -> None:
+    pairs = backend("cuda").pairs()
+    assert len(pairs) == 49
+    assert Pair("q8_0", "q2_nl") in pairs
+    assert set(pairs) <= set(backend("cpu").pairs())
 
 
 def test_types_whose_blocks_do_not_divide_the_heads_are_left_out() -> None:

@@ -1,0 +1,35 @@
+"""The rows and the models of the benchmark of CUDA builds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import pytest
+from bench_cuda import plan_named
+from synthetic_models import Shape, write_model
+
+from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.plan.ends import Ends
+from kvtuner_gguf.plan.pairs import Pair
+
+
+def test_a_row_names_types_and_ends() -> None:
+    plan = plan_named("q4_0/q2_nl+4+128", 3)
+    assert plan.ends == Ends(4, 128, "f16")
+    assert plan.pairs == (Pair("q4_0", "q2_nl"),) * 3
+    assert plan_named("q8_0/q8_0", 2).ends is None
+
+
+def test_the_papers_table_has_the_size_that_the_readme_names() -> None:
+    assert plan_named("paper", 32).bits_per_value() == pytest.approx(3.640625)
+
+
+def test_a_model_has_its_shape_and_finite_weights(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write_model(Shape(2, 64, 128, 4, 2, 32, 96), path)
+    shape = model_shape(read_model(path))
+    assert [(layer.n_head_kv, layer.head_dim_k) for layer in shape.layers] == [(2, 32)] * 2
+    values = gguf.dequantize(gguf.GGUFReader(path).tensors[0].data, gguf.GGMLQuantizationType.Q4_0)
+    assert 0 < abs(values).max() < 0.1
