@@ -13,9 +13,9 @@ using namespace kvtuner::cuda;
 namespace {
 
 constexpr int WARPS = 4;
-constexpr int TOKENS = 8;          // of a warp
-constexpr int MULTIPLE_OF = 256;   // tokens that upstream's kernels like
-constexpr int READ_BEHIND = 64;    // rows that they read behind a mask
+constexpr int TOKENS = 8;         // of a warp
+constexpr int MULTIPLE_OF = 256;  // tokens that upstream's kernels like
+constexpr int READ_BEHIND = 64;   // rows that they read behind a mask
 
 struct convert_args {
     const char * from;
@@ -26,8 +26,8 @@ struct convert_args {
     const int * blocks;
     int64_t blocks_stream;
     int n_tokens, n_rows;  // those behind n_rows, and those without a row, are zeros
-    int n_parts;   // of 32 values
-    half * to;     // [values, tokens, heads, streams], with the first token
+    int n_parts;           // of 32 values
+    half * to;             // [values, tokens, heads, streams], with the first token
     int64_t to_head, to_stream;
 };
 
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(WARPS * WARP_SIZE) convert_tokens(const conver
 struct mask_args {
     const half *cache, *exact;
     int64_t cache_query, cache_stream, exact_query, exact_stream;  // halves
-    const int * rows;  // of the exact ones; negative for none
+    const int * rows;                                              // of the exact ones; negative for none
     int n_cache, n_exact, n;
     half * to;  // [n, queries, streams]
 };
@@ -246,7 +246,8 @@ static void join(cudaStream_t stream, const ggml_tensor * mask, const beside & b
         args.rows = b.rows;
     }
     const ggml_cuda_kernel_launch_params params(
-            dim3((unsigned)(b.n_all + 255) / 256, (unsigned)mask->ne[1], (unsigned)mask->ne[3]), dim3(256), (size_t)0, stream);
+            dim3((unsigned)(b.n_all + 255) / 256, (unsigned)mask->ne[1], (unsigned)mask->ne[3]), dim3(256), (size_t)0,
+            stream);
     ggml_cuda_kernel_launch(join_masks, params, args);
 }
 
@@ -290,7 +291,8 @@ static bool needs_copies(const ggml_tensor * node) {
     const auto is_ours = [](ggml_type type) {
         return type == GGML_TYPE_IQ4_NL || type == GGML_TYPE_Q3_NL || type == GGML_TYPE_Q2_NL;
     };
-    return kvtuner_has_exact(node) || kvtuner_has_centers(node) || is_ours(node->src[1]->type) || is_ours(node->src[2]->type);
+    return kvtuner_has_exact(node) || kvtuner_has_centers(node) || is_ours(node->src[1]->type) ||
+           is_ours(node->src[2]->type);
 }
 
 static bool can_be_copied(const ggml_tensor * node) {

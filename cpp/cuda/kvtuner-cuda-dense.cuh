@@ -1,5 +1,5 @@
-// Attention over a copy of the cache in f16, exact rows behind it, by upstream's kernels: for many queries, and where no
-// kernel of ours runs.
+// Attention over a copy of the cache in f16, exact rows behind it, by upstream's kernels: for many queries, and where
+// no kernel of ours runs.
 #pragma once
 
 struct ggml_backend_cuda_context;

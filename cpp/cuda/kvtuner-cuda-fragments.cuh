@@ -33,8 +33,9 @@ inline __device__ uint32_t load_both(const char * a, const char * b) {
     return load_16(a) | load_16(b) << 16;
 }
 
-// How integers from 0 to 1023 become halves. As they are, they are denormal halves of n / 2^24, which tensor cores take:
-// what is to be taken off each is taken off the sums. With 0x6400 in front they are 1024 + n, and it is taken off here.
+// How integers from 0 to 1023 become halves. As they are, they are denormal halves of n / 2^24, which tensor cores
+// take: what is to be taken off each is taken off the sums. With 0x6400 in front they are 1024 + n, and it is taken off
+// here.
 enum class form { RAW, EXACT };
 
 template <form FORM>
@@ -139,7 +140,8 @@ struct cached<GGML_TYPE_Q5_0> {
     }
 
     static __device__ uint32_t more_of_values(const char * a, const char * b, const int g) {
-        const uint32_t first = load_both(a, b) >> 2 * g & 0x00030003, last = load_both(a + 2, b + 2) >> 2 * g & 0x00030003;
+        const uint32_t first = load_both(a, b) >> 2 * g & 0x00030003,
+                       last = load_both(a + 2, b + 2) >> 2 * g & 0x00030003;
         return (first & 3) | first >> 14 | (last & 3) << 16 | (last >> 14) << 16;
     }
 };
@@ -148,7 +150,9 @@ template <>
 struct cached<GGML_TYPE_IQ4_NL> {
     static constexpr int SIZE = 32, BYTES = 18, AT = 2, MORE_AT = -1, OFFSET = 128;
     static constexpr bool HAS_SCALE = true;
-    static constexpr signed char LEVELS[] = { -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113 };
+    static constexpr signed char LEVELS[] = {
+        -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
+    };
 
     // of the four nibbles below: among the first eight levels, among the last eight, and then which of both
     static __device__ uint32_t bytes_for(const uint32_t codes) {
@@ -227,7 +231,7 @@ __device__ void key_part(const char * head, const int i, const int t, pair (&r)[
         type::template expand<FORM>(load_32<WORDS>(mine, at + type::AT), 0, i % (type::SIZE / AT_ONCE), r);
     } else {
         type::template expand<FORM>(load_32<WORDS>(mine, at + type::AT), type::more_of_key(head, at + type::MORE_AT, t),
-                     i % (type::SIZE / AT_ONCE), r);
+                                    i % (type::SIZE / AT_ONCE), r);
     }
 }
 

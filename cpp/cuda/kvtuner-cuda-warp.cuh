@@ -1,5 +1,5 @@
-// Instructions of a warp that CUDA C++ has no name for: products of small matrices, copies that go on in the background.
-// From compute capability 8.0 on.
+// Instructions of a warp that CUDA C++ has no name for: products of small matrices, copies that go on in the
+// background. From compute capability 8.0 on.
 #pragma once
 
 #include <cstdint>

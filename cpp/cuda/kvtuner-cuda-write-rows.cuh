@@ -12,11 +12,11 @@ constexpr int WARPS_PER_BLOCK = 4;
 
 struct write_args {
     const float * rows;
-    int64_t stride;         // values from a row to the next
-    const float * factors;  // null: none
-    const float * center;   // null: none, or those of a table
-    const half * centers;   // of blocks of positions, or null
-    const int32_t * blocks; // of each row
+    int64_t stride;          // values from a row to the next
+    const float * factors;   // null: none
+    const float * center;    // null: none, or those of a table
+    const half * centers;    // of blocks of positions, or null
+    const int32_t * blocks;  // of each row
     const int64_t * indices;
     char * cache;
     int64_t cache_stride;  // bytes

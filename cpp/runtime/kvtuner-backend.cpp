@@ -38,7 +38,8 @@ private:
     // all heads of a token side by side
     ggml_tensor * side(ggml_type type, int64_t size, int64_t n_head) {
         ggml_tensor * all = ggml_new_tensor_2d(ctx.get(), type, size * n_head, N_KV);
-        return ggml_view_4d(ctx.get(), all, size, N_KV, n_head, 1, all->nb[1], ggml_row_size(type, size), all->nb[1] * N_KV, 0);
+        return ggml_view_4d(ctx.get(), all, size, N_KV, n_head, 1, all->nb[1], ggml_row_size(type, size),
+                            all->nb[1] * N_KV, 0);
     }
 };
 
@@ -50,7 +51,8 @@ bool runs_attention(ggml_backend_dev_t device, const kvtuner_attention_layer & l
 // of back ends that attend caches of a plan by kernels of ours; null for others
 auto * attention_is_fast(ggml_backend_dev_t device) {
     ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(device);
-    return reg ? (kvtuner_attention_is_fast_t)ggml_backend_reg_get_proc_address(reg, KVTUNER_ATTENTION_IS_FAST) : nullptr;
+    return reg ? (kvtuner_attention_is_fast_t)ggml_backend_reg_get_proc_address(reg, KVTUNER_ATTENTION_IS_FAST)
+               : nullptr;
 }
 
 // whether all devices behind this one attend the layer by kernels of ours

@@ -36,8 +36,8 @@ struct token {
 };
 
 // a key of a KV head with the center that it is less of
-inline std::vector<double> with_center(const attention_case & c, std::vector<double> k, const std::vector<int32_t> & blocks,
-                                int64_t i, int64_t head_kv) {
+inline std::vector<double> with_center(const attention_case & c, std::vector<double> k,
+                                       const std::vector<int32_t> & blocks, int64_t i, int64_t head_kv) {
     if (c.centers) {
         const std::vector<double> center = row_of(c.centers, blocks[i], 0, 0);
         for (int64_t j = 0; j < c.s.size.k; ++j) {

@@ -1,6 +1,6 @@
 // Attention over marked caches on a device against a plain loop in float64: every pair of types that a plan can choose
-// and the head sizes with kernels, shared KV heads, streams, masks, ALiBi, caps, sinks, keys less of centers, exact rows;
-// one query and many. Writes the worst error of each count of queries.
+// and the head sizes with kernels, shared KV heads, streams, masks, ALiBi, caps, sinks, keys less of centers, exact
+// rows; one query and many. Writes the worst error of each count of queries.
 //
 //   kvtuner-test-gpu-attention [DEVICE] [CASES OF A PAIR AND SIZE] [SEED]
 

@@ -76,9 +76,11 @@ ggml_tensor * cache(ggml_context * ctx, ggml_type type, const shape & s) {
 
 // microseconds of a layer
 double time_of(ggml_backend_t backend, const shape & s, ggml_type type_k, ggml_type type_v, bool is_marked) {
-    const size_t bytes = s.n_token * s.n_stream * s.n_head_kv * (ggml_row_size(type_k, s.size) + ggml_row_size(type_v, s.size));
+    const size_t bytes =
+            s.n_token * s.n_stream * s.n_head_kv * (ggml_row_size(type_k, s.size) + ggml_row_size(type_v, s.size));
     const int n_layer = (int)std::clamp<size_t>(MOST_BYTES / bytes, 4, 40);
-    ggml_context_ptr ctx(ggml_init({ (size_t)(n_layer * 8 + 16) * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true }));
+    ggml_context_ptr ctx(
+            ggml_init({ (size_t)(n_layer * 8 + 16) * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true }));
     ggml_tensor * q = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F32, s.size, 1, s.n_head_kv * s.group, s.n_stream);
     ggml_tensor * mask = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F16, s.n_token, 1, 1, s.n_stream);
     ggml_cgraph * graph = ggml_new_graph(ctx.get());
@@ -111,8 +113,9 @@ double time_of(ggml_backend_t backend, const shape & s, ggml_type type_k, ggml_t
     }
     std::sort(times.begin() + 3, times.end());
     const double time = times[3 + N_TIMES / 2];
-    printf("  %-8s %-7s %-7s %8lld x %-3lld %8.2f us %6.0f GB/s\n", is_marked ? "plan" : "no plan", ggml_type_name(type_k),
-           ggml_type_name(type_v), (long long)s.n_token, (long long)s.n_stream, time * 1e6, bytes / time / 1e9);
+    printf("  %-8s %-7s %-7s %8lld x %-3lld %8.2f us %6.0f GB/s\n", is_marked ? "plan" : "no plan",
+           ggml_type_name(type_k), ggml_type_name(type_v), (long long)s.n_token, (long long)s.n_stream, time * 1e6,
+           bytes / time / 1e9);
     fflush(stdout);
     return time;
 }
@@ -137,7 +140,8 @@ int main(int argc, char ** argv) {
         s.n_token = atoi(parts[0].c_str());
         s.n_stream = parts.size() > 1 ? atoi(parts[1].c_str()) : 1;
         time_of(backend.get(), s, GGML_TYPE_F16, GGML_TYPE_F16, false);
-        for (const std::string & pair : split(argument(argc, argv, 6, "f16/f16,q8_0/q8_0,q8_0/q4_0,q4_0/q4_0,q4_0/q2_nl,q3_nl/q2_nl"), ',')) {
+        for (const std::string & pair :
+             split(argument(argc, argv, 6, "f16/f16,q8_0/q8_0,q8_0/q4_0,q4_0/q4_0,q4_0/q2_nl,q3_nl/q2_nl"), ',')) {
             const std::vector<std::string> types = split(pair, '/');
             time_of(backend.get(), s, type_named(types[0]), type_named(types[1]), true);
         }

@@ -1,0 +1,232 @@
+// What a warp knows of its columns, and sums of them: weights of scores, and values by these weights.
+#pragma once
+
+#include "kvtuner-cuda-attention-args.cuh"
+#include "kvtuner-cuda-products.cuh"
+
+namespace kvtuner::cuda {
+
+constexpr float LOG2_E = 1.44269504f;
+constexpr float NO_SCORE = -1e30f;
+constexpr float HEADROOM = 8, MOST_ABOVE = 12;  // weights are 2^HEADROOM where they begin, and halves
+
+// 16 tokens of a head, wherever they lie
+struct token_rows {
+    const char *key, *key_8;  // of tokens g and g + 8
+    const char * value[4];    // of tokens 2t, 2t + 1 and 8 more
+    int type_k, type_v;
+};
+
+// What the masks of queries add for tokens g and g + 8, and their blocks of positions
+struct token_marks {
+    const half * mask;  // of the first query, token 0 of the 16
+    int mask_query;     // halves
+    bool is_none, is_none_8;
+    int block, block_8;
+};
+
+// what a warp knows of its columns and has summed of them
+template <int DK, int DV, int TILES>
+struct column_sums {
+    const query_parts<DK, TILES> q;
+    const int lane, g, t;
+    int query[TILES][2];
+    float slope[TILES][2], most[TILES][2], sum[TILES][2];
+    outputs<DV, TILES> o;
+    int center_block = -1;  // of the scores below; negative for none
+    float center_score[TILES][4];
+
+    __device__ column_sums(const uint2 * q, const float4 * q_sums, const int lane)
+        : q(q, q_sums, lane), lane(lane), g(lane / 4), t(lane % 4) {
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+                query[tile][j] = 0;
+                slope[tile][j] = LOG2_E;
+                most[tile][j] = NO_SCORE;
+                sum[tile][j] = 0;
+            }
+#pragma unroll
+            for (int i = 0; i < DV / 16; ++i) {
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    o[i][tile][j] = 0;
+                }
+            }
+        }
+    }
+
+    __device__ void set_columns(const attention_args & a, const int head_kv, const int first) {
+        const int n_head = a.n_head_kv * a.group;
+        const int n_log2 = 1 << (31 - __clz(n_head));
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+                const int column = min(first + tile * COLUMNS + 2 * t + j, a.n_columns() - 1);
+                query[tile][j] = a.query_of(column);
+                if (a.max_bias > 0) {
+                    const int head = head_kv * a.group + column - query[tile][j] * a.group;
+                    const float exponent =
+                            head < n_log2 ? (head + 1) / (float)n_log2 : (2 * (head - n_log2) + 1) / (2.0f * n_log2);
+                    slope[tile][j] = LOG2_E * exp2f(-a.max_bias * exponent);
+                }
+            }
+        }
+    }
+
+    __device__ const char * center_of(const attention_args & a, const int head_kv, const int block) const {
+        return (const char *)(a.centers + block * a.centers_block + head_kv * DK);
+    }
+
+    // The keys of a block of positions are less of its center. What that adds to scores is kept while all 16 tokens are
+    // of the same block.
+    __device__ void add_centers(const attention_args & a, const int head_kv, const token_marks & marks,
+                                scores<TILES> & s) {
+        const int first = __shfl_sync(0xffffffff, marks.block, 0);
+        const bool is_one = __all_sync(0xffffffff, marks.block == first && marks.block_8 == first);
+        if (!is_one || first != center_block) {
+            scores<TILES> found = {};
+            add_scores<GGML_TYPE_F16, false, DK, TILES>(center_of(a, head_kv, marks.block),
+                                                        center_of(a, head_kv, marks.block_8), q, t, found);
+            center_block = is_one ? first : -1;
+#pragma unroll
+            for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    center_score[tile][j] = found[tile][j];
+                }
+            }
+        }
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                s[tile][j] += center_score[tile][j];
+            }
+        }
+    }
+
+    __device__ float masked(const token_marks & marks, const int token, const int tile, const int j,
+                            const float score) const {
+        if (token < TOKENS / 2 ? marks.is_none : marks.is_none_8) {
+            return -INFINITY;
+        }
+        const float bias = __half2float(marks.mask[query[tile][j] * marks.mask_query + token]);
+        return bias > -INFINITY ? score + slope[tile][j] * bias : -INFINITY;
+    }
+
+    // Scores become weights, 2 to the power of what they are above `most`. It follows the scores only where they get
+    // far above it.
+    __device__ void weigh(scores<TILES> & s, weights<TILES> & p) {
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile) {
+            float most_0 = fmaxf(s[tile][0], s[tile][2]), most_1 = fmaxf(s[tile][1], s[tile][3]);
+            if (__any_sync(0xffffffff, most_0 > most[tile][0] + MOST_ABOVE || most_1 > most[tile][1] + MOST_ABOVE)) {
+                raise(tile, most_0, most_1);
+            }
+            float x[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                x[j] = power_of_two(s[tile][j] - most[tile][j % 2]);
+            }
+            sum[tile][0] += x[0] + x[2];
+            sum[tile][1] += x[1] + x[3];
+            p[tile][0] = transposed(pair_of(x[0], x[1]));
+            p[tile][1] = transposed(pair_of(x[2], x[3]));
+        }
+    }
+
+    __device__ void raise(const int tile, float most_0, float most_1) {
+#pragma unroll
+        for (int i = 4; i < LANES; i *= 2) {
+            most_0 = fmaxf(most_0, __shfl_xor_sync(0xffffffff, most_0, i));
+            most_1 = fmaxf(most_1, __shfl_xor_sync(0xffffffff, most_1, i));
+        }
+        const float next_0 = fmaxf(most_0 - HEADROOM, most[tile][0]), next_1 = fmaxf(most_1 - HEADROOM, most[tile][1]);
+        const float factor_0 = power_of_two(most[tile][0] - next_0), factor_1 = power_of_two(most[tile][1] - next_1);
+        most[tile][0] = next_0;
+        most[tile][1] = next_1;
+        sum[tile][0] *= factor_0;
+        sum[tile][1] *= factor_1;
+#pragma unroll
+        for (int i = 0; i < DV / 16; ++i) {
+            o[i][tile][0] *= factor_0;
+            o[i][tile][1] *= factor_1;
+            o[i][tile][2] *= factor_0;
+            o[i][tile][3] *= factor_1;
+        }
+    }
+
+    // IS_EXACT: these are exact rows, which have fewer types
+    template <bool IS_EXACT>
+    __device__ void add(const attention_args & a, const int head_kv, const token_rows & rows,
+                        const token_marks & marks) {
+        scores<TILES> s = {};
+#define KVTUNER_SCORES(T) add_scores<T, IS_EXACT, DK, TILES>(rows.key, rows.key_8, q, t, s)
+        if constexpr (IS_EXACT) {
+            KVTUNER_FOR_EXACT_TYPE(rows.type_k, KVTUNER_SCORES)
+        } else {
+            KVTUNER_FOR_TYPE(rows.type_k, KVTUNER_SCORES)
+        }
+#undef KVTUNER_SCORES
+        if (a.centers) {
+            add_centers(a, head_kv, marks, s);
+        }
+        if (a.cap > 0) {
+#pragma unroll
+            for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    s[tile][j] = a.cap * tanhf(s[tile][j]);
+                }
+            }
+        }
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                s[tile][j] = masked(marks, g + j / 2 * 8, tile, j % 2, s[tile][j]);
+            }
+        }
+        weights<TILES> p;
+        weigh(s, p);
+#define KVTUNER_VALUES(T) add_values<T, DV, TILES>(rows.value, p, g, o)
+        if constexpr (IS_EXACT) {
+            KVTUNER_FOR_EXACT_TYPE(rows.type_v, KVTUNER_VALUES)
+        } else {
+            KVTUNER_FOR_TYPE(rows.type_v, KVTUNER_VALUES)
+        }
+#undef KVTUNER_VALUES
+    }
+
+    // as sums of the columns from `first` on, of which `values` and `totals` have the first
+    __device__ void store(const attention_args & a, const int first, float * values, float2 * totals) {
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+                const int column = tile * COLUMNS + 2 * t + j;
+                float total = sum[tile][j];
+#pragma unroll
+                for (int i = 4; i < LANES; i *= 2) {
+                    total += __shfl_xor_sync(0xffffffff, total, i);
+                }
+                if (first + column >= a.n_columns()) {
+                    continue;
+                }
+                if (g == 0) {
+                    totals[column] = make_float2(most[tile][j], total);
+                }
+                float2 * to = (float2 *)(values + column * DV) + g;
+#pragma unroll
+                for (int i = 0; i < DV / 16; ++i) {
+                    to[i * 8] = make_float2(o[i][tile][j], o[i][tile][j + 2]);
+                }
+            }
+        }
+    }
+};
+
+}  // namespace kvtuner::cuda

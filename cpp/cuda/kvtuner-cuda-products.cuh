@@ -1,0 +1,190 @@
+// Products of cached keys with queries, and of weights with cached values, in registers.
+#pragma once
+
+#include "kvtuner-cuda-fragments.cuh"
+#include "kvtuner-cuda-launch.cuh"
+
+namespace kvtuner::cuda {
+
+constexpr int LANES = 32;
+constexpr int COLUMNS = 8;           // of a tile
+constexpr int TOKENS = 16;           // of a warp
+constexpr float RAW_UNIT = 1 << 24;  // of codes as denormal halves
+
+// queries as a factor of products, for each step of 16 values and each tile: in registers, or where they are too many,
+// in shared memory
+template <int DK, int TILES>
+struct query_parts {
+    static constexpr int STEPS = DK / 16;
+    static constexpr bool IN_REGISTERS = has_queries_in_registers(DK, TILES);
+    static constexpr int N = IN_REGISTERS ? STEPS * TILES : 1;
+    uint2 kept[N];
+    const uint2 * shared;  // [steps, tiles, lanes]
+    const float4 * sums;   // [exact rows, 32 values, tiles, t]: what codes as they are come to too much, negative
+
+    __device__ query_parts(const uint2 * of_head, const float4 * sums, const int lane)
+        : shared(of_head + lane), sums(sums + lane % 4) {
+        if constexpr (IN_REGISTERS) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) {
+                kept[i] = shared[i * LANES];
+            }
+        }
+    }
+
+    __device__ uint2 at(const int step, const int tile) const {
+        if constexpr (IN_REGISTERS) {
+            return kept[step * TILES + tile];
+        } else {
+            return shared[(step * TILES + tile) * LANES];
+        }
+    }
+
+    template <bool IS_EXACT>
+    __device__ float4 too_much(const int part, const int tile) const {
+        return sums[((IS_EXACT ? DK / AT_ONCE : 0) + part) * TILES * 4 + tile * 4];
+    }
+};
+
+template <int TILES>
+using scores = float[TILES][4];  // of tokens g and g + 8, columns 2t and 2t + 1
+
+// c += codes of tokens g and g + 8 times queries
+template <ggml_type T, int DK, int TILES>
+__device__ void add_codes(const char * key, const char * key_8, const int part, const query_parts<DK, TILES> & q,
+                          const int t, scores<TILES> & c) {
+    using type = cached<T>;
+    constexpr bool WORDS = DK / type::SIZE * type::BYTES % 4 == 0;
+    pair x[4], y[4];
+    key_part<T, WORDS, form::RAW>(key, part, t, x);
+    key_part<T, WORDS, form::RAW>(key_8, part, t, y);
+#pragma unroll
+    for (int tile = 0; tile < TILES; ++tile) {
+        const uint2 first = q.at(2 * part, tile), second = q.at(2 * part + 1, tile);
+        add_product(c[tile], x[0], y[0], x[1], y[1], first.x, first.y);
+        add_product(c[tile], x[2], y[2], x[3], y[3], second.x, second.y);
+    }
+}
+
+// s += keys of tokens g and g + 8 times queries
+template <ggml_type T, bool IS_EXACT, int DK, int TILES>
+__device__ void add_scores(const char * key, const char * key_8, const query_parts<DK, TILES> & q, const int t,
+                           scores<TILES> & s) {
+    using type = cached<T>;
+    if constexpr (T == GGML_TYPE_F16) {
+#pragma unroll
+        for (int part = 0; part < DK / AT_ONCE; ++part) {
+            add_codes<T>(key, key_8, part, q, t, s);
+        }
+    } else if constexpr (DK % type::SIZE == 0) {
+        constexpr int PARTS = type::SIZE / AT_ONCE;
+        scores<TILES> total = {};
+#pragma unroll
+        for (int block = 0; block < DK / type::SIZE; ++block) {
+            scores<TILES> c;
+#pragma unroll
+            for (int tile = 0; tile < TILES; ++tile) {
+                float4 too_much = q.template too_much<IS_EXACT>(block * PARTS, tile);
+                if constexpr (PARTS == 2) {
+                    const float4 more = q.template too_much<IS_EXACT>(block * PARTS + 1, tile);
+                    too_much = make_float4(too_much.x + more.x, too_much.y + more.y, 0, 0);
+                    too_much.z = too_much.x;
+                    too_much.w = too_much.y;
+                }
+                c[tile][0] = too_much.x;
+                c[tile][1] = too_much.y;
+                c[tile][2] = too_much.z;
+                c[tile][3] = too_much.w;
+            }
+#pragma unroll
+            for (int part = block * PARTS; part < (block + 1) * PARTS; ++part) {
+                add_codes<T>(key, key_8, part, q, t, c);
+            }
+            const float d = float_of(load_16(key + block * type::BYTES));
+            const float d_8 = float_of(load_16(key_8 + block * type::BYTES));
+#pragma unroll
+            for (int tile = 0; tile < TILES; ++tile) {
+                total[tile][0] += d * c[tile][0];
+                total[tile][1] += d * c[tile][1];
+                total[tile][2] += d_8 * c[tile][2];
+                total[tile][3] += d_8 * c[tile][3];
+            }
+        }
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                s[tile][j] += total[tile][j] * RAW_UNIT;
+            }
+        }
+    }
+}
+
+template <int DV, int TILES>
+using outputs =
+        float[DV / 16][TILES][4];  // of values 2g and 2g + 1, columns 2t and 2t + 1: both of the first value first
+
+template <int TILES>
+using weights = pair[TILES][2];  // of tokens 2t, 2t + 1 and 8 more, column g
+
+// o += values of tokens 2t, 2t + 1 and 8 more, whose heads these are, times weights
+template <ggml_type T, int DV, int TILES>
+__device__ void add_values(const char * const (&head)[4], const weights<TILES> & p, const int g,
+                           outputs<DV, TILES> & o) {
+    using type = cached<T>;
+    if constexpr (DV % type::SIZE == 0) {
+        constexpr int PARTS = type::SIZE / AT_ONCE;
+#pragma unroll
+        for (int block = 0; block < DV / type::SIZE; ++block) {
+            pair scale = 0, scale_8 = 0;
+            if constexpr (type::HAS_SCALE) {
+                scale = load_both(head[0] + block * type::BYTES, head[1] + block * type::BYTES);
+                scale_8 = load_both(head[2] + block * type::BYTES, head[3] + block * type::BYTES);
+            }
+#pragma unroll
+            for (int part = 0; part < PARTS; ++part) {
+                const int i = block * PARTS + part;
+                pair x[4], y[4];
+                value_part<T>(head[0], head[1], i, g, x);
+                value_part<T>(head[2], head[3], i, g, y);
+                if constexpr (type::HAS_SCALE) {
+#pragma unroll
+                    for (int k = 0; k < 4; ++k) {
+                        x[k] = times(x[k], scale);
+                        y[k] = times(y[k], scale_8);
+                    }
+                }
+#pragma unroll
+                for (int tile = 0; tile < TILES; ++tile) {
+                    add_product(o[2 * i][tile], x[0], x[1], y[0], y[1], p[tile][0], p[tile][1]);
+                    add_product(o[2 * i + 1][tile], x[2], x[3], y[2], y[3], p[tile][0], p[tile][1]);
+                }
+            }
+        }
+    }
+}
+
+// `call` with the type of a cache
+#define KVTUNER_CASE(T, call) \
+    case T:                   \
+        call(T);              \
+        break;
+#define KVTUNER_FOR_TYPE(type, call)         \
+    switch (type) {                          \
+        KVTUNER_CASE(GGML_TYPE_F16, call)    \
+        KVTUNER_CASE(GGML_TYPE_Q8_0, call)   \
+        KVTUNER_CASE(GGML_TYPE_Q5_0, call)   \
+        KVTUNER_CASE(GGML_TYPE_Q4_0, call)   \
+        KVTUNER_CASE(GGML_TYPE_IQ4_NL, call) \
+        KVTUNER_CASE(GGML_TYPE_Q3_NL, call)  \
+        KVTUNER_CASE(GGML_TYPE_Q2_NL, call)  \
+    }
+
+// the same with that of exact rows
+#define KVTUNER_FOR_EXACT_TYPE(type, call) \
+    switch (type) {                        \
+        KVTUNER_CASE(GGML_TYPE_F16, call)  \
+        KVTUNER_CASE(GGML_TYPE_Q8_0, call) \
+    }
+
+}  // namespace kvtuner::cuda
