@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kvtuner_gguf.engine.llama.devices import offered_backend
 from kvtuner_gguf.engine.opening import open_engine
 from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.errors import about
@@ -41,7 +42,8 @@ def tune(
 ) -> Plan:
     """The plan of least KLD for the GGUF ``model`` within ``bits`` true bits per cached value.
 
-    ``backend`` or ``candidates`` say which cache types may be used; ``text`` is UTF-8 to calibrate on, by default a web
+    ``backend`` or ``candidates`` say which cache types may be used, by default those that the first GPU of the built
+    llama.cpp runs fast, or the CPU where there is none; ``text`` is UTF-8 to calibrate on, by default a web
     text that is fetched once, of which ``tokens`` are taken in chunks of ``ctx``; the same ``seed`` gives the same
     plan. Keys are centered unless ``center`` is false or the model forbids it. ``ends``, such as ``"4+128:q8_0"``, the
     default, or ``"none"``, are read exactly, and count in the bits of a context of ``for_ctx`` tokens. Torch runs on
@@ -58,7 +60,7 @@ def tune(
     shape = model_shape(headers)
     settings = Settings(
         goal=Goal(bits, n_ctx=for_ctx),
-        backend=chosen_backend(backend, candidates),
+        backend=chosen_backend(backend, candidates, offered_backend()),
         n_tokens=tokens,
         n_ctx=ctx,
         seed=seed,

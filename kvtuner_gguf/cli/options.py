@@ -51,7 +51,8 @@ _MEASURE = (
     click.option(
         "--backend",
         metavar="NAME",
-        help="Only pairs that it runs fast: cpu, cuda, metal, vulkan, or portable, which all of them run.  [cpu]",
+        help="Only pairs that it runs fast: cpu, cuda, metal, vulkan, or portable, which all of them run. Default: "
+        "that of the first GPU of the built llama.cpp, or cpu.",
     ),
     click.option("--candidates", metavar="A,B,...", help="In place of --backend: any pair of these cache types."),
     click.option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvtuner_gguf.engine.llama.devices import offered_backend
 from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.gguffile.chosen_ends import chosen_ends
 from kvtuner_gguf.plan.backends import chosen_backend
@@ -26,7 +27,7 @@ def make_settings(model: Path, options: dict[str, Any]) -> tuple:
     names = options["candidates"]
     if options.get("method") == "paper" and not (names or options["backend"]):
         names = PAPER_TYPES
-    backend = chosen_backend(options["backend"], names.split(",") if names else ())
+    backend = chosen_backend(options["backend"], names.split(",") if names else (), offered_backend())
     from kvtuner_gguf.tuning.settings import Settings
 
     measure = {"n_tokens": options["tokens"], "n_ctx": options["ctx"], "seed": options["seed"]}

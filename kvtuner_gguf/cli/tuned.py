@@ -22,7 +22,8 @@ def print_tuned_json(out: Path, tuned: Tuned, native: Row | None) -> None:
     from kvtuner_gguf.report.plans import plan_to_json
 
     rows = [tuned.row] if native is None else [tuned.row, native]
-    data = {"file": str(out), "payload_bits": tuned.plan.payload_bits(), **plan_to_json(tuned.plan)}
+    facts = {"payload_bits": tuned.plan.payload_bits(), "fast_on": _fast_on(tuned)}
+    data = {"file": str(out), **facts, **plan_to_json(tuned.plan)}
     judged = {"reasons": _reasons(tuned), "held_out": list(map(asdict, rows))}
     click.echo(json.dumps({**data, **judged, "front": tuned.front.to_json()["points"]}, indent=1))
 
@@ -45,10 +46,17 @@ def print_tuned(out: Path, tuned: Tuned) -> None:
     title = f"held-out text, {len(tuned.held_out)} x {len(tuned.held_out[0])} tokens, against the f16 cache"
     print_rows([tuned.row], title)
     click.echo(f"{out}\n{plan_summary(tuned.plan)}")
+    click.echo(f"runs fast on {', '.join(_fast_on(tuned)) or 'no back end: name one with --backend'}")
     for text in why[:SHOWN_REASONS]:
         click.echo(text)
     if len(why) > SHOWN_REASONS:
         click.echo(f"and {len(why) - SHOWN_REASONS} more: see --json")
+
+
+def _fast_on(tuned: Tuned) -> list[str]:
+    from kvtuner_gguf.plan.backends import running_fast
+
+    return list(running_fast(tuned.plan.pairs))
 
 
 def _reasons(tuned: Tuned) -> list[str]:

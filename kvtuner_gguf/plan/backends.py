@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -66,8 +66,17 @@ def of_types(names: Sequence[str]) -> Backend:
     return Backend(tuple(sorted(names, key=list(CACHE_TYPES).index)), mixed=True)
 
 
-def chosen_backend(name: str | None, candidates: Sequence[str]) -> Backend:
-    """That of the name, or of the types ``candidates``; raises `KvtunerError` where both or unknown ones are named."""
+def chosen_backend(name: str | None, candidates: Sequence[str], offered: str = DEFAULT_BACKEND) -> Backend:
+    """That of the name, or of the types ``candidates``, or else the one ``offered``.
+
+    Raises `KvtunerError` where both or unknown ones are named.
+    """
     if name and candidates:
         raise KvtunerError("--backend and --candidates both say which types to use: give one of them")
-    return of_types(candidates) if candidates else backend(name or DEFAULT_BACKEND)
+    return of_types(candidates) if candidates else backend(name or offered)
+
+
+def running_fast(pairs: Iterable[Pair]) -> tuple[str, ...]:
+    """The back ends that run all ``pairs`` fast."""
+    wanted = set(pairs)
+    return tuple(name for name, one in BACKENDS.items() if name != "portable" and wanted <= set(one.pairs()))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan.backends import BACKENDS, backend, of_types
+from kvtuner_gguf.plan.backends import BACKENDS, backend, chosen_backend, of_types, running_fast
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
 
@@ -35,3 +35,15 @@ def test_types_whose_blocks_do_not_divide_the_heads_are_left_out() -> None:
 def test_bad_lists_of_types_are_refused(names: list[str], words: str) -> None:
     with pytest.raises(KvtunerError, match=words):
         of_types(names)
+
+
+def test_the_back_end_offered_serves_where_none_is_named() -> None:
+    assert chosen_backend(None, (), "cuda") == backend("cuda")
+    assert chosen_backend("metal", (), "cuda") == backend("metal")
+    assert chosen_backend(None, ("q4_0",), "cuda") == of_types(("q4_0",))
+
+
+def test_back_ends_that_run_all_pairs_fast() -> None:
+    assert running_fast([Pair("q4_0", "q2_nl"), Pair("q8_0", "q8_0")]) == ("cpu", "cuda")
+    assert running_fast([Pair("q4_0", "q4_0")]) == ("cpu", "cuda", "metal", "vulkan")
+    assert running_fast([Pair("q5_1", "q4_0")]) == ("cpu", "vulkan")
