@@ -54,7 +54,8 @@ void kvtuner_cache::write_exact(const llama_kv_cache & cache, llama_io_write_i &
     if (!cache.exact.is_used()) {
         return;
     }
-    std::vector<uint32_t> numbers;  // of the saved cells, which have rows
+    copy_exact_rows(const_cast<llama_kv_cache &>(cache));  // those of streams that wait for the next batch
+    std::vector<uint32_t> numbers;                         // of the saved cells, which have rows
     std::vector<int32_t> rows;
     uint32_t n = 0;
     for (const auto & [begin, end] : ranges) {
@@ -83,6 +84,7 @@ void kvtuner_cache::read_exact(llama_kv_cache & cache, llama_io_read_i & io, uin
     if (!cache.exact.is_used()) {
         return;
     }
+    copy_exact_rows(cache);
     for (uint32_t cell : cells) {
         cache.exact.forget({ stream, cell });
     }

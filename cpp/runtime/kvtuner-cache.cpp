@@ -159,6 +159,10 @@ void kvtuner_cache::copy_beside(llama_kv_cache & cache, uint32_t from, uint32_t 
     }
 }
 
+void kvtuner_cache::copy_exact_rows(llama_kv_cache & cache) {
+    cache.exact.copy_rows();
+}
+
 void kvtuner_cache::shift_exact(llama_kv_cache & cache, llama_context & ctx, llm_graph_result & graph,
                                 ggml_tensor * rotation, uint32_t il) {
     if (!cache.exact.has(il)) {

@@ -69,6 +69,7 @@ struct kvtuner_cache {
 
     // cells of a stream are copied to another one
     static void copy_beside(llama_kv_cache & cache, uint32_t from, uint32_t to);
+    static void copy_exact_rows(llama_kv_cache & cache);
 
     // the exact rows in a context shift of layer il
     static void shift_exact(llama_kv_cache & cache, llama_context & ctx, llm_graph_result & graph,

@@ -127,15 +127,24 @@ void kvtuner_exact_rows::copy_stream(uint32_t from, uint32_t to, const cells_vec
     place(of, cells, next);
     for (const cell & c : of) {
         const int32_t source = rows[from][c.index], target = row_of(c);
-        for (const auto & [il, both] : by_layer) {
-            for (ggml_tensor * tensor : { both.k, both.v }) {
-                char * data = (char *)tensor->data;
-                if (source >= 0 && target >= 0) {
-                    memcpy(data + target * tensor->nb[1], data + source * tensor->nb[1], tensor->nb[1]);
-                }
+        if (source >= 0 && target >= 0) {
+            copies.push_back({ source, target });
+        }
+    }
+}
+
+void kvtuner_exact_rows::copy_rows() {
+    std::vector<uint8_t> row;
+    for (const auto & [il, both] : by_layer) {
+        for (ggml_tensor * tensor : { both.k, both.v }) {
+            row.resize(tensor->nb[1]);
+            for (const auto & [source, target] : copies) {
+                ggml_backend_tensor_get(tensor, row.data(), source * row.size(), row.size());
+                ggml_backend_tensor_set(tensor, row.data(), target * row.size(), row.size());
             }
         }
     }
+    copies.clear();
 }
 
 ggml_tensor * kvtuner_exact_rows::build_shift(ggml_context * ctx) {

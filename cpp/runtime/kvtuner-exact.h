@@ -90,8 +90,11 @@ public:
         return (uint32_t)owners.size();
     }
 
-    // the cells of a stream get copies of the rows that the same cells of another one have
+    // The cells of a stream get copies of the rows that the same cells of another one have: what is in them is copied
+    // by copy_rows, as upstream's cache copies its own, before the next batch and while no device computes.
     void copy_stream(uint32_t from, uint32_t to, const cells_vec & cells, const std::vector<int32_t> & next);
+
+    void copy_rows();
 
     // The cell of a row; null where none, or none with a token, has it.
     const cell * owner(uint32_t row, const cells_vec & cells) const;
@@ -112,8 +115,9 @@ public:
 private:
     kvtuner_ends ends;
     std::map<uint32_t, sides> by_layer;
-    std::vector<std::vector<int32_t>> rows;  // [stream][cell]
-    std::vector<cell> owners;                // [row]
+    std::vector<std::vector<int32_t>> rows;           // [stream][cell]
+    std::vector<cell> owners;                         // [row]
+    std::vector<std::pair<int32_t, int32_t>> copies;  // of rows, from one to another, in this order
     std::map<const ggml_tensor *, inputs> by_mask;
     ggml_tensor * shift = nullptr;
 
