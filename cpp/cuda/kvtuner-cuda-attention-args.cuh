@@ -1,11 +1,11 @@
 // What the kernels of attention are told about a node.
 #pragma once
 
+#include "kvtuner-cuda-runtime.cuh"
+
 #include "ggml.h"
 
 #include <cstdint>
-
-#include <cuda_fp16.h>
 
 namespace kvtuner::cuda {
 

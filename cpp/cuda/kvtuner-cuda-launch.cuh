@@ -2,8 +2,7 @@
 #pragma once
 
 #include "kvtuner-cuda-attention-args.cuh"
-
-#include <cuda_runtime.h>
+#include "kvtuner-cuda-runtime.cuh"
 
 namespace kvtuner::cuda {
 

@@ -2,9 +2,9 @@
 // background. From compute capability 8.0 on.
 #pragma once
 
-#include <cstdint>
+#include "kvtuner-cuda-runtime.cuh"
 
-#include <cuda_fp16.h>
+#include <cstdint>
 
 namespace kvtuner::cuda {
 
@@ -37,16 +37,20 @@ inline __device__ uint32_t bytes_of(const uint32_t a, const uint32_t b, const ui
 }
 
 inline __device__ float power_of_two(const float x) {
+#if KVTUNER_NVIDIA_ARCH > 0
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+#else
+    return exp2f(x);
+#endif
 }
 
 // c += A B with A of 16 x 16: rows g and g + 8, columns 2t, 2t + 1 and 8 more; B of 16 x 8: these as rows, column g.
 // c of 16 x 8: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
 inline __device__ void add_product(float (&c)[4], const pair a0, const pair a1, const pair a2, const pair a3,
                                    const pair b0, const pair b1) {
-#if __CUDA_ARCH__ >= 800
+#if KVTUNER_NVIDIA_ARCH >= 800
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
@@ -57,7 +61,7 @@ inline __device__ void add_product(float (&c)[4], const pair a0, const pair a1, 
 // of an 8 x 8 matrix: (g, 2t) and (g, 2t + 1) in, (2t, g) and (2t + 1, g) out
 inline __device__ pair transposed(const pair x) {
     pair y = 0;
-#if __CUDA_ARCH__ >= 750
+#if KVTUNER_NVIDIA_ARCH >= 750
     asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
 #endif
     return y;
@@ -66,7 +70,7 @@ inline __device__ pair transposed(const pair x) {
 // into shared memory in the background, 4, 8 or 16 bytes
 template <int N>
 __device__ void copy_later(const uint32_t to, const void * from) {
-#if __CUDA_ARCH__ >= 800
+#if KVTUNER_NVIDIA_ARCH >= 800
     if constexpr (N == 16) {
         asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
     } else {
@@ -77,14 +81,14 @@ __device__ void copy_later(const uint32_t to, const void * from) {
 
 // what was asked for since the last call is one lot
 inline __device__ void end_lot() {
-#if __CUDA_ARCH__ >= 800
+#if KVTUNER_NVIDIA_ARCH >= 800
     asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
 
 template <int N>
 __device__ void wait_but_for() {
-#if __CUDA_ARCH__ >= 800
+#if KVTUNER_NVIDIA_ARCH >= 800
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 #endif
 }
@@ -107,9 +111,13 @@ inline __device__ void wait_for_lots_but(const int n) {
 
 // (x & mask) | or_with in one instruction
 inline __device__ uint32_t masked_or(const uint32_t x, const uint32_t mask, const uint32_t or_with) {
+#if KVTUNER_NVIDIA_ARCH > 0
     uint32_t y;
     asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(y) : "r"(x), "r"(mask), "r"(or_with));
     return y;
+#else
+    return (x & mask) | or_with;
+#endif
 }
 
 }  // namespace kvtuner::cuda
