@@ -215,7 +215,12 @@ private:
     }
 
     ggml_tensor * make_mask(int64_t n_token, mask_kind kind, std::mt19937 & random) {
-        ggml_tensor * made = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F16, n_token, s.n_query, 1, s.n_stream);
+        constexpr int64_t READ_BEHIND = 64;  // rows that upstream's CUDA kernels read behind a mask
+        const int64_t n_row = s.n_query * s.n_stream;
+        ggml_tensor * all = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F16, n_token, n_row + READ_BEHIND);
+        memset(all->data, 0, ggml_nbytes(all));
+        ggml_tensor * made = ggml_view_4d(ctx.get(), all, n_token, s.n_query, 1, s.n_stream, all->nb[1],
+                                          all->nb[1] * s.n_query, all->nb[1] * s.n_query, 0);
         ggml_fp16_t * values = (ggml_fp16_t *)made->data;
         for (int64_t row = 0; row < s.n_query * s.n_stream; ++row) {
             for (int64_t token = 0; token < n_token; ++token) {
