@@ -51,8 +51,7 @@ inline problem problem_of(ggml_tensor * node) {
     problem p = {};
     const ggml_tensor *k = node->src[1], *v = node->src[2];
     const ggml_tensor * const * exact = node->src + KVTUNER_EXACT_AT;
-    const ggml_tensor * integers = node->src[KVTUNER_INTEGERS_AT];
-    const int32_t * next = integers ? (const int32_t *)integers->data : nullptr;
+    const kvtuner_integers integers = kvtuner_integers_of(node);
     p.q = node->src[0];
     p.sinks = node->src[4];
     p.out = node;
@@ -60,14 +59,10 @@ inline problem problem_of(ggml_tensor * node) {
     p.sources[p.n_source++] = source_of(k, v, node->src[3], k->ne[1]);
     if (kvtuner_has_exact(node)) {
         source & rows = p.sources[p.n_source++] = source_of(exact[0], exact[1], exact[2], exact[2]->ne[0]);
-        rows.rows = next;
-        next += rows.n_token;
-        if (p.centers) {
-            rows.blocks = next;
-            next += rows.n_token;
-        }
+        rows.rows = integers.rows;
+        rows.blocks = integers.slot_blocks;
     }
-    p.sources[0].blocks = p.centers ? next : nullptr;
+    p.sources[0].blocks = integers.cell_blocks;
     for (int i = 0; i < p.n_source; ++i) {
         p.n_token += p.sources[i].n_token;
     }

@@ -9,6 +9,11 @@
 
 namespace kvtuner::cuda {
 
+constexpr int LANES = 32;
+constexpr int COLUMNS = 8;  // of a tile
+constexpr int TOKENS = 16;  // that a warp has at once
+constexpr float LOG2_E = 1.44269504f;
+
 // bytes from a token, a KV head, a stream to the next
 struct strides {
     int64_t token, head, stream;
@@ -46,8 +51,8 @@ struct lot_layout {
 };
 
 struct merge_args {
-    const float * parts;
-    const float2 * sums;
+    float * parts;        // [values, columns, parts, streams]
+    float2 * sums;        // [columns, parts, streams]: exponent of two that was taken off, sum
     const float * sinks;  // of each query head, or null
     float * out;          // [values, query heads, queries, streams]
     int n_parts, n_query, n_head_kv, group;
@@ -62,8 +67,6 @@ struct attention_args {
     const int * exact_first;            // of each stream, its first slot; null: 0
     const half * centers;               // [values of a token, blocks of positions], or null
     int64_t centers_block;              // halves
-    float * parts;                      // [values, columns, parts, streams]
-    float2 * sums;                      // [columns, parts, streams]: exponent of two that was taken off, sum
     float q_scale, cap;                 // scores are in powers of two; cap: 0 for none
     float offset, exact_offset;         // what raw codes of keys are more than levels
     float max_bias;
@@ -85,7 +88,7 @@ struct attention_args {
     }
 
     __host__ __device__ int tokens_of_lot() const {
-        return 16 * sub_warps;
+        return TOKENS * sub_warps;
     }
 
     __host__ __device__ int head_groups() const {

@@ -41,8 +41,6 @@ static void run(ggml_backend_cuda_context & ctx, attention_plan & plan, const gg
     const int64_t n = plan.n_columns * plan.launch.n_parts * plan.launch.n_stream, size_v = node->ne[0];
     ggml_cuda_pool_alloc<float> parts(ctx.pool(), n * size_v);
     ggml_cuda_pool_alloc<float2> sums(ctx.pool(), n);
-    plan.args.parts = parts.ptr;
-    plan.args.sums = sums.ptr;
     plan.args.merge.parts = parts.ptr;
     plan.args.merge.sums = sums.ptr;
     plan.launch.stream = ctx.stream();

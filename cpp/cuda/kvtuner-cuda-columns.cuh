@@ -6,7 +6,6 @@
 
 namespace kvtuner::cuda {
 
-constexpr float LOG2_E = 1.44269504f;
 constexpr float NO_SCORE = -1e30f;
 constexpr float HEADROOM = 8, MOST_ABOVE = 12;  // weights are 2^HEADROOM where they begin, and halves
 

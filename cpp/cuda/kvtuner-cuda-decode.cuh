@@ -137,9 +137,9 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const
             continue;
         }
         const int64_t part = ((int64_t)stream * gridDim.x + blockIdx.x) * a.n_head_kv * a.n_columns() + of_all;
-        all.put(a.parts + part * DV, lane);
+        all.put(a.merge.parts + part * DV, lane);
         if (lane == 0) {
-            a.sums[part] = make_float2(above, all.sum);
+            a.merge.sums[part] = make_float2(above, all.sum);
         }
     }
 }

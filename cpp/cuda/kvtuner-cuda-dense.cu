@@ -166,29 +166,14 @@ static void convert(ggml_type type, cudaStream_t stream, const convert_args & ar
 // what a node reads beside its cache
 struct beside {
     const ggml_tensor *k, *v, *mask, *centers;
-    const int *rows, *slot_blocks, *cell_blocks;
+    kvtuner_integers integers;
     int64_t n_slots, n_all;  // with the cache, padded
 };
 
 static beside beside_of(const ggml_tensor * node) {
     const ggml_tensor * const * exact = node->src + KVTUNER_EXACT_AT;
-    const bool has_exact = kvtuner_has_exact(node);
-    const ggml_tensor * integers = node->src[KVTUNER_INTEGERS_AT];
-    beside b = {};
-    const int * next = integers ? (const int *)integers->data : nullptr;
-    if (has_exact) {
-        b.k = exact[0];
-        b.v = exact[1];
-        b.mask = exact[2];
-        b.n_slots = exact[2]->ne[0];
-        b.rows = next;
-        next += b.n_slots;
-    }
-    if (kvtuner_has_centers(node)) {
-        b.centers = node->src[KVTUNER_CENTERS_AT];
-        b.slot_blocks = next;
-        b.cell_blocks = next + b.n_slots;
-    }
+    beside b = { exact[0], exact[1], exact[2], node->src[KVTUNER_CENTERS_AT], kvtuner_integers_of(node), 0, 0 };
+    b.n_slots = b.mask ? b.mask->ne[0] : 0;
     b.n_all = GGML_PAD(node->src[1]->ne[1] + b.n_slots, MULTIPLE_OF);
     return b;
 }
@@ -209,7 +194,7 @@ static void convert_side(cudaStream_t stream, const ggml_tensor * cache, const g
     if (is_key && b.centers) {
         args.centers = (const half *)b.centers->data;
         args.centers_block = (int64_t)b.centers->nb[1] / 2;
-        args.blocks = b.cell_blocks;
+        args.blocks = b.integers.cell_blocks;
         args.blocks_stream = cache->ne[1];
     }
     convert(cache->type, stream, args, cache->ne[2], cache->ne[3]);
@@ -221,8 +206,8 @@ static void convert_side(cudaStream_t stream, const ggml_tensor * cache, const g
         args.token = (int64_t)exact->nb[1];
         args.head = (int64_t)exact->nb[2];
         args.stream = 0;
-        args.rows = b.rows;
-        args.blocks = b.slot_blocks;
+        args.rows = b.integers.rows;
+        args.blocks = b.integers.slot_blocks;
         args.blocks_stream = 0;
         args.n_rows = (int)b.n_slots;
     }
@@ -243,7 +228,7 @@ static void join(cudaStream_t stream, const ggml_tensor * mask, const beside & b
         args.exact_query = (int64_t)b.mask->nb[1] / 2;
         args.exact_stream = (int64_t)b.mask->nb[3] / 2;
         args.n_exact = (int)b.n_slots;
-        args.rows = b.rows;
+        args.rows = b.integers.rows;
     }
     const ggml_cuda_kernel_launch_params params(
             dim3((unsigned)(b.n_all + 255) / 256, (unsigned)mask->ne[1], (unsigned)mask->ne[3]), dim3(256), (size_t)0,

@@ -9,7 +9,6 @@ namespace kvtuner::cuda {
 struct attention_launch {
     int tiles;  // of 8 columns, which a block of threads has: 1, 2 or 4
     int n_parts, n_column_groups, n_stream;
-
     int n_threads, shared_bytes;
     cudaStream_t stream;
 };

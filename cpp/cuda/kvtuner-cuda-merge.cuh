@@ -9,7 +9,6 @@
 namespace kvtuner::cuda {
 
 constexpr int MERGE_WARPS = 16;
-constexpr float LOG2_OF_E = 1.44269504f;
 
 // where the row of a column of a stream goes, and the sink of its head
 struct output_row {
@@ -20,7 +19,7 @@ struct output_row {
         const int of_head = a.n_query * a.group, head_kv = column / of_head, of_group = column - head_kv * of_head;
         const int query = a.n_query == 1 ? 0 : of_group / a.group;
         const int head = head_kv * a.group + of_group - query * a.group;
-        sink = a.sinks ? a.sinks[head] * LOG2_OF_E : -INFINITY;
+        sink = a.sinks ? a.sinks[head] * LOG2_E : -INFINITY;
         out = a.out + (((int64_t)stream * a.n_query + query) * a.n_head_kv * a.group + head) * size_v;
     }
 
@@ -77,17 +76,9 @@ struct part_sums {
     }
 };
 
-inline __device__ float most_of_warp(float x) {
-#pragma unroll
-    for (int i = 16; i > 0; i /= 2) {
-        x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, i));
-    }
-    return x;
-}
-
 // a block of threads has one column: a query of a query head
 template <int DV>
-__global__ void __launch_bounds__(MERGE_WARPS * 32) merge_parts(const merge_args a) {
+__global__ void __launch_bounds__(MERGE_WARPS * LANES) merge_parts(const merge_args a) {
     __shared__ float sums[MERGE_WARPS];
     __shared__ __align__(16) float values[MERGE_WARPS][DV];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -102,7 +93,7 @@ __global__ void __launch_bounds__(MERGE_WARPS * 32) merge_parts(const merge_args
     for (int i = lane; i < a.n_parts; i += 32) {
         above = fmaxf(above, a.sums[first + (int64_t)i * n_columns].x);
     }
-    above = most_of_warp(above);
+    above = warp_reduce_max(above);
     part_sums<DV> mine;
 #pragma unroll 4
     for (int i = warp; i < a.n_parts; i += MERGE_WARPS) {

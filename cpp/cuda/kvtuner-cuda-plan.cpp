@@ -11,10 +11,8 @@ namespace kvtuner::cuda {
 namespace {
 
 constexpr int MOST_QUERIES = 16;
-constexpr int TOKENS = 16;             // of a warp at once
 constexpr int MOST_OF_ONE_PART = 512;  // tokens
 constexpr int RESERVED = 1024;         // bytes of shared memory that a block of threads has beside its own
-constexpr float LOG2_E = 1.44269504f;
 
 bool is_cache_type(ggml_type type) {
     return type == GGML_TYPE_F16 || type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q5_0 || type == GGML_TYPE_Q4_0 ||
@@ -83,28 +81,13 @@ token_source source_of(const ggml_tensor * k, const ggml_tensor * v, const ggml_
     return s;
 }
 
-// the integers of a node, one part after another
 void read_integers(const ggml_tensor * node, attention_args & args) {
-    const ggml_tensor * integers = node->src[KVTUNER_INTEGERS_AT];
-    if (!integers) {
-        return;
-    }
-    const int * first = (const int *)integers->data;
-    const int * next = first;
-    if (kvtuner_has_exact(node)) {
-        args.exact_rows = next;
-        next += args.exact.n_tokens;
-    }
-    if (kvtuner_has_centers(node)) {
-        args.exact.blocks = next;
-        next += args.exact.n_tokens;
-        args.cache.blocks = next;
-        args.cache.blocks_stream = args.cache.n_tokens;
-        next += args.cache.n_tokens * node->src[0]->ne[3];
-    }
-    if (kvtuner_has_exact(node) && next - first + node->src[0]->ne[3] <= integers->ne[0]) {
-        args.exact_first = next;
-    }
+    const kvtuner_integers integers = kvtuner_integers_of(node);
+    args.exact_rows = integers.rows;
+    args.exact_first = integers.first_slots;
+    args.exact.blocks = integers.slot_blocks;
+    args.cache.blocks = integers.cell_blocks;
+    args.cache.blocks_stream = args.cache.n_tokens;
 }
 
 void set_sources(const ggml_tensor * node, attention_args & args) {
@@ -195,7 +178,7 @@ bool set_lot(const ggml_tensor * node, attention_args & args, int n_heads, int s
 }
 
 int query_bytes(const attention_args & args, int size_k, int tiles) {
-    return args.heads_of_block * size_k / 16 * tiles * 32 * (int)sizeof(uint2);
+    return args.heads_of_block * size_k / 16 * tiles * LANES * (int)sizeof(uint2);
 }
 
 // what a block of threads needs beside the lots: sums of queries, and queries that do not lie in the
@@ -207,7 +190,7 @@ int bytes_beside(const attention_args & args, int size_k, int tiles) {
 
 // what the sums of all warps of a block of threads need
 int merge_bytes(const attention_args & args, int size_v, int tiles) {
-    return args.heads_of_block * args.sub_warps * tiles * 8 * (size_v * (int)sizeof(float) + (int)sizeof(float2));
+    return args.heads_of_block * args.sub_warps * tiles * COLUMNS * (size_v * (int)sizeof(float) + (int)sizeof(float2));
 }
 
 // as many lots as there is room for
@@ -278,7 +261,7 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rot
     set_sources(node, args);
     set_scores(node, args);
 
-    const int most = most_tiles(k->ne[0], v->ne[0]), wanted = (args.n_columns() + 7) / 8;
+    const int most = most_tiles(k->ne[0], v->ne[0]), wanted = (args.n_columns() + COLUMNS - 1) / COLUMNS;
     launch.tiles = std::min(most, wanted <= 1 ? 1 : wanted == 2 ? 2 : 4);
     launch.n_column_groups = (wanted + launch.tiles - 1) / launch.tiles;
     launch.n_stream = (int)q->ne[3];
@@ -289,7 +272,7 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rot
         return std::nullopt;
     }
     launch.n_column_groups *= args.head_groups();
-    launch.n_threads = 32 * args.heads_of_block * args.sub_warps;
+    launch.n_threads = LANES * args.heads_of_block * args.sub_warps;
     launch.shared_bytes = std::max(args.n_lots * args.lot.bytes + bytes_beside(args, (int)k->ne[0], launch.tiles),
                                    merge_bytes(args, (int)v->ne[0], launch.tiles));
     set_exact_lots(args, launch.n_stream);

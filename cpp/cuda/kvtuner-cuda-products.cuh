@@ -6,9 +6,6 @@
 
 namespace kvtuner::cuda {
 
-constexpr int LANES = 32;
-constexpr int COLUMNS = 8;           // of a tile
-constexpr int TOKENS = 16;           // of a warp
 constexpr float RAW_UNIT = 1 << 24;  // of codes as denormal halves
 
 // queries as a factor of products, for each step of 16 values and each tile: in registers, or where they are too many,

@@ -6,6 +6,7 @@
 
 #include "ggml-impl.h"
 #include "kvtuner-mark.h"
+#include "kvtuner-write-steps.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -26,11 +27,9 @@ static bool is_view(const ggml_tensor * node) {
     return node->op == GGML_OP_RESHAPE || node->op == GGML_OP_VIEW || node->op == GGML_OP_PERMUTE;
 }
 
-// of values that others read in rows of `size`
+// of values that others read in rows of `size`, as the kernels do it
 static bool is_rotation(const ggml_tensor * node, int64_t size) {
-    return node->op == GGML_OP_MUL_MAT && ggml_get_op_params_i32(node, 1) == GGML_HINT_SRC0_IS_HADAMARD &&
-           node->type == GGML_TYPE_F32 && node->src[1]->type == GGML_TYPE_F32 && ggml_is_contiguous(node) &&
-           ggml_is_contiguous(node->src[1]) && node->ne[0] >= 4 && size % node->ne[0] == 0;
+    return kvtuner::takes_rotation(node, size) && node->ne[0] >= 4;
 }
 
 static bool overlaps(const ggml_tensor * a, const ggml_tensor * b) {
@@ -41,7 +40,7 @@ static bool overlaps(const ggml_tensor * a, const ggml_tensor * b) {
 // a graph and where its nodes are
 struct places {
     const ggml_cgraph & graph;
-    std::unordered_map<const ggml_tensor *, int> at;
+    kvtuner::positions at;
 
     explicit places(const ggml_cgraph & graph) : graph(graph) {
         for (int i = 0; i < graph.n_nodes; ++i) {

@@ -35,56 +35,43 @@ struct quantized {
     }
 };
 
-inline __device__ float most_of_warp(float x) {
-#pragma unroll
-    for (int i = WARP / 2; i > 0; i /= 2) {
-        x = fmaxf(x, __shfl_xor_sync(ALL_THREADS, x, i));
+// value `lane` of a block of as many as a warp has lanes, by all of them: as upstream's functions, in their words
+inline __device__ void put_value(const float x, const int lane, block_q8_0 & y) {
+    const float amax = warp_reduce_max(fabsf(x));
+    const float d = amax / ((1 << 7) - 1);
+    const float id = d ? 1.0f / d : 0.0f;
+    if (lane == 0) {
+        y.d = d;
     }
-    return x;
+    y.qs[lane] = roundf(x * id);
 }
 
-// q8_0 and q4_0 by all lanes, a value each: as upstream's functions, in their words
-struct together_q8_0 {
-    static constexpr int unit = PLAIN;
-
-    template <int N>
-    static __device__ void store(const float (&x)[N / WARP], float *, const int lane, char * row, const int at) {
-#pragma unroll
-        for (int i = 0; i < N / WARP; ++i) {
-            block_q8_0 & y = ((block_q8_0 *)row)[at / QK8_0 + i];
-            const float amax = most_of_warp(fabsf(x[i]));
-            const float d = amax / ((1 << 7) - 1);
-            const float id = d ? 1.0f / d : 0.0f;
-            if (lane == 0) {
-                y.d = d;
-            }
-            y.qs[lane] = roundf(x[i] * id);
-        }
+inline __device__ void put_value(const float x, const int lane, block_q4_0 & y) {
+    const float amax = warp_reduce_max(fabsf(x));
+    const unsigned first = __ffs(__ballot_sync(ALL_THREADS, fabsf(x) == amax)) - 1;
+    const float of_first = __shfl_sync(ALL_THREADS, x, first);
+    const float vmax = amax > 0 ? of_first : 0.0f;
+    const float d = vmax / -8;
+    const float id = d ? 1.0f / d : 0.0f;
+    if (lane == 0) {
+        y.d = d;
     }
-};
+    const int code = min(15, (int8_t)(x * id + 8.5f));
+    const int other = __shfl_xor_sync(ALL_THREADS, code, QK4_0 / 2);
+    if (lane < QK4_0 / 2) {
+        y.qs[lane] = (uint8_t)code | (uint8_t)other << 4;
+    }
+}
 
-struct together_q4_0 {
+template <typename block>
+struct by_all_lanes {
     static constexpr int unit = PLAIN;
 
     template <int N>
     static __device__ void store(const float (&x)[N / WARP], float *, const int lane, char * row, const int at) {
 #pragma unroll
         for (int i = 0; i < N / WARP; ++i) {
-            block_q4_0 & y = ((block_q4_0 *)row)[at / QK4_0 + i];
-            const float amax = most_of_warp(fabsf(x[i]));
-            const unsigned first = __ffs(__ballot_sync(ALL_THREADS, fabsf(x[i]) == amax)) - 1;
-            const float of_first = __shfl_sync(ALL_THREADS, x[i], first);
-            const float vmax = amax > 0 ? of_first : 0.0f;
-            const float d = vmax / -8;
-            const float id = d ? 1.0f / d : 0.0f;
-            if (lane == 0) {
-                y.d = d;
-            }
-            const int code = min(15, (int8_t)(x[i] * id + 8.5f));
-            const int other = __shfl_xor_sync(ALL_THREADS, code, QK4_0 / 2);
-            if (lane < QK4_0 / 2) {
-                y.qs[lane] = (uint8_t)code | (uint8_t)other << 4;
-            }
+            put_value(x[i], lane, ((block *)row)[at / WARP + i]);
         }
     }
 };
@@ -97,12 +84,12 @@ struct format_of {
 
 template <void (*quantize)(const float *, block_q8_0 *)>
 struct format_of<block_q8_0, QK8_0, quantize> {
-    using type = together_q8_0;
+    using type = by_all_lanes<block_q8_0>;
 };
 
 template <void (*quantize)(const float *, block_q4_0 *)>
 struct format_of<block_q4_0, QK4_0, quantize> {
-    using type = together_q4_0;
+    using type = by_all_lanes<block_q4_0>;
 };
 
 template <typename T>

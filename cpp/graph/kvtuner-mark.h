@@ -3,6 +3,8 @@
 
 #include "ggml.h"
 
+#include <stdint.h>
+
 #define KVTUNER_MARK 0x6b767475
 #define KVTUNER_MARK_AT 5  // of the parameters of FLASH_ATTN_EXT the first that upstream leaves free; SET_ROWS has none
 
@@ -37,6 +39,38 @@ static inline bool kvtuner_has_centers(const struct ggml_tensor * node) {
 
 static inline bool kvtuner_has_exact(const struct ggml_tensor * node) {
     return node->src[KVTUNER_EXACT_AT] != NULL;
+}
+
+// The integers of a node, part by part; null for those that it does not have.
+struct kvtuner_integers {
+    const int32_t * rows;         // of each slot: a token with exact rows
+    const int32_t * slot_blocks;  // of positions, of each slot
+    const int32_t * cell_blocks;  // and of each token of the cache
+    const int32_t * first_slots;  // of each stream
+};
+
+static inline struct kvtuner_integers kvtuner_integers_of(const struct ggml_tensor * node) {
+    struct kvtuner_integers found = { NULL, NULL, NULL, NULL };
+    const struct ggml_tensor * integers = node->src[KVTUNER_INTEGERS_AT];
+    if (!integers) {
+        return found;
+    }
+    const int32_t *first = (const int32_t *)integers->data, *next = first;
+    const int64_t n_slot = kvtuner_has_exact(node) ? node->src[KVTUNER_EXACT_AT + 2]->ne[0] : 0;
+    const int64_t n_stream = node->src[0]->ne[3];
+    if (n_slot > 0) {
+        found.rows = next;
+        next += n_slot;
+    }
+    if (kvtuner_has_centers(node)) {
+        found.slot_blocks = next;
+        found.cell_blocks = next + n_slot;
+        next += n_slot + node->src[1]->ne[1] * n_stream;
+    }
+    if (n_slot > 0 && next - first + n_stream <= integers->ne[0]) {
+        found.first_slots = next;
+    }
+    return found;
 }
 
 static inline bool kvtuner_is_marked(const struct ggml_tensor * node) {

@@ -21,6 +21,15 @@ struct head_sizes {
     int64_t k, v;
 };
 
+inline bool fits(ggml_type type, int64_t size) {
+    return size % ggml_blck_size(type) == 0;
+}
+
+template <typename T, size_t N>
+T pick(const T (&of)[N], std::mt19937 & random) {
+    return of[random() % N];
+}
+
 enum mask_kind { NO_MASK, CAUSAL, WINDOW, HOLES, N_MASKS };  // HOLES: some queries see nothing
 
 struct setting {

@@ -20,15 +20,6 @@ const head_sizes SIZES[] = {
     { 256, 256 }, { 512, 512 }, { 192, 128 }, { 128, 192 }, { 64, 96 },   { 40, 72 },
 };
 
-bool fits(ggml_type type, int64_t size) {
-    return size % ggml_blck_size(type) == 0;
-}
-
-template <typename T, size_t N>
-T pick(const T (&of)[N], std::mt19937 & random) {
-    return of[random() % N];
-}
-
 setting random_setting(ggml_type type_k, ggml_type type_v, head_sizes size, std::mt19937 & random) {
     setting s = {};
     s.type_k = type_k;

@@ -1,6 +1,7 @@
 // Attention over marked caches on a device against a plain loop in float64: every pair of types that a plan can choose
 // and the head sizes with kernels, shared KV heads, streams, masks, ALiBi, caps, sinks, keys less of centers, exact
-// rows; one query and many. Writes the worst error of each count of queries.
+// rows; one query and many. Writes the worst error of each count of queries; with KVTUNER_SHOW set, each case before it
+// runs.
 //
 //   kvtuner-test-gpu-attention [DEVICE] [CASES OF A PAIR AND SIZE] [SEED]
 
@@ -16,15 +17,6 @@ constexpr double MOST_ERROR = 5e-4;  // normalized mean squared: the bar of upst
 constexpr double USUAL_ERROR = 2e-6;
 
 const head_sizes SIZES[] = { { 64, 64 }, { 96, 96 }, { 128, 128 }, { 192, 128 }, { 256, 256 }, { 512, 512 } };
-
-bool fits(ggml_type type, int64_t size) {
-    return size % ggml_blck_size(type) == 0;
-}
-
-template <typename T, size_t N>
-T pick(const T (&of)[N], std::mt19937 & random) {
-    return of[random() % N];
-}
 
 // upstream's kernels, which take many queries, want groups of 8 for these sizes
 int64_t group_for(head_sizes size, std::mt19937 & random) {
