@@ -35,19 +35,48 @@ struct token_source {
     int n_tokens;                     // of a stream
 };
 
-// rows that go into shared memory in chunks of as many bytes as one instruction copies
-struct row_copy {
-    int n_chunks, of_row;
-    uint32_t reciprocal;  // i / of_row is the upper half of i * reciprocal
-    int stride, pitch;    // bytes from a row to the next, there and here
-    int chunk;            // 4, 8 or 16 bytes
+// i / d is the upper half of i * reciprocal, for small numbers; 0 for d = 1
+struct divisor {
+    int d;
+    uint32_t reciprocal;
+
+#ifdef __CUDACC__
+    __device__ int quotient(const int i) const {
+        return d == 1 ? i : __umulhi(i, reciprocal);
+    }
+#endif
 };
+
+// Rows that go into shared memory, whole or in chunks of as many bytes as one instruction copies. Thread i has chunk i,
+// if that is less than `step`, and those `step` behind: of the same place in other rows.
+struct row_copy {
+    int n_rows, row_bytes;
+    int of_lot;         // bytes from a lot to the next, there
+    int stride, pitch;  // bytes from a row to the next, there and here
+    int n_chunks, step;
+    divisor by_row;  // chunks of a row
+    int stride_of_step, pitch_of_step;
+    int chunk;  // 4, 8 or 16 bytes
+};
+
+// where tokens of a lot lie: with a gap behind every 2^shift
+struct token_layout {
+    int bytes, gap, shift;
+
+    __host__ __device__ int at(const int i) const {
+        return i * bytes + (i >> shift) * gap;
+    }
+};
+
+constexpr int BARRIER_BYTES = 8;
 
 // one lot of tokens in shared memory
 struct lot_layout {
     row_copy k, v, mask, blocks;
-    int k_token, v_token;  // bytes from a token to the next
+    token_layout k_tokens, v_tokens;
     int v_at, mask_at, blocks_at, bytes;
+    int copied_bytes;
+    bool is_by_rows;
 };
 
 struct merge_args {
@@ -69,12 +98,15 @@ struct attention_args {
     int64_t centers_block;              // halves
     float q_scale, cap;                 // scores are in powers of two; cap: 0 for none
     float offset, exact_offset;         // what raw codes of keys are more than levels
+    float high_k, high_v, offset_v;     // of codes as they are read: see cached
     float max_bias;
     int q_rotation;  // as that of rows of the output
     int n_query, n_head_kv, group;
     int heads_of_block, sub_warps;   // warps of a block of threads: one for each of both
-    int n_lots;                      // in shared memory at once
+    divisor by_heads, by_groups;     // heads_of_block, head_groups()
+    int n_lots, lots_ahead;          // in shared memory at once, and of these how many before they are read
     int n_exact_lots, exact_weight;  // a lot of exact rows takes as long as so many of the cache
+    int n_of_parts, n_more;          // such lots of each part, and how many parts have one more
     lot_layout lot;
     merge_args merge;  // of one part: the kernel itself merges
 
@@ -89,6 +121,11 @@ struct attention_args {
 
     __host__ __device__ int tokens_of_lot() const {
         return TOKENS * sub_warps;
+    }
+
+    // that attend
+    __host__ __device__ int n_warps() const {
+        return heads_of_block * sub_warps;
     }
 
     __host__ __device__ int head_groups() const {

@@ -1,9 +1,6 @@
 #include "kvtuner-cuda-attention.cuh"
 
-#include "ggml-cuda/common.cuh"
 #include "ggml-cuda/fattn.cuh"
-#include "kvtuner-cuda-dense.cuh"
-#include "kvtuner-cuda-plan.cuh"
 
 #include "kvtuner-mark.h"
 
@@ -24,7 +21,8 @@ static std::optional<attention_plan> plan_of(int device, const ggml_tensor * nod
     if (!ampere_mma_available(info.cc)) {
         return std::nullopt;
     }
-    return plan_attention(node, around, { info.nsm, (int)info.smpbo });
+    const bool takes_rows = ggml_cuda_highest_compiled_arch(info.cc) >= GGML_CUDA_CC_HOPPER;
+    return plan_attention(node, around, { info.nsm, (int)info.smpbo, takes_rows });
 }
 
 static void launch(const attention_plan & plan, int64_t size_k, int64_t size_v) {
@@ -58,7 +56,8 @@ bool kvtuner_cuda_attention_runs(int device, const ggml_tensor * node) {
     return runs_dense(device, node);
 }
 
-bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node, const rotations & around) {
+bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node, const rotations & around,
+                            joined_masks & masks) {
     if (!kvtuner_is_marked(node)) {
         return false;
     }
@@ -67,5 +66,10 @@ bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node,
         return true;
     }
     GGML_ASSERT(!around.q && !around.out);
-    return attend_dense(ctx, node);
+    return attend_dense(ctx, node, masks);
+}
+
+bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node) {
+    joined_masks masks(ctx);
+    return kvtuner_cuda_attention(ctx, node, {}, masks);
 }

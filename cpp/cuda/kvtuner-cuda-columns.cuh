@@ -7,7 +7,8 @@
 namespace kvtuner::cuda {
 
 constexpr float NO_SCORE = -1e30f;
-constexpr float HEADROOM = 8, MOST_ABOVE = 12;  // weights are 2^HEADROOM where they begin, and halves
+// Weights are 2^HEADROOM where they begin, and halves; times scales of values, too.
+constexpr float HEADROOM = 6, MOST_ABOVE = 8;
 
 // 16 tokens of a head, wherever they lie
 struct token_rows {
@@ -27,7 +28,7 @@ struct token_marks {
 // what a warp knows of its columns and has summed of them
 template <int DK, int DV, int TILES>
 struct column_sums {
-    const query_parts<DK, TILES> q;
+    query_parts<DK, TILES> q;
     const int lane, g, t;
     int query[TILES][2];
     float slope[TILES][2], most[TILES][2], sum[TILES][2];
@@ -45,13 +46,6 @@ struct column_sums {
                 slope[tile][j] = LOG2_E;
                 most[tile][j] = NO_SCORE;
                 sum[tile][j] = 0;
-            }
-#pragma unroll
-            for (int i = 0; i < DV / 16; ++i) {
-#pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    o[i][tile][j] = 0;
-                }
             }
         }
     }
@@ -81,14 +75,16 @@ struct column_sums {
 
     // The keys of a block of positions are less of its center. What that adds to scores is kept while all 16 tokens are
     // of the same block.
+    template <bool IS_EXACT>
     __device__ void add_centers(const attention_args & a, const int head_kv, const token_marks & marks,
                                 scores<TILES> & s) {
+        const float high = IS_EXACT ? 1 : a.high_k;
         const int first = __shfl_sync(0xffffffff, marks.block, 0);
         const bool is_one = __all_sync(0xffffffff, marks.block == first && marks.block_8 == first);
         if (!is_one || first != center_block) {
             scores<TILES> found = {};
-            add_scores<GGML_TYPE_F16, false, DK, TILES>(center_of(a, head_kv, marks.block),
-                                                        center_of(a, head_kv, marks.block_8), q, t, found);
+            add_center_scores(center_of(a, head_kv, marks.block), center_of(a, head_kv, marks.block_8), q, t, high,
+                              found);
             center_block = is_one ? first : -1;
 #pragma unroll
             for (int tile = 0; tile < TILES; ++tile) {
@@ -107,13 +103,30 @@ struct column_sums {
         }
     }
 
-    __device__ float masked(const token_marks & marks, const int token, const int tile, const int j,
-                            const float score) const {
-        if (token < TOKENS / 2 ? marks.is_none : marks.is_none_8) {
+    // what the mask of a query adds for token g, or g + 8
+    template <bool IS_EXACT>
+    __device__ float bias(const token_marks & marks, const int query, const bool is_8) const {
+        if (IS_EXACT && (is_8 ? marks.is_none_8 : marks.is_none)) {
             return -INFINITY;
         }
-        const float bias = __half2float(marks.mask[query[tile][j] * marks.mask_query + token]);
-        return bias > -INFINITY ? score + slope[tile][j] * bias : -INFINITY;
+        return __half2float(marks.mask[query * marks.mask_query + g + (is_8 ? 8 : 0)]);
+    }
+
+    template <bool IS_EXACT>
+    __device__ void add_masks(const attention_args & a, const token_marks & marks, scores<TILES> & s) const {
+        const bool is_one = a.n_query == 1;
+        const float first = bias<IS_EXACT>(marks, 0, false), first_8 = bias<IS_EXACT>(marks, 0, true);
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                float more = j < 2 ? first : first_8;
+                if (!is_one) {
+                    more = bias<IS_EXACT>(marks, query[tile][j % 2], j >= 2);
+                }
+                s[tile][j] += slope[tile][j % 2] * more;
+            }
+        }
     }
 
     // Scores become weights, 2 to the power of what they are above `most`. It follows the scores only where they get
@@ -149,13 +162,7 @@ struct column_sums {
         most[tile][1] = next_1;
         sum[tile][0] *= factor_0;
         sum[tile][1] *= factor_1;
-#pragma unroll
-        for (int i = 0; i < DV / 16; ++i) {
-            o[i][tile][0] *= factor_0;
-            o[i][tile][1] *= factor_1;
-            o[i][tile][2] *= factor_0;
-            o[i][tile][3] *= factor_1;
-        }
+        o.scale(tile, factor_0, factor_1);
     }
 
     // IS_EXACT: these are exact rows, which have fewer types
@@ -171,7 +178,7 @@ struct column_sums {
         }
 #undef KVTUNER_SCORES
         if (a.centers) {
-            add_centers(a, head_kv, marks, s);
+            add_centers<IS_EXACT>(a, head_kv, marks, s);
         }
         if (a.cap > 0) {
 #pragma unroll
@@ -182,16 +189,10 @@ struct column_sums {
                 }
             }
         }
-#pragma unroll
-        for (int tile = 0; tile < TILES; ++tile) {
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                s[tile][j] = masked(marks, g + j / 2 * 8, tile, j % 2, s[tile][j]);
-            }
-        }
+        add_masks<IS_EXACT>(a, marks, s);
         weights<TILES> p;
         weigh(s, p);
-#define KVTUNER_VALUES(T) add_values<T, DV, TILES>(rows.value, p, g, o)
+#define KVTUNER_VALUES(T) add_values<T, IS_EXACT ? form::EXACT : outputs<DV, TILES>::FORM>(rows.value, p, g, o)
         if constexpr (IS_EXACT) {
             KVTUNER_FOR_EXACT_TYPE(rows.type_v, KVTUNER_VALUES)
         } else {
@@ -221,7 +222,7 @@ struct column_sums {
                 float2 * to = (float2 *)(values + column * DV) + g;
 #pragma unroll
                 for (int i = 0; i < DV / 16; ++i) {
-                    to[i * 8] = make_float2(o[i][tile][j], o[i][tile][j + 2]);
+                    to[i * 8] = make_float2(o.values[i][tile][j], o.values[i][tile][j + 2]);
                 }
             }
         }

@@ -12,136 +12,236 @@
 
 namespace kvtuner::cuda {
 
+// what of the problem a block of threads has, and a warp of it
+struct block_place {
+    int warp, lane, head, sub;  // the latter: its KV head of the block, its 16 tokens of a lot
+    int first_head, first_column, stream;
+
+    __device__ block_place(const attention_args & a, const int n_columns)
+        : warp(__shfl_sync(0xffffffff, threadIdx.x / LANES, 0)), lane(threadIdx.x % LANES), stream(blockIdx.z) {
+        sub = a.by_heads.quotient(warp);
+        head = warp - sub * a.heads_of_block;
+        const int i = a.by_groups.quotient(blockIdx.y);
+        first_head = (blockIdx.y - i * a.head_groups()) * a.heads_of_block;
+        first_column = i * n_columns;
+    }
+};
+
 template <int DK, int DV, int TILES>
-__global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const attention_args a) {
-    using query_type = query_parts<DK, TILES>;
-    constexpr int SUM_BYTES = sum_bytes(DK, TILES);
-    extern __shared__ __align__(128) char lots[];
-    const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
-    const int head = warp % a.heads_of_block, sub = warp / a.heads_of_block;
-    const int first_head = blockIdx.y % a.head_groups() * a.heads_of_block;
-    const int first_column = blockIdx.y / a.head_groups() * TILES * COLUMNS;
-    const int stream = blockIdx.z, n_tokens = a.tokens_of_lot();
-    const lot_layout & layout = a.lot;
-    const lot_range range(a);
-    // behind the lots: sums of queries, and queries, unless they lie where the last lot comes to
-    char * behind = lots + a.n_lots * layout.bytes;
-    float4 * query_sums = (float4 *)behind;
-    uint2 * queries =
-            (uint2 *)(query_type::IN_REGISTERS ? behind - layout.bytes : behind + a.heads_of_block * SUM_BYTES);
-
-    const lot_copies copies = { a.cache.k.data + first_head * a.cache.k.of.head + stream * a.cache.k.of.stream,
-                                a.cache.v.data + first_head * a.cache.v.of.head + stream * a.cache.v.of.stream,
-                                (const char *)(a.cache.mask + stream * a.cache.mask_stream),
-                                (const char *)(a.cache.blocks + stream * a.cache.blocks_stream),
-                                (uint32_t)__cvta_generic_to_shared(lots) };
-
-    ggml_cuda_pdl_sync();
-    ggml_cuda_pdl_lc();
-
-    for (int i = 0; i < a.n_lots - 1; ++i) {
-        copies.ask_for(a, range.first + i, range.last, i);
-    }
-    put_queries<DK, TILES>(a, queries, first_head, first_column);
-    __syncthreads();
-    queries += head * (DK / 16) * TILES * LANES;
-    query_sums += head * (DK / AT_ONCE) * 2 * TILES * 4;
-    if (sub == 0) {
-        put_sums<DK, TILES>(a, queries, query_sums, lane);
-    }
-    column_sums<DK, DV, TILES> sums(queries, query_sums, lane);
-    sums.set_columns(a, first_head + head, first_column);
-    __syncthreads();
-
-    const int exact_first = a.exact_first ? a.exact_first[stream] : 0;
+__device__ void add_exact_rows(const attention_args & a, const block_place & at, const lot_range & range,
+                               column_sums<DK, DV, TILES> & sums) {
+    const int first = a.exact_first ? a.exact_first[at.stream] : 0, head = at.first_head + at.head;
+#pragma unroll 1
     for (int lot = range.exact_first; lot < range.exact_last; ++lot) {
-        const int slot = exact_first + (lot * a.sub_warps + sub) * TOKENS;
+        const int slot = first + (lot * a.sub_warps + at.sub) * TOKENS;
         const auto row_of = [&](const int i) { return slot + i < a.exact.n_tokens ? a.exact_rows[slot + i] : -1; };
-        const auto at = [&](const cached_side & side, const int row) {
-            return side.data + max(0, row) * side.of.token + (first_head + head) * side.of.head;
+        const auto place_of = [&](const cached_side & side, const int row) {
+            return side.data + max(0, row) * side.of.token + head * side.of.head;
         };
         const int row = row_of(sums.g), row_8 = row_of(sums.g + 8);
         token_rows rows;
-        rows.key = at(a.exact.k, row);
-        rows.key_8 = at(a.exact.k, row_8);
+        rows.key = place_of(a.exact.k, row);
+        rows.key_8 = place_of(a.exact.k, row_8);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            rows.value[i] = at(a.exact.v, row_of(2 * sums.t + i % 2 + i / 2 * 8));
+            rows.value[i] = place_of(a.exact.v, row_of(2 * sums.t + i % 2 + i / 2 * 8));
         }
         rows.type_k = a.exact.k.type;
         rows.type_v = a.exact.v.type;
         token_marks marks = {
-            a.exact.mask + stream * a.exact.mask_stream + slot, (int)a.exact.mask_query, row < 0, row_8 < 0, 0, 0
+            a.exact.mask + at.stream * a.exact.mask_stream + slot, (int)a.exact.mask_query, row < 0, row_8 < 0, 0, 0
         };
         if (a.centers) {
             marks.block = row < 0 ? 0 : a.exact.blocks[slot + sums.g];
             marks.block_8 = row_8 < 0 ? 0 : a.exact.blocks[slot + sums.g + 8];
         }
-        sums.template add<true>(a, first_head + head, rows, marks);
+        sums.template add<true>(a, head, rows, marks);
     }
+}
 
-    int place = 0;
+// What comes before queries, which lie in the last place: as chunks, all lots that are to be there before the first step,
+// and as rows the first, so that queries need not wait for others.
+inline __device__ void bring_first(const attention_args & a, const block_place & at, const lot_range & range,
+                                   const lot_sources & from, const lot_place & place) {
+    if (!a.lot.is_by_rows) {
+        for (int i = 0; i < a.lots_ahead; ++i) {
+            bring_chunks(a, from, range.first + i, range.last, place.lots + i * a.lot.bytes);
+        }
+    } else if (range.first < range.last) {
+        bring_rows(a, from, range.first, place, at.warp, a.n_warps());
+        __syncwarp();
+    }
+}
+
+// the other rows
+inline __device__ void bring_others(const attention_args & a, const block_place & at, const lot_range & range,
+                                    const lot_sources & from, lot_place place) {
+    if (a.lot.is_by_rows) {
+        for (int i = at.warp; i < a.lots_ahead && range.first + i < range.last; i += a.n_warps()) {
+            place.i = i;
+            if (i > 0) {
+                bring_rows(a, from, range.first + i, place);
+            }
+            __syncwarp();
+        }
+    }
+}
+
+// Lots are there a few steps before they are read: warps take turns to bring one, or all bring a part of each.
+template <int DK, int DV, int TILES>
+__device__ void add_lots(const attention_args & a, const block_place & at, const lot_range & range,
+                         const lot_sources & from, lot_place place, const char * lots,
+                         column_sums<DK, DV, TILES> & sums) {
+    const lot_layout & layout = a.lot;
+    const token_layout &of_k = layout.k_tokens, &of_v = layout.v_tokens;
+    const int n_tokens = a.tokens_of_lot(), first = at.sub * TOKENS;
+    const int key_at = of_k.at(first + sums.g) + at.head * (int)a.cache.k.of.head;
+    const int value_at = layout.v_at + of_v.at(first + 2 * sums.t) + at.head * (int)a.cache.v.of.head;
+    int turn = range.first + at.warp;
+#pragma unroll 1
     for (int lot = range.first; lot < range.last; ++lot) {
-        wait_for_lots_but(a.n_lots - 2);
-        __syncthreads();
-        copies.ask_for(a, lot + a.n_lots - 1, range.last, place == 0 ? a.n_lots - 1 : place - 1);
-        const char * here = lots + place * layout.bytes;
-        place = place + 1 == a.n_lots ? 0 : place + 1;
-        const char * k = here + sub * TOKENS * layout.k_token + head * (int)a.cache.k.of.head;
-        const char * v = here + layout.v_at + sub * TOKENS * layout.v_token + head * (int)a.cache.v.of.head;
+        const uint32_t full = place.full(), empty = place.empty();
+        const char * here = lots + place.i * layout.bytes;
+        lot_place next = place;
+        next.go_on(a, a.lots_ahead);
+        if (!layout.is_by_rows) {
+            wait_for_lots_but(a.lots_ahead - 1);
+            wait_for_warps(a.n_warps());
+            bring_chunks(a, from, lot + a.lots_ahead, range.last, next.lots + next.i * layout.bytes);
+        } else {
+            if (lot == turn) {
+                turn += a.n_warps();
+                if (lot + a.lots_ahead < range.last) {
+                    bring_rows(a, from, lot + a.lots_ahead, next);
+                }
+                __syncwarp();
+            }
+            wait_for_phase(full, place.round & 1);
+        }
+        place.go_on(a);
         token_rows rows;
-        rows.key = k + sums.g * layout.k_token;
-        rows.key_8 = rows.key + 8 * layout.k_token;
+        rows.key = here + key_at;
+        rows.key_8 = rows.key + of_k.at(8);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            rows.value[j] = v + (2 * sums.t + j % 2 + j / 2 * 8) * layout.v_token;
+        for (int i = 0; i < 4; ++i) {
+            rows.value[i] = here + value_at + (i % 2 ? of_v.at(1) : 0) + (i / 2 ? of_v.at(8) : 0);
         }
         rows.type_k = a.cache.k.type;
         rows.type_v = a.cache.v.type;
-        const int * of_tokens = (const int *)(here + layout.blocks_at) + sub * TOKENS;
-        token_marks marks = { (const half *)(here + layout.mask_at) + sub * TOKENS, n_tokens, false, false, 0, 0 };
+        const int * of_tokens = (const int *)(here + layout.blocks_at) + first;
+        token_marks marks = { (const half *)(here + layout.mask_at) + first, n_tokens, false, false, 0, 0 };
         if (a.centers) {
             marks.block = of_tokens[sums.g];
             marks.block_8 = of_tokens[sums.g + 8];
         }
-        sums.template add<false>(a, first_head + head, rows, marks);
+        sums.template add<false>(a, at.first_head + at.head, rows, marks);
+        if (layout.is_by_rows) {
+            __syncwarp();
+            if (at.lane == 0) {
+                arrive(empty);
+            }
+        }
     }
-    // the warps of a head add up what they have: a part of its columns, or if there is but one, all
+}
+
+// The warps of a head add up what they have: a part of its columns, or if there is but one, all.
+template <int DV, int TILES>
+__device__ void merge_warps(const attention_args & a, const block_place & at, const bool is_one_part,
+                            const float * values, const float2 * totals) {
     constexpr int MOST_COLUMNS = TILES * COLUMNS;
-    float * values = (float *)lots;
-    float2 * totals = (float2 *)(values + a.heads_of_block * a.sub_warps * MOST_COLUMNS * DV);
-    __syncthreads();
-    sums.store(a, first_column, values + warp * MOST_COLUMNS * DV, totals + warp * MOST_COLUMNS);
-    __syncthreads();
-    const int n_columns = min(MOST_COLUMNS, a.n_columns() - first_column);
+    const int n_columns = min(MOST_COLUMNS, a.n_columns() - at.first_column);
+    const int64_t first_part = ((int64_t)at.stream * gridDim.x + blockIdx.x) * a.n_head_kv * a.n_columns();
 #pragma unroll 1
-    for (int i = warp; i < a.heads_of_block * n_columns; i += blockDim.x / LANES) {
-        const int of_block = a.heads_of_block == 1 ? 0 : i / n_columns, column = i - of_block * n_columns;
-        const int of_all = (first_head + of_block) * a.n_columns() + first_column + column;
-        const output_row row(a.merge, DV, of_all, stream);
-        float above = a.merge.n_parts > 1 ? NO_SCORE : row.sink;
-#pragma unroll 1
-        for (int k = 0; k < a.sub_warps; ++k) {
-            above = fmaxf(above, totals[(k * a.heads_of_block + of_block) * MOST_COLUMNS + column].x);
+    for (int i = at.sub; i < n_columns; i += a.sub_warps) {
+        const int of_all = (at.first_head + at.head) * a.n_columns() + at.first_column + i;
+        const auto place_of = [&](const int sub) { return (sub * a.heads_of_block + at.head) * MOST_COLUMNS + i; };
+        const bool is_one = at.lane < a.sub_warps;
+        const float2 total = is_one ? totals[place_of(at.lane)] : make_float2(NO_SCORE, 0);
+        float above = total.x;
+        if (is_one_part) {
+            above = fmaxf(above, output_row(a.merge, DV, of_all, at.stream).sink);
         }
+        above = warp_reduce_max(above);
+        const float weight = is_one ? exp2f(total.x - above) : 0;
         part_sums<DV> all;
-#pragma unroll 1
+        all.sum = warp_reduce_sum(weight * total.y);
+#pragma unroll 4
         for (int k = 0; k < a.sub_warps; ++k) {
-            const int at = (k * a.heads_of_block + of_block) * MOST_COLUMNS + column;
-            const float weight = exp2f(totals[at].x - above);
-            all.sum += weight * totals[at].y;
-            all.add(values + at * DV, weight, lane);
+            all.add(values + place_of(k) * DV, __shfl_sync(0xffffffff, weight, k), at.lane);
         }
-        if (a.merge.n_parts == 1) {
-            row.template store<DV>(all.x, all.sum, above, a.merge.rotation, lane);
+        if (is_one_part) {
+            const output_row row(a.merge, DV, of_all, at.stream);
+            row.template store<DV>(all.x, all.sum, above, a.merge.rotation, at.lane);
             continue;
         }
-        const int64_t part = ((int64_t)stream * gridDim.x + blockIdx.x) * a.n_head_kv * a.n_columns() + of_all;
-        all.put(a.merge.parts + part * DV, lane);
-        if (lane == 0) {
-            a.merge.sums[part] = make_float2(above, all.sum);
+        all.put(a.merge.parts + (first_part + of_all) * DV, at.lane);
+        if (at.lane == 0) {
+            a.merge.sums[first_part + of_all] = make_float2(above, all.sum);
         }
     }
+}
+
+// when no warp reads the shared memory any more that is used here
+template <int DK, int DV, int TILES>
+__device__ void store_and_merge(const attention_args & a, const block_place & at, const bool is_one_part,
+                                float * values, column_sums<DK, DV, TILES> & sums) {
+    constexpr int MOST_COLUMNS = TILES * COLUMNS;
+    float2 * totals = (float2 *)(values + a.n_warps() * MOST_COLUMNS * DV);
+    sums.store(a, at.first_column, values + at.warp * MOST_COLUMNS * DV, totals + at.warp * MOST_COLUMNS);
+    wait_for_warps(a.n_warps());
+    merge_warps<DV, TILES>(a, at, is_one_part, values, totals);
+}
+
+// queries and their sums, as halves in shared memory, and from there to the warps of each head
+template <int DK, int DV, int TILES>
+__device__ column_sums<DK, DV, TILES> take_queries(const attention_args & a, const block_place & at, uint2 * queries,
+                                                   float4 * sums) {
+    put_queries<DK, TILES>(a, queries, at.first_head, at.first_column);
+    wait_for_warps(a.n_warps());
+    put_sums<DK, TILES>(a, queries, sums);
+    column_sums<DK, DV, TILES> columns(queries + at.head * (DK / 16) * TILES * LANES,
+                                       sums + at.head * (DK / AT_ONCE) * 2 * TILES * 4, at.lane);
+    columns.set_columns(a, at.first_head + at.head, at.first_column);
+    end_writes();
+    wait_for_warps(a.n_warps());
+    return columns;
+}
+
+template <int DK, int DV, int TILES>
+__global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const attention_args a) {
+    using query_type = query_parts<DK, TILES>;
+    constexpr int SUM_BYTES = sum_bytes(DK, TILES), MOST_COLUMNS = TILES * COLUMNS;
+    extern __shared__ __align__(128) char lots[];
+    const block_place at(a, MOST_COLUMNS);
+    const lot_range range(a);
+    // behind the lots: barriers, sums of queries, and queries, unless they lie where the last lot comes to
+    char * behind = lots + a.n_lots * a.lot.bytes;
+    const lot_place place(lots, behind);
+    behind += BARRIERS_BYTES;
+    float4 * query_sums = (float4 *)behind;
+    uint2 * queries = (uint2 *)(query_type::IN_REGISTERS ? lots + (a.n_lots - 1) * a.lot.bytes
+                                                         : behind + a.heads_of_block * SUM_BYTES);
+    const lot_sources from(a, at.first_head, at.stream);
+    if (a.lot.is_by_rows && at.warp == 0) {
+        make_barriers(a, place, a.n_warps());
+        end_writes();
+    }
+    __syncthreads();
+    ggml_cuda_pdl_sync();
+    ggml_cuda_pdl_lc();
+
+    bring_first(a, at, range, from, place);
+    auto sums = take_queries<DK, DV, TILES>(a, at, queries, query_sums);
+    bring_others(a, at, range, from, place);
+
+    add_exact_rows(a, at, range, sums);
+    sums.q.shrink(a.high_k);
+    sums.o.enter(a);
+    add_lots(a, at, range, from, place, lots, sums);
+    sums.o.leave(a);
+
+    wait_for_warps(a.n_warps());
+    store_and_merge(a, at, a.merge.n_parts == 1, (float *)lots, sums);
 }
 
 }  // namespace kvtuner::cuda

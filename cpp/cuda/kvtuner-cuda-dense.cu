@@ -1,6 +1,5 @@
 #include "kvtuner-cuda-dense.cuh"
 
-#include "ggml-cuda/common.cuh"
 #include "ggml-cuda/fattn.cuh"
 #include "kvtuner-cuda-fragments.cuh"
 
@@ -126,19 +125,29 @@ struct mask_args {
     half * to;  // [n, queries, streams]
 };
 
+constexpr int OF_THREAD = sizeof(uint4) / sizeof(half);
+
+__device__ half mask_behind(const mask_args & a, const half * exact, const int slot) {
+    return slot >= 0 && slot < a.n_exact && a.rows[slot] >= 0 ? exact[slot] : __float2half(-INFINITY);
+}
+
+// a thread has as many tokens as one load takes
 __global__ void join_masks(const mask_args a) {
-    const int token = blockIdx.x * blockDim.x + threadIdx.x, query = blockIdx.y, stream = blockIdx.z;
+    const int first = (blockIdx.x * blockDim.x + threadIdx.x) * OF_THREAD, query = blockIdx.y, stream = blockIdx.z;
     ggml_cuda_pdl_sync();
-    if (token >= a.n) {
+    if (first >= a.n) {
         return;
     }
-    half x = __float2half(-INFINITY);
-    if (token < a.n_cache) {
-        x = a.cache[query * a.cache_query + stream * a.cache_stream + token];
-    } else if (token - a.n_cache < a.n_exact && a.rows[token - a.n_cache] >= 0) {
-        x = a.exact[query * a.exact_query + stream * a.exact_stream + token - a.n_cache];
+    const half * cache = a.cache + query * a.cache_query + stream * a.cache_stream + first;
+    const half * exact = a.exact + query * a.exact_query + stream * a.exact_stream;
+    half * to = a.to + ((int64_t)stream * gridDim.y + query) * a.n + first;
+    if (first + OF_THREAD <= a.n_cache && (uintptr_t)cache % sizeof(uint4) == 0) {
+        *(uint4 *)to = *(const uint4 *)cache;
+        return;
     }
-    a.to[((int64_t)stream * gridDim.y + query) * a.n + token] = x;
+    for (int i = 0; i < OF_THREAD; ++i) {
+        to[i] = first + i < a.n_cache ? cache[i] : mask_behind(a, exact, first + i - a.n_cache);
+    }
 }
 
 template <ggml_type T>
@@ -231,8 +240,8 @@ static void join(cudaStream_t stream, const ggml_tensor * mask, const beside & b
         args.rows = b.integers.rows;
     }
     const ggml_cuda_kernel_launch_params params(
-            dim3((unsigned)(b.n_all + 255) / 256, (unsigned)mask->ne[1], (unsigned)mask->ne[3]), dim3(256), (size_t)0,
-            stream);
+            dim3((unsigned)(b.n_all / OF_THREAD + 255) / 256, (unsigned)mask->ne[1], (unsigned)mask->ne[3]), dim3(256),
+            (size_t)0, stream);
     ggml_cuda_kernel_launch(join_masks, params, args);
 }
 
@@ -302,19 +311,41 @@ bool runs_dense(int device, const ggml_tensor * node) {
     return ggml_cuda_flash_attn_ext_supported(device, &copy.node);
 }
 
-bool attend_dense(ggml_backend_cuda_context & ctx, ggml_tensor * node) {
+joined_masks::~joined_masks() {
+    while (!kept.empty()) {
+        kept.pop_back();
+    }
+}
+
+half * joined_masks::of(const ggml_tensor * node) {
+    const ggml_tensor * mask = node->src[3];
+    const beside b = beside_of(node);
+    if (!b.mask && b.n_all == mask->ne[0] && ggml_is_contiguous(mask)) {
+        return (half *)mask->data;
+    }
+    for (const joined & j : kept) {
+        if (j.cache == mask && j.exact == b.mask) {
+            return j.both->ptr;
+        }
+    }
+    const size_t n = b.n_all * (mask->ne[1] * mask->ne[3] + READ_BEHIND);
+    kept.push_back({ mask, b.mask, std::make_unique<ggml_cuda_pool_alloc<half>>(ctx.pool(), n) });
+    join(ctx.stream(), mask, b, kept.back().both->ptr);
+    return kept.back().both->ptr;
+}
+
+bool attend_dense(ggml_backend_cuda_context & ctx, ggml_tensor * node, joined_masks & masks) {
     if (!needs_copies(node)) {
         return false;
     }
-    const ggml_tensor *k = node->src[1], *v = node->src[2], *mask = node->src[3];
+    const ggml_tensor *k = node->src[1], *v = node->src[2];
     const beside b = beside_of(node);
+    half * mask = masks.of(node);
     ggml_cuda_pool_alloc<half> k_copy(ctx.pool(), k->ne[0] * b.n_all * k->ne[2] * k->ne[3]);
     ggml_cuda_pool_alloc<half> v_copy(ctx.pool(), v->ne[0] * b.n_all * v->ne[2] * v->ne[3]);
-    ggml_cuda_pool_alloc<half> mask_copy(ctx.pool(), b.n_all * (mask->ne[1] * mask->ne[3] + READ_BEHIND));
     convert_side(ctx.stream(), k, b.k, b, true, k_copy.ptr);
     convert_side(ctx.stream(), v, b.v, b, false, v_copy.ptr);
-    join(ctx.stream(), mask, b, mask_copy.ptr);
-    dense_node copy(node, b, k_copy.ptr, v_copy.ptr, mask_copy.ptr);
+    dense_node copy(node, b, k_copy.ptr, v_copy.ptr, mask);
     ggml_cuda_flash_attn_ext(ctx, &copy.node);
     return true;
 }

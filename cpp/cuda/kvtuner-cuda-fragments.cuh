@@ -34,16 +34,16 @@ inline __device__ uint32_t load_both(const char * a, const char * b) {
 }
 
 // How integers from 0 to 1023 become halves. As they are, they are denormal halves of n / 2^24, which tensor cores
-// take: what is to be taken off each is taken off the sums. With 0x6400 in front they are 1024 + n, and it is taken off
-// here.
-enum class form { RAW, EXACT };
+// take: what is to be taken off each is taken off the sums. IN_PLACE: those of the last 16 of 32 values may be `HIGH`
+// times too large, which saves to move them. With 0x6400 in front they are 1024 + n, and it is taken off here.
+enum class form { RAW, IN_PLACE, EXACT };
 
 template <form FORM>
-constexpr uint32_t FRONT = FORM == form::RAW ? 0 : 0x64006400;
+constexpr uint32_t FRONT = FORM == form::EXACT ? 0x64006400 : 0;
 
 template <form FORM, int OFFSET>
 __device__ pair numbers_of(const uint32_t with_front) {
-    if constexpr (FORM == form::RAW) {
+    if constexpr (FORM != form::EXACT) {
         return with_front;
     }
     return as_pair(__hsub2(as_half2(with_front), as_half2(FRONT<form::EXACT> + OFFSET * 0x00010001u)));
@@ -87,7 +87,7 @@ __device__ void pick(const uint32_t low, const uint32_t high, const bool is_high
     odd = numbers_of_bytes<FORM>(bytes_of(low, high, 0x7362), is_high ? LAST_TWO : FIRST_TWO);
 }
 
-// OFFSET: what the codes, or the bytes found for them, are more than the levels.
+// OFFSET: what the codes, or the bytes found for them, are more than the levels. (The host's plan knows it, too.)
 //
 // What a lane has of values 32 * `part` to 32 * part + 31 of a block: [even, odd] of the first 16 and of the last 16.
 // `codes` and `more` are bits of four values, or of eight or sixteen, a byte apart.
@@ -106,6 +106,15 @@ struct cached<GGML_TYPE_Q8_0> {
     static constexpr bool HAS_SCALE = true;
 };
 
+// the four bits of values: of bytes 0 and 2, 1 and 3, the low ones and then the high ones
+template <form FORM>
+__device__ uint32_t nibbles_of(const uint32_t codes, const int i, const uint32_t or_with) {
+    if (FORM == form::IN_PLACE && i >= 2) {
+        return masked_or(codes >> i % 2 * 8, 0x00f000f0, or_with);
+    }
+    return masked_or(codes >> (i % 2 * 8 + i / 2 * 4), 0x000f000f, or_with);
+}
+
 template <>
 struct cached<GGML_TYPE_Q4_0> {
     static constexpr int SIZE = 32, BYTES = 18, AT = 2, MORE_AT = -1, OFFSET = 8;
@@ -115,7 +124,7 @@ struct cached<GGML_TYPE_Q4_0> {
     static __device__ void expand(const uint32_t codes, uint32_t, int, pair (&r)[4]) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            r[i] = numbers_of<FORM, OFFSET>(masked_or(codes >> (i % 2 * 8 + i / 2 * 4), 0x000f000f, FRONT<FORM>));
+            r[i] = numbers_of<FORM, OFFSET>(nibbles_of<FORM>(codes, i, FRONT<FORM>));
         }
     }
 };
@@ -125,13 +134,15 @@ struct cached<GGML_TYPE_Q5_0> {
     static constexpr int SIZE = 32, BYTES = 22, AT = 6, MORE_AT = 2, OFFSET = 16;
     static constexpr bool HAS_SCALE = true;
 
-    // bits 0 to 3 and 16 to 19 of `more`: two of them, 2 apart, go to bits 4 and 20
+    // bits 0 to 3 and 16 to 19 of `more`: two of them, 2 apart, go to bits 4 and 20, or with codes in place 8 and 24
     template <form FORM>
     static __device__ void expand(const uint32_t codes, const uint32_t more, int, pair (&r)[4]) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const uint32_t fifth = masked_or((more >> (i % 2 + i / 2 * 16) & 5) * 0x40010, 0x00100010, FRONT<FORM>);
-            r[i] = numbers_of<FORM, OFFSET>(masked_or(codes >> (i % 2 * 8 + i / 2 * 4), 0x000f000f, fifth));
+            const int shift = FORM == form::IN_PLACE && i >= 2 ? 4 : 0;
+            const uint32_t two = more >> (i % 2 + i / 2 * 16) & 5;
+            const uint32_t fifth = masked_or(two * (0x40010u << shift), 0x00100010u << shift, FRONT<FORM>);
+            r[i] = numbers_of<FORM, OFFSET>(nibbles_of<FORM>(codes, i, fifth));
         }
     }
 
@@ -236,7 +247,7 @@ __device__ void key_part(const char * head, const int i, const int t, pair (&r)[
 }
 
 // values 32 * i to 32 * i + 31 of the heads of two tokens, as lane g has them
-template <ggml_type T>
+template <ggml_type T, form FORM>
 __device__ void value_part(const char * a, const char * b, const int i, const int g, pair (&r)[4]) {
     using type = cached<T>;
     const int at = i * AT_ONCE / type::SIZE * type::BYTES;
@@ -252,7 +263,7 @@ __device__ void value_part(const char * a, const char * b, const int i, const in
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
             const int mine = at + type::AT + 2 * g + 16 * k;
-            split_bytes<form::EXACT>(load_both(a + mine, b + mine) ^ 0x80808080, r[2 * k], r[2 * k + 1]);
+            split_bytes<FORM>(load_both(a + mine, b + mine) ^ 0x80808080, r[2 * k], r[2 * k + 1]);
         }
     } else {
         const int mine = at + type::AT + 2 * g;
@@ -260,7 +271,7 @@ __device__ void value_part(const char * a, const char * b, const int i, const in
         if constexpr (type::MORE_AT >= 0) {
             more = type::more_of_values(a + at + type::MORE_AT, b + at + type::MORE_AT, g);
         }
-        type::template expand<form::EXACT>(load_both(a + mine, b + mine), more, i % (type::SIZE / AT_ONCE), r);
+        type::template expand<FORM>(load_both(a + mine, b + mine), more, i % (type::SIZE / AT_ONCE), r);
     }
 }
 

@@ -4,13 +4,14 @@
 #include "kvtuner-cuda-decode.cuh"
 #include "kvtuner-cuda-launch.cuh"
 #include "kvtuner-cuda-merge.cuh"
+#include "kvtuner-cuda-short.cuh"
 
 namespace kvtuner::cuda {
 
 template <int DK, int DV, int TILES>
 void launch_tiles(const attention_args & args, const attention_launch & l) {
     const dim3 grid(l.n_parts, l.n_column_groups, l.n_stream);
-    const auto kernel = attend<DK, DV, TILES>;
+    const auto kernel = l.is_short ? attend_short<DK, DV, TILES> : attend<DK, DV, TILES>;
     CUDA_SET_SHARED_MEMORY_LIMIT(kernel, ggml_cuda_info().devices[ggml_cuda_get_device()].smpbo);
     const ggml_cuda_kernel_launch_params params(grid, dim3(l.n_threads), l.shared_bytes, l.stream);
     ggml_cuda_kernel_launch(kernel, params, args);

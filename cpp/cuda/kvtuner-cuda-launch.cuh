@@ -10,6 +10,7 @@ struct attention_launch {
     int tiles;  // of 8 columns, which a block of threads has: 1, 2 or 4
     int n_parts, n_column_groups, n_stream;
     int n_threads, shared_bytes;
+    bool is_short;  // one part, without lots
     cudaStream_t stream;
 };
 
@@ -33,6 +34,7 @@ constexpr bool has_queries_in_registers(const int size_k, const int tiles) {
 }
 
 constexpr int MOST_LOTS = 6;  // in shared memory
+constexpr int BARRIERS_BYTES = 2 * MOST_LOTS * BARRIER_BYTES;
 
 // of sums of 32 values of queries of a head, for the cache and for exact rows
 __host__ __device__ constexpr int sum_bytes(const int size_k, const int tiles) {

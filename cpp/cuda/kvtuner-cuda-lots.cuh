@@ -9,114 +9,209 @@ namespace kvtuner::cuda {
 
 // which lots a block of threads takes: first exact rows, then the cache
 struct lot_range {
-    int exact_first, exact_last, first, last;
+    int exact_first = 0, exact_last = 0, first, last;
 
     __device__ lot_range(const attention_args & a) {
-        const int n_lots = a.cache.n_tokens / a.tokens_of_lot();
-        const int exact = a.n_exact_lots * a.exact_weight, all = exact + n_lots;
-        const int begin = (int)((unsigned)all * blockIdx.x / gridDim.x);
-        const int end = (int)((unsigned)all * (blockIdx.x + 1) / gridDim.x);
-        exact_first = min(a.n_exact_lots, (begin + a.exact_weight - 1) / a.exact_weight);
-        exact_last = min(a.n_exact_lots, (end + a.exact_weight - 1) / a.exact_weight);
+        const int i = blockIdx.x, begin = i * a.n_of_parts + min(i, a.n_more);
+        const int end = begin + a.n_of_parts + (i < a.n_more ? 1 : 0), exact = a.n_exact_lots * a.exact_weight;
+        if (a.n_exact_lots > 0) {
+            exact_first = min(a.n_exact_lots, (begin + a.exact_weight - 1) / a.exact_weight);
+            exact_last = min(a.n_exact_lots, (end + a.exact_weight - 1) / a.exact_weight);
+        }
         first = max(0, begin - exact);
         last = max(0, end - exact);
     }
 };
 
-// Queries of all heads of the block, rotated, as halves: a warp takes a column.
+// a column of a head of the block, or none
+struct query_place {
+    int of_block, column;  // of those that the block has
+    const float4 * row = nullptr;
+
+    __device__ query_place(const attention_args & a, const int i, const int n_columns, const int first_head,
+                           const int first_column)
+        : of_block(i / n_columns), column(i % n_columns) {
+        const int of_all = first_column + column;
+        if (of_block < a.heads_of_block && of_all < a.n_columns()) {
+            const int query = a.query_of(of_all);
+            const int head = (first_head + of_block) * a.group + of_all - query * a.group;
+            row = (const float4 *)(a.q + query * a.q_query + head * a.q_head + blockIdx.z * a.q_stream);
+        }
+    }
+};
+
+// Queries of all heads of the block, rotated, as halves. A warp takes some columns, and asks for all of them before it
+// waits for one.
 template <int DK, int TILES>
 __device__ void put_queries(const attention_args & a, uint2 * to, const int first_head, const int first_column) {
-    constexpr int STEPS = DK / 16;
-    const int lane = threadIdx.x % LANES, n_columns = TILES * COLUMNS, n = a.heads_of_block * n_columns;
+    constexpr int STEPS = DK / 16, N_COLUMNS = TILES * COLUMNS, AT_A_TIME = DK <= 128 ? 4 : 1;
+    const int lane = threadIdx.x % LANES, n_warps = a.n_warps();
 #pragma unroll 1
-    for (int i = threadIdx.x / LANES; i < n; i += blockDim.x / LANES) {
-        const int of_block = i / n_columns, tile = i % n_columns / COLUMNS, g = i % COLUMNS;
-        const int column = first_column + i % n_columns;
-        row_values<DK> x;
-        if (column < a.n_columns()) {
-            const int query = a.query_of(column), head = (first_head + of_block) * a.group + column - query * a.group;
-            const char * q = a.q + query * a.q_query + head * a.q_head + blockIdx.z * a.q_stream;
+    for (int i = threadIdx.x / LANES; i < a.heads_of_block * N_COLUMNS; i += AT_A_TIME * n_warps) {
+        row_values<DK> x[AT_A_TIME];
 #pragma unroll
-            for (int k = 0; k < (int)(sizeof(x) / sizeof(float4)); ++k) {
-                x[k] = make_float4(0, 0, 0, 0);
-                if (VALUES_OF_LANES * k + 4 * lane < DK) {
-                    x[k] = ((const float4 *)q)[LANES * k + lane];
+        for (int j = 0; j < AT_A_TIME; ++j) {
+            const query_place place(a, i + j * n_warps, N_COLUMNS, first_head, first_column);
+#pragma unroll
+            for (int k = 0; k < (int)(sizeof(x[j]) / sizeof(float4)); ++k) {
+                x[j][k] = make_float4(0, 0, 0, 0);
+                if (place.row && VALUES_OF_LANES * k + 4 * lane < DK) {
+                    x[j][k] = place.row[LANES * k + lane];
                 }
             }
-            rotate_row(x, a.q_rotation, lane);
         }
 #pragma unroll
-        for (int k = 0; k < (int)(sizeof(x) / sizeof(float4)); ++k) {
-            const int step = 8 * k + lane / 4;
-            const bool is_one = column < a.n_columns();
-            if (step < STEPS) {
-                to[((of_block * STEPS + step) * TILES + tile) * LANES + g * 4 + lane % 4] =
-                        is_one ? make_uint2(pair_of(x[k].x * a.q_scale, x[k].z * a.q_scale),
-                                            pair_of(x[k].y * a.q_scale, x[k].w * a.q_scale))
-                               : make_uint2(0, 0);
+        for (int j = 0; j < AT_A_TIME; ++j) {
+            const int of_block = (i + j * n_warps) / N_COLUMNS, column = (i + j * n_warps) % N_COLUMNS;
+            rotate_row(x[j], a.q_rotation, lane);
+#pragma unroll
+            for (int k = 0; k < (int)(sizeof(x[j]) / sizeof(float4)); ++k) {
+                const int step = 8 * k + lane / 4;
+                const float4 v = x[j][k];
+                if (step < STEPS && of_block < a.heads_of_block) {
+                    to[((of_block * STEPS + step) * TILES + column / COLUMNS) * LANES + column % COLUMNS * 4 + lane % 4] =
+                            make_uint2(pair_of(v.x * a.q_scale, v.z * a.q_scale),
+                                       pair_of(v.y * a.q_scale, v.w * a.q_scale));
+                }
             }
         }
     }
 }
 
-// what the offsets of codes come to, of 32 values of each column of a head, by one warp: products with ones
+// What the offsets of codes come to, of 32 values of each column of each head: products with ones. All warps share them
+// out.
 template <int DK, int TILES>
-__device__ void put_sums(const attention_args & a, const uint2 * queries, float4 * to, const int lane) {
+__device__ void put_sums(const attention_args & a, const uint2 * queries, float4 * to) {
     constexpr int PARTS = DK / AT_ONCE;
     constexpr pair ONES = 0x3c003c00;
+    const int lane = threadIdx.x % LANES, n = a.heads_of_block * PARTS * TILES;
 #pragma unroll 1  // here and below: at short contexts the time to load instructions counts
-    for (int i = 0; i < PARTS * TILES; ++i) {
+    for (int i = threadIdx.x / LANES; i < n; i += a.n_warps()) {
+        const int head = i / (PARTS * TILES), part = i / TILES % PARTS, tile = i % TILES;
         float c[4] = {};
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
-            const uint2 x = queries[((2 * (i / TILES) + k) * TILES + i % TILES) * LANES + lane];
+            const uint2 x = queries[((head * 2 * PARTS + 2 * part + k) * TILES + tile) * LANES + lane];
             add_product(c, ONES, ONES, ONES, ONES, x.x, x.y);
         }
         if (lane < 4) {
             const float unit = -a.offset / RAW_UNIT, exact_unit = -a.exact_offset / RAW_UNIT;
-            to[i * 4 + lane] = make_float4(c[0] * unit, c[1] * unit, c[0] * unit, c[1] * unit);
-            to[(PARTS * TILES + i) * 4 + lane] =
+            float4 * here = to + ((head * 2 * PARTS + part) * TILES + tile) * 4 + lane;
+            *here = make_float4(c[0] * unit, c[1] * unit, c[0] * unit, c[1] * unit);
+            here[PARTS * TILES * 4] =
                     make_float4(c[0] * exact_unit, c[1] * exact_unit, c[0] * exact_unit, c[1] * exact_unit);
         }
     }
 }
 
-// brings lots of tokens into shared memory
-struct lot_copies {
+// what lots are made of, of a stream and one of its KV heads on
+struct lot_sources {
     const char *k, *v, *mask, *blocks;  // of token 0
-    const uint32_t shared;              // of the first lot
 
-    template <int N>
-    static __device__ void copy_chunks(const uint32_t to, const char * from, const row_copy & rows) {
-#pragma unroll 1
-        for (int i = threadIdx.x; i < rows.n_chunks; i += blockDim.x) {
-            const int row = __umulhi(i, rows.reciprocal), chunk = i - row * rows.of_row;
-            copy_later<N>(to + row * rows.pitch + chunk * N, from + row * rows.stride + chunk * N);
-        }
+    __device__ lot_sources(const attention_args & a, const int first_head, const int stream)
+        : k(a.cache.k.data + first_head * a.cache.k.of.head + stream * a.cache.k.of.stream),
+          v(a.cache.v.data + first_head * a.cache.v.of.head + stream * a.cache.v.of.stream),
+          mask((const char *)(a.cache.mask + stream * a.cache.mask_stream)),
+          blocks((const char *)(a.cache.blocks + stream * a.cache.blocks_stream)) {
     }
 
-    static __device__ void copy(const uint32_t to, const char * from, const row_copy & rows) {
-        if (rows.chunk == 16) {
-            copy_chunks<16>(to, from, rows);
-        } else if (rows.chunk == 8) {
-            copy_chunks<8>(to, from, rows);
-        } else {
-            copy_chunks<4>(to, from, rows);
-        }
-    }
-
-    // by all threads; behind the last lot, of nothing
-    __device__ void ask_for(const attention_args & a, const int lot, const int last, const int place) const {
-        if (lot < last) {
-            const uint32_t to = shared + place * a.lot.bytes;
-            const int64_t token = (int64_t)lot * a.tokens_of_lot();
-            copy(to, k + token * a.cache.k.of.token, a.lot.k);
-            copy(to + a.lot.v_at, v + token * a.cache.v.of.token, a.lot.v);
-            copy_chunks<16>(to + a.lot.mask_at, mask + token * 2, a.lot.mask);
-            copy(to + a.lot.blocks_at, blocks + token * 4, a.lot.blocks);
-        }
-        end_lot();
+    // `copy` of each of them, of a lot
+    template <typename COPY>
+    __device__ void each(const attention_args & a, const int lot, const uint32_t to, const COPY & copy) const {
+        copy(to, k + (int64_t)lot * a.lot.k.of_lot, a.lot.k);
+        copy(to + a.lot.v_at, v + (int64_t)lot * a.lot.v.of_lot, a.lot.v);
+        copy(to + a.lot.mask_at, mask + (int64_t)lot * a.lot.mask.of_lot, a.lot.mask);
+        copy(to + a.lot.blocks_at, blocks + (int64_t)lot * a.lot.blocks.of_lot, a.lot.blocks);
     }
 };
+
+// Places of lots in shared memory, one after the other and round again. Each has two barriers where lots come as rows:
+// one tells that a lot is there, the other that no warp reads it any more.
+struct lot_place {
+    uint32_t lots, barriers;  // of the first
+    int i = 0, round = 0;
+
+    __device__ lot_place(const char * lots, const char * barriers)
+        : lots((uint32_t)__cvta_generic_to_shared(lots)), barriers((uint32_t)__cvta_generic_to_shared(barriers)) {
+    }
+
+    __device__ uint32_t full() const {
+        return barriers + i * BARRIER_BYTES;
+    }
+
+    __device__ uint32_t empty() const {
+        return full() + MOST_LOTS * BARRIER_BYTES;
+    }
+
+    // by no more places than there are
+    __device__ void go_on(const attention_args & a, const int n = 1) {
+        i += n;
+        if (i >= a.n_lots) {
+            i -= a.n_lots;
+            ++round;
+        }
+    }
+};
+
+// by one warp, for so many that read
+inline __device__ void make_barriers(const attention_args & a, lot_place place, const int n_warps) {
+    place.i = threadIdx.x % LANES;
+    if (place.i < a.n_lots) {
+        make_barrier(place.full(), 1);
+        make_barrier(place.empty(), n_warps);
+    }
+}
+
+// A lot as rows, when no warp reads what was there: by one warp, or by all as many as there are, of which each brings some.
+inline __device__ void bring_rows(const attention_args & a, const lot_sources & from, const int lot,
+                                  const lot_place & place, const int warp = 0, const int n_warps = 1) {
+    if (!is_first_lane()) {
+        return;
+    }
+    if (place.round > 0) {
+        wait_for_phase(place.empty(), (place.round - 1) & 1);
+    }
+    if (warp == 0) {
+        announce_bytes(place.full(), a.lot.copied_bytes);
+    }
+    from.each(a, lot, place.lots + place.i * a.lot.bytes,
+              [&](const uint32_t to, const char * here, const row_copy & rows) {
+#pragma unroll 4
+                  for (int row = warp; row < rows.n_rows; row += n_warps) {
+                      copy_row_later(to + row * rows.pitch, here + row * rows.stride, rows.row_bytes, place.full());
+                  }
+              });
+}
+
+template <int N>
+__device__ void copy_chunks(uint32_t to, const char * from, const int first, const row_copy & rows) {
+#pragma unroll 1
+    for (int i = first; i < rows.n_chunks; i += rows.step) {
+        copy_later<N>(to, from);
+        from += rows.stride_of_step;
+        to += rows.pitch_of_step;
+    }
+}
+
+// A lot as chunks of rows, by all threads; if there is none, nothing.
+inline __device__ void bring_chunks(const attention_args & a, const lot_sources & from, const int lot, const int last,
+                                    const uint32_t to) {
+    if (lot < last) {
+        from.each(a, lot, to, [](uint32_t there, const char * here, const row_copy & rows) {
+            const int i = threadIdx.x, row = rows.by_row.quotient(i), chunk = i - row * rows.by_row.d;
+            const int first = i < rows.step ? i : rows.n_chunks;
+            there += row * rows.pitch + chunk * rows.chunk;
+            here += row * rows.stride + chunk * rows.chunk;
+            if (rows.chunk == 16) {
+                copy_chunks<16>(there, here, first, rows);
+            } else if (rows.chunk == 8) {
+                copy_chunks<8>(there, here, first, rows);
+            } else {
+                copy_chunks<4>(there, here, first, rows);
+            }
+        });
+    }
+    end_lot();
+}
 
 }  // namespace kvtuner::cuda

@@ -42,6 +42,14 @@ struct output_row {
     }
 };
 
+template <int DV>
+__device__ void get_row(row_values<DV> & x, const float * values, const int lane) {
+#pragma unroll
+    for (int k = 0; k < (int)(sizeof(x) / sizeof(float4)); ++k) {
+        x[k] = VALUES_OF_LANES * k + 4 * lane < DV ? ((const float4 *)values)[32 * k + lane] : make_float4(0, 0, 0, 0);
+    }
+}
+
 // what parts of a column add up to
 template <int DV>
 struct part_sums {
@@ -49,21 +57,30 @@ struct part_sums {
     float sum = 0;
 
     __device__ part_sums() {
+        scale(0, true);
+    }
+
+    __device__ void scale(const float factor, const bool is_empty = false) {
+        sum = is_empty ? 0 : sum * factor;
 #pragma unroll
         for (float4 & v : x) {
-            v = make_float4(0, 0, 0, 0);
+            v = is_empty ? make_float4(0, 0, 0, 0) : make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor);
+        }
+    }
+
+    __device__ void add(const row_values<DV> & values, const float weight) {
+#pragma unroll
+        for (int k = 0; k < (int)(sizeof(x) / sizeof(float4)); ++k) {
+            const float4 v = values[k];
+            x[k] = make_float4(x[k].x + weight * v.x, x[k].y + weight * v.y, x[k].z + weight * v.z,
+                               x[k].w + weight * v.w);
         }
     }
 
     __device__ void add(const float * values, const float weight, const int lane) {
-#pragma unroll
-        for (int k = 0; k < (int)(sizeof(x) / sizeof(float4)); ++k) {
-            if (VALUES_OF_LANES * k + 4 * lane < DV) {
-                const float4 v = ((const float4 *)values)[32 * k + lane];
-                x[k] = make_float4(x[k].x + weight * v.x, x[k].y + weight * v.y, x[k].z + weight * v.z,
-                                   x[k].w + weight * v.w);
-            }
-        }
+        row_values<DV> v;
+        get_row<DV>(v, values, lane);
+        add(v, weight);
     }
 
     __device__ void put(float * values, const int lane) const {
@@ -76,10 +93,12 @@ struct part_sums {
     }
 };
 
-// a block of threads has one column: a query of a query head
+// A block of threads has one column: a query of a query head. Each warp adds up some parts by the largest exponent among
+// them, so that it waits for memory once, and then all warps what they have.
 template <int DV>
 __global__ void __launch_bounds__(MERGE_WARPS * LANES) merge_parts(const merge_args a) {
-    __shared__ float sums[MERGE_WARPS];
+    constexpr int AT_A_TIME = DV <= 128 ? 12 : DV <= 256 ? 6 : 3;
+    __shared__ float2 sums[MERGE_WARPS];
     __shared__ __align__(16) float values[MERGE_WARPS][DV];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int n_columns = gridDim.x, column = blockIdx.x, stream = blockIdx.y;
@@ -89,28 +108,49 @@ __global__ void __launch_bounds__(MERGE_WARPS * LANES) merge_parts(const merge_a
     ggml_cuda_pdl_sync();
     ggml_cuda_pdl_lc();
 
-    float above = row.sink;  // all warps find the same
-    for (int i = lane; i < a.n_parts; i += 32) {
-        above = fmaxf(above, a.sums[first + (int64_t)i * n_columns].x);
-    }
-    above = warp_reduce_max(above);
+    float above = NO_SCORE;
     part_sums<DV> mine;
-#pragma unroll 4
-    for (int i = warp; i < a.n_parts; i += MERGE_WARPS) {
-        const int64_t at = first + (int64_t)i * n_columns;
-        const float2 of_part = a.sums[at];
-        const float weight = exp2f(of_part.x - above);
-        mine.sum += weight * of_part.y;
-        mine.add(a.parts + at * DV, weight, lane);
+#pragma unroll 1
+    for (int begin = warp; begin < a.n_parts; begin += AT_A_TIME * MERGE_WARPS) {
+        float2 totals[AT_A_TIME];
+        row_values<DV> x[AT_A_TIME];
+        float most = above;
+#pragma unroll
+        for (int k = 0; k < AT_A_TIME; ++k) {
+            const int part = begin + k * MERGE_WARPS;
+            const int64_t at = first + (int64_t)part * n_columns;
+            totals[k] = part < a.n_parts ? a.sums[at] : make_float2(NO_SCORE, 0);
+            if (part < a.n_parts) {
+                get_row<DV>(x[k], a.parts + at * DV, lane);
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < AT_A_TIME; ++k) {
+            most = fmaxf(most, totals[k].x);
+        }
+        mine.scale(exp2f(above - most));
+        above = most;
+#pragma unroll
+        for (int k = 0; k < AT_A_TIME; ++k) {
+            if (begin + k * MERGE_WARPS < a.n_parts) {
+                const float weight = exp2f(totals[k].x - above);
+                mine.sum += weight * totals[k].y;
+                mine.add(x[k], weight);
+            }
+        }
     }
     mine.put(values[warp], lane);
-    sums[warp] = mine.sum;
+    sums[warp] = make_float2(above, mine.sum);
     __syncthreads();
     if (warp == 0) {
+        const float2 total = lane < MERGE_WARPS ? sums[lane] : make_float2(NO_SCORE, 0);
+        above = warp_reduce_max(fmaxf(total.x, row.sink));
+        const float weight = exp2f(total.x - above);
         part_sums<DV> all;
+        all.sum = warp_reduce_sum(weight * total.y);
+#pragma unroll 8
         for (int i = 0; i < MERGE_WARPS; ++i) {
-            all.sum += sums[i];
-            all.add(values[i], 1, lane);
+            all.add(values[i], __shfl_sync(0xffffffff, weight, i), lane);
         }
         row.template store<DV>(all.x, all.sum, above, a.rotation, lane);
     }

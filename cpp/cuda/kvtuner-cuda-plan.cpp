@@ -11,6 +11,7 @@ namespace kvtuner::cuda {
 namespace {
 
 constexpr int MOST_QUERIES = 16;
+constexpr int ALL_BANKS = 128;         // bytes of shared memory
 constexpr int MOST_OF_ONE_PART = 512;  // tokens
 constexpr int RESERVED = 1024;         // bytes of shared memory that a block of threads has beside its own
 
@@ -23,7 +24,7 @@ bool is_exact_type(ggml_type type) {
     return type == GGML_TYPE_F16 || type == GGML_TYPE_Q8_0;
 }
 
-// by how much the codes of keys, or the bytes found for them, are more than levels
+// by how much codes, or the bytes found for them, are more than levels
 float offset_of(ggml_type type) {
     switch (type) {
         case GGML_TYPE_F16:
@@ -35,6 +36,11 @@ float offset_of(ggml_type type) {
         default:
             return 128;
     }
+}
+
+// how many times too large codes of the last 16 of 32 values are where they are read as they lie
+float high_of(ggml_type type) {
+    return type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q5_0 ? 16 : 1;
 }
 
 bool fits(const ggml_tensor * side) {
@@ -111,6 +117,9 @@ void set_scores(const ggml_tensor * node, attention_args & args) {
     args.q_scale = cap > 0 ? scale / cap : scale * LOG2_E;
     args.cap = cap * LOG2_E;
     args.offset = offset_of(node->src[1]->type);
+    args.offset_v = offset_of(node->src[2]->type);
+    args.high_k = high_of(node->src[1]->type);
+    args.high_v = high_of(node->src[2]->type);
     args.exact_offset = kvtuner_has_exact(node) ? offset_of(node->src[KVTUNER_EXACT_AT]->type) : 0;
 }
 
@@ -124,67 +133,107 @@ int chunk_for(std::initializer_list<int64_t> numbers) {
     return 0;
 }
 
-row_copy copy_of(int n_rows, int row_bytes, int64_t stride, int pitch, int chunk) {
+divisor divisor_of(int d) {
+    return { d, (uint32_t)((((uint64_t)1 << 32) + d - 1) / d) };
+}
+
+// Rows of such chunks, by so many threads; 0 as a chunk, where they are too many for one row.
+row_copy copy_of(int n_rows, int row_bytes, int64_t stride, int pitch, int chunk, int n_threads) {
     row_copy c = {};
-    c.chunk = chunk;
-    c.of_row = chunk ? row_bytes / chunk : 1;
-    c.n_chunks = n_rows * c.of_row;
-    c.reciprocal = n_rows == 1 ? 0 : (uint32_t)((((uint64_t)1 << 32) + c.of_row - 1) / c.of_row);
+    const int of_row = chunk ? row_bytes / chunk : 1;
+    c.n_rows = n_rows;
+    c.row_bytes = row_bytes;
+    c.by_row = divisor_of(of_row);
+    c.n_chunks = n_rows * of_row;
     c.stride = (int)stride;
     c.pitch = pitch;
+    if (n_rows == 1) {
+        c.step = n_threads;
+        c.stride_of_step = c.pitch_of_step = n_threads * chunk;
+        c.chunk = chunk;
+        return c;
+    }
+    const int at_once = n_threads / of_row;
+    c.step = at_once * of_row;
+    c.stride_of_step = at_once * c.stride;
+    c.pitch_of_step = at_once * c.pitch;
+    c.chunk = at_once > 0 ? chunk : 0;
     return c;
 }
 
-// Rows of as many heads of a lot of tokens. Where they are multiples of 32 bytes, they lie in shared memory with a gap
-// between, so that lanes that read the same bytes of different rows do not wait for each other.
-row_copy side_copy(const cached_side & side, int slice, int n_heads, int n_heads_all, int n_tokens, bool is_key,
-                   int & token_bytes) {
-    const int row = slice * n_heads;
-    const int gap = row % 32 != 0 ? 0 : is_key && side.type == GGML_TYPE_F16 ? 32 : 16;
-    const int64_t start = (int64_t)(uintptr_t)side.data;
-    token_bytes = row + gap;
-    if (gap == 0 && n_heads == n_heads_all && side.of.token == row) {
-        const int64_t all = (int64_t)row * n_tokens;
-        return copy_of(1, (int)all, 0, 0, chunk_for({ start, all, side.of.stream }));
+// Where tokens lie in shared memory: with a gap behind as many as fill its banks, so that lanes that read the same bytes
+// of different tokens do not wait for each other. is_whole: that nothing lies between them in the cache.
+token_layout layout_of(const cached_side & side, int token_bytes, bool is_key, bool is_whole) {
+    token_layout layout = { token_bytes, 0, 0 };
+    if (token_bytes % 32 == 0) {
+        layout.gap = is_key && side.type == GGML_TYPE_F16 ? 32 : 16;
+        for (int n = 1; is_whole && n * token_bytes % ALL_BANKS != 0; n *= 2) {
+            ++layout.shift;
+        }
     }
-    return copy_of(n_tokens, row, side.of.token, row + gap,
-                   chunk_for({ start, row, side.of.token, side.of.stream, row + gap }));
+    return layout;
+}
+
+// tokens of as many heads of a lot
+row_copy side_copy(const cached_side & side, int slice, const attention_args & args, bool is_key,
+                   token_layout & layout) {
+    const int bytes = slice * args.heads_of_block, n_tokens = args.tokens_of_lot(), n_threads = args.n_warps() * LANES;
+    const bool is_whole = args.heads_of_block == args.n_head_kv && side.of.token == bytes;
+    const int64_t start = (int64_t)(uintptr_t)side.data;
+    layout = layout_of(side, bytes, is_key, is_whole);
+    const int together = layout.gap == 0 && is_whole ? n_tokens : 1 << layout.shift;
+    const int row = bytes * together, pitch = row + layout.gap;
+    const int64_t stride = side.of.token * together;
+    return copy_of(n_tokens / together, row, stride, pitch, chunk_for({ start, row, stride, side.of.stream, pitch }),
+                   n_threads);
 }
 
 int padded(int bytes) {
     return (bytes + 127) / 128 * 128;
 }
 
+int copied_bytes(const row_copy & rows) {
+    return rows.n_rows * rows.row_bytes;
+}
+
 // Lots for so many heads and tokens. False: they cannot be copied.
-bool set_lot(const ggml_tensor * node, attention_args & args, int n_heads, int sub_warps) {
+bool set_lot(const ggml_tensor * node, attention_args & args, bool takes_rows, int n_heads, int sub_warps) {
     const ggml_tensor *k = node->src[1], *v = node->src[2];
     lot_layout & lot = args.lot;
     args.heads_of_block = n_heads;
     args.sub_warps = sub_warps;
-    const int n = args.tokens_of_lot();
-    lot.k = side_copy(args.cache.k, (int)ggml_row_size(k->type, k->ne[0]), n_heads, args.n_head_kv, n, true,
-                      lot.k_token);
-    lot.v = side_copy(args.cache.v, (int)ggml_row_size(v->type, v->ne[0]), n_heads, args.n_head_kv, n, false,
-                      lot.v_token);
-    lot.mask = copy_of(args.n_query, n * 2, args.cache.mask_query * 2, n * 2, 16);
-    lot.blocks =
-            copy_of(args.centers ? 1 : 0, n * 4, 0, 0, chunk_for({ (int64_t)(uintptr_t)args.cache.blocks, n * 4 }));
-    lot.v_at = padded(lot.k_token * n);
-    lot.mask_at = lot.v_at + padded(lot.v_token * n);
+    const int n = args.tokens_of_lot(), n_threads = args.n_warps() * LANES;
+    lot.k = side_copy(args.cache.k, (int)ggml_row_size(k->type, k->ne[0]), args, true, lot.k_tokens);
+    lot.v = side_copy(args.cache.v, (int)ggml_row_size(v->type, v->ne[0]), args, false, lot.v_tokens);
+    lot.mask = copy_of(args.n_query, n * 2, args.cache.mask_query * 2, n * 2, 16, n_threads);
+    lot.blocks = copy_of(args.centers ? 1 : 0, n * 4, 0, 0, chunk_for({ (int64_t)(uintptr_t)args.cache.blocks, n * 4 }),
+                         n_threads);
+    lot.k.of_lot = n * (int)args.cache.k.of.token;
+    lot.v.of_lot = n * (int)args.cache.v.of.token;
+    lot.mask.of_lot = n * 2;
+    lot.blocks.of_lot = n * 4;
+    lot.v_at = padded(lot.k_tokens.at(n));
+    lot.mask_at = lot.v_at + padded(lot.v_tokens.at(n));
     lot.blocks_at = lot.mask_at + padded(args.n_query * n * 2);
     lot.bytes = lot.blocks_at + (args.centers ? padded(n * 4) : 0);
+    lot.is_by_rows = takes_rows;
+    lot.copied_bytes = 0;
+    for (const row_copy & rows : { lot.k, lot.v, lot.mask, lot.blocks }) {
+        lot.is_by_rows = lot.is_by_rows && (rows.n_chunks == 0 || rows.chunk == 16);
+        lot.copied_bytes += copied_bytes(rows);
+    }
     const bool is_tight = k->nb[2] == ggml_row_size(k->type, k->ne[0]) && v->nb[2] == ggml_row_size(v->type, v->ne[0]);
-    return lot.k.chunk && lot.v.chunk && is_tight && args.cache.n_tokens % n == 0;
+    return lot.k.chunk && lot.v.chunk && lot.mask.chunk && is_tight && args.cache.n_tokens % n == 0;
 }
 
 int query_bytes(const attention_args & args, int size_k, int tiles) {
     return args.heads_of_block * size_k / 16 * tiles * LANES * (int)sizeof(uint2);
 }
 
-// what a block of threads needs beside the lots: sums of queries, and queries that do not lie in the
-// place of a lot
+// what a block of threads needs beside the lots: barriers, sums of queries, and queries that do not lie in the place of a
+// lot
 int bytes_beside(const attention_args & args, int size_k, int tiles) {
-    return args.heads_of_block * sum_bytes(size_k, tiles) +
+    return BARRIERS_BYTES + args.heads_of_block * sum_bytes(size_k, tiles) +
            (has_queries_in_registers(size_k, tiles) ? 0 : query_bytes(args, size_k, tiles));
 }
 
@@ -204,12 +253,13 @@ void set_lots(const ggml_tensor * node, attention_args & args, int tiles, int li
 }
 
 // The largest blocks of threads that have so many lots in shared memory. False: none does.
-bool find_blocks(const ggml_tensor * node, attention_args & args, int tiles, int limit, int least_lots) {
+bool find_blocks(const ggml_tensor * node, attention_args & args, int tiles, const device_limits & limits,
+                 int least_lots) {
     const int most = most_warps((int)node->src[2]->ne[0], tiles);
     for (int n_heads = std::min(args.n_head_kv, most); n_heads > 0; --n_heads) {
         for (int sub_warps = 16; sub_warps > 0 && args.n_head_kv % n_heads == 0; sub_warps /= 2) {
-            if (n_heads * sub_warps <= most && set_lot(node, args, n_heads, sub_warps)) {
-                set_lots(node, args, tiles, limit);
+            if (n_heads * sub_warps <= most && set_lot(node, args, limits.takes_rows, n_heads, sub_warps)) {
+                set_lots(node, args, tiles, limits.shared_bytes);
                 if (args.n_lots >= least_lots) {
                     return true;
                 }
@@ -220,13 +270,28 @@ bool find_blocks(const ggml_tensor * node, attention_args & args, int tiles, int
 }
 
 // One head to a block of threads, whose warps share out all tokens: nothing is left to be merged by another kernel.
-bool find_one_head(const ggml_tensor * node, attention_args & args, int tiles, int limit) {
-    const int most = most_warps((int)node->src[2]->ne[0], tiles);
-    if (args.cache.n_tokens > MOST_OF_ONE_PART || !set_lot(node, args, 1, most)) {
+// False: there are too many tokens.
+bool set_one_head(const ggml_tensor * node, attention_args & args, attention_launch & launch, int limit) {
+    const int size_k = (int)node->src[1]->ne[0], size_v = (int)node->src[2]->ne[0];
+    args.heads_of_block = 1;
+    args.sub_warps = most_warps(size_v, launch.tiles);
+    launch.shared_bytes = std::max(sum_bytes(size_k, launch.tiles) + query_bytes(args, size_k, launch.tiles),
+                                   merge_bytes(args, size_v, launch.tiles));
+    return args.cache.n_tokens <= MOST_OF_ONE_PART && launch.shared_bytes <= limit;
+}
+
+// Lots, as rows or in chunks. False: no block of threads has room for them.
+bool set_blocks(const ggml_tensor * node, attention_args & args, attention_launch & launch,
+                const device_limits & limits) {
+    if (!find_blocks(node, args, launch.tiles, limits, 3) && !find_blocks(node, args, launch.tiles, limits, 2)) {
         return false;
     }
-    set_lots(node, args, tiles, limit);
-    return args.n_lots >= 2;
+    // as rows, a lot may come where one is read that is not the last: so warps need not wait for each other
+    args.lots_ahead = args.n_lots - (args.lot.is_by_rows && args.n_lots > 2 ? 2 : 1);
+    launch.shared_bytes =
+            std::max(args.n_lots * args.lot.bytes + bytes_beside(args, (int)node->src[1]->ne[0], launch.tiles),
+                     merge_bytes(args, (int)node->src[2]->ne[0], launch.tiles));
+    return true;
 }
 
 // Exact rows of a stream are all slots, or its share where each stream has its own.
@@ -265,22 +330,22 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rot
     launch.tiles = std::min(most, wanted <= 1 ? 1 : wanted == 2 ? 2 : 4);
     launch.n_column_groups = (wanted + launch.tiles - 1) / launch.tiles;
     launch.n_stream = (int)q->ne[3];
-    const int limit = limits.shared_bytes;
-    const bool is_short = find_one_head(node, args, launch.tiles, limit);
-    if (!is_short && !find_blocks(node, args, launch.tiles, limit, 3) &&
-        !find_blocks(node, args, launch.tiles, limit, 2)) {
+    launch.is_short = set_one_head(node, args, launch, limits.shared_bytes);
+    if (!launch.is_short && !set_blocks(node, args, launch, limits)) {
         return std::nullopt;
     }
     launch.n_column_groups *= args.head_groups();
-    launch.n_threads = LANES * args.heads_of_block * args.sub_warps;
-    launch.shared_bytes = std::max(args.n_lots * args.lot.bytes + bytes_beside(args, (int)k->ne[0], launch.tiles),
-                                   merge_bytes(args, (int)v->ne[0], launch.tiles));
+    args.by_heads = divisor_of(args.heads_of_block);
+    args.by_groups = divisor_of(args.head_groups());
+    launch.n_threads = LANES * args.n_warps();
     set_exact_lots(args, launch.n_stream);
     const int n_lots = args.n_exact_lots * args.exact_weight + args.cache.n_tokens / args.tokens_of_lot();
-    const int at_once = most_warps((int)v->ne[0], launch.tiles) / (args.heads_of_block * args.sub_warps);
+    const int at_once = most_warps((int)v->ne[0], launch.tiles) / args.n_warps();
     const int n_blocks = limits.n_multiprocessors * std::min(at_once, limits.shared_bytes / launch.shared_bytes) /
                          (launch.n_column_groups * launch.n_stream);
-    launch.n_parts = is_short ? 1 : std::max(1, std::min(n_blocks, n_lots));
+    launch.n_parts = launch.is_short ? 1 : std::max(1, std::min(n_blocks, n_lots));
+    args.n_of_parts = n_lots / launch.n_parts;
+    args.n_more = n_lots % launch.n_parts;
 
     plan.n_columns = (int64_t)args.n_head_kv * args.n_columns();
     args.merge.sinks = node->src[4] ? (const float *)node->src[4]->data : nullptr;

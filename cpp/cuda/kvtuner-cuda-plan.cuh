@@ -10,6 +10,7 @@ namespace kvtuner::cuda {
 struct device_limits {
     int n_multiprocessors;
     int shared_bytes;  // that one block of threads can have; so many a multiprocessor has
+    bool takes_rows;   // whether it copies whole rows
 };
 
 struct attention_plan {

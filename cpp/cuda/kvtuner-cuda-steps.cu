@@ -1,8 +1,5 @@
 #include "kvtuner-cuda-steps.cuh"
 
-#include "ggml-cuda/common.cuh"
-#include "kvtuner-cuda-attention.cuh"
-#include "kvtuner-cuda-write.cuh"
 
 #include "ggml-impl.h"
 #include "kvtuner-mark.h"
@@ -87,13 +84,14 @@ struct places {
 }  // namespace
 
 kvtuner_cuda_steps::kvtuner_cuda_steps(ggml_backend_cuda_context & ctx, const ggml_cgraph & graph)
-    : ctx(ctx), writes(kvtuner_cuda_writes(graph, is_off())) {
+    : ctx(ctx), graph(graph), writes(graph, is_off()), masks(ctx) {
     if (!is_off()) {
-        find_rotations(graph);
+        find_rotations();
+        writes.take_rope([this](int i) { return (size_t)i < is_covered.size() && is_covered[i]; });
     }
 }
 
-void kvtuner_cuda_steps::find_rotations(const ggml_cgraph & graph) {
+void kvtuner_cuda_steps::find_rotations() {
     const auto is_marked = [](const ggml_tensor * node) {
         return node->op == GGML_OP_FLASH_ATTN_EXT && kvtuner_is_marked(node);
     };
@@ -112,34 +110,34 @@ void kvtuner_cuda_steps::find_rotations(const ggml_cgraph & graph) {
         return true;
     };
     for (int i = 0; i < graph.n_nodes; ++i) {
-        ggml_tensor * node = graph.nodes[i];
-        if (!is_marked(node) || !kvtuner_cuda_attention_is_fast(ctx.device, node)) {
+        const ggml_tensor * node = graph.nodes[i];
+        if (!is_marked(node)) {
             continue;
         }
-        rotations around;
-        const ggml_tensor * before = in.rotation_before(node);
-        if (before && is_kept(before->src[1], in.at.at(before), i)) {
-            around.q = before->src[1];
-            around.q_length = before->ne[0];
-            is_covered[in.at.at(before)] = true;
+        rotations & around = attentions[i];
+        if (!kvtuner_cuda_attention_is_fast(ctx.device, node)) {
+            continue;
         }
         if (const ggml_tensor * behind = in.rotation_behind(i)) {
             around.out = behind;
             around.out_length = behind->ne[0];
             is_covered[in.at.at(behind)] = true;
         }
-        if (around.q || around.out) {
-            attentions[i] = { node, around };
-            is_covered[i] = true;
+        // its rows may be stored before others have read queries
+        const ggml_tensor *before = in.rotation_before(node), *out = around.out ? around.out : node;
+        if (before && is_kept(before->src[1], in.at.at(before), i) && !overlaps(before->src[1], out)) {
+            around.q = before->src[1];
+            around.q_length = before->ne[0];
+            is_covered[in.at.at(before)] = true;
         }
     }
 }
 
 bool kvtuner_cuda_steps::run(int i) const {
-    kvtuner_cuda_write(ctx, writes, i);
+    writes.run(ctx, i);
     const auto found = attentions.find(i);
     if (found != attentions.end()) {
-        kvtuner_cuda_attention(ctx, found->second.first, found->second.second);
+        return kvtuner_cuda_attention(ctx, graph.nodes[i], found->second, masks);
     }
     return writes.covers(i) || ((size_t)i < is_covered.size() && is_covered[i]);
 }

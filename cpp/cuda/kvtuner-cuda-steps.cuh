@@ -1,14 +1,12 @@
-// Which steps of a graph kernels of ours do together: writes of keys and values, and attention with the rotations of
-// queries before it and of its output behind it.
+// Which steps of a graph kernels of ours do together: writes of keys and values with the RoPE before them, and attention
+// with the rotations of queries before it and of its output behind it.
 #pragma once
 
-#include "kvtuner-cuda-plan.cuh"
-#include "kvtuner-writes.h"
+#include "kvtuner-cuda-attention.cuh"
+#include "kvtuner-cuda-write.cuh"
 
 #include <unordered_map>
 #include <vector>
-
-struct ggml_backend_cuda_context;
 
 class kvtuner_cuda_steps {
 public:
@@ -19,10 +17,12 @@ public:
     bool run(int i) const;
 
 private:
-    void find_rotations(const ggml_cgraph & graph);
+    void find_rotations();
 
     ggml_backend_cuda_context & ctx;
-    const kvtuner_writes writes;
-    std::unordered_map<int, std::pair<ggml_tensor *, kvtuner::cuda::rotations>> attentions;  // by node
-    std::vector<bool> is_covered;                                                            // empty without any
+    const ggml_cgraph & graph;
+    kvtuner_cuda_writes writes;
+    std::unordered_map<int, kvtuner::cuda::rotations> attentions;  // by node
+    std::vector<bool> is_covered;                                  // rotations around them; empty without any
+    mutable kvtuner::cuda::joined_masks masks;  // of the nodes that have run
 };

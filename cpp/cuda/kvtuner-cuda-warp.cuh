@@ -93,6 +93,13 @@ __device__ void wait_but_for() {
 #endif
 }
 
+// all that attend: so many
+inline __device__ void wait_for_warps(const int n) {
+#if KVTUNER_NVIDIA_ARCH > 0
+    asm volatile("bar.sync 1, %0;" ::"r"(n * 32) : "memory");
+#endif
+}
+
 // until all lots of this thread but the last n have come
 inline __device__ void wait_for_lots_but(const int n) {
     switch (n) {
@@ -107,6 +114,72 @@ inline __device__ void wait_for_lots_but(const int n) {
         default:
             return wait_but_for<4>();
     }
+}
+
+// Whole rows into shared memory in the background, by one thread: from compute capability 9.0 on. A barrier in shared
+// memory changes its phase when as many have arrived as it waits for, and all bytes that they have announced.
+inline __device__ void make_barrier(const uint32_t barrier, const int n) {
+#if KVTUNER_NVIDIA_ARCH >= 900
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(n) : "memory");
+#endif
+}
+
+inline __device__ void announce_bytes(const uint32_t barrier, const int n_bytes) {
+#if KVTUNER_NVIDIA_ARCH >= 900
+    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(n_bytes) : "memory");
+#endif
+}
+
+inline __device__ void copy_row_later(const uint32_t to, const void * from, const int n_bytes, const uint32_t barrier) {
+#if KVTUNER_NVIDIA_ARCH >= 900
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(n_bytes), "r"(barrier)
+                 : "memory");
+#endif
+}
+
+inline __device__ void arrive(const uint32_t barrier) {
+#if KVTUNER_NVIDIA_ARCH >= 900
+    asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
+#endif
+}
+
+inline __device__ void wait_for_phase(const uint32_t barrier, const int phase) {
+#if KVTUNER_NVIDIA_ARCH >= 900
+    asm volatile(
+            "{\n"
+            ".reg .pred p;\n"
+            "again:\n"
+            "mbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n"
+            "@!p bra again;\n"
+            "}\n" ::"r"(barrier),
+            "r"(phase)
+            : "memory");
+#endif
+}
+
+// what threads have written to shared memory comes before copies of rows to it
+inline __device__ void end_writes() {
+#if KVTUNER_NVIDIA_ARCH >= 900
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+// one of the lanes, always the same
+inline __device__ bool is_first_lane() {
+#if KVTUNER_NVIDIA_ARCH >= 900
+    uint32_t is_it;
+    asm volatile(
+            "{\n"
+            ".reg .pred p;\n"
+            "elect.sync _|p, 0xffffffff;\n"
+            "selp.u32 %0, 1, 0, p;\n"
+            "}\n"
+            : "=r"(is_it));
+    return is_it;
+#else
+    return threadIdx.x % 32 == 0;
+#endif
 }
 
 // (x & mask) | or_with in one instruction

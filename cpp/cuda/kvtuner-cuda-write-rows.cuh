@@ -1,9 +1,17 @@
-// The kernel of the write in one launch: scale, rotate, center, convert and store.
+// The kernel of the write in one launch: RoPE, scale, rotate, center, convert and store.
 #pragma once
 
 #include "kvtuner-cuda-quantize.cuh"
+#include "kvtuner-cuda-rope.cuh"
 
 #include <cstdint>
+
+// a parameter of a kernel that is read in place, whatever indexes it
+#ifdef __CUDACC__
+#    define KVTUNER_GRID_CONSTANT __grid_constant__
+#else
+#    define KVTUNER_GRID_CONSTANT
+#endif
 
 namespace kvtuner::cuda {
 
@@ -17,16 +25,30 @@ struct write_args {
     const float * center;    // null: none, or those of a table
     const half * centers;    // of blocks of positions, or null
     const int32_t * blocks;  // of each row
-    const int64_t * indices;
+    const int64_t * indices;  // of cells, or null: row i goes to cell i
+    rope_args rope;           // of heads, each a piece
     char * cache;
     int64_t cache_stride;  // bytes
+    int type;              // ggml_type
+    bool is_of_values;
     const int64_t * exact_indices;
     char * exact;          // where rows are stored as halves, too; null: nowhere
     int64_t exact_stride;  // bytes
     int row_length;
+    int piece;  // values of a row that a warp takes
     int pieces_per_row;
     int64_t n_pieces;
+    bool is_rotated;
     float scale;
+};
+
+constexpr int MOST_VALUES = 512;  // of a piece
+constexpr int MOST_WRITES = 3;  // of keys, values, and queries that are only turned
+
+// those that one launch does, side by side
+struct write_set {
+    write_args of[MOST_WRITES];
+    int n;
 };
 
 // Walsh-Hadamard transform of N values, value i * 32 + lane in x[i]: the order of additions is upstream's (fwht.cu)
@@ -56,7 +78,7 @@ __device__ void transform(float (&x)[N / WARP], const int lane) {
 }
 
 // How a piece of N values is converted and stored: a format has a `store` like this one, and says in `unit` how many
-// values it takes at least.
+// values it takes at least. Formats have one that is told the type.
 template <typename BLOCK, side SIDE>
 struct low_bits {
     static constexpr int unit = QK_NL;
@@ -81,19 +103,13 @@ struct low_bits {
 };
 
 // a warp takes a piece of N values of one row
-template <int N, bool rotated, typename format>
-__global__ void __launch_bounds__(WARP * WARPS_PER_BLOCK) write_rows(const write_args args) {
-    __shared__ float shared[WARPS_PER_BLOCK][N];
-    const int lane = threadIdx.x;
-    const int64_t piece = (int64_t)blockIdx.x * WARPS_PER_BLOCK + threadIdx.y;
-    if (piece >= args.n_pieces) {
-        return;
-    }
+template <int N, typename formats>
+__device__ void write_piece(const write_args & args, const int64_t piece, const int lane, float * shared) {
     const int64_t row = piece / args.pieces_per_row;
     const int at = (int)(piece % args.pieces_per_row) * N;
 
     // neither the index nor factors nor center come from a kernel: they are read while the one before still runs
-    const int64_t cell = args.indices[row];
+    const int64_t cell = args.indices ? args.indices[row] : row;
     float factor[N / WARP], center[N / WARP];
 #pragma unroll
     for (int i = 0; i < N / WARP; ++i) {
@@ -109,9 +125,12 @@ __global__ void __launch_bounds__(WARP * WARPS_PER_BLOCK) write_rows(const write
     float x[N / WARP];
 #pragma unroll
     for (int i = 0; i < N / WARP; ++i) {
-        x[i] = source[i * WARP + lane] * factor[i] * args.scale;
+        x[i] = args.rope.positions ? rope_value(args.rope, args.rope.positions[row], source, i * WARP + lane)
+                                   : source[i * WARP + lane];
+        x[i] = x[i] * factor[i] * args.scale;
     }
-    if (rotated) {
+    __syncwarp();  // the row may be stored where it is
+    if (args.is_rotated) {
         transform<N>(x, lane);
     }
 #pragma unroll
@@ -125,7 +144,29 @@ __global__ void __launch_bounds__(WARP * WARPS_PER_BLOCK) write_rows(const write
             exact[i * WARP + lane] = __float2half_rn(x[i]);
         }
     }
-    format::template store<N>(x, shared[threadIdx.y], lane, args.cache + cell * args.cache_stride, at);
+    formats::template store<N>(args, x, shared, lane, args.cache + cell * args.cache_stride, at);
+}
+
+template <typename formats>
+__global__ void __launch_bounds__(WARP * WARPS_PER_BLOCK) write_rows(const KVTUNER_GRID_CONSTANT write_set set) {
+    __shared__ float shared[WARPS_PER_BLOCK][MOST_VALUES];
+    const write_args & args = set.of[blockIdx.y];
+    const int64_t piece = (int64_t)blockIdx.x * WARPS_PER_BLOCK + threadIdx.y;
+    ggml_cuda_pdl_lc();
+    if (piece >= args.n_pieces) {
+        return;
+    }
+    switch (args.piece) {
+#define KVTUNER_PIECE(N) \
+    case N:              \
+        return write_piece<N, formats>(args, piece, threadIdx.x, shared[threadIdx.y]);
+        KVTUNER_PIECE(32)
+        KVTUNER_PIECE(64)
+        KVTUNER_PIECE(128)
+        KVTUNER_PIECE(256)
+        KVTUNER_PIECE(512)
+#undef KVTUNER_PIECE
+    }
 }
 
 }  // namespace kvtuner::cuda

@@ -109,55 +109,42 @@ using f32 = float;
 using f16 = half;
 using bf16 = nv_bfloat16;
 
-template <int N, bool rotated, typename format>
-void launch(cudaStream_t stream, write_args args) {
-    args.pieces_per_row = args.row_length / N;
-    args.n_pieces *= args.pieces_per_row;
-    const int64_t n_blocks = (args.n_pieces + WARPS_PER_BLOCK - 1) / WARPS_PER_BLOCK;
-    const ggml_cuda_kernel_launch_params params(dim3((unsigned)n_blocks), dim3(WARP, WARPS_PER_BLOCK), (size_t)0,
-                                                stream);
-    ggml_cuda_kernel_launch(write_rows<N, rotated, format>, params, args);
-}
-
-template <typename format>
-void launch_for(cudaStream_t stream, int64_t rotation, const write_args & args) {
-    switch (rotation) {
-        case 0:
-            return launch<format::unit, false, format>(stream, args);
-        case 64:
-            return launch<64, true, format>(stream, args);
-        case 128:
-            return launch<128, true, format>(stream, args);
-        case 256:
-            return launch<256, true, format>(stream, args);
-        case 512:
-            return launch<512, true, format>(stream, args);
-        default:
-            GGML_ABORT("rotation of %d values", (int)rotation);
+struct all_formats {
+    template <int N, typename format>
+    static __device__ void store_as(const float (&x)[N / WARP], float * shared, const int lane, char * row,
+                                    const int at) {
+        if constexpr (N % format::unit == 0) {
+            format::template store<N>(x, shared, lane, row, at);
+        }
     }
-}
 
-static void launch_as(const ggml_tensor * cache, cudaStream_t stream, int64_t rotation, const write_args & args) {
-    switch (cache->type) {
+    template <int N>
+    static __device__ void store(const write_args & args, const float (&x)[N / WARP], float * shared, const int lane,
+                                 char * row, const int at) {
+        switch (args.type) {
 #define KVTUNER_NUMBER(TYPE, name) \
     case GGML_TYPE_##TYPE:         \
-        return launch_for<plain<name>>(stream, rotation, args);
-#define KVTUNER_BLOCK(TYPE, name, size) \
-    case GGML_TYPE_##TYPE:              \
-        return launch_for<format_of<block_##name, size, quantize_f32_##name##_block>::type>(stream, rotation, args);
-#define KVTUNER_OWN_BLOCK(TYPE, name, size)                                                                      \
-    case GGML_TYPE_##TYPE:                                                                                       \
-        return kvtuner_is_of_values(cache) ? launch_for<low_bits<block_##name, side::V>>(stream, rotation, args) \
-                                           : launch_for<low_bits<block_##name, side::K>>(stream, rotation, args);
+        return store_as<N, plain<name>>(x, shared, lane, row, at);
+#define KVTUNER_BLOCK(TYPE, name, size)                                                                              \
+    case GGML_TYPE_##TYPE:                                                                                           \
+        return store_as<N, format_of<block_##name, size, quantize_f32_##name##_block>::type>(x, shared, lane, row, at);
+#define KVTUNER_OWN_BLOCK(TYPE, name, size)                                                                   \
+    case GGML_TYPE_##TYPE:                                                                                    \
+        return args.is_of_values ? store_as<N, low_bits<block_##name, side::V>>(x, shared, lane, row, at)     \
+                                 : store_as<N, low_bits<block_##name, side::K>>(x, shared, lane, row, at);
 #include "kvtuner-formats.def"
-        default:
-            GGML_ABORT("write of %s", ggml_type_name(cache->type));
+        }
     }
-}
+};
 
-// whether upstream does this step and a product after it in one: a write that begins with that product would be missed
-static bool is_done_with_product(const ggml_tensor * rows) {
-    return rows->op == GGML_OP_MUL || rows->op == GGML_OP_MUL_MAT || rows->op == GGML_OP_UNARY;
+static void launch(cudaStream_t stream, const write_set & set) {
+    int64_t most = 0;
+    for (const write_args & args : set.of) {
+        most = std::max(most, args.n_pieces);
+    }
+    const unsigned n_blocks = (unsigned)((most + WARPS_PER_BLOCK - 1) / WARPS_PER_BLOCK);
+    const ggml_cuda_kernel_launch_params params(dim3(n_blocks, set.n), dim3(WARP, WARPS_PER_BLOCK), (size_t)0, stream);
+    ggml_cuda_kernel_launch(write_rows<all_formats>, params, set);
 }
 
 // where the rows go, and where they go as they are, or null; of two stores of halves either may be either
@@ -173,11 +160,20 @@ static targets targets_of(const kvtuner_write & write) {
     return { write.stores[is_first ? 1 : 0], write.stores[is_first ? 0 : 1] };
 }
 
+// the values of a row that a warp takes
+static int64_t piece_of(const kvtuner_write & write) {
+    return write.rotation ? write.rotation : std::max<int64_t>(PLAIN, ggml_blck_size(targets_of(write).cache->type));
+}
+
+// whether upstream does this step and a product after it in one: a write that begins with that product would be missed
+static bool is_done_with_product(const ggml_tensor * rows) {
+    return rows->op == GGML_OP_MUL || rows->op == GGML_OP_MUL_MAT || rows->op == GGML_OP_UNARY;
+}
+
 static bool can_do(const kvtuner_write & write) {
-    const int64_t n = write.rotation;
     const auto [cache, exact] = targets_of(write);
-    const int64_t unit = std::max<int64_t>(PLAIN, ggml_blck_size(cache->type));
-    const bool is_length = n == 0 ? cache->ne[0] % unit == 0 : n == 64 || n == 128 || n == 256 || n == 512;
+    const int64_t n = piece_of(write);
+    const bool is_length = write.rotation == 0 ? cache->ne[0] % n == 0 : n == 64 || n == 128 || n == 256 || n == 512;
     if ((exact && exact->type != GGML_TYPE_F16) || (write.scale && is_done_with_product(write.rows))) {
         return false;
     }
@@ -191,7 +187,14 @@ static bool can_do(const kvtuner_write & write) {
     }
 }
 
-static void run(cudaStream_t stream, const kvtuner_write & write) {
+static void set_pieces(write_args & args, int64_t row_length, int64_t n_rows, int64_t piece) {
+    args.row_length = (int)row_length;
+    args.piece = (int)piece;
+    args.pieces_per_row = (int)(row_length / piece);
+    args.n_pieces = n_rows * args.pieces_per_row;
+}
+
+static write_args args_of(const kvtuner_write & write) {
     const auto [cache, exact] = targets_of(write);
     write_args args = {};
     args.rows = (const float *)write.rows->data;
@@ -203,27 +206,184 @@ static void run(cudaStream_t stream, const kvtuner_write & write) {
     args.indices = (const int64_t *)cache->src[1]->data;
     args.cache = (char *)cache->data;
     args.cache_stride = (int64_t)cache->nb[1];
+    args.type = cache->type;
+    args.is_of_values = kvtuner_is_of_values(cache);
     if (exact) {
         args.exact_indices = (const int64_t *)exact->src[1]->data;
         args.exact = (char *)exact->data;
         args.exact_stride = (int64_t)exact->nb[1];
     }
-    args.row_length = (int)cache->ne[0];
-    args.n_pieces = cache->src[0]->ne[1];  // rows, until a launch says what it cuts them into
+    set_pieces(args, cache->ne[0], cache->src[0]->ne[1], piece_of(write));
+    args.is_rotated = write.rotation != 0;
     args.scale = write.rotation ? 1 / sqrtf(write.rotation) : 1;
-    if (args.n_pieces > 0) {
-        launch_as(cache, stream, write.rotation, args);
+    return args;
+}
+
+static rope_args rope_args_of(const ggml_tensor * rope) {
+    rope_args args = {};
+    const int32_t * params = rope->op_params;
+    float base, beta_fast, beta_slow, corr[2];
+    memcpy(&base, params + 5, sizeof(float));
+    memcpy(&args.freq_scale, params + 6, sizeof(float));
+    memcpy(&args.ext_factor, params + 7, sizeof(float));
+    memcpy(&args.attn_factor, params + 8, sizeof(float));
+    memcpy(&beta_fast, params + 9, sizeof(float));
+    memcpy(&beta_slow, params + 10, sizeof(float));
+    args.n_turned = params[1];
+    args.is_apart = params[2] == GGML_ROPE_TYPE_NEOX;
+    args.theta_scale = powf(base, -2.0f / args.n_turned);
+    ggml_rope_yarn_corr_dims(args.n_turned, params[4], base, beta_fast, beta_slow, corr);
+    args.corr_low = corr[0];
+    args.corr_high = corr[1];
+    args.positions = (const int32_t *)rope->src[1]->data;
+    args.factors = rope->src[2] ? (const float *)rope->src[2]->data : nullptr;
+    return args;
+}
+
+// rows that are turned, and go where the node has them
+static write_args args_of(const ggml_tensor * rope) {
+    write_args args = {};
+    args.rows = (const float *)rope->src[0]->data;
+    args.stride = (int64_t)rope->src[0]->nb[2] / (int64_t)sizeof(float);
+    args.rope = rope_args_of(rope);
+    args.cache = (char *)rope->data;
+    args.cache_stride = (int64_t)rope->nb[2];
+    args.type = GGML_TYPE_F32;
+    set_pieces(args, rope->ne[0] * rope->ne[1], rope->ne[2], rope->ne[0]);
+    args.scale = 1;
+    return args;
+}
+
+static bool overlaps(const ggml_tensor * a, const ggml_tensor * b) {
+    const char *first = (const char *)a->data, *second = (const char *)b->data;
+    return first < second + ggml_nbytes(b) && second < first + ggml_nbytes(a);
+}
+
+// whether a step changes what RoPE reads, or reads or changes what it makes
+static bool is_in_the_way(const ggml_tensor * step, const ggml_tensor * rope) {
+    const auto is_read = [rope](const ggml_tensor * source) { return source && overlaps(source, rope); };
+    return overlaps(step, rope) || overlaps(step, rope->src[0]) ||
+           std::any_of(std::begin(step->src), std::end(step->src), is_read);
+}
+
+// RoPE of rows of heads next to each other, of as many values as a warp takes. What upstream does in one step with the
+// norm before it is left to it.
+static bool is_rope_of_rows(const ggml_tensor * node) {
+    if (node->op != GGML_OP_ROPE) {
+        return false;
     }
+    const ggml_tensor *rows = node->src[0], *made_by = rows;
+    while (made_by->op == GGML_OP_RESHAPE || made_by->op == GGML_OP_VIEW) {
+        made_by = made_by->src[0];
+    }
+    const int64_t n = node->ne[0];
+    const int mode = node->op_params[2], n_turned = node->op_params[1], first = node->op_params[15];
+    return (n == 64 || n == 128 || n == 256 || n == 512) && node->ne[3] == 1 && ggml_is_contiguous(node) &&
+           node->type == GGML_TYPE_F32 && rows->type == GGML_TYPE_F32 && rows->nb[0] == sizeof(float) &&
+           rows->nb[1] == node->nb[1] && made_by->op != GGML_OP_MUL && (node->flags & GGML_TENSOR_FLAG_OUTPUT) == 0 &&
+           (mode == GGML_ROPE_TYPE_NORMAL || mode == GGML_ROPE_TYPE_NEOX) && first == 0 && n_turned % 2 == 0;
+}
+
+// whether these values are those rows, which nobody else reads
+static bool are_rows(const ggml_cgraph & graph, int rope, const kvtuner_write & write) {
+    const ggml_tensor * node = graph.nodes[rope];
+    const ggml_tensor * rows = write.rows;
+    while (rows != node && (rows->op == GGML_OP_RESHAPE || rows->op == GGML_OP_VIEW)) {
+        rows = rows->src[0];
+    }
+    return rows == node && ggml_node_get_use_count(&graph, rope) == 1 && write.rows->data == node->data &&
+           write.rows_stride == (int64_t)node->nb[2] && write.rotation == node->ne[0];
 }
 
 }  // namespace
 
-kvtuner_writes kvtuner_cuda_writes(const ggml_cgraph & graph, bool is_off) {
-    return { graph, is_off ? [](const kvtuner_write &) { return false; } : can_do, /*with_scale =*/true };
+kvtuner_cuda_writes::kvtuner_cuda_writes(const ggml_cgraph & graph, bool is_off)
+    : graph(graph), writes(graph, is_off ? [](const kvtuner_write &) { return false; } : can_do, /*with_scale =*/true) {
+    if (writes.unless_none()) {
+        is_turned.resize(graph.n_nodes);
+        find_groups();
+    }
 }
 
-void kvtuner_cuda_write(ggml_backend_cuda_context & ctx, const kvtuner_writes & writes, int i) {
-    if (const kvtuner_write * write = writes.starting_with(i)) {
-        run(ctx.stream(), *write);
+// A write goes along with the one before it where nothing else comes between.
+void kvtuner_cuda_writes::find_groups() {
+    group * last = nullptr;  // that has room for one more
+    for (int i = 0; i < graph.n_nodes; ++i) {
+        const kvtuner_write * write = writes.starting_with(i);
+        if (write && last) {
+            last->writes.push_back(write);
+            last = nullptr;
+        } else if (write) {
+            last = &groups[i];
+            last->writes = { write };
+        } else if (!writes.covers(i) && !ggml_op_is_empty(graph.nodes[i]->op)) {
+            last = nullptr;
+        }
+    }
+}
+
+void kvtuner_cuda_writes::take_rope(const std::function<bool(int)> & is_elsewhere) {
+    for (auto & [first, group] : groups) {
+        take_rope(first, group, is_elsewhere);
+    }
+}
+
+// RoPE can wait until the write where no step between is in its way.
+void kvtuner_cuda_writes::take_rope(int first, group & g, const std::function<bool(int)> & is_elsewhere) {
+    std::vector<const ggml_tensor *> between;
+    g.turned.resize(g.writes.size());
+    for (int i = first - 1; i >= 0 && between.size() < MOST_BETWEEN; --i) {
+        const ggml_tensor * node = graph.nodes[i];
+        if (ggml_op_is_empty(node->op) || covers(i) || is_elsewhere(i)) {
+            continue;
+        }
+        const auto is_clear = [node](const ggml_tensor * step) { return !is_in_the_way(step, node); };
+        if (is_rope_of_rows(node) && std::all_of(between.begin(), between.end(), is_clear) && g.takes(graph, i)) {
+            is_turned[i] = true;
+        } else {
+            between.push_back(node);
+        }
+    }
+}
+
+// as that of rows of a write, or else as that of queries, which are stored beside it
+bool kvtuner_cuda_writes::group::takes(const ggml_cgraph & graph, int i) {
+    const ggml_tensor * rope = graph.nodes[i];
+    bool is_apart = true;
+    for (size_t k = 0; k < writes.size(); ++k) {
+        if (!turned[k] && are_rows(graph, i, *writes[k])) {
+            turned[k] = rope;
+            return true;
+        }
+        is_apart = is_apart && !overlaps(turned[k] ? turned[k]->src[0] : writes[k]->rows, rope);
+    }
+    if (!is_apart || queries) {
+        return false;
+    }
+    queries = rope;
+    return true;
+}
+
+void kvtuner_cuda_writes::run(ggml_backend_cuda_context & ctx, int i) const {
+    const auto found = groups.find(i);
+    if (found == groups.end()) {
+        return;
+    }
+    const group & g = found->second;
+    write_set set = {};
+    for (size_t k = 0; k < g.writes.size(); ++k) {
+        write_args & args = set.of[set.n++] = args_of(*g.writes[k]);
+        if (k < g.turned.size() && g.turned[k]) {
+            const ggml_tensor * rows = g.turned[k]->src[0];
+            args.rope = rope_args_of(g.turned[k]);
+            args.rows = (const float *)rows->data;
+            args.stride = (int64_t)rows->nb[2] / (int64_t)sizeof(float);
+        }
+    }
+    if (g.queries) {
+        set.of[set.n++] = args_of(g.queries);
+    }
+    if (set.of[0].n_pieces > 0) {
+        launch(ctx.stream(), set);
     }
 }

@@ -153,7 +153,24 @@ ggml_tensor * kvtuner_center_rows(ggml_context * ctx, const kvtuner_center * cen
                    : ggml_reshape_3d(ctx, ggml_get_rows(ctx, center->table, blocks), x->ne[0], x->ne[1], x->ne[2]);
 }
 
+// RoPE of what a product or its bias makes. (That of normed values is one step with the norm on some back ends.)
+static bool is_rope_of_product(const ggml_tensor * tensor) {
+    if (tensor->op != GGML_OP_ROPE) {
+        return false;
+    }
+    const ggml_tensor * source = tensor->src[0];
+    while (source->op == GGML_OP_RESHAPE || source->op == GGML_OP_VIEW) {
+        source = source->src[0];
+    }
+    return source->op == GGML_OP_MUL_MAT || source->op == GGML_OP_ADD;
+}
+
 void kvtuner_build_first(ggml_cgraph * graph, std::initializer_list<ggml_tensor *> tensors) {
+    for (ggml_tensor * tensor : tensors) {
+        if (tensor) {
+            ggml_build_forward_expand(graph, is_rope_of_product(tensor) ? tensor->src[0] : tensor);
+        }
+    }
     for (ggml_tensor * tensor : tensors) {
         if (tensor) {
             ggml_build_forward_expand(graph, tensor);

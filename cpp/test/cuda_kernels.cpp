@@ -43,31 +43,25 @@ copy_args args_of(const void * from, ggml_type from_type, void * to, ggml_type t
     return { (const char *)from, (char *)to, layout_of(from_type, n), layout_of(to_type, n), n };
 }
 
-template <typename BLOCK, side SIDE, typename FORMAT, int N, bool rotated>
-void run_write(write_args & args) {
-    args.pieces_per_row = args.row_length / N;
+template <typename FORMAT>
+struct only {
+    template <int N>
+    static void store(const write_args &, const float (&x)[N / kvtuner::cuda::WARP], float * shared, int lane,
+                      char * row, int at) {
+        if constexpr (N % FORMAT::unit == 0) {
+            FORMAT::template store<N>(x, shared, lane, row, at);
+        }
+    }
+};
+
+template <typename FORMAT>
+void run_write(write_args args, int64_t piece) {
+    args.piece = (int)piece;
+    args.pieces_per_row = args.row_length / args.piece;
     args.n_pieces *= args.pieces_per_row;
     const int n_blocks = (int)((args.n_pieces + WARPS_PER_BLOCK - 1) / WARPS_PER_BLOCK);
-    cuda_on_cpu::run(n_blocks, kvtuner::cuda::WARP, WARPS_PER_BLOCK, [&] { write_rows<N, rotated, FORMAT>(args); });
-}
-
-template <typename BLOCK, side SIDE>
-void run_write(int64_t rotation, write_args & args) {
-    using format = low_bits<BLOCK, SIDE>;
-    switch (rotation) {
-        case 0:
-            return run_write<BLOCK, SIDE, format, format::unit, false>(args);
-        case 64:
-            return run_write<BLOCK, SIDE, format, 64, true>(args);
-        case 128:
-            return run_write<BLOCK, SIDE, format, 128, true>(args);
-        case 256:
-            return run_write<BLOCK, SIDE, format, 256, true>(args);
-        case 512:
-            return run_write<BLOCK, SIDE, format, 512, true>(args);
-        default:
-            abort();
-    }
+    cuda_on_cpu::run(n_blocks, kvtuner::cuda::WARP, WARPS_PER_BLOCK,
+                     [&] { write_rows<only<FORMAT>>({ { args }, 1 }); });
 }
 
 }  // namespace
@@ -128,8 +122,12 @@ bytes write(const written_rows & to, const values & rows, int64_t rotation, cons
     args.cache_stride = (int64_t)ggml_row_size(to.type, to.row_length);
     args.row_length = (int)to.row_length;
     args.n_pieces = (int64_t)to.cells.size();
+    args.is_rotated = rotation != 0;
     args.scale = rotation ? 1 / sqrtf((float)rotation) : 1;
-    with_block_and_side(to, [&](auto block, auto side_of) { run_write<decltype(block), side_of()>(rotation, args); });
+    with_block_and_side(to, [&](auto block, auto side_of) {
+        using format = low_bits<decltype(block), side_of()>;
+        run_write<format>(args, rotation ? rotation : format::unit);
+    });
     return cache;
 }
 

@@ -28,6 +28,10 @@ struct float2 {
     float x, y;
 };
 
+inline float2 make_float2(float x, float y) {
+    return { x, y };
+}
+
 struct index3 {
     int x, y, z;
 };
@@ -79,4 +83,7 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned digits) {
 }
 
 inline void ggml_cuda_pdl_sync() {
+}
+
+inline void ggml_cuda_pdl_lc() {
 }

@@ -40,6 +40,23 @@ static ggml_tensor * less_center(ggml_context * ctx, const writing & w, ggml_ten
     return ggml_sub(ctx, x, rows);
 }
 
+// in place, as the allocator has it in graphs of models
+static ggml_tensor * turn(ggml_context * ctx, const shape & s, const writing & w, ggml_tensor * x) {
+    const int n = (int)(s.rope == shape::ROPE_OF_HALF ? s.head_size / 2 : s.head_size);
+    const int mode = s.rope == shape::ROPE ? GGML_ROPE_TYPE_NORMAL : GGML_ROPE_TYPE_NEOX;
+    const float extension = s.rope == shape::ROPE_APART ? 1 : 0;
+    return ggml_rope_ext_inplace(ctx, x, w.positions, w.factors, n, mode, 4096, 10000, extension ? 0.25f : 1, extension,
+                                 1, 32, 1);
+}
+
+static ggml_tensor * add_rope(ggml_context * ctx, const shape & s, writing & w, ggml_tensor * x) {
+    w.positions = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, s.n_tokens);
+    w.factors = s.rope == shape::ROPE_OF_HALF ? ggml_new_tensor_1d(ctx, GGML_TYPE_F32, s.head_size / 4) : nullptr;
+    w.queries = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, s.head_size, 2 * s.n_head, s.n_tokens);
+    w.turned_queries = turn(ctx, s, w, w.queries);
+    return w.turned = turn(ctx, s, w, x);
+}
+
 writing make_writing(ggml_context * ctx, const shape & s, ggml_type index_type) {
     writing w = {};
     const int64_t width = s.head_size * s.n_head;
@@ -49,6 +66,9 @@ writing make_writing(ggml_context * ctx, const shape & s, ggml_type index_type) 
     const size_t head_bytes = s.head_size * sizeof(float);
     ggml_tensor * x = ggml_view_3d(ctx, w.base, s.head_size, s.n_head, s.n_tokens, head_bytes, w.base->nb[1],
                                    s.wide ? width * sizeof(float) : 0);
+    if (s.rope != shape::NO_ROPE) {
+        x = add_rope(ctx, s, w, x);
+    }
     if (s.has_scale) {
         w.scale = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, s.head_size, s.n_head);
         x = w.scaled = ggml_mul(ctx, x, w.scale);

@@ -21,6 +21,7 @@ struct shape {
     bool has_exact = false;  // the row is stored beside the cache, too
     bool has_table = false;  // of centers, one for each block of positions
     bool has_scale = false;
+    enum { NO_ROPE, ROPE, ROPE_APART, ROPE_OF_HALF } rope = NO_ROPE;  // of the rows, and of queries that no cache takes
     ggml_type type = GGML_TYPE_Q8_0;
 };
 
@@ -29,6 +30,7 @@ struct writing {
     ggml_tensor *base, *scale, *center, *blocks, *matrix, *indices, *cache;  // center: or a table of them
     ggml_tensor *scaled, *centered, *rotated, *stored;
     ggml_tensor *exact, *exact_centered, *stored_exact;
+    ggml_tensor *positions, *factors, *turned, *queries, *turned_queries;
 };
 
 constexpr int64_t N_CELLS = 32;

@@ -48,17 +48,41 @@ void fill_centers(const writing & w, std::mt19937 & random) {
     ggml_backend_tensor_set(w.blocks, blocks.data(), 0, ggml_nbytes(w.blocks));
 }
 
+void fill_rope(const writing & w, std::mt19937 & random) {
+    if (!w.positions) {
+        return;
+    }
+    std::vector<int32_t> positions(ggml_nelements(w.positions));
+    for (int32_t & position : positions) {
+        position = (int32_t)(random() % 8192);
+    }
+    ggml_backend_tensor_set(w.positions, positions.data(), 0, ggml_nbytes(w.positions));
+    fill(w.queries, random_values(ggml_nelements(w.queries), random));
+    if (w.factors) {
+        std::vector<float> factors(ggml_nelements(w.factors));
+        for (float & factor : factors) {
+            factor = 1 + random() % 8;
+        }
+        fill(w.factors, factors);
+    }
+}
+
 // the bytes of the cache, and of the rows beside it, after a write; in steps: each step's result is an output, which no
 // kernel may leave out
 std::vector<uint8_t> stored_bytes(ggml_backend_t backend, const shape & s, unsigned seed, bool in_steps) {
     ggml_context_ptr ctx = new_context();
     writing w = make_writing(ctx.get(), s);
-    for (ggml_tensor * step : { w.scaled, w.centered, w.exact_centered, w.rotated ? w.rotated->src[0] : nullptr }) {
+    for (ggml_tensor * step : { w.turned_queries, w.turned, w.scaled, w.centered, w.exact_centered,
+                                w.rotated ? w.rotated->src[0] : nullptr }) {
         if (in_steps && step) {
             ggml_set_output(step);
         }
     }
     std::vector<ggml_tensor *> stored = { w.stored }, places = { w.cache };
+    if (w.turned_queries) {
+        stored.insert(stored.begin(), w.turned_queries);
+        places.push_back(w.queries);
+    }
     if (s.has_exact) {
         stored.push_back(w.stored_exact);
         places.push_back(w.exact);
@@ -73,6 +97,7 @@ std::vector<uint8_t> stored_bytes(ggml_backend_t backend, const shape & s, unsig
     fill_centers(w, random);
     fill(w.scale, random_values(w.scale ? ggml_nelements(w.scale) : 0, random));
     fill(w.matrix, hadamard(s.rotation));
+    fill_rope(w, random);
     std::vector<int64_t> indices(N_CELLS);
     for (int64_t i = 0; i < N_CELLS; ++i) {
         indices[i] = i * 7 % N_CELLS;
@@ -127,6 +152,29 @@ std::vector<shape> shapes() {
     return all;
 }
 
+// with RoPE before the write
+std::vector<shape> turned_shapes() {
+    std::vector<shape> all;
+    for (const ggml_type type : { GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_Q3_NL }) {
+        for (const int64_t head_size : { 64, 128, 256 }) {
+            for (const auto rope : { shape::ROPE, shape::ROPE_APART, shape::ROPE_OF_HALF }) {
+                for (const int64_t n_tokens : { 1, 5 }) {
+                    for (const bool has_scale : { false, true }) {
+                        shape s;
+                        s.type = type;
+                        s.head_size = s.rotation = head_size;
+                        s.rope = rope;
+                        s.n_tokens = n_tokens;
+                        s.has_scale = has_scale;
+                        all.push_back(s);
+                    }
+                }
+            }
+        }
+    }
+    return all;
+}
+
 // values have blocks of their own in our types, and the same as keys in others
 void test_values(ggml_backend_t backend, ggml_type type) {
     shape s;
@@ -158,7 +206,11 @@ void test_on(const char * name) {
     int n_equal = 0;
     unsigned seed = std::random_device()();
     printf("seed %u\n", seed);
-    for (const shape & s : shapes()) {
+    std::vector<shape> all = shapes();
+    for (const shape & s : turned_shapes()) {
+        all.push_back(s);
+    }
+    for (const shape & s : all) {
         if (!can_store(backend.get(), s.type)) {
             continue;
         }
@@ -169,6 +221,7 @@ void test_on(const char * name) {
                                  " tokens" + (s.center ? ", centered" : "") + (s.wide ? ", wide rows" : "") +
                                  (s.of_values ? ", values" : "") + (s.has_exact ? ", twice" : "") +
                                  (s.has_table ? ", centers of blocks" : "") + (s.has_scale ? ", scaled" : "") +
+                                 (s.rope ? ", RoPE " + std::to_string(s.rope) : "") +
                                  ": not what the steps store");
         ++seed;
     }

@@ -1,0 +1,55 @@
+// Attention over so few tokens that one block of threads has a KV head: its warps read the cache where it is, and nothing
+// is left to be merged by another kernel. The time to load instructions counts here, so there are few.
+#pragma once
+
+#include "kvtuner-cuda-decode.cuh"
+
+namespace kvtuner::cuda {
+
+template <int DK, int DV, int TILES>
+__device__ void add_cache(const attention_args & a, const block_place & at, column_sums<DK, DV, TILES> & sums) {
+    const token_source & cache = a.cache;
+    const char * k = cache.k.data + at.stream * cache.k.of.stream + at.first_head * cache.k.of.head;
+    const char * v = cache.v.data + at.stream * cache.v.of.stream + at.first_head * cache.v.of.head;
+#pragma unroll 1
+    for (int token = at.sub * TOKENS; token < cache.n_tokens; token += a.tokens_of_lot()) {
+        token_rows rows;
+        rows.key = k + (token + sums.g) * cache.k.of.token;
+        rows.key_8 = rows.key + 8 * cache.k.of.token;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            rows.value[i] = v + (token + 2 * sums.t + i % 2 + i / 2 * 8) * cache.v.of.token;
+        }
+        rows.type_k = cache.k.type;
+        rows.type_v = cache.v.type;
+        token_marks marks = {
+            cache.mask + at.stream * cache.mask_stream + token, (int)cache.mask_query, false, false, 0, 0
+        };
+        if (a.centers) {
+            const int * blocks = cache.blocks + at.stream * cache.blocks_stream + token;
+            marks.block = blocks[sums.g];
+            marks.block_8 = blocks[sums.g + 8];
+        }
+        sums.template add<false>(a, at.first_head, rows, marks);
+    }
+}
+
+template <int DK, int DV, int TILES>
+__global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_short(const attention_args a) {
+    extern __shared__ __align__(128) char shared[];
+    const block_place at(a, TILES * COLUMNS);
+    const lot_range range(a);
+    ggml_cuda_pdl_sync();
+    ggml_cuda_pdl_lc();
+
+    auto sums = take_queries<DK, DV, TILES>(a, at, (uint2 *)(shared + sum_bytes(DK, TILES)), (float4 *)shared);
+    add_exact_rows(a, at, range, sums);
+    sums.q.shrink(a.high_k);
+    sums.o.enter(a);
+    add_cache(a, at, sums);
+    sums.o.leave(a);
+    wait_for_warps(a.n_warps());
+    store_and_merge(a, at, /*is_one_part =*/true, (float *)shared, sums);
+}
+
+}  // namespace kvtuner::cuda
