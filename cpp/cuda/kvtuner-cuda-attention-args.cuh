@@ -114,6 +114,11 @@ struct attention_args {
         return n_query * group;
     }
 
+    // of a KV head, at most
+    __host__ __device__ int columns_of_block(const int tiles) const {
+        return tiles * COLUMNS < n_columns() ? tiles * COLUMNS : n_columns();
+    }
+
     // of a KV head's columns: its query heads for one query, then those for the next
     __device__ int query_of(const int column) const {
         return n_query == 1 ? 0 : column / group;

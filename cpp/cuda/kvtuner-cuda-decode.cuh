@@ -59,8 +59,8 @@ __device__ void add_exact_rows(const attention_args & a, const block_place & at,
     }
 }
 
-// What comes before queries, which lie in the last place: as chunks, all lots that are to be there before the first step,
-// and as rows the first, so that queries need not wait for others.
+// What comes before queries, which lie in the last place: as chunks, all lots that are to be there before the first
+// step, and as rows the first, so that queries need not wait for others.
 inline __device__ void bring_first(const attention_args & a, const block_place & at, const lot_range & range,
                                    const lot_sources & from, const lot_place & place) {
     if (!a.lot.is_by_rows) {
@@ -148,13 +148,12 @@ __device__ void add_lots(const attention_args & a, const block_place & at, const
 template <int DV, int TILES>
 __device__ void merge_warps(const attention_args & a, const block_place & at, const bool is_one_part,
                             const float * values, const float2 * totals) {
-    constexpr int MOST_COLUMNS = TILES * COLUMNS;
-    const int n_columns = min(MOST_COLUMNS, a.n_columns() - at.first_column);
+    const int n_stored = a.columns_of_block(TILES), n_columns = min(n_stored, a.n_columns() - at.first_column);
     const int64_t first_part = ((int64_t)at.stream * gridDim.x + blockIdx.x) * a.n_head_kv * a.n_columns();
 #pragma unroll 1
     for (int i = at.sub; i < n_columns; i += a.sub_warps) {
         const int of_all = (at.first_head + at.head) * a.n_columns() + at.first_column + i;
-        const auto place_of = [&](const int sub) { return (sub * a.heads_of_block + at.head) * MOST_COLUMNS + i; };
+        const auto place_of = [&](const int sub) { return (sub * a.heads_of_block + at.head) * n_stored + i; };
         const bool is_one = at.lane < a.sub_warps;
         const float2 total = is_one ? totals[place_of(at.lane)] : make_float2(NO_SCORE, 0);
         float above = total.x;
@@ -185,9 +184,9 @@ __device__ void merge_warps(const attention_args & a, const block_place & at, co
 template <int DK, int DV, int TILES>
 __device__ void store_and_merge(const attention_args & a, const block_place & at, const bool is_one_part,
                                 float * values, column_sums<DK, DV, TILES> & sums) {
-    constexpr int MOST_COLUMNS = TILES * COLUMNS;
-    float2 * totals = (float2 *)(values + a.n_warps() * MOST_COLUMNS * DV);
-    sums.store(a, at.first_column, values + at.warp * MOST_COLUMNS * DV, totals + at.warp * MOST_COLUMNS);
+    const int n_stored = a.columns_of_block(TILES);
+    float2 * totals = (float2 *)(values + a.n_warps() * n_stored * DV);
+    sums.store(a, at.first_column, values + at.warp * n_stored * DV, totals + at.warp * n_stored);
     wait_for_warps(a.n_warps());
     merge_warps<DV, TILES>(a, at, is_one_part, values, totals);
 }
@@ -210,9 +209,9 @@ __device__ column_sums<DK, DV, TILES> take_queries(const attention_args & a, con
 template <int DK, int DV, int TILES>
 __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const attention_args a) {
     using query_type = query_parts<DK, TILES>;
-    constexpr int SUM_BYTES = sum_bytes(DK, TILES), MOST_COLUMNS = TILES * COLUMNS;
+    constexpr int SUM_BYTES = sum_bytes(DK, TILES);
     extern __shared__ __align__(128) char lots[];
-    const block_place at(a, MOST_COLUMNS);
+    const block_place at(a, TILES * COLUMNS);
     const lot_range range(a);
     // behind the lots: barriers, sums of queries, and queries, unless they lie where the last lot comes to
     char * behind = lots + a.n_lots * a.lot.bytes;

@@ -8,13 +8,22 @@
 
 namespace kvtuner::cuda {
 
+// KERNEL: so that each has a place of its own in the code, where its limit is kept as set
+template <void (*KERNEL)(attention_args)>
+void launch_kernel(const attention_args & args, const attention_launch & l) {
+    CUDA_SET_SHARED_MEMORY_LIMIT(KERNEL, ggml_cuda_info().devices[ggml_cuda_get_device()].smpbo);
+    const ggml_cuda_kernel_launch_params params(dim3(l.n_parts, l.n_column_groups, l.n_stream), dim3(l.n_threads),
+                                                l.shared_bytes, l.stream);
+    ggml_cuda_kernel_launch(KERNEL, params, args);
+}
+
 template <int DK, int DV, int TILES>
 void launch_tiles(const attention_args & args, const attention_launch & l) {
-    const dim3 grid(l.n_parts, l.n_column_groups, l.n_stream);
-    const auto kernel = l.is_short ? attend_short<DK, DV, TILES> : attend<DK, DV, TILES>;
-    CUDA_SET_SHARED_MEMORY_LIMIT(kernel, ggml_cuda_info().devices[ggml_cuda_get_device()].smpbo);
-    const ggml_cuda_kernel_launch_params params(grid, dim3(l.n_threads), l.shared_bytes, l.stream);
-    ggml_cuda_kernel_launch(kernel, params, args);
+    if (l.is_short) {
+        launch_kernel<attend_short<DK, DV, TILES>>(args, l);
+    } else {
+        launch_kernel<attend<DK, DV, TILES>>(args, l);
+    }
 }
 
 template <int DK, int DV, int MOST_TILES>

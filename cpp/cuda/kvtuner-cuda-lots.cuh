@@ -69,9 +69,9 @@ __device__ void put_queries(const attention_args & a, uint2 * to, const int firs
                 const int step = 8 * k + lane / 4;
                 const float4 v = x[j][k];
                 if (step < STEPS && of_block < a.heads_of_block) {
-                    to[((of_block * STEPS + step) * TILES + column / COLUMNS) * LANES + column % COLUMNS * 4 + lane % 4] =
-                            make_uint2(pair_of(v.x * a.q_scale, v.z * a.q_scale),
-                                       pair_of(v.y * a.q_scale, v.w * a.q_scale));
+                    to[((of_block * STEPS + step) * TILES + column / COLUMNS) * LANES + column % COLUMNS * 4 +
+                       lane % 4] = make_uint2(pair_of(v.x * a.q_scale, v.z * a.q_scale),
+                                              pair_of(v.y * a.q_scale, v.w * a.q_scale));
                 }
             }
         }
@@ -162,7 +162,8 @@ inline __device__ void make_barriers(const attention_args & a, lot_place place, 
     }
 }
 
-// A lot as rows, when no warp reads what was there: by one warp, or by all as many as there are, of which each brings some.
+// A lot as rows, when no warp reads what was there: by one warp, or by all as many as there are, of which each brings
+// some.
 inline __device__ void bring_rows(const attention_args & a, const lot_sources & from, const int lot,
                                   const lot_place & place, const int warp = 0, const int n_warps = 1) {
     if (!is_first_lane()) {

@@ -64,7 +64,8 @@ struct part_sums {
         sum = is_empty ? 0 : sum * factor;
 #pragma unroll
         for (float4 & v : x) {
-            v = is_empty ? make_float4(0, 0, 0, 0) : make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor);
+            v = is_empty ? make_float4(0, 0, 0, 0)
+                         : make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor);
         }
     }
 
@@ -93,8 +94,8 @@ struct part_sums {
     }
 };
 
-// A block of threads has one column: a query of a query head. Each warp adds up some parts by the largest exponent among
-// them, so that it waits for memory once, and then all warps what they have.
+// A block of threads has one column: a query of a query head. Each warp adds up some parts by the largest exponent
+// among them, so that it waits for memory once, and then all warps what they have.
 template <int DV>
 __global__ void __launch_bounds__(MERGE_WARPS * LANES) merge_parts(const merge_args a) {
     constexpr int AT_A_TIME = DV <= 128 ? 12 : DV <= 256 ? 6 : 3;

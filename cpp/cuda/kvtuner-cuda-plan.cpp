@@ -161,8 +161,8 @@ row_copy copy_of(int n_rows, int row_bytes, int64_t stride, int pitch, int chunk
     return c;
 }
 
-// Where tokens lie in shared memory: with a gap behind as many as fill its banks, so that lanes that read the same bytes
-// of different tokens do not wait for each other. is_whole: that nothing lies between them in the cache.
+// Where tokens lie in shared memory: with a gap behind as many as fill its banks, so that lanes that read the same
+// bytes of different tokens do not wait for each other. is_whole: that nothing lies between them in the cache.
 token_layout layout_of(const cached_side & side, int token_bytes, bool is_key, bool is_whole) {
     token_layout layout = { token_bytes, 0, 0 };
     if (token_bytes % 32 == 0) {
@@ -230,8 +230,8 @@ int query_bytes(const attention_args & args, int size_k, int tiles) {
     return args.heads_of_block * size_k / 16 * tiles * LANES * (int)sizeof(uint2);
 }
 
-// what a block of threads needs beside the lots: barriers, sums of queries, and queries that do not lie in the place of a
-// lot
+// what a block of threads needs beside the lots: barriers, sums of queries, and queries that do not lie in the place of
+// a lot
 int bytes_beside(const attention_args & args, int size_k, int tiles) {
     return BARRIERS_BYTES + args.heads_of_block * sum_bytes(size_k, tiles) +
            (has_queries_in_registers(size_k, tiles) ? 0 : query_bytes(args, size_k, tiles));
@@ -239,7 +239,7 @@ int bytes_beside(const attention_args & args, int size_k, int tiles) {
 
 // what the sums of all warps of a block of threads need
 int merge_bytes(const attention_args & args, int size_v, int tiles) {
-    return args.heads_of_block * args.sub_warps * tiles * COLUMNS * (size_v * (int)sizeof(float) + (int)sizeof(float2));
+    return args.n_warps() * args.columns_of_block(tiles) * (size_v * (int)sizeof(float) + (int)sizeof(float2));
 }
 
 // as many lots as there is room for

@@ -164,8 +164,8 @@ __device__ void add_center_scores(const char * center, const char * center_8, co
 template <int TILES>
 using weights = pair[TILES][2];  // of tokens 2t, 2t + 1 and 8 more, column g
 
-// Sums of values by weights. Where there are registers for it, codes of the cache are taken as they are, between `enter`
-// and `leave`, and beside them weights are summed, by which their offset is taken off.
+// Sums of values by weights. Where there are registers for it, codes of the cache are taken as they are, between
+// `enter` and `leave`, and beside them weights are summed, by which their offset is taken off.
 template <int DV, int TILES>
 struct outputs {
     static constexpr bool IS_RAW = DV * TILES <= 128;
@@ -182,7 +182,7 @@ struct outputs {
 
     // sums of columns 2t and 2t + 1 times these
     __device__ void scale(const int tile, const float factor_0, const float factor_1, const bool is_empty = false) {
-        const auto each = [&](float (&x)[4]) {
+        const auto each = [&](float(&x)[4]) {
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 x[j] = is_empty ? 0 : x[j] * (j % 2 == 0 ? factor_0 : factor_1);

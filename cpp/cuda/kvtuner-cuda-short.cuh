@@ -1,5 +1,5 @@
-// Attention over so few tokens that one block of threads has a KV head: its warps read the cache where it is, and nothing
-// is left to be merged by another kernel. The time to load instructions counts here, so there are few.
+// Attention over so few tokens that one block of threads has a KV head: its warps read the cache where it is, and
+// nothing is left to be merged by another kernel. The time to load instructions counts here, so there are few.
 #pragma once
 
 #include "kvtuner-cuda-decode.cuh"

@@ -1,6 +1,5 @@
 #include "kvtuner-cuda-steps.cuh"
 
-
 #include "ggml-impl.h"
 #include "kvtuner-mark.h"
 #include "kvtuner-write-steps.h"

@@ -1,5 +1,5 @@
-// Which steps of a graph kernels of ours do together: writes of keys and values with the RoPE before them, and attention
-// with the rotations of queries before it and of its output behind it.
+// Which steps of a graph kernels of ours do together: writes of keys and values with the RoPE before them, and
+// attention with the rotations of queries before it and of its output behind it.
 #pragma once
 
 #include "kvtuner-cuda-attention.cuh"
@@ -24,5 +24,5 @@ private:
     kvtuner_cuda_writes writes;
     std::unordered_map<int, kvtuner::cuda::rotations> attentions;  // by node
     std::vector<bool> is_covered;                                  // rotations around them; empty without any
-    mutable kvtuner::cuda::joined_masks masks;  // of the nodes that have run
+    mutable kvtuner::cuda::joined_masks masks;                     // of the nodes that have run
 };

@@ -20,11 +20,11 @@ constexpr int WARPS_PER_BLOCK = 4;
 
 struct write_args {
     const float * rows;
-    int64_t stride;          // values from a row to the next
-    const float * factors;   // null: none
-    const float * center;    // null: none, or those of a table
-    const half * centers;    // of blocks of positions, or null
-    const int32_t * blocks;  // of each row
+    int64_t stride;           // values from a row to the next
+    const float * factors;    // null: none
+    const float * center;     // null: none, or those of a table
+    const half * centers;     // of blocks of positions, or null
+    const int32_t * blocks;   // of each row
     const int64_t * indices;  // of cells, or null: row i goes to cell i
     rope_args rope;           // of heads, each a piece
     char * cache;
@@ -43,7 +43,7 @@ struct write_args {
 };
 
 constexpr int MOST_VALUES = 512;  // of a piece
-constexpr int MOST_WRITES = 3;  // of keys, values, and queries that are only turned
+constexpr int MOST_WRITES = 3;    // of keys, values, and queries that are only turned
 
 // those that one launch does, side by side
 struct write_set {

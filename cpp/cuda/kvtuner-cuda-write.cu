@@ -125,12 +125,12 @@ struct all_formats {
 #define KVTUNER_NUMBER(TYPE, name) \
     case GGML_TYPE_##TYPE:         \
         return store_as<N, plain<name>>(x, shared, lane, row, at);
-#define KVTUNER_BLOCK(TYPE, name, size)                                                                              \
-    case GGML_TYPE_##TYPE:                                                                                           \
+#define KVTUNER_BLOCK(TYPE, name, size) \
+    case GGML_TYPE_##TYPE:              \
         return store_as<N, format_of<block_##name, size, quantize_f32_##name##_block>::type>(x, shared, lane, row, at);
-#define KVTUNER_OWN_BLOCK(TYPE, name, size)                                                                   \
-    case GGML_TYPE_##TYPE:                                                                                    \
-        return args.is_of_values ? store_as<N, low_bits<block_##name, side::V>>(x, shared, lane, row, at)     \
+#define KVTUNER_OWN_BLOCK(TYPE, name, size)                                                               \
+    case GGML_TYPE_##TYPE:                                                                                \
+        return args.is_of_values ? store_as<N, low_bits<block_##name, side::V>>(x, shared, lane, row, at) \
                                  : store_as<N, low_bits<block_##name, side::K>>(x, shared, lane, row, at);
 #include "kvtuner-formats.def"
         }

@@ -221,8 +221,7 @@ void test_on(const char * name) {
                                  " tokens" + (s.center ? ", centered" : "") + (s.wide ? ", wide rows" : "") +
                                  (s.of_values ? ", values" : "") + (s.has_exact ? ", twice" : "") +
                                  (s.has_table ? ", centers of blocks" : "") + (s.has_scale ? ", scaled" : "") +
-                                 (s.rope ? ", RoPE " + std::to_string(s.rope) : "") +
-                                 ": not what the steps store");
+                                 (s.rope ? ", RoPE " + std::to_string(s.rope) : "") + ": not what the steps store");
         ++seed;
     }
     printf("%s: %d writes equal in every byte\n", name, n_equal);
