@@ -40,7 +40,7 @@ struct divisor {
     int d;
     uint32_t reciprocal;
 
-#ifdef __CUDACC__
+#if defined(__CUDACC__) || defined(__HIPCC__)
     __device__ int quotient(const int i) const {
         return d == 1 ? i : __umulhi(i, reciprocal);
     }

@@ -13,7 +13,6 @@ namespace {
 constexpr int MOST_QUERIES = 16;
 constexpr int ALL_BANKS = 128;         // bytes of shared memory
 constexpr int MOST_OF_ONE_PART = 512;  // tokens
-constexpr int RESERVED = 1024;         // bytes of shared memory that a block of threads has beside its own
 
 bool is_cache_type(ggml_type type) {
     return type == GGML_TYPE_F16 || type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q5_0 || type == GGML_TYPE_Q4_0 ||
