@@ -21,7 +21,7 @@ pytestmark = pytest.mark.native
 def test_writes_are_found_and_store_what_their_steps_store() -> None:
     done = subprocess.run([installed_folder() / "kvtuner-test-writes"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout
-    assert "CPU: 9162 writes equal in every byte\n0 failures" in done.stdout
+    assert "CPU: 9306 writes equal in every byte\n0 failures" in done.stdout
 
 
 @pytest.mark.gpu
