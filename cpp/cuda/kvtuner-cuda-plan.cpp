@@ -191,10 +191,6 @@ int padded(int bytes) {
     return (bytes + 127) / 128 * 128;
 }
 
-int copied_bytes(const row_copy & rows) {
-    return rows.n_rows * rows.row_bytes;
-}
-
 // Lots for so many heads and tokens. False: they cannot be copied.
 bool set_lot(const ggml_tensor * node, attention_args & args, bool takes_rows, int n_heads, int sub_warps) {
     const ggml_tensor *k = node->src[1], *v = node->src[2];
@@ -219,7 +215,7 @@ bool set_lot(const ggml_tensor * node, attention_args & args, bool takes_rows, i
     lot.copied_bytes = 0;
     for (const row_copy & rows : { lot.k, lot.v, lot.mask, lot.blocks }) {
         lot.is_by_rows = lot.is_by_rows && (rows.n_chunks == 0 || rows.chunk == 16);
-        lot.copied_bytes += copied_bytes(rows);
+        lot.copied_bytes += rows.n_rows * rows.row_bytes;
     }
     const bool is_tight = k->nb[2] == ggml_row_size(k->type, k->ne[0]) && v->nb[2] == ggml_row_size(v->type, v->ne[0]);
     return lot.k.chunk && lot.v.chunk && lot.mask.chunk && is_tight && args.cache.n_tokens % n == 0;

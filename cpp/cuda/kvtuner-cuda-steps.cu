@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+using kvtuner::cuda::overlaps;
 using kvtuner::cuda::rotations;
 
 namespace {
@@ -26,11 +27,6 @@ static bool is_view(const ggml_tensor * node) {
 // of values that others read in rows of `size`, as the kernels do it
 static bool is_rotation(const ggml_tensor * node, int64_t size) {
     return kvtuner::takes_rotation(node, size) && node->ne[0] >= 4;
-}
-
-static bool overlaps(const ggml_tensor * a, const ggml_tensor * b) {
-    const char *first = (const char *)a->data, *second = (const char *)b->data;
-    return first < second + ggml_nbytes(b) && second < first + ggml_nbytes(a);
 }
 
 // a graph and where its nodes are

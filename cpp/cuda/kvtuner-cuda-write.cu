@@ -170,10 +170,15 @@ static bool is_done_with_product(const ggml_tensor * rows) {
     return rows->op == GGML_OP_MUL || rows->op == GGML_OP_MUL_MAT || rows->op == GGML_OP_UNARY;
 }
 
+// whether a warp takes as many values that are rotated or turned together
+static bool is_piece(int64_t n) {
+    return n == 64 || n == 128 || n == 256 || n == 512;
+}
+
 static bool can_do(const kvtuner_write & write) {
     const auto [cache, exact] = targets_of(write);
     const int64_t n = piece_of(write);
-    const bool is_length = write.rotation == 0 ? cache->ne[0] % n == 0 : n == 64 || n == 128 || n == 256 || n == 512;
+    const bool is_length = write.rotation == 0 ? cache->ne[0] % n == 0 : is_piece(n);
     if ((exact && exact->type != GGML_TYPE_F16) || (write.scale && is_done_with_product(write.rows))) {
         return false;
     }
@@ -240,12 +245,17 @@ static rope_args rope_args_of(const ggml_tensor * rope) {
     return args;
 }
 
-// rows that are turned, and go where the node has them
-static write_args args_of(const ggml_tensor * rope) {
-    write_args args = {};
+// what RoPE reads, instead of what it makes
+static void set_turned(write_args & args, const ggml_tensor * rope) {
     args.rows = (const float *)rope->src[0]->data;
     args.stride = (int64_t)rope->src[0]->nb[2] / (int64_t)sizeof(float);
     args.rope = rope_args_of(rope);
+}
+
+// rows that are turned, and go where the node has them
+static write_args args_of(const ggml_tensor * rope) {
+    write_args args = {};
+    set_turned(args, rope);
     args.cache = (char *)rope->data;
     args.cache_stride = (int64_t)rope->nb[2];
     args.type = GGML_TYPE_F32;
@@ -254,9 +264,11 @@ static write_args args_of(const ggml_tensor * rope) {
     return args;
 }
 
-static bool overlaps(const ggml_tensor * a, const ggml_tensor * b) {
-    const char *first = (const char *)a->data, *second = (const char *)b->data;
-    return first < second + ggml_nbytes(b) && second < first + ggml_nbytes(a);
+static const ggml_tensor * without_views(const ggml_tensor * values) {
+    while (values->op == GGML_OP_RESHAPE || values->op == GGML_OP_VIEW) {
+        values = values->src[0];
+    }
+    return values;
 }
 
 // whether a step changes what RoPE reads, or reads or changes what it makes
@@ -272,27 +284,19 @@ static bool is_rope_of_rows(const ggml_tensor * node) {
     if (node->op != GGML_OP_ROPE) {
         return false;
     }
-    const ggml_tensor *rows = node->src[0], *made_by = rows;
-    while (made_by->op == GGML_OP_RESHAPE || made_by->op == GGML_OP_VIEW) {
-        made_by = made_by->src[0];
-    }
-    const int64_t n = node->ne[0];
+    const ggml_tensor *rows = node->src[0], *made_by = without_views(rows);
     const int mode = node->op_params[2], n_turned = node->op_params[1], first = node->op_params[15];
-    return (n == 64 || n == 128 || n == 256 || n == 512) && node->ne[3] == 1 && ggml_is_contiguous(node) &&
-           node->type == GGML_TYPE_F32 && rows->type == GGML_TYPE_F32 && rows->nb[0] == sizeof(float) &&
-           rows->nb[1] == node->nb[1] && made_by->op != GGML_OP_MUL && (node->flags & GGML_TENSOR_FLAG_OUTPUT) == 0 &&
+    return is_piece(node->ne[0]) && node->ne[3] == 1 && ggml_is_contiguous(node) && node->type == GGML_TYPE_F32 &&
+           rows->type == GGML_TYPE_F32 && rows->nb[0] == sizeof(float) && rows->nb[1] == node->nb[1] &&
+           made_by->op != GGML_OP_MUL && (node->flags & GGML_TENSOR_FLAG_OUTPUT) == 0 &&
            (mode == GGML_ROPE_TYPE_NORMAL || mode == GGML_ROPE_TYPE_NEOX) && first == 0 && n_turned % 2 == 0;
 }
 
 // whether these values are those rows, which nobody else reads
 static bool are_rows(const ggml_cgraph & graph, int rope, const kvtuner_write & write) {
     const ggml_tensor * node = graph.nodes[rope];
-    const ggml_tensor * rows = write.rows;
-    while (rows != node && (rows->op == GGML_OP_RESHAPE || rows->op == GGML_OP_VIEW)) {
-        rows = rows->src[0];
-    }
-    return rows == node && ggml_node_get_use_count(&graph, rope) == 1 && write.rows->data == node->data &&
-           write.rows_stride == (int64_t)node->nb[2] && write.rotation == node->ne[0];
+    return without_views(write.rows) == node && ggml_node_get_use_count(&graph, rope) == 1 &&
+           write.rows->data == node->data && write.rows_stride == (int64_t)node->nb[2] && write.rotation == node->ne[0];
 }
 
 }  // namespace
@@ -374,10 +378,7 @@ void kvtuner_cuda_writes::run(ggml_backend_cuda_context & ctx, int i) const {
     for (size_t k = 0; k < g.writes.size(); ++k) {
         write_args & args = set.of[set.n++] = args_of(*g.writes[k]);
         if (k < g.turned.size() && g.turned[k]) {
-            const ggml_tensor * rows = g.turned[k]->src[0];
-            args.rope = rope_args_of(g.turned[k]);
-            args.rows = (const float *)rows->data;
-            args.stride = (int64_t)rows->nb[2] / (int64_t)sizeof(float);
+            set_turned(args, g.turned[k]);
         }
     }
     if (g.queries) {

@@ -3,10 +3,22 @@
 
 #include "kvtuner-writes.h"
 
+#include "ggml.h"
+
 #include <functional>
 #include <unordered_map>
 
 struct ggml_backend_cuda_context;
+
+namespace kvtuner::cuda {
+
+// in memory
+inline bool overlaps(const ggml_tensor * a, const ggml_tensor * b) {
+    const char *first = (const char *)a->data, *second = (const char *)b->data;
+    return first < second + ggml_nbytes(b) && second < first + ggml_nbytes(a);
+}
+
+}  // namespace kvtuner::cuda
 
 class kvtuner_cuda_writes {
 public:
