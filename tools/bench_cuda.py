@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
 """Speed of plans on a GPU as ratios to f16 of the unpatched base, in one run of both builds.
 
-  bench_cuda.py --base build/stock-cuda/bin --patched build/cuda/bin --shape llama-3.1-8b --depth 0,8192,65536
+  bench_cuda.py --shape llama-3.1-8b --depth 0,8192,65536
 
+The unpatched build is made like the one of `make build BACKEND=cuda` first, unless --base and --patched name folders.
 Models of these shapes have random weights and are made first, in --folder. Each row is a cache: "base" is f16 without a
 plan in the unpatched build, "paper" the published table of KVTuner for Llama-3.1-8B, others are K/V of all layers. A
 row with ends, as q4_0/q4_0+4+128, keeps the first 4 and the last 128 positions exact. The base runs first and last.
+Beside tokens per second and the ratio to the base stand the GB/s at which decode steps read the cache, weights not
+counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,8 +23,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from both_builds import both_builds, compile_both
 from paper_plan import paper_plan
-from synthetic_models import SHAPES, write_model
+from synthetic_models import SHAPES, Shape, write_model
 
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
@@ -34,6 +39,13 @@ def plan_named(name: str, n_layer: int) -> Plan:
     pair, *ends = name.split("+")
     plan = paper_plan(n_layer) if pair == "paper" else Plan.uniform(Pair.parse(pair), n_layer)
     return replace(plan, ends=Ends(int(ends[0]), int(ends[1]), "f16")) if ends else plan
+
+
+def build_both(jobs: int) -> tuple[Path, Path]:
+    """Where the programs of the unpatched and of the patched build are, once they are compiled."""
+    unpatched, patched = both_builds("cuda")
+    compile_both(unpatched, patched, jobs, ["tools/llama-bench", "tools/batched-bench"])
+    return unpatched.programs, patched.programs
 
 
 def run(command: Sequence[str | Path]) -> str:
@@ -71,15 +83,29 @@ def speeds(args: argparse.Namespace, model: Path, name: str, n_layer: int) -> Sp
     return found
 
 
-def print_row(name: str, found: Speeds, base: Speeds) -> None:
-    cells = [f"{key} {value:.1f} ({value / base[key]:.3f})" for key, value in found.items()]
+def cache_rate(column: str, speed: float, bytes_per_token: float) -> float | None:
+    """Bytes of the cache that are read per second by a decode of ``speed`` tokens; None for a prefill."""
+    if column.startswith("pp"):
+        return None
+    n_tokens = column.removeprefix("tg @") if column.startswith("tg") else column.partition("x")[2]
+    return speed * int(n_tokens) * bytes_per_token
+
+
+def print_row(name: str, found: Speeds, base: Speeds, shape: Shape) -> None:
+    plan = plan_named("f16/f16" if name.startswith(BASE) else name, shape.n_layer)
+    cells = []
+    for key, value in found.items():
+        rate = cache_rate(key, value, plan.bits_per_value() / 8 * shape.n_values)
+        shown = f", {rate / 1e9:.0f} GB/s" if rate else ""
+        cells.append(f"{key} {value:.1f} ({value / base[key]:.3f}{shown})")
     print(f"  {name:<22} {'   '.join(cells)}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, required=True, help="folder with the unpatched build's tools")
-    parser.add_argument("--patched", type=Path, required=True, help="folder with this build's tools")
+    parser.add_argument("--base", type=Path, help="folder with the unpatched build's tools")
+    parser.add_argument("--patched", type=Path, help="folder with this build's tools")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parallel compile jobs")
     parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="where models and plans go")
     parser.add_argument("--shape", action="append", choices=sorted(SHAPES), help="default: llama-3.1-8b")
     parser.add_argument("--cache", action="append", help="paper+4+128, q4_0/q4_0, ... (default: four of them)")
@@ -89,19 +115,23 @@ def main() -> None:
     parser.add_argument("--n-gen", type=int, default=32)
     parser.add_argument("--repetitions", type=int, default=3)
     args = parser.parse_args()
+    if (args.base is None) != (args.patched is None):
+        parser.error("give both --base and --patched, or neither")
+    if args.base is None:
+        args.base, args.patched = build_both(args.jobs)
     args.folder.mkdir(parents=True, exist_ok=True)
     for name in args.shape or ["llama-3.1-8b"]:
         model = args.folder / f"{name}.gguf"
         if not model.exists():
             write_model(SHAPES[name], model)
-        n_layer = SHAPES[name].n_layer
+        shape = SHAPES[name]
         print(name, flush=True)
-        base = speeds(args, model, BASE, n_layer)
-        print_row(BASE, base, base)
+        base = speeds(args, model, BASE, shape.n_layer)
+        print_row(BASE, base, base, shape)
         for cache in args.cache or ["paper+4+128", "q4_0/q4_0", "q8_0/q8_0", "f16/f16"]:
-            print_row(cache, speeds(args, model, cache, n_layer), base)
-        again = speeds(args, model, BASE, n_layer)
-        print_row(f"{BASE} again", again, base)
+            print_row(cache, speeds(args, model, cache, shape.n_layer), base, shape)
+        again = speeds(args, model, BASE, shape.n_layer)
+        print_row(f"{BASE} again", again, base, shape)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,22 @@
-"""The unpatched and the patched llama.cpp with upstream's tests, compiled with the same options."""
+"""The unpatched and the patched llama.cpp, compiled with the same options."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import build_stock
 from build_folders import build_folder
 
-OPTION = re.compile(r"^((?:GGML|LLAMA)_\w+|BUILD_SHARED_LIBS|CMAKE_BUILD_TYPE):(?:BOOL|STRING)=(.*)$", re.MULTILINE)
+OPTION = re.compile(
+    r"^((?:GGML|LLAMA)_\w+|BUILD_SHARED_LIBS|CMAKE_BUILD_TYPE|CMAKE_CUDA_ARCHITECTURES|CMAKE_CUDA_COMPILER)"
+    r":(?:BOOL|STRING|FILEPATH|UNINITIALIZED)=(.*)$",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,18 @@ def both_builds(backend: str) -> tuple[Build, Build]:
     return Build("unpatched", stock, stock, bindings), Build("patched", ours, ours / "llama.cpp")
 
 
-def compile_both(unpatched: Build, patched: Build, jobs: int) -> None:
-    """Compile all of upstream's tests in both builds; `make build` has configured the patched one."""
+def compile_both(unpatched: Build, patched: Build, jobs: int, parts: Sequence[str]) -> None:
+    """Compile these folders of llama.cpp in both builds; `make build` has configured the patched one."""
     cache = patched.folder / "CMakeCache.txt"
     if not cache.is_file():
         sys.exit(f"{cache} is missing: run make build")
     build_stock.check_out()
     build_stock.configure(unpatched.folder, options(cache.read_text()))
     for build in (unpatched, patched):
-        tests = build.llama.relative_to(build.folder) / "tests" / "all"
-        command = ("cmake", "--build", build.folder, "--target", tests, "--parallel", jobs)
+        targets = [build.llama.relative_to(build.folder) / part / "all" for part in parts]
+        command = ("cmake", "--build", build.folder, "--parallel", jobs, "--target", *targets)
         if subprocess.run([str(part) for part in command]).returncode:
-            sys.exit(f"the tests of the {build.name} build do not compile: see above")
+            sys.exit(f"{', '.join(parts)} of the {build.name} build does not compile: see above")
 
 
 def options(cache: str) -> list[str]:

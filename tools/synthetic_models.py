@@ -22,6 +22,11 @@ class Shape:
     head_size: int
     n_vocab: int
 
+    @property
+    def n_values(self) -> int:
+        """Values that a token has in the KV cache."""
+        return 2 * self.n_layer * self.n_head_kv * self.head_size
+
 
 SHAPES = {
     "llama-3.1-8b": Shape(32, 4096, 14336, 32, 8, 128, 128256),

@@ -195,7 +195,7 @@ def main() -> None:
     args = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that what runs is ended, too
     unpatched, _ = builds = both_builds(args.backend)
-    compile_both(*builds, args.jobs)
+    compile_both(*builds, args.jobs, ["tests"])
     run = Run(args.backend, args.model, unpatched.scratch / "hub", args.timeout, args.jobs, args.ops)
     if run.model is None:
         print("no model: tests that need one do not run; `kvtuner-gguf fetch-model smollm2-135m` fetches one")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import gguf
 import pytest
-from bench_cuda import plan_named
-from synthetic_models import Shape, write_model
+from bench_cuda import cache_rate, plan_named
+from synthetic_models import SHAPES, Shape, write_model
 
 from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.shards import read_model
@@ -24,6 +24,15 @@ def test_a_row_names_types_and_ends() -> None:
 
 def test_the_papers_table_has_the_size_that_the_readme_names() -> None:
     assert plan_named("paper", 32).bits_per_value() == pytest.approx(3.640625)
+
+
+def test_a_decode_step_reads_the_cache_of_every_token() -> None:
+    bytes_per_token = SHAPES["llama-3.1-8b"].n_values * 2.0
+    assert bytes_per_token == 131072
+    assert cache_rate("tg @8192", 10.0, bytes_per_token) == 10 * 8192 * 131072
+    assert cache_rate("32x4096", 10.0, bytes_per_token) == 10 * 4096 * 131072
+    assert cache_rate("tg @0", 10.0, bytes_per_token) == 0
+    assert cache_rate("pp @8192", 10.0, bytes_per_token) is None
 
 
 def test_a_model_has_its_shape_and_finite_weights(tmp_path: Path) -> None:

@@ -63,8 +63,10 @@ def test_the_unpatched_build_takes_the_choices_of_the_patched_one() -> None:
     cache = (
         "CMAKE_BUILD_TYPE:STRING=Release\nGGML_NATIVE:BOOL=ON\nLLAMA_BUILD_APP:BOOL=OFF\nGGML_CCACHE:BOOL=OFF\n"
         "LLAMA_LIB_INSTALL_DIR:PATH=lib\nGGML_X-ADVANCED:INTERNAL=1\nCMAKE_CXX_FLAGS:STRING=\n"
+        "CMAKE_CUDA_ARCHITECTURES:UNINITIALIZED=90a\nCMAKE_CUDA_COMPILER:FILEPATH=/opt/nvcc\nCMAKE_CUDA_HOST:STRING=x\n"
     )
-    assert options(cache) == ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_BUILD_APP=OFF"]
+    common = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_BUILD_APP=OFF"]
+    assert options(cache) == [*common, "-DCMAKE_CUDA_ARCHITECTURES=90a", "-DCMAKE_CUDA_COMPILER=/opt/nvcc"]
 
 
 def test_the_unpatched_build_leaves_the_one_of_make_stock_alone() -> None:
