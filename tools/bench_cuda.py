@@ -32,6 +32,7 @@ from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 
 BASE = "base"
+TRIES = 8  # upstream's log may end before its last line is written, more so where a run is short
 Speeds = dict[str, float]  # tokens per second, by column
 
 
@@ -67,8 +68,12 @@ def bench_batched(folder: Path, model: Path, batch: str, options: Sequence[str |
     n_seq, n_tokens = map(int, batch.split("x"))
     sizes = ("-npp", n_tokens, "-ntg", 32, "-npl", n_seq, "-c", n_seq * (n_tokens + 64))
     common = ("-m", model, "-ngl", 99, "-fa", "on", "--output-format", "jsonl")
-    lines = run((folder / "llama-batched-bench", *common, *sizes, *options)).splitlines()
-    return {batch: next(json.loads(line)["speed_tg"] for line in lines if line.startswith("{"))}
+    for _ in range(TRIES):
+        lines = run((folder / "llama-batched-bench", *common, *sizes, *options)).splitlines()
+        for line in lines:
+            if line.startswith("{"):
+                return {batch: float(json.loads(line)["speed_tg"])}
+    sys.exit(f"llama-batched-bench has printed no result for {batch} in {TRIES} runs")
 
 
 def speeds(args: argparse.Namespace, model: Path, name: str, n_layer: int) -> Speeds:
