@@ -36,6 +36,7 @@ def tune(
     center: bool = True,
     ends: str | None = None,
     for_ctx: int | None = None,
+    engine: str = "auto",
     device: str = "cpu",
     threads: int | None = None,
     work: Path | str | None = None,
@@ -46,10 +47,10 @@ def tune(
     llama.cpp runs fast, or the CPU where there is none; ``text`` is UTF-8 to calibrate on, by default a web
     text that is fetched once, of which ``tokens`` are taken in chunks of ``ctx``; the same ``seed`` gives the same
     plan. Keys are centered unless ``center`` is false or the model forbids it. ``ends``, such as ``"4+128:q8_0"``, the
-    default, or ``"none"``, are read exactly, and count in the bits of a context of ``for_ctx`` tokens. Torch runs on
-    ``device`` with ``threads``; the folder ``work`` keeps what is finished, so that an interrupted call goes on there.
+    default, or ``"none"``, are read exactly, and count in the bits of a context of ``for_ctx`` tokens. The ``engine``, torch
+    on ``device`` or the built llama.cpp, runs with ``threads``; the folder ``work`` keeps what is finished, so that an interrupted call goes on there.
 
-    Raises `KvtunerError` where torch cannot load the model, no plan fits, or what tuning needs is not installed.
+    Raises `KvtunerError` where the engine cannot load the model, no plan fits, or what tuning needs is not installed.
     """
     import_torch(threads)
     from kvtuner_gguf.tuning.calibration import Texts
@@ -70,7 +71,7 @@ def tune(
     check_goal(settings, shape)
     texts = Texts((fetch_text(TUNING_TEXT) if text is None else Path(text),), (1.0,))
     folder = None if work is None else Path(work)
-    return Tuner(open_engine(Path(model), shape, device), texts, settings, folder).run().plan
+    return Tuner(open_engine(Path(model), shape, device, threads, engine), texts, settings, folder).run().plan
 
 
 def evaluate(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kvtuner_gguf.cli.options import ENDS_HELP, FILE
+from kvtuner_gguf.cli.options import ENDS_HELP, FILE, engine_option
 from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.cli.texts import default_text
 from kvtuner_gguf.engine.opening import open_engine
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 @click.option("--tokens", type=int, default=2048, show_default=True, help="Calibration tokens.")
 @click.option("--ctx", type=int, default=512, show_default=True, help="Context length of a chunk of them.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Which places of the text are taken.")
-@click.option("--threads", type=int, help="Threads of the reference model. Default: all processors.")
+@engine_option
+@click.option("--threads", type=int, help="Threads of the model. Default: all processors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan's facts as JSON.")
 def center_command(
     model: Path,
@@ -42,6 +43,7 @@ def center_command(
     tokens: int,
     ctx: int,
     seed: int,
+    engine: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -64,11 +66,11 @@ def center_command(
     plan = _types(headers, config, uniform, ends)
     if not any(pair.types[0].is_quantized for pair in plan.pairs):
         raise KvtunerError("no layer of the plan has a quantized K: nothing to center")
-    engine = open_engine(model, model_shape(headers), threads=threads)
+    runs = open_engine(model, model_shape(headers), threads=threads, engine=engine)
     from kvtuner_gguf.tuning.center import center_plan
 
     with step_progress("center keys") as progress:
-        plan, spread = center_plan(engine, plan, text or default_text(), tokens, ctx, seed, progress)
+        plan, spread = center_plan(runs, plan, text or default_text(), tokens, ctx, seed, progress)
     plan.save(out)
     if as_json:
         click.echo(json.dumps({"file": str(out), **plan_to_json(plan)}, indent=1))

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from kvtuner_gguf.engine.opening import ENGINES
 from kvtuner_gguf.gguffile.chosen_ends import DEFAULT_ENDS
 from kvtuner_gguf.plan.ends import ENDS_CTX
 
@@ -37,6 +38,15 @@ ENDS_HELP = (
     "blocks do not divide a head."
 )
 
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="auto",
+    show_default=True,
+    help="What runs the model: torch in float32, or the built llama.cpp, which runs any architecture; auto is torch "
+    "where it has the architecture and the memory.",
+)
+
 _MEASURE = (
     click.option(
         "--text",
@@ -63,10 +73,9 @@ _MEASURE = (
         "forbids it.",
     ),
     click.option("--ends", metavar="F+L[:TYPE]", help=f"{ENDS_HELP}  [{DEFAULT_ENDS}]"),
-    click.option("--threads", type=int, help="Threads of the reference model. Default: all processors."),
-    click.option(
-        "--device", default="cpu", show_default=True, help="Where torch runs the reference model: cpu, cuda, cuda:1."
-    ),
+    engine_option,
+    click.option("--threads", type=int, help="Threads of the model. Default: all processors."),
+    click.option("--device", default="cpu", show_default=True, help="Where torch runs the model: cpu, cuda, cuda:1."),
     click.option(
         "--work", type=FOLDER, help="Folder that keeps what is finished; interrupted, go on with the same command."
     ),

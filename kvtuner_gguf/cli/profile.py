@@ -32,7 +32,7 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
     from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.tuner import Tuner
 
-    engine = open_engine(model, shape, options["device"])
+    engine = open_engine(model, shape, options["device"], options["threads"], options["engine"])
     tuner = Tuner(engine, texts_of(options["texts"]), settings, work, fresh, step_progress)
     artifact.save(out, tuner.profile.to_json())
     n_pairs = len(tuner.profile.layers[0])

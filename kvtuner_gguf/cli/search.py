@@ -46,7 +46,7 @@ def search_command(
     method = "exact" if groups is None else "paper"
     shape, settings = make_settings(model, {**options, "method": method})
     text = texts_of(options["texts"])
-    engine = open_engine(model, shape, options["device"])
+    engine = open_engine(model, shape, options["device"], options["threads"], options["engine"])
     tuner = Tuner(engine, text, settings, options["work"], options["fresh"], step_progress)
     tuner.take(profiled, candidates, groups)
     tuned = tuner.run()

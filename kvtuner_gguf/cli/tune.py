@@ -84,7 +84,7 @@ def tune_command(
     check_goal(settings, shape)
     text = texts_of(options["texts"])
     with _task_judge(model, options["objective"], tasks, n_tasks, options["threads"]) as by_tasks:
-        engine = open_engine(model, shape, options["device"])
+        engine = open_engine(model, shape, options["device"], options["threads"], options["engine"])
         tuned = Tuner(engine, text, settings, folder, fresh, step_progress).run(by_tasks)
     tuned.plan.save(out)
     if png is not None:

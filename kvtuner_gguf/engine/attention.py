@@ -30,25 +30,65 @@ class Causal:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What ``seen`` [tokens, tokens] says, row by row, of the tokens of a chunk."""
+
+    seen: Tensor
+
+    def hides(self, rows: Tensor, n_tokens: int) -> Tensor:
+        return ~self.seen[rows.to(self.seen.device), :n_tokens]
+
+
+@dataclass(frozen=True)
+class Alibi:
+    """Scores lose their head's ``slopes`` [query heads] for every token between query and key (arXiv 2108.12409)."""
+
+    slopes: Tensor
+
+    @classmethod
+    def of(cls, n_head: int, max_bias: float) -> Alibi:
+        """Those of so many heads; ``max_bias`` is the exponent of the last head's slope, as in a GGUF."""
+        n_whole = 1 << (n_head.bit_length() - 1)
+        heads = torch.arange(n_head, dtype=torch.float64)
+        exponents = torch.where(heads < n_whole, heads + 1, heads - n_whole + 0.5)
+        return cls(torch.exp2(-max_bias / n_whole * exponents))
+
+    def added(self, rows: Tensor, n_tokens: int, n_head_kv: int) -> Tensor:
+        """To scores of the queries at ``rows``: [KV heads, query heads of each, rows, tokens]."""
+        distance = (rows[:, None] - torch.arange(n_tokens, device=rows.device)).to(self.slopes)
+        return -self.slopes.reshape(n_head_kv, -1, 1, 1) * distance
+
+
+@dataclass(frozen=True)
 class Rope:
     """The rotary embedding: at position p it turns the pair i of channels by p * ``frequencies[i]`` (arXiv 2104.09864).
 
-    A pair are the channels 2i and 2i + 1 where it is ``interleaved``, else i and i + n / 2 of n.
+    A pair are the channels 2i and 2i + 1 where it is ``interleaved``, else i and i + n / 2 of n. Of the channels only
+    the first ``n_rot``, None for all, are n; the others are paired in the same way and have frequencies of 0.
     """
 
     frequencies: Tensor
     interleaved: bool
+    n_rot: int | None = None
 
     def pairs(self, x: Tensor) -> Tensor:
         """Channels, last dimension, as complex numbers, complex128."""
-        first, second = (x[..., ::2], x[..., 1::2]) if self.interleaved else x.chunk(2, -1)
-        return torch.complex(first.double(), second.double())
+        if self.interleaved:
+            return torch.complex(x[..., ::2].double(), x[..., 1::2].double())
+        parts = [part.chunk(2, -1) for part in x.split(self._parts(x.shape[-1]), -1)]
+        return torch.cat([torch.complex(first.double(), second.double()) for first, second in parts], -1)
 
     def channels(self, pairs: Tensor) -> Tensor:
         """`pairs` undone, float64."""
         if self.interleaved:
             return torch.view_as_real(pairs).flatten(-2)
-        return torch.cat((pairs.real, pairs.imag), -1)
+        parts = pairs.split([n // 2 for n in self._parts(2 * pairs.shape[-1])], -1)
+        return torch.cat([x for part in parts for x in (part.real, part.imag)], -1)
+
+    def _parts(self, n: int) -> list[int]:
+        """Channels that are turned, and those behind them."""
+        n_rot = n if self.n_rot is None else self.n_rot
+        return [n_rot, n - n_rot] if n_rot < n else [n]
 
     def turns(self, positions: Tensor) -> Tensor:
         """By what each position multiplies the pairs: complex128 [positions, pairs]."""
@@ -66,7 +106,7 @@ class Attention:
 
     Keys are as they are written to the cache and channels are in the order of the runtime's; groups of query heads, one
     after the other, share a KV head. Products of queries and keys are multiplied by ``scale``, go through a tanh of
-    ``soft_cap`` where there is one, and lose what ``mask`` hides; ``sinks`` [query heads] take part in the softmax.
+    ``soft_cap`` where there is one, get what ``alibi`` adds and lose what ``mask`` hides; ``sinks`` [query heads] take part in the softmax.
     ``channels`` is the order in which the engine adds up the products of a query and a key, None as they are. ``rope``
     is what has turned queries and keys, from position 0 on; an engine tells it in all layers or in none.
     """
@@ -80,6 +120,7 @@ class Attention:
     sinks: Tensor | None = None
     channels: Tensor | None = None
     rope: Rope | None = None
+    alibi: Alibi | None = None
 
     def summed(self, x: Tensor) -> Tensor:
         """Queries or keys in the order of ``channels``: sums over them then have the bits that the engine's have."""
@@ -103,6 +144,8 @@ class Attention:
         scores = products / (1 / self.scale)
         if self.soft_cap is not None:
             scores = (scores / self.soft_cap).tanh() * self.soft_cap
+        if self.alibi is not None:
+            scores = scores + self.alibi.added(rows.to(scores.device), scores.shape[-1], len(scores)).to(scores)
         scores.masked_fill_(self.mask.hides(rows, scores.shape[-1]).to(scores.device), -torch.inf)
         if self.sinks is None:
             return scores.softmax(-1)

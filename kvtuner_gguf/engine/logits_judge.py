@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # positions before this share of the chunk have little context and are not scored
 SKIPPED = 0.25
+# float32 has room for the exponentials of no more
+MAX_EXPONENT = 80
 
 
 class LogitsJudge:
@@ -35,12 +37,12 @@ class LogitsJudge:
         self._engine, self._tokens = engine, tokens
         self._centers, self._ends, self._scales = centers, ends, scales
         self._first = int(tokens.shape[1] * SKIPPED)
-        self._exact = list(self._logits((EXACT,) * engine.shape.n_layer))
+        self._exact = [(x, x.softmax(-1)) for x in self._logits((EXACT,) * engine.shape.n_layer)]
 
     def kld(self, pairs: Sequence[Pair]) -> Tensor:
         """KLD in nats of every scored token under ``pairs``, float64."""
         blocks = zip(self._exact, self._logits(pairs), strict=True)
-        return torch.cat([_kld(exact, other) for exact, other in blocks])
+        return torch.cat([_kld(*exact, other) for exact, other in blocks])
 
     def nll(self, pairs: Sequence[Pair]) -> Tensor:
         """Negative log-likelihood in nats of every token after a scored one, under ``pairs``, float64."""
@@ -63,6 +65,14 @@ def _log_probs(logits: Tensor) -> Tensor:
     return logits.double().log_softmax(-1)
 
 
-def _kld(exact: Tensor, other: Tensor) -> Tensor:
-    p, q = _log_probs(exact), _log_probs(other)
-    return (p.exp() * (p - q)).sum(-1).clamp_min(0)
+def _kld(exact: Tensor, p: Tensor, other: Tensor) -> Tensor:
+    """Of the logits ``exact``, whose softmax is ``p``, to the ``other`` ones; also right where it is tiny.
+
+    With d the difference of the logits less its mean under p it is the logarithm of the mean of exp(d).
+    """
+    moved = other - exact
+    moved -= (p * moved).sum(-1, keepdim=True)
+    if moved.max() > MAX_EXPONENT:
+        moved = moved.double()
+    curved = torch.expm1(moved).sub_(moved).mul_(p).sum(-1)
+    return curved.double().clamp_min(0).log1p()

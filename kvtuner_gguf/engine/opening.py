@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvtuner_gguf.engine.llama.weights import available_memory
 from kvtuner_gguf.engine.torch.install import import_torch
+from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.gguffile.reader import GgufHeader
+from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.shape import ModelShape
 
 if TYPE_CHECKING:
     from kvtuner_gguf.engine.base import Engine
 
+ENGINES = ("auto", "torch", "llama")
+# architectures whose attention the torch reference has
+OF_TORCH = ("llama", "qwen2", "qwen3")
+# bytes that torch needs of a weight, the model's file and its copies while it is loaded
+_BYTES = 5
 
-def open_engine(model: Path, shape: ModelShape, device: str = "cpu", threads: int | None = None) -> Engine:
-    """The torch reference of the GGUF ``model``, which it loads when it is first asked for something.
 
-    Raises `KvtunerError` where what it needs is not installed.
+def open_engine(
+    model: Path, shape: ModelShape, device: str = "cpu", threads: int | None = None, engine: str = "auto"
+) -> Engine:
+    """What runs the GGUF ``model``, which it loads when it is first asked for something: one of `ENGINES`.
+
+    Raises `KvtunerError` where there is no such engine, or what it needs is not installed.
     """
+    if engine not in ENGINES:
+        raise KvtunerError(f"unknown engine {engine!r}: use one of {', '.join(ENGINES)}")
     import_torch(threads)
-    from kvtuner_gguf.engine.torch.engine import TorchEngine
+    if engine == "auto":
+        engine = "torch" if device != "cpu" else chosen_engine(read_model(model))
+    if engine == "torch":
+        from kvtuner_gguf.engine.torch.engine import TorchEngine
 
-    return TorchEngine(model, shape, device)
+        return TorchEngine(model, shape, device)
+    from kvtuner_gguf.engine.llama.engine import LlamaEngine
+
+    if device != "cpu":
+        raise KvtunerError(f"--device {device} is for torch: the engine llama computes where the built llama.cpp does")
+    return LlamaEngine(model, shape, threads)
+
+
+def chosen_engine(headers: Sequence[GgufHeader]) -> str:
+    """torch where its reference is exact and fits in memory, else llama."""
+    first = headers[0]
+    scaling = first.get(f"{first.architecture}.rope.scaling.type")
+    is_exact = first.architecture in OF_TORCH and len(headers) == 1 and scaling in (None, "none")
+    n_weights = sum(math.prod(tensor.shape) for header in headers for tensor in header.tensors)
+    return "torch" if is_exact and _BYTES * n_weights <= available_memory() else "llama"

@@ -38,7 +38,7 @@ def evaluate(
         raise KvtunerError(f"llama.cpp is judged from position 0, not {sample.start_pos}: use the torch evaluator")
     if evaluator == "native":
         return by_llama.evaluate(model, shape, caches, sample, n_threads, progress, verbose)
-    engine = open_engine(model, shape, threads=n_threads)
+    engine = open_engine(model, shape, threads=n_threads, engine="torch")
     from kvtuner_gguf.evaluation import by_engine
 
     return by_engine.evaluate(engine, caches, by_llama.sample_chunks(model, sample), progress, sample.start_pos)

@@ -12,6 +12,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -113,12 +114,12 @@ class Model:
         adds_bos = llama_cpp.llama_vocab_get_add_bos(self._vocab)
         self.bos: int | None = llama_cpp.llama_vocab_bos(self._vocab) if adds_bos else None
 
-    def tokenize(self, text: str) -> np.ndarray:
-        """The tokens of ``text``, int32, with the special ones that the model wants around a text."""
+    def tokenize(self, text: str, add_special: bool = True) -> np.ndarray:
+        """The tokens of ``text``, int32, with the special ones that the model wants around a text if ``add_special``."""
         raw = text.encode()
         tokens = np.empty(len(raw) + 8, np.int32)
         room = tokens.ctypes.data_as(ctypes.POINTER(self._lib.llama_token))
-        n_tokens = self._lib.llama_tokenize(self._vocab, raw, len(raw), room, len(tokens), True, False)
+        n_tokens = self._lib.llama_tokenize(self._vocab, raw, len(raw), room, len(tokens), add_special, False)
         if n_tokens < 0:
             raise KvtunerError(f"the tokenizer refuses a text of {len(raw)} bytes: give a shorter --text")
         return tokens[:n_tokens].copy()
@@ -154,17 +155,23 @@ class Model:
             yield made
 
     @contextmanager
-    def context(self, cache: Pair | Plan, n_ctx: int, n_batch: int, offload: bool = True) -> Generator[Context]:
+    def context(
+        self, cache: Pair | Plan, n_ctx: int, n_batch: int, offload: bool = True, see: Any = None
+    ) -> Generator[Context]:
         """A context of ``n_ctx`` tokens whose layers have the types of ``cache``; raises `KvtunerError` if not.
 
-        The caches of layers on a device lie there if ``offload``, else in host memory.
+        The caches of layers on a device lie there if ``offload``, else in host memory. ``see`` is an evaluation
+        callback of the bindings.
         """
         pair = cache if isinstance(cache, Pair) else Pair("f16", "f16")
         try:
             self._lib.kvtuner.set_kv_config(self._pointer, "none" if isinstance(cache, Pair) else cache.to_json())
         except ValueError as err:
             raise KvtunerError(str(err)) from err
-        pointer = self._lib.llama_init_from_model(self._pointer, self._context_params(pair, n_ctx, n_batch, offload))
+        params = self._context_params(pair, n_ctx, n_batch, offload)
+        if see is not None:
+            params.cb_eval = see
+        pointer = self._lib.llama_init_from_model(self._pointer, params)
         if not pointer:
             raise KvtunerError(f"cannot make a context of {n_ctx} tokens: {self._log.reason()}; use less --ctx")
         context = Context(self._lib, pointer, self.n_vocab, n_batch)

@@ -1,0 +1,126 @@
+"""The built llama.cpp as an engine: any architecture that it runs, weights and arithmetic its own."""
+
+from __future__ import annotations
+
+import weakref
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kvtuner_gguf.engine.attention import Attention
+from kvtuner_gguf.engine.base import Engine, See
+from kvtuner_gguf.engine.llama.capture import Capture
+from kvtuner_gguf.engine.llama.devices import offered_backend
+from kvtuner_gguf.engine.llama.native import Context, Model, default_threads, open_model, patched_llama_cpp
+from kvtuner_gguf.engine.llama.weights import copied_type, float_copy
+from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
+from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
+
+# what upstream's FlashAttention makes of f32 caches, too
+EXACT = Pair("f16", "f16")
+# tokens of a batch
+N_BATCH = 512
+# values of queries, keys and values that are held at once while layers are looked at
+MAX_HELD = 1 << 28
+
+
+class LlamaEngine(Engine):
+    """The model of the GGUF at ``path``, loaded when it is first used; each plan is a context of its own.
+
+    Weights are converted to floats where these fit in memory, see `kvtuner_gguf.engine.llama.weights`.
+    """
+
+    name = "llama"
+
+    def __init__(self, path: Path, shape: ModelShape, threads: int | None = None) -> None:
+        lib, headers = patched_llama_cpp(), read_model(path)
+        self.model, self.shape, self.device = str(path), shape, offered_backend()
+        self._copied = copied_type(headers)
+        self.versions = {"llama_cpp": lib.__version__, "weights": self._copied or "as in the file"}
+        self._path, self._threads = path, threads or default_threads()
+        self._open = ExitStack()
+        weakref.finalize(self, self._open.close)
+
+    @cached_property
+    def native(self) -> Model:
+        with ExitStack() as copied:  # once it is loaded its file is not needed
+            path = self._path
+            if self._copied is not None:
+                path = copied.enter_context(float_copy(path, self._copied, self._threads))
+            return self._open.enter_context(open_model(path, self._threads))
+
+    def tokenize(self, text: str) -> list[int]:
+        return self.native.tokenize(text, add_special=False).tolist()
+
+    def capture(self, tokens: Tensor, see: See) -> None:
+        for layers in self._groups(tokens.numel()):
+            found = [self._used(chunk, layers) for chunk in tokens]
+            for il in layers:
+                see(il, _joined([chunk.pop(il) for chunk in found]))
+
+    def logits(self, plan: Plan, tokens: Tensor, rows: slice, start: int = 0) -> Iterator[Tensor]:
+        ids, first = _ids(tokens), rows.start or 0
+        with self.native.context(_runnable(plan), len(ids), min(N_BATCH, len(ids))) as context:
+            _decode(context, ids[:first], start)
+            for at in range(first, rows.stop, context.n_batch):
+                batch = ids[at : min(at + context.n_batch, rows.stop)]
+                yield torch.from_numpy(context.decode(batch, start + at, want_logits=True).copy())
+
+    def _groups(self, n_tokens: int) -> Iterator[Sequence[int]]:
+        """Layers with a cache of their own, as many at a time as are held together."""
+        group: list[int] = []
+        held = 0
+        for il, layer in enumerate(self.shape.layers):
+            if not layer.keeps:
+                continue
+            values = 4 * n_tokens * (layer.kept_k + layer.kept_v)  # queries have more heads than keys
+            if group and held + values > MAX_HELD:
+                yield group
+                group, held = [], 0
+            group.append(il)
+            held += values
+        yield group
+
+    def _used(self, chunk: Tensor, layers: Sequence[int]) -> dict[int, Attention]:
+        ids = _ids(chunk)
+        capture = Capture(self.native._lib, self.shape.layers, frozenset(layers))
+        with self.native.context(EXACT, len(ids), len(ids), see=capture.callback) as context:
+            context.decode(ids, 0, want_logits=False)
+        return capture.take()
+
+
+def _runnable(plan: Plan) -> Plan:
+    """``plan`` with f16 in place of f32, of which FlashAttention makes f16 anyway.
+
+    A side that loses nothing loses nothing at the ends either: exact rows are f16 then, as both sides have one type.
+    """
+    sides = [[t.name for t in pair.types] for pair in plan.pairs]
+    pairs = tuple(Pair(*("f16" if name == UNQUANTIZED else name for name in names)) for names in sides)
+    one_sided = any(UNQUANTIZED in names for names in sides)
+    ends = replace(plan.ends, type="f16") if plan.ends is not None and one_sided else plan.ends
+    return replace(plan, pairs=pairs, ends=ends)
+
+
+def _ids(tokens: Tensor) -> np.ndarray:
+    return tokens.numpy().astype(np.int32)
+
+
+def _decode(context: Context, ids: np.ndarray, start: int) -> None:
+    for at in range(0, len(ids), context.n_batch):
+        context.decode(ids[at : at + context.n_batch], start + at, want_logits=False)
+
+
+def _joined(chunks: Sequence[Attention]) -> Attention:
+    """Those of several chunks as of one attention, which differ in nothing else."""
+    first = chunks[0]
+    query, key, value = (torch.cat([getattr(chunk, name) for chunk in chunks]) for name in ("query", "key", "value"))
+    return replace(first, query=query, key=key, value=value)
