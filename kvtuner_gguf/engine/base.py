@@ -61,7 +61,10 @@ class Engine(ABC):
 
     @abstractmethod
     def capture(self, tokens: Tensor, see: See) -> None:
-        """Run ``tokens`` [chunks, context] with an exact cache; ``see`` each layer, from the first to the last."""
+        """Run ``tokens`` [chunks, context] with an exact cache; ``see`` each layer, from the first to the last.
+
+        Layers without a cache of their own are left out.
+        """
 
     @abstractmethod
     def logits(self, plan: Plan, tokens: Tensor, rows: slice, start: int = 0) -> Iterator[Tensor]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvtuner_gguf.engine.llama.weights import available_memory
+from kvtuner_gguf.engine.llama.weights import available_memory, n_weights
 from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.reader import GgufHeader
@@ -52,5 +51,4 @@ def chosen_engine(headers: Sequence[GgufHeader]) -> str:
     first = headers[0]
     scaling = first.get(f"{first.architecture}.rope.scaling.type")
     is_exact = first.architecture in OF_TORCH and len(headers) == 1 and scaling in (None, "none")
-    n_weights = sum(math.prod(tensor.shape) for header in headers for tensor in header.tensors)
-    return "torch" if is_exact and _BYTES * n_weights <= available_memory() else "llama"
+    return "torch" if is_exact and _BYTES * n_weights(headers) <= available_memory() else "llama"

@@ -9,7 +9,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape, scaling_obstacle
 from kvtuner_gguf.gguffile.reader import GgufHeader
 from kvtuner_gguf.plan.pairs import Pair
-from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.plan import Plan, of_caches
 from kvtuner_gguf.plan.shape import ModelShape
 
 
@@ -19,8 +19,7 @@ def fitted(plan: Plan, headers: list[GgufHeader]) -> Plan:
     if plan.model is not None:
         _check_same_model(plan.model, shape)
     plan.check(shape)
-    kept = zip(plan.pairs, shape.layers, strict=True)
-    pairs = tuple(pair if layer.keeps else Pair("f16", "f16") for pair, layer in kept)
+    pairs = of_caches(plan.pairs, shape)
     if shape.latent:
         _check_shared_tensor(pairs)
     if plan.centers is not None and (obstacle := centering_obstacle(headers)):

@@ -10,7 +10,7 @@ Values have no such constant: they are not centered; ``configs/centering.md`` ha
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,17 +35,18 @@ def measure_centers(
     It is that of ``span`` positions; without a span, or where the engine does not tell its RoPE, it is the mean of the
     keys as they are and has none. Every position of a chunk counts the same. Sums run in float64.
     """
-    keys: list[np.ndarray] = []
-    spread: list[tuple[float, ...]] = []
+    n_layer = engine.shape.n_layer
+    keys: list[np.ndarray | None] = [None] * n_layer
+    spread = [(0.0,) * len(fields(KeySpread))] * n_layer
     spans: list[int | None] = []
 
     def measure(il: int, used: Attention) -> None:
         spans.append(None if used.rope is None else span)
         center = center_of(used, spans[-1])
-        keys.append(center.cpu().numpy())
-        spread.append(_spread(used.key, used.lost_by_keys(center, spans[-1])))
+        keys[il] = center.cpu().numpy()
+        spread[il] = _spread(used.key, used.lost_by_keys(center, spans[-1]))
         if progress:
-            progress(il + 1, engine.shape.n_layer)
+            progress(il + 1, n_layer)
 
     engine.capture(tokens, measure)
     return Centers.from_arrays(keys, spans[-1]), KeySpread(*zip(*spread, strict=True))

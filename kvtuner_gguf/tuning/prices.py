@@ -107,8 +107,11 @@ def price(
     judge.settle(exact)
     sides: dict[str, list[Mapping[str, float]]] = {"k": [], "v": []}
     measured = rungs(names, n_rungs)
-    for il in range(n_layer):
+    for il, layer in enumerate(profile.model.layers):
         for side in ("k", "v"):
+            if not layer.keeps:
+                sides[side].append(dict.fromkeys(names, 0.0))
+                continue
             errors = {name: profile.layers[il][_alone(side, name)].error for name in names}
             klds = {name: judge.kld([*exact[:il], _alone(side, name), *exact[il + 1 :]]) for name in measured}
             sides[side].append(interpolate(errors, klds))

@@ -50,6 +50,10 @@ class PairError:
                 raise KvtunerError(f"{name} is {value!r}, not an error: profile the model again")
 
 
+# of a layer without a cache of its own
+NOTHING = PairError(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
 @dataclass(frozen=True)
 class Profile:
     """``layers[il][pair]`` are the errors of that pair in layer ``il``."""
@@ -94,11 +98,12 @@ def profile(
     scales: Scales | None = None,
 ) -> Profile:
     """Measure every pair in every layer on ``tokens`` [chunks, context], with ``centers`` taken off and ``scales``."""
-    pairs, layers = tuple(pairs), []
+    pairs = tuple(pairs)
+    layers = [dict.fromkeys(pairs, NOTHING)] * engine.shape.n_layer
 
     def measure(il: int, used: Attention) -> None:
         cache = CacheModel(interleaved_rope=False, centers=centers, rope=used.rope, scales=scales)
-        layers.append(_measure_layer(cache, il, used, pairs))
+        layers[il] = _measure_layer(cache, il, used, pairs)
         if progress:
             progress(il + 1, engine.shape.n_layer)
 

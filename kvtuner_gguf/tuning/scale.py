@@ -45,10 +45,10 @@ def measure_scales(
     read nothing there. Sums over blocks of queries run in float64.
     """
     layers = engine.shape.layers
-    scales: list[np.ndarray | None] = []
+    scales: list[np.ndarray | None] = [None] * len(layers)
 
     def measure(il: int, used: Attention) -> None:
-        scales.append(_scale(used, il, centers, ends if can_have_ends(layers[il]) else None))
+        scales[il] = _scale(used, il, centers, ends if can_have_ends(layers[il]) else None)
         if progress:
             progress(il + 1, engine.shape.n_layer)
 

@@ -15,7 +15,7 @@ from kvtuner_gguf.evaluation.by_engine import evaluate
 from kvtuner_gguf.evaluation.rows import Row
 from kvtuner_gguf.plan.front import Front, Point
 from kvtuner_gguf.plan.pairs import Pair
-from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.plan import Plan, of_caches
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.calibration import Texts
 from kvtuner_gguf.tuning.cluster import Groups
@@ -160,8 +160,9 @@ class Tuner:
     def _plan(self, pairs: Sequence[Pair]) -> Plan:
         """``pairs`` with the ends, and the centers and scales of what they quantize."""
         centers, scales = self._stages.centers, self._stages.scales
+        pairs = of_caches(pairs, self._sizes.shape)
         return Plan(
-            tuple(pairs),
+            pairs,
             self._sizes.shape,
             centers=centers and centers.of_quantized(pairs),
             ends=self._settings.ends,

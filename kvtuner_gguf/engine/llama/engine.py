@@ -19,7 +19,7 @@ from kvtuner_gguf.engine.base import Engine, See
 from kvtuner_gguf.engine.llama.capture import Capture
 from kvtuner_gguf.engine.llama.devices import offered_backend
 from kvtuner_gguf.engine.llama.native import Context, Model, default_threads, open_model, patched_llama_cpp
-from kvtuner_gguf.engine.llama.weights import copied_type, float_copy
+from kvtuner_gguf.engine.llama.weights import f16_copy, needs_copy
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -36,7 +36,7 @@ MAX_HELD = 1 << 28
 class LlamaEngine(Engine):
     """The model of the GGUF at ``path``, loaded when it is first used; each plan is a context of its own.
 
-    Weights are converted to floats where these fit in memory, see `kvtuner_gguf.engine.llama.weights`.
+    Weights are converted to f16 where these fit in memory, see `kvtuner_gguf.engine.llama.weights`.
     """
 
     name = "llama"
@@ -44,8 +44,8 @@ class LlamaEngine(Engine):
     def __init__(self, path: Path, shape: ModelShape, threads: int | None = None) -> None:
         lib, headers = patched_llama_cpp(), read_model(path)
         self.model, self.shape, self.device = str(path), shape, offered_backend()
-        self._copied = copied_type(headers)
-        self.versions = {"llama_cpp": lib.__version__, "weights": self._copied or "as in the file"}
+        self._is_copied = needs_copy(headers)
+        self.versions = {"llama_cpp": lib.__version__, "weights": "f16" if self._is_copied else "as in the file"}
         self._path, self._threads = path, threads or default_threads()
         self._open = ExitStack()
         weakref.finalize(self, self._open.close)
@@ -53,9 +53,7 @@ class LlamaEngine(Engine):
     @cached_property
     def native(self) -> Model:
         with ExitStack() as copied:  # once it is loaded its file is not needed
-            path = self._path
-            if self._copied is not None:
-                path = copied.enter_context(float_copy(path, self._copied, self._threads))
+            path = copied.enter_context(f16_copy(self._path, self._threads)) if self._is_copied else self._path
             return self._open.enter_context(open_model(path, self._threads))
 
     def tokenize(self, text: str) -> list[int]:
