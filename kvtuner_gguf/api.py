@@ -47,8 +47,10 @@ def tune(
     llama.cpp runs fast, or the CPU where there is none; ``text`` is UTF-8 to calibrate on, by default a web
     text that is fetched once, of which ``tokens`` are taken in chunks of ``ctx``; the same ``seed`` gives the same
     plan. Keys are centered unless ``center`` is false or the model forbids it. ``ends``, such as ``"4+128:q8_0"``, the
-    default, or ``"none"``, are read exactly, and count in the bits of a context of ``for_ctx`` tokens. The ``engine``, torch
-    on ``device`` or the built llama.cpp, runs with ``threads``; the folder ``work`` keeps what is finished, so that an interrupted call goes on there.
+    default, or ``"none"``, are read exactly, and count in the bits of a context of ``for_ctx`` tokens.
+    The ``engine``, ``"torch"`` on ``device`` or the built llama.cpp, ``"llama"``, runs with ``threads``; ``"auto"`` is
+    torch where it has the architecture and the memory. The folder ``work`` keeps what is finished, so that an
+    interrupted call goes on there.
 
     Raises `KvtunerError` where the engine cannot load the model, no plan fits, or what tuning needs is not installed.
     """

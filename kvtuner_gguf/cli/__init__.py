@@ -18,6 +18,7 @@ COMMANDS = (
     "fetch-model",
     "import-kvtuner",
     "inspect",
+    "plan",
     "profile",
     "prune",
     "search",

@@ -101,7 +101,7 @@ _GOAL = (
     click.option(
         "--trials",
         type=int,
-        help="Plans judged whole: in a refinement at most [4, with kld prices 32], in all by the paper's method [200].",
+        help="Plans judged whole: in a refinement at most [4, with kld prices 8], in all by the paper's method [200].",
     ),
     click.option(
         "--evolve", type=int, default=0, show_default=True, help="Then evolve the front by so many trials of NSGA-II."

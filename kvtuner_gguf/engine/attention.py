@@ -106,9 +106,11 @@ class Attention:
 
     Keys are as they are written to the cache and channels are in the order of the runtime's; groups of query heads, one
     after the other, share a KV head. Products of queries and keys are multiplied by ``scale``, go through a tanh of
-    ``soft_cap`` where there is one, get what ``alibi`` adds and lose what ``mask`` hides; ``sinks`` [query heads] take part in the softmax.
+    ``soft_cap`` where there is one, get what ``alibi`` adds and lose what ``mask`` hides;
+    ``sinks`` [query heads] take part in the softmax.
     ``channels`` is the order in which the engine adds up the products of a query and a key, None as they are. ``rope``
-    is what has turned queries and keys, from position 0 on; an engine tells it in all layers or in none.
+    is what has turned queries and keys, from position 0 on; an engine tells it in all layers or in none. Values are the
+    first channels of keys, and are read from these, where they are ``latent``.
     """
 
     query: Tensor
@@ -121,6 +123,7 @@ class Attention:
     channels: Tensor | None = None
     rope: Rope | None = None
     alibi: Alibi | None = None
+    latent: bool = False
 
     def summed(self, x: Tensor) -> Tensor:
         """Queries or keys in the order of ``channels``: sums over them then have the bits that the engine's have."""

@@ -25,7 +25,7 @@ class Backend:
         return tuple(Pair(name, name) for name in self.names)
 
     def fitting(self, shape: ModelShape) -> Backend:
-        """Without the types whose blocks do not divide the head sizes of ``shape``.
+        """Without the types whose blocks do not divide the head sizes of ``shape``, and mixed where K and V are two.
 
         Raises `KvtunerError` where none is left.
         """
@@ -36,7 +36,7 @@ class Backend:
                 f"no block of {', '.join(self.names)} divides heads of {' and '.join(map(str, sizes))} "
                 "values: name other types with --candidates"
             )
-        return Backend(names, self.mixed)
+        return Backend(names, self.mixed and not shape.latent)
 
 
 _OF_BASE = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")

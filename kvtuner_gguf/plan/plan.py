@@ -30,9 +30,7 @@ SCHEMA = "kvtuner.plan/1"
 
 def of_caches(pairs: Sequence[Pair], shape: ModelShape) -> tuple[Pair, ...]:
     """``pairs`` with f16 for layers that have no cache of their own."""
-    return tuple(
-        pair if layer.keeps else Pair("f16", "f16") for pair, layer in zip(pairs, shape.layers, strict=True)
-    )
+    return tuple(pair if layer.keeps else Pair("f16", "f16") for pair, layer in zip(pairs, shape.layers, strict=True))
 
 
 def _per_value(n_bits: float, n_values: int) -> float:

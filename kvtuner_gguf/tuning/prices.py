@@ -78,9 +78,10 @@ def _sides_from_json(layer: Mapping[str, Any]) -> tuple[Mapping[str, float], Map
     return layer["k"], layer["v"]
 
 
-def one_sided(names: Iterable[str]) -> list[Pair]:
-    """The pairs that a profile needs for pricing: each type on one side alone."""
-    return [pair for name in names for pair in (Pair(name, UNQUANTIZED), Pair(UNQUANTIZED, name))]
+def priced_pairs(names: Iterable[str], model: ModelShape) -> list[Pair]:
+    """The pairs that a profile of ``model`` needs for pricing: each type on one side alone, if it may be."""
+    sides = ("k",) if model.latent else ("k", "v")
+    return [_priced(side, name, model.latent) for name in names for side in sides]
 
 
 def rungs(names: Iterable[str], n: int) -> tuple[str, ...]:
@@ -109,11 +110,12 @@ def price(
     measured = rungs(names, n_rungs)
     for il, layer in enumerate(profile.model.layers):
         for side in ("k", "v"):
-            if not layer.keeps:
+            if not layer.keeps or (layer.latent and side == "v"):
                 sides[side].append(dict.fromkeys(names, 0.0))
                 continue
-            errors = {name: profile.layers[il][_alone(side, name)].error for name in names}
-            klds = {name: judge.kld([*exact[:il], _alone(side, name), *exact[il + 1 :]]) for name in measured}
+            pairs = {name: _priced(side, name, layer.latent) for name in names}
+            errors = {name: profile.layers[il][pair].error for name, pair in pairs.items()}
+            klds = {name: judge.kld([*exact[:il], pairs[name], *exact[il + 1 :]]) for name in measured}
             sides[side].append(interpolate(errors, klds))
         if progress:
             progress(il + 1, n_layer)
@@ -121,7 +123,10 @@ def price(
     return Prices(tuple(sides["k"]), tuple(sides["v"]), profile.model, facts)
 
 
-def _alone(side: str, name: str) -> Pair:
+def _priced(side: str, name: str, latent: bool) -> Pair:
+    """The type ``name`` on one side alone, or on both where these are one tensor, whose price is that of K."""
+    if latent:
+        return Pair(name, name)
     return Pair(name, UNQUANTIZED) if side == "k" else Pair(UNQUANTIZED, name)
 
 

@@ -116,7 +116,10 @@ def _measure_layer(cache: CacheModel, il: int, used: Attention, pairs: Sequence[
     key, value = used.summed(used.key), used.value
     names = dict.fromkeys(pair.k for pair in pairs), dict.fromkeys(pair.v for pair in pairs)
     keys = {name: used.summed(cache.keys(used.key, name, il)) for name in names[0]}
-    values = {name: cache.values(value, name) for name in names[1]}
+    if used.latent:
+        values = {name: read[..., : value.shape[-1]] for name, read in keys.items()}
+    else:
+        values = {name: cache.values(value, name) for name in names[1]}
     e_k = {name: _relative(key, read) for name, read in keys.items()}
     e_v = {name: _relative(value, read) for name, read in values.items()}
     e_a, e_o, error = attention_errors(used, list(keys.values()), list(values.values()))

@@ -84,6 +84,10 @@ class Settings:
 
 def check_goal(settings: Settings, shape: ModelShape) -> None:
     """Raise `KvtunerError` where the candidates cannot meet the budget, before anything is loaded or measured."""
+    if not any(layer.keeps for layer in shape.layers):
+        raise KvtunerError(
+            f"models of the architecture {shape.architecture} keep no KV cache: there is nothing to tune"
+        )
     check_fixed(settings.fixed, shape)
     sizes = settings.sizes(shape)
     budget = settings.goal.budget(sizes)

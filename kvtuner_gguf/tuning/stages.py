@@ -28,7 +28,7 @@ from kvtuner_gguf.tuning.fisher import fisher_prices
 from kvtuner_gguf.tuning.fixed import check_fixed, fixed_facts, with_fixed
 from kvtuner_gguf.tuning.given import check_given, types_given
 from kvtuner_gguf.tuning.judges import Ledger
-from kvtuner_gguf.tuning.prices import Prices, one_sided, price
+from kvtuner_gguf.tuning.prices import Prices, price, priced_pairs
 from kvtuner_gguf.tuning.profile import Profile, profile
 from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, Candidates, prune, prune_by_prices
 from kvtuner_gguf.tuning.scale import measure_scales
@@ -38,7 +38,7 @@ from kvtuner_gguf.tuning.work import Work
 Stage = Callable[[str], AbstractContextManager[Progress]]
 """Opens a progress display with a title; gives a callback of steps done and steps in all."""
 
-PAPER_TRIALS, KLD_TRIALS, FISHER_TRIALS = 200, 32, 4
+PAPER_TRIALS, KLD_TRIALS, FISHER_TRIALS = 200, 8, 4
 
 
 class Stages:
@@ -126,7 +126,7 @@ class Stages:
     def profile(self) -> Profile:
         """The errors of every candidate pair in every layer."""
         fixed = self.settings.fixed.values()
-        pairs = list(dict.fromkeys([*self.backend.pairs(), *fixed, *one_sided(self.names)]))
+        pairs = list(dict.fromkeys([*self.backend.pairs(), *fixed, *priced_pairs(self.names, self.engine.shape)]))
 
         def measure() -> Profile:
             with self.show("profile") as progress:

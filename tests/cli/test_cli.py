@@ -86,11 +86,41 @@ def test_verify_says_ok_or_why_not(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("types", ["f16", "f16/q4_0"])
 def test_center_wants_quantized_keys(model: Path, tmp_path: Path, types: str) -> None:
-    out = tmp_path / "plan.json"
-    result = CliRunner().invoke(main, ["center", str(model), "--uniform", types, "-o", str(out)])
+    given, out = tmp_path / "given.json", tmp_path / "plan.json"
+    Plan.uniform(Pair.parse(types), N_LAYER).save(given)
+    result = CliRunner().invoke(main, ["center", str(model), str(given), "-o", str(out)])
     assert result.exit_code == 1
     assert "no layer of the plan has a quantized K: nothing to center" in result.output
     assert not out.exists()
+
+
+def test_a_plan_is_made_without_a_search(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    args = ["plan", str(model), "--uniform", "q4_0", "--fix", "1=q8_0/q4_0", "--no-center", "-o", str(out), "--json"]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 0, result.output
+    plan = Plan.load(out)
+    assert plan.pairs == tuple(Pair.parse("q8_0/q4_0" if il == 1 else "q4_0/q4_0") for il in range(N_LAYER))
+    assert plan.ends is not None
+    assert plan.centers is None
+    assert plan.model is not None
+    assert json.loads(result.output)["file"] == str(out)
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["--uniform", "q9_0"], "unknown cache type"),
+        (["--uniform", "q4_0", "--fix", f"{99}=q8_0"], "layer 99 is fixed to q8_0/q8_0, the model has"),
+        (["--uniform", "q4_0", "--fix", "eight=q8_0"], "give layers and a pair"),
+        (["--uniform", "q4_0", "--ends", "many"], "many"),
+    ],
+)
+def test_a_plan_of_wrong_types_is_refused(args: list[str], reason: str, model: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["plan", str(model), *args, "--no-center", "-o", str(tmp_path / "plan.json")])
+    assert result.exit_code == 1
+    assert reason in result.output
+    assert not (tmp_path / "plan.json").exists()
 
 
 def test_the_schema_knows_every_type() -> None:

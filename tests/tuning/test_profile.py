@@ -19,7 +19,7 @@ from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
 from kvtuner_gguf.tuning import disturbance  # noqa: E402
 from kvtuner_gguf.tuning.journal import Journal  # noqa: E402
 from kvtuner_gguf.tuning.judges import Ledger  # noqa: E402
-from kvtuner_gguf.tuning.prices import one_sided, price  # noqa: E402
+from kvtuner_gguf.tuning.prices import price, priced_pairs  # noqa: E402
 from kvtuner_gguf.tuning.profile import profile  # noqa: E402
 
 SHAPE = ModelShape("llama", (2, 2), 64, 64)
@@ -45,7 +45,7 @@ def tokens(reference: Reference, text: str):
 @pytest.fixture(scope="module")
 def profiled(engine: TorchEngine, tokens):
     pairs = [Pair(k, v) for k in NAMES for v in NAMES]
-    return profile(engine, tokens, [*pairs, *one_sided(NAMES), Pair("f32", "f32")], {})
+    return profile(engine, tokens, [*pairs, *priced_pairs(NAMES, engine.shape), Pair("f32", "f32")], {})
 
 
 class AwayFromZero:

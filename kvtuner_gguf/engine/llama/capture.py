@@ -11,7 +11,6 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ _CACHE = re.compile(r"cache_([kv])_l(\d+)")
 _ATTENTION, _WRITE, _ROPE = "FLASH_ATTN_EXT", "SET_ROWS", "ROPE"
 # what changes the shape of values alone
 _SAME_VALUES = ("RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE", "CONT", "NONE")
+REMEDY = "make a plan without a search, kvtuner-gguf plan MODEL --uniform q8_0 --no-center"
 # rows of a mask at a time
 _ROWS = 256
 
@@ -66,7 +66,8 @@ class Capture:
         missing = [il for il in self.wanted if il not in found or found[il].used is None]
         if missing:
             raise KvtunerError(
-                f"layer {missing[0]}: this model does not attend by FlashAttention there, and nothing else is captured"
+                f"layer {missing[0]}: this model does not attend by FlashAttention there, and nothing else is "
+                f"captured: {REMEDY}"
             )
         return {il: layer.used for il, layer in found.items() if layer.used is not None}
 
@@ -112,10 +113,15 @@ class Capture:
             raise KvtunerError("a layer attends before it writes its keys and values: it cannot be captured")
         n_tokens = len(layer.key)
         key = _heads(layer.key, shape.n_head_kv)
-        value = key[..., : shape.head_dim_v] if shape.latent else _heads(layer.value, shape.n_head_kv)
+        value = key[..., : shape.head_dim_v] if layer.value is None else _heads(layer.value, shape.n_head_kv)
         scale, max_bias, soft_cap = (float(x) for x in node.floats()[:3])
         sinks, mask = node.source(4), node.source(3)
         queries = torch.from_numpy(query.array().astype(np.float32)[:1])
+        if queries.shape[1] % shape.n_head_kv or queries.shape[-1] != shape.head_dim_k:
+            raise KvtunerError(
+                f"{queries.shape[1]} heads of {queries.shape[-1]} values attend {shape.n_head_kv} of "
+                f"{shape.head_dim_k}: an attention of this kind is not captured: {REMEDY}"
+            )
         return Attention(
             queries,
             key,
@@ -126,6 +132,7 @@ class Capture:
             None if sinks is None else torch.from_numpy(sinks.array().reshape(-1)),
             rope=_no_rope(shape.head_dim_k) if layer.rope is None else rope_of(layer.rope, shape.head_dim_k),
             alibi=Alibi.of(queries.shape[1], max_bias) if max_bias else None,
+            latent=shape.latent,
         )
 
 

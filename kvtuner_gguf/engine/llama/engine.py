@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace

@@ -115,7 +115,7 @@ class Model:
         self.bos: int | None = llama_cpp.llama_vocab_bos(self._vocab) if adds_bos else None
 
     def tokenize(self, text: str, add_special: bool = True) -> np.ndarray:
-        """The tokens of ``text``, int32, with the special ones that the model wants around a text if ``add_special``."""
+        """The tokens of ``text``, int32; if ``add_special`` with those that the model wants around a text."""
         raw = text.encode()
         tokens = np.empty(len(raw) + 8, np.int32)
         room = tokens.ctypes.data_as(ctypes.POINTER(self._lib.llama_token))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 _ERROR_LEVEL = 4
 
@@ -31,15 +32,40 @@ class NativeLog:
         return errors[0] if errors else "llama.cpp gives no reason"
 
 
+class _Active:
+    """The logs that are open, in any order of closing: the newest gets the lines."""
+
+    def __init__(self) -> None:
+        self._logs: list[NativeLog] = []
+        self._kept: tuple[Any, ...] = ()  # what native code points to
+
+    def add(self, llama_cpp: ModuleType, log: NativeLog) -> None:
+        if not self._logs:
+            before, user_data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+            llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(user_data))
+            self._kept = llama_cpp.llama_log_callback(self._line), before, user_data
+            llama_cpp.llama_log_set(self._kept[0], ctypes.c_void_p())
+        self._logs.append(log)
+
+    def remove(self, llama_cpp: ModuleType, log: NativeLog) -> None:
+        self._logs.remove(log)
+        if not self._logs:
+            llama_cpp.llama_log_set(*self._kept[1:])
+
+    def _line(self, level: int, text: bytes | None, user_data: object) -> None:
+        if self._logs:
+            self._logs[-1](level, text, user_data)
+
+
+_ACTIVE = _Active()
+
+
 @contextmanager
 def captured_log(llama_cpp: ModuleType, verbose: bool) -> Generator[NativeLog]:
-    """All log lines of llama.cpp go to the `NativeLog` until the block ends."""
+    """All log lines of llama.cpp go to the `NativeLog` until the block ends, or to that of a later block."""
     log = NativeLog(verbose)
-    callback = llama_cpp.llama_log_callback(log)
-    before, user_data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(user_data))
-    llama_cpp.llama_log_set(callback, ctypes.c_void_p())
+    _ACTIVE.add(llama_cpp, log)
     try:
         yield log
     finally:
-        llama_cpp.llama_log_set(before, user_data)
+        _ACTIVE.remove(llama_cpp, log)

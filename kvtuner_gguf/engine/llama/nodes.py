@@ -106,7 +106,9 @@ class Node:
         tensor = self._tensor
         dtype = _DTYPES.get(tensor.type)
         if dtype is None:
-            raise KvtunerError(f"the node {self.name} of the graph has the type {tensor.type}: no values are read of it")
+            raise KvtunerError(
+                f"the node {self.name} of the graph has the type {tensor.type}: no values are read of it"
+            )
         shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
         if 0 in shape:
             return np.empty(shape, dtype)

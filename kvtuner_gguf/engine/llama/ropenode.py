@@ -28,10 +28,7 @@ def rope_of(node: Node, head_size: int) -> Rope:
     factors = node.source(2)
     if factors is not None:
         frequencies = frequencies / factors.array().reshape(-1)[: n_rot // 2].astype(np.float64)
-    if extrapolated:
-        mixed = extrapolated * _ramp(pairs, n_rot, n_ctx, base, fast, slow)
-    else:
-        mixed = np.zeros(n_rot // 2)
+    mixed = extrapolated * _ramp(pairs, n_rot, n_ctx, base, fast, slow) if extrapolated else 0.0 * pairs
     turned = torch.zeros(head_size // 2, dtype=torch.float64)
     turned[: n_rot // 2] = torch.from_numpy(frequencies * (scale * (1 - mixed) + mixed))
     return Rope(turned, interleaved, n_rot)

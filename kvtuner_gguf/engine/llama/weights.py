@@ -1,8 +1,8 @@
 """A copy of a model with f16 weights, for measuring small losses.
 
-Products of quantized weights round their other operand to 8 bits: two runs that should be alike differ by a KLD of 0.003
-(SmolLM2-135M in Q4_1 on a CPU), more than most layers cost. With f16 weights it is 2e-6; f32 weights,
-with 5e-7, find no better plans.
+Products of quantized weights round their other operand to 8 bits: two runs that should be alike differ by a KLD of
+0.003 (SmolLM2-135M in Q4_1 on a CPU), more than most layers cost. With f16 weights it is 2e-6; f32 weights, with 5e-7,
+find no better plans.
 """
 
 from __future__ import annotations

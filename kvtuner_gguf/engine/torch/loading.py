@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from kvtuner_gguf.errors import KvtunerError
 
 ROPE_FACTORS = "rope_freqs.weight"
-REMEDY = "tune another GGUF of this model, or write the plan by hand, see configs/plan.schema.json"
+REMEDY = "give --engine llama, which runs any model that llama.cpp runs"
 
 
 def load(path: Path, architecture: str) -> tuple[Any, Any]:

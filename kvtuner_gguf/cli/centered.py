@@ -1,0 +1,63 @@
+"""What the commands share that center a plan without a search."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from kvtuner_gguf.cli.options import FILE, engine_option
+from kvtuner_gguf.cli.texts import default_text
+
+if TYPE_CHECKING:
+    from kvtuner_gguf.plan.keyspread import KeySpread
+    from kvtuner_gguf.plan.plan import Plan
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--text", type=FILE, help="Calibration text, UTF-8. Default: a web text that is fetched once."),
+    click.option("--tokens", type=int, default=2048, show_default=True, help="Calibration tokens."),
+    click.option("--ctx", type=int, default=512, show_default=True, help="Context length of a chunk of them."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Which places of the text are taken."),
+    engine_option,
+    click.option("--threads", type=int, help="Threads of the model. Default: all processors."),
+)
+
+
+def measured_options(command: Command) -> Command:
+    """Options of what measures keys on a text: ``text`` and those that `with_centers` takes."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def with_centers(model: Path, plan: Plan, text: Path | None, measured: Mapping[str, Any]) -> tuple[Plan, KeySpread]:
+    """``plan`` with the centers and scales of ``model`` on ``text``; ``measured`` are the other options."""
+    from kvtuner_gguf.engine.opening import open_engine
+    from kvtuner_gguf.gguffile.metadata import model_shape
+    from kvtuner_gguf.gguffile.shards import read_model
+    from kvtuner_gguf.report.bars import step_progress
+
+    tokens, ctx, seed, engine, threads = (measured[name] for name in ("tokens", "ctx", "seed", "engine", "threads"))
+    runs = open_engine(model, model_shape(read_model(model)), threads=threads, engine=engine)
+    from kvtuner_gguf.tuning.center import center_plan
+
+    with step_progress("center keys") as progress:
+        return center_plan(runs, plan, text or default_text(), tokens, ctx, seed, progress)
+
+
+def print_plan(out: Path, plan: Plan, spread: KeySpread | None, as_json: bool) -> None:
+    """The ``plan`` that was written to ``out``; ``spread`` is that of its keys where they are centered."""
+    from kvtuner_gguf.report.plans import plan_summary, plan_to_json
+    from kvtuner_gguf.report.spreads import key_table
+
+    if as_json:
+        click.echo(json.dumps({"file": str(out), **plan_to_json(plan)}, indent=1))
+        return
+    click.echo(f"{out}\n{plan_summary(plan)}")
+    if spread is not None:
+        click.echo(key_table(spread))

@@ -1,0 +1,259 @@
+"""The built llama.cpp as an engine, on small random models of every architecture that upstream's own test can write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from kvtuner_gguf.engine.attention import Attention, Rope, Seen  # noqa: E402
+from kvtuner_gguf.engine.llama import capture as capturing  # noqa: E402
+from kvtuner_gguf.engine.llama.engine import LlamaEngine  # noqa: E402
+from kvtuner_gguf.engine.llama.nodes import Node  # noqa: E402
+from kvtuner_gguf.engine.opening import chosen_engine, open_engine  # noqa: E402
+from kvtuner_gguf.errors import KvtunerError  # noqa: E402
+from kvtuner_gguf.files.assets import fetch_model, fetch_text  # noqa: E402
+from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape  # noqa: E402
+from kvtuner_gguf.gguffile.shards import read_model  # noqa: E402
+from kvtuner_gguf.plan.backends import chosen_backend  # noqa: E402
+from kvtuner_gguf.plan.ends import Ends  # noqa: E402
+from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
+from kvtuner_gguf.plan.plan import Plan  # noqa: E402
+from kvtuner_gguf.tuning.calibration import Texts  # noqa: E402
+from kvtuner_gguf.tuning.goal import Goal  # noqa: E402
+from kvtuner_gguf.tuning.settings import Settings, check_goal  # noqa: E402
+from kvtuner_gguf.tuning.tuner import Tuned, Tuner  # noqa: E402
+from tests.native.archs import write_models  # noqa: E402
+from tests.tiny import write_tiny  # noqa: E402
+
+pytestmark = pytest.mark.native
+
+TYPES = ("f16", "q8_0", "q4_0")
+NO_CACHE = "keep no KV cache: there is nothing to tune"
+# why the models of an architecture are not tuned
+REFUSED = {
+    **dict.fromkeys(("dream", "llada", "llada-moe", "mamba", "mamba2", "rnd1"), NO_CACHE),
+    "deepseek4": "keeps compressed keys, to which no plan applies",
+    "grok": "layer 0: this model does not attend by FlashAttention there",
+    "laguna": "is less than the 16 to 16 bits per value of the candidates",
+    "minimax-m3": "an attention of this kind is not captured",
+}
+N_TOKENS = 40
+
+
+class WithBytes(LlamaEngine):
+    """Has a tokenizer, which the small models lack."""
+
+    def tokenize(self, text: str) -> list[int]:
+        return [byte % min(100, self.native.n_vocab) for byte in text.encode()]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return sorted(write_models(tmp_path_factory.mktemp("archs")).glob("*.gguf"))
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(" ".join(f"word{i * i % 977}" for i in range(2000)))
+    return path
+
+
+def engine_of(path: Path) -> WithBytes:
+    return WithBytes(path, model_shape(read_model(path)), 1)
+
+
+def arch_of(path: Path) -> str:
+    return path.stem.rpartition("-")[0]
+
+
+def tune(path: Path, text: Path, work: Path | None = None) -> Tuned:
+    headers = read_model(path)
+    shape = model_shape(headers)
+    settings = Settings(
+        goal=Goal(bits=7.5),
+        backend=chosen_backend(None, TYPES).fitting(shape),
+        n_tokens=64,
+        n_ctx=32,
+        n_points=3,
+        trials=2,
+        center=centering_obstacle(headers) is None,
+        ends=Ends(2, 3),
+    )
+    check_goal(settings, shape)
+    return Tuner(WithBytes(path, shape, 1), Texts((text,), (1.0,)), settings, work).run()
+
+
+def test_every_architecture_is_tuned_or_refused_with_its_reason(models: list[Path], text: Path) -> None:
+    found = {}
+    for path in models:
+        if reason := REFUSED.get(arch_of(path)):
+            with pytest.raises(KvtunerError, match=reason):
+                tune(path, text)
+            continue
+        found[path.stem] = tuned = tune(path, text)
+        plan = tuned.plan
+        assert plan.bits_with_ends(tuned.front.model, 8192) <= 7.5, path.stem
+        for il, layer in enumerate(tuned.front.model.layers):
+            assert layer.keeps or plan.pairs[il] == Pair("f16", "f16"), path.stem
+        quantized = any(t.is_quantized for pair in plan.pairs for t in pair.types)
+        assert quantized == (tuned.row.kld_mean > 0), path.stem
+    assert len(found) > 100
+
+
+class Remade(capturing.Capture):
+    """Compares what attention gives with what it would give by what is captured."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.errors: dict[int, float] = {}
+
+    def _computed(self, node: Node) -> bool:
+        go_on = super()._computed(node)
+        place = self._place(node)
+        if place is not None and node.op == "FLASH_ATTN_EXT" and place[1] not in self.errors:
+            used = self._found[place[1]].used
+            assert used is not None
+            given = torch.from_numpy(node.array()[0].astype(np.float32)).transpose(0, 1)
+            self.errors[place[1]] = float((given - output_of(used)).norm() / given.norm())
+        return go_on
+
+
+def output_of(used: Attention) -> torch.Tensor:
+    """[query heads, tokens, head size]"""
+    rows = torch.arange(used.query.shape[2])
+    query = used.query[0].unflatten(0, (used.key.shape[1], -1))
+    weights = used.weights(query @ used.key[0, :, None].transpose(-1, -2), rows)
+    return (weights @ used.value[0, :, None]).flatten(0, 1)
+
+
+def test_attention_of_every_architecture_follows_from_what_is_captured(
+    models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = torch.randint(0, 100, (1, N_TOKENS), generator=torch.Generator().manual_seed(1))
+    worst: dict[str, float] = {}
+    for path in models:
+        if arch_of(path) in REFUSED and arch_of(path) != "laguna":
+            continue
+        made: list[Remade] = []
+
+        def make(*args: object, made: list[Remade] = made) -> Remade:
+            made.append(Remade(*args))
+            return made[-1]
+
+        monkeypatch.setattr("kvtuner_gguf.engine.llama.engine.Capture", make)
+        engine, seen = engine_of(path), []
+        engine.capture(tokens, lambda il, used, seen=seen: seen.append(il))
+        assert seen == [il for il, layer in enumerate(engine.shape.layers) if layer.keeps], path.stem
+        worst[path.stem] = max(error for capture in made for error in capture.errors.values())
+    print({name: f"{error:.1e}" for name, error in worst.items() if error > 1e-3})
+    assert max(worst.values()) < 5e-3
+
+
+def test_layers_that_are_too_many_to_hold_are_seen_in_groups(
+    models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = next(path for path in models if path.stem == "llama-dense")
+    tokens = torch.randint(0, 100, (2, 16), generator=torch.Generator().manual_seed(1))
+    found: list[list[Attention]] = []
+    for held in (1, 1 << 28):
+        monkeypatch.setattr("kvtuner_gguf.engine.llama.engine.MAX_HELD", held)
+        found.append([])
+        engine_of(path).capture(tokens, lambda il, used: found[-1].append(used))
+    assert len(found[0]) == len(found[1]) > 1
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.key, other.key)
+        assert torch.equal(one.query, other.query)
+
+
+def test_the_same_command_gives_the_same_plan_and_goes_on_where_it_was(
+    models: list[Path], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = next(path for path in models if path.stem == "gemma3-dense")
+    once, again = tune(path, text, tmp_path / "work"), tune(path, text)
+    assert once.plan == again.plan
+    monkeypatch.setattr(WithBytes, "capture", None)
+    monkeypatch.setattr(WithBytes, "logits", None)
+    assert tune(path, text, tmp_path / "work").plan == once.plan
+
+
+def test_a_partial_rope_turns_the_first_channels_and_no_others() -> None:
+    x = torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(0)).double()
+    frequencies = torch.tensor([1.0, 0.1, 0.01, 0.001, 0.0, 0.0], dtype=torch.float64)
+    whole, part = Rope(frequencies[:4], False), Rope(frequencies, False, 8)
+    turned = part.turned(x, torch.tensor([0, 5, 9]))
+    assert torch.allclose(turned[..., :8], whole.turned(x[..., :8], torch.tensor([0, 5, 9])))
+    assert torch.equal(turned[..., 8:], x[..., 8:])
+    assert torch.equal(part.channels(part.pairs(x)), x)
+
+
+def test_a_mask_is_read_row_by_row() -> None:
+    seen = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 1, 1]], dtype=torch.bool)
+    assert torch.equal(Seen(seen).hides(torch.tensor([2, 1]), 2), ~seen[[2, 1], :2])
+
+
+@pytest.mark.model
+def test_both_engines_see_the_same_attention_and_the_same_losses() -> None:
+    path = fetch_model("smollm2-135m")
+    shape = model_shape(read_model(path))
+    llama, reference = (open_engine(path, shape, engine=name) for name in ("llama", "torch"))
+    ids = llama.tokenize(fetch_text("encyclopedia").read_text()[:2000])
+    assert ids == reference.tokenize(fetch_text("encyclopedia").read_text()[:2000])
+    tokens = torch.tensor(ids[:256])[None]
+    used: list[list[Attention]] = [[], []]
+    for engine, into in zip((llama, reference), used, strict=True):
+        engine.capture(tokens, lambda il, one, into=into: into.append(one))
+    for one, other in zip(*used, strict=True):
+        for name in ("query", "key", "value"):
+            assert (getattr(one, name) - getattr(other, name)).norm() < 0.01 * getattr(other, name).norm()
+        assert one.rope.interleaved == other.rope.interleaved
+        assert torch.allclose(one.rope.frequencies, other.rope.frequencies.double(), rtol=1e-5)
+    exact = [Pair("f32", "f32")] * shape.n_layer
+    plans = [
+        [*exact[:il], pair, *exact[il + 1 :]] for il, pair in ((3, Pair("q4_0", "f32")), (25, Pair("f32", "q4_0")))
+    ]
+    judges = [engine.judge(tokens) for engine in (llama, reference)]
+    for plan in plans:
+        klds = [judge.kld(plan).mean().item() for judge in judges]
+        assert klds[0] == pytest.approx(klds[1], rel=0.1)
+        assert klds[0] > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("arch", "strings", "engine"),
+    [
+        ("llama", {}, "torch"),
+        ("qwen2", {}, "torch"),
+        ("llama", {"llama__rope__scaling__type": "yarn"}, "llama"),
+        ("gemma3", {}, "llama"),
+    ],
+)
+def test_auto_takes_torch_where_it_is_exact_and_has_room(
+    arch: str, strings: dict, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = read_model(write_tiny(tmp_path / "m.gguf", arch, **strings))
+    assert chosen_engine(headers) == engine
+    monkeypatch.setattr("kvtuner_gguf.engine.opening.available_memory", lambda: 1 << 10)
+    assert chosen_engine(headers) == "llama"
+
+
+def test_engines_that_are_not_there_are_refused(models: list[Path]) -> None:
+    path = next(path for path in models if path.stem == "llama-dense")
+    shape = model_shape(read_model(path))
+    with pytest.raises(KvtunerError, match="unknown engine 'tgi': use one of auto, torch, llama"):
+        open_engine(path, shape, engine="tgi")
+    with pytest.raises(KvtunerError, match="--device cuda is for torch"):
+        open_engine(path, shape, "cuda", engine="llama")
+
+
+def test_a_plan_of_f32_sides_runs_with_f16(models: list[Path]) -> None:
+    engine = engine_of(next(path for path in models if path.stem == "llama-dense"))
+    tokens = torch.arange(16)
+    plans = [Plan.uniform(Pair.parse(name), engine.shape.n_layer) for name in ("f32/f32", "f16/f16")]
+    one, other = (torch.cat(list(engine.logits(plan, tokens, slice(4, 16)))) for plan in plans)
+    assert one.shape[0] == 12
+    assert torch.equal(one, other)
