@@ -53,14 +53,24 @@ def needs_copy(headers: Sequence[GgufHeader]) -> bool:
 
 
 @contextmanager
+def _temporary_file() -> Generator[Path]:
+    """A file that is gone when the block ends; where the system lets files without a name have a path, at any end."""
+    if Path("/proc/self/fd").is_dir():
+        with tempfile.TemporaryFile() as file:
+            yield Path(f"/proc/self/fd/{file.fileno()}")
+        return
+    with tempfile.TemporaryDirectory(prefix="kvtuner-") as folder:
+        yield Path(folder) / "f16.gguf"
+
+
+@contextmanager
 def f16_copy(path: Path, n_threads: int) -> Generator[Path]:
     """The model at ``path``, split or whole, with f16 weights, for as long as the block runs.
 
     Raises `KvtunerError` where there is no room for it, or llama.cpp cannot convert it.
     """
     lib = patched_llama_cpp()
-    with tempfile.TemporaryDirectory(prefix="kvtuner-") as folder:
-        copy = Path(folder) / "f16.gguf"
+    with _temporary_file() as copy:
         params = lib.llama_model_quantize_default_params()
         params.ftype, params.allow_requantize, params.nthread = _FTYPE_F16, True, n_threads
         with captured_log(lib, verbose=False) as log:
