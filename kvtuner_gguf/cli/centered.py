@@ -41,8 +41,10 @@ def with_centers(model: Path, plan: Plan, text: Path | None, measured: Mapping[s
     from kvtuner_gguf.gguffile.metadata import model_shape
     from kvtuner_gguf.gguffile.shards import read_model
     from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.tuning.settings import Settings
 
     tokens, ctx, seed, engine, threads = (measured[name] for name in ("tokens", "ctx", "seed", "engine", "threads"))
+    Settings(n_tokens=tokens, n_ctx=ctx, ends=plan.ends)  # refuses what does not go together
     runs = open_engine(model, model_shape(read_model(model)), threads=threads, engine=engine)
     from kvtuner_gguf.tuning.center import center_plan
 

@@ -37,12 +37,12 @@ class LogitsJudge:
         self._engine, self._tokens = engine, tokens
         self._centers, self._ends, self._scales = centers, ends, scales
         self._first = int(tokens.shape[1] * SKIPPED)
-        self._exact = [(x, x.softmax(-1)) for x in self._logits((EXACT,) * engine.shape.n_layer)]
+        self._exact = list(self._logits((EXACT,) * engine.shape.n_layer))
 
     def kld(self, pairs: Sequence[Pair]) -> Tensor:
         """KLD in nats of every scored token under ``pairs``, float64."""
         blocks = zip(self._exact, self._logits(pairs), strict=True)
-        return torch.cat([_kld(*exact, other) for exact, other in blocks])
+        return torch.cat([_kld(exact, other) for exact, other in blocks])
 
     def nll(self, pairs: Sequence[Pair]) -> Tensor:
         """Negative log-likelihood in nats of every token after a scored one, under ``pairs``, float64."""
@@ -65,11 +65,12 @@ def _log_probs(logits: Tensor) -> Tensor:
     return logits.double().log_softmax(-1)
 
 
-def _kld(exact: Tensor, p: Tensor, other: Tensor) -> Tensor:
-    """Of the logits ``exact``, whose softmax is ``p``, to the ``other`` ones; also right where it is tiny.
+def _kld(exact: Tensor, other: Tensor) -> Tensor:
+    """Of the logits ``exact`` to the ``other`` ones; also right where it is tiny.
 
-    With d the difference of the logits less its mean under p it is the logarithm of the mean of exp(d).
+    With d the difference of the logits less its mean under the exact model it is the logarithm of the mean of exp(d).
     """
+    p = exact.softmax(-1)
     moved = other - exact
     moved -= (p * moved).sum(-1, keepdim=True)
     if moved.max() > MAX_EXPONENT:

@@ -106,6 +106,7 @@ def facts_of(engine: Engine, texts: Texts, settings: Settings) -> dict[str, Any]
     """What a measurement depends on, apart from the shape of the model."""
     return {
         "version": kvtuner_gguf.__version__,
+        "engine": engine.name,
         **engine.versions,
         "text": texts.name,
         "text_sha256": texts.sha256,

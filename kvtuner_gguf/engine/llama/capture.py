@@ -24,9 +24,11 @@ from kvtuner_gguf.plan.shape import LayerShape
 
 _CACHE = re.compile(r"cache_([kv])_l(\d+)")
 _ATTENTION, _WRITE, _ROPE = "FLASH_ATTN_EXT", "SET_ROWS", "ROPE"
-# what changes the shape of values alone
-_SAME_VALUES = ("RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE", "CONT", "NONE")
-REMEDY = "make a plan without a search, kvtuner-gguf plan MODEL --uniform q8_0 --no-center"
+# what changes the shape of values alone, or the size of all channels of a head, before RoPE or after it
+_COMMUTING = ("RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE", "CONT", "CPY", "RMS_NORM", "L2_NORM", "SCALE")
+# what else may lie between RoPE and the cache
+_BEHIND_ROPE = (*_COMMUTING, "CONCAT", "MUL", "ADD", "NORM", "REPEAT", "PAD")
+REMEDY = "make a plan without a search, kvtuner-gguf plan MODEL --uniform q8_0/f16 --no-center"
 # rows of a mask at a time
 _ROWS = 256
 
@@ -37,11 +39,11 @@ class _Layer:
 
     key: np.ndarray | None = None
     value: np.ndarray | None = None
-    rope: Node | None = None
+    written: Node | None = None
     used: Attention | None = None
 
 
-@dataclass
+@dataclass(repr=False)
 class Capture:
     """What graphs of one chunk at a time have used in the ``layers`` that are ``wanted``; ``callback`` sees them."""
 
@@ -102,7 +104,7 @@ class Capture:
             if layer.used is None:  # layers that read another's cache come later
                 layer.used = self._attention(node, layer, self.layers[il])
         elif side == "k":
-            layer.key, layer.rope = _written(node), _rope(node)
+            layer.key, layer.written = _written(node), node
         else:
             layer.value = _written(node)
         return True
@@ -130,7 +132,7 @@ class Capture:
             _mask(mask, n_tokens, shape.window),
             soft_cap or None,
             None if sinks is None else torch.from_numpy(sinks.array().reshape(-1)),
-            rope=_no_rope(shape.head_dim_k) if layer.rope is None else rope_of(layer.rope, shape.head_dim_k),
+            rope=None if layer.written is None else _rope(layer.written, shape.head_dim_k),
             alibi=Alibi.of(queries.shape[1], max_bias) if max_bias else None,
             latent=shape.latent,
         )
@@ -144,12 +146,21 @@ def _written(node: Node) -> np.ndarray:
     return found.reshape(-1, found.shape[-1])
 
 
-def _rope(node: Node) -> Node | None:
-    """The one that has turned what is written, if any."""
+def _rope(node: Node, head_size: int) -> Rope | None:
+    """What turns the keys that are written; None where other things are done to them after that."""
     found = node.source(0)
-    while found is not None and found.op in _SAME_VALUES:
+    while found is not None and found.op in _COMMUTING:
         found = found.source(0)
-    return found if found is not None and found.op == _ROPE else None
+    if found is not None and found.op == _ROPE:
+        return rope_of(found, head_size)
+    return None if _has_rope(found) else _no_rope(head_size)
+
+
+def _has_rope(node: Node | None) -> bool:
+    """Whether RoPE turns some of what the node is made of."""
+    if node is None or node.op == _ROPE:
+        return node is not None
+    return node.op in _BEHIND_ROPE and any(_has_rope(node.source(i)) for i in (0, 1))
 
 
 def _heads(values: np.ndarray, n_head: int) -> Tensor:

@@ -17,6 +17,7 @@ from kvtuner_gguf.engine.attention import Attention
 from kvtuner_gguf.engine.base import Engine, See
 from kvtuner_gguf.engine.llama.capture import Capture
 from kvtuner_gguf.engine.llama.devices import offered_backend
+from kvtuner_gguf.engine.llama.interrupts import interrupts_held
 from kvtuner_gguf.engine.llama.native import Context, Model, default_threads, open_model, patched_llama_cpp
 from kvtuner_gguf.engine.llama.weights import f16_copy, needs_copy
 from kvtuner_gguf.gguffile.shards import read_model
@@ -26,6 +27,7 @@ from kvtuner_gguf.plan.shape import ModelShape
 
 # what upstream's FlashAttention makes of f32 caches, too
 EXACT = Pair("f16", "f16")
+FEW = 4
 # tokens of a batch
 N_BATCH = 512
 # values of queries, keys and values that are held at once while layers are looked at
@@ -45,7 +47,7 @@ class LlamaEngine(Engine):
         self.model, self.shape, self.device = str(path), shape, offered_backend()
         self._is_copied = needs_copy(headers)
         self.versions = {"llama_cpp": lib.__version__, "weights": "f16" if self._is_copied else "as in the file"}
-        self._path, self._threads = path, threads or default_threads()
+        self._path, self._threads = headers[0].path, threads or default_threads()
         self._open = ExitStack()
         weakref.finalize(self, self._open.close)
 
@@ -62,7 +64,8 @@ class LlamaEngine(Engine):
         for layers in self._groups(tokens.numel()):
             found = [self._used(chunk, layers) for chunk in tokens]
             for il in layers:
-                see(il, _joined([chunk.pop(il) for chunk in found]))
+                used = _joined([chunk.pop(il) for chunk in found])
+                see(il, used if self._tells_rope else replace(used, rope=None))
 
     def logits(self, plan: Plan, tokens: Tensor, rows: slice, start: int = 0) -> Iterator[Tensor]:
         ids, first = _ids(tokens), rows.start or 0
@@ -71,6 +74,12 @@ class LlamaEngine(Engine):
             for at in range(first, rows.stop, context.n_batch):
                 batch = ids[at : min(at + context.n_batch, rows.stop)]
                 yield torch.from_numpy(context.decode(batch, start + at, want_logits=True).copy())
+
+    @cached_property
+    def _tells_rope(self) -> bool:
+        """Whether all layers do: by a look at what a few tokens use."""
+        layers = [il for il, layer in enumerate(self.shape.layers) if layer.keeps]
+        return all(used.rope is not None for used in self._used(torch.arange(FEW), layers).values())
 
     def _groups(self, n_tokens: int) -> Iterator[Sequence[int]]:
         """Layers with a cache of their own, as many at a time as are held together."""
@@ -90,7 +99,8 @@ class LlamaEngine(Engine):
     def _used(self, chunk: Tensor, layers: Sequence[int]) -> dict[int, Attention]:
         ids = _ids(chunk)
         capture = Capture(self.native._lib, self.shape.layers, frozenset(layers))
-        with self.native.context(EXACT, len(ids), len(ids), see=capture.callback) as context:
+        made = self.native.context(EXACT, len(ids), len(ids), see=capture.callback)
+        with made as context, interrupts_held():  # one that is raised in a callback would be lost
             context.decode(ids, 0, want_logits=False)
         return capture.take()
 

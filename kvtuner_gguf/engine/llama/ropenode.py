@@ -16,11 +16,17 @@ from kvtuner_gguf.engine.llama.nodes import Node
 
 # of the mode: pairs are channels far apart, as in GPT-NeoX and in the kinds for images, whose positions text shares
 _HALVES = 2 | 8
+_FIRST_CHANNEL_AT = 15
 
 
-def rope_of(node: Node, head_size: int) -> Rope:
-    """What ``node`` does to heads of ``head_size`` channels, the factor aside that some scalings give to attention."""
+def rope_of(node: Node, head_size: int) -> Rope | None:
+    """What ``node`` does to heads of ``head_size`` channels, the factor aside that some scalings give to attention.
+
+    None where it does not begin with the first channel.
+    """
     ints, floats = node.ints(), node.floats()
+    if ints[_FIRST_CHANNEL_AT]:
+        return None
     n_rot, interleaved, n_ctx = int(ints[1]), not ints[2] & _HALVES, int(ints[4])
     base, scale, extrapolated, fast, slow = (float(floats[i]) for i in (5, 6, 7, 9, 10))
     pairs = np.arange(n_rot // 2)

@@ -21,8 +21,8 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.reader import GgufHeader
 
 _FTYPE_F16, _F16_BYTES = 1, 2
-# ggml types whose products round nothing: f32, f16, bf16
-_FLOAT_TYPES = (0, 1, 30)
+# ggml types whose products round little: f32, f16; those of bf16 round their other operand to 8 bits, too
+_FLOAT_TYPES = (0, 1)
 # of the memory that is free, at most so much for the copy
 _SHARE = 0.6
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ torch = pytest.importorskip("torch")
 from kvtuner_gguf.engine.attention import Attention, Rope, Seen  # noqa: E402
 from kvtuner_gguf.engine.llama import capture as capturing  # noqa: E402
 from kvtuner_gguf.engine.llama.engine import LlamaEngine  # noqa: E402
+from kvtuner_gguf.engine.llama.interrupts import interrupts_held  # noqa: E402
 from kvtuner_gguf.engine.llama.nodes import Node  # noqa: E402
+from kvtuner_gguf.engine.llama.weights import needs_copy  # noqa: E402
 from kvtuner_gguf.engine.opening import chosen_engine, open_engine  # noqa: E402
 from kvtuner_gguf.errors import KvtunerError  # noqa: E402
 from kvtuner_gguf.files.assets import fetch_model, fetch_text  # noqa: E402
@@ -152,6 +156,48 @@ def test_attention_of_every_architecture_follows_from_what_is_captured(
         worst[path.stem] = max(error for capture in made for error in capture.errors.values())
     print({name: f"{error:.1e}" for name, error in worst.items() if error > 1e-3})
     assert max(worst.values()) < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "interleaved"),
+    [
+        ("llama-dense", True),
+        ("qwen2-dense", False),
+        ("llama4-moe", True),  # a norm without weights follows
+        ("hunyuan-dense-dense", None),  # one with weights follows
+        ("minicpm3-dense", None),  # a part of each key is turned
+    ],
+)
+def test_rope_is_told_where_it_is_all_that_turns_keys(name: str, interleaved: bool | None, models: list[Path]) -> None:
+    engine, found = engine_of(next(path for path in models if path.stem == name)), []
+    engine.capture(torch.arange(16)[None], lambda il, used: found.append(used.rope))
+    turned = [rope for rope in found if rope is None or rope.frequencies.max() > 0]  # one layer in 4 of llama4 has none
+    assert len(turned) >= 2
+    assert [rope and rope.interleaved for rope in turned] == [interleaved] * len(turned)
+
+
+def test_an_interrupt_waits_for_the_end_of_the_block() -> None:
+    done = []
+
+    def interrupted() -> None:
+        with interrupts_held():
+            signal.raise_signal(signal.SIGINT)
+            done.append("all of it")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert done
+
+
+def test_weights_of_few_bits_are_copied(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = read_model(next(path for path in models if path.stem == "llama-dense"))
+    types = {0: False, 1: False, 30: True, 2: True}
+    for ggml_type, copied in types.items():
+        given = [replace(one, tensors=[replace(t, ggml_type=ggml_type) for t in one.tensors]) for one in headers]
+        assert needs_copy(given) == copied
+        with monkeypatch.context() as patch:
+            patch.setattr("kvtuner_gguf.engine.llama.weights.available_memory", lambda: 1 << 10)
+            assert not needs_copy(given)
 
 
 def test_layers_that_are_too_many_to_hold_are_seen_in_groups(
