@@ -62,10 +62,11 @@ def tune_command(
 ) -> None:
     """Search the K and V cache type of each layer of MODEL.
 
-    A torch model in float32, loaded from the GGUF itself, is run on a calibration text. The error that each pair of
-    types makes in each layer's attention prunes the candidates; the KL divergence of the model's predictions prices
-    them; an exact solver finds the plan, trades between layers refine it. Text that was held out judges it, in torch
-    and in the built llama.cpp, whose weights are those of the file and whose arithmetic is its own.
+    An engine runs the model on a calibration text: torch in float32, or the built llama.cpp, which has every
+    architecture. The KL divergence of the model's predictions prices what each type costs in each layer, from backward
+    passes in torch, from plans that change one layer in llama.cpp; an exact solver finds the plan, trades between
+    layers refine it. Text that was held out judges it, in the engine and in the built llama.cpp with the weights of
+    the file.
 
     A budget in bits or MiB counts exact ends and tables of turned centers, too.
 

@@ -27,10 +27,11 @@ from kvtuner_gguf.plan.shape import ModelShape
 
 # what upstream's FlashAttention makes of f32 caches, too
 EXACT = Pair("f16", "f16")
+# tokens that show what a graph is made of
 FEW = 4
 # tokens of a batch
 N_BATCH = 512
-# values of queries, keys and values that are held at once while layers are looked at
+# float32 values of queries, keys and values that are held at once while layers are looked at
 MAX_HELD = 1 << 28
 
 

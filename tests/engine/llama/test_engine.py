@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -303,3 +306,32 @@ def test_a_plan_of_f32_sides_runs_with_f16(models: list[Path]) -> None:
     one, other = (torch.cat(list(engine.logits(plan, tokens, slice(4, 16)))) for plan in plans)
     assert one.shape[0] == 12
     assert torch.equal(one, other)
+
+
+def command(*args: object) -> list[str]:
+    return [sys.executable, "-c", "from kvtuner_gguf.cli import main; main()", *map(str, args)]
+
+
+def test_a_killed_tuning_goes_on_and_gives_the_same_plan(text: Path, tmp_path: Path) -> None:
+    """The whole command, with a tokenizer in the file, from another engine's folder, too."""
+    model = write_tiny(tmp_path / "m.gguf", "qwen2")
+    small = ("--tokens", 128, "--ctx", 64, "--ends", "2+8", "--bits", 6, "--candidates", "q8_0,q4_0", "--text", text)
+    engine = ("--engine", "llama", "--no-native")
+
+    def tune_into(name: str, *options: object) -> subprocess.CompletedProcess[str]:
+        done = command("tune", model, "-o", tmp_path / f"{name}.json", *small, *options)
+        return subprocess.run(done, capture_output=True, text=True, timeout=300)
+
+    whole = tune_into("whole", *engine)
+    assert whole.returncode == 0, whole.stderr
+    journal = tmp_path / "killed.tune" / "journal.jsonl"
+    running = subprocess.Popen(command("tune", model, "-o", tmp_path / "killed.json", *small, *engine))
+    while running.poll() is None and not (journal.exists() and journal.stat().st_size):
+        time.sleep(0.01)
+    running.kill()
+    running.wait()
+    assert tune_into("killed", *engine).returncode == 0
+    assert (tmp_path / "killed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    other = tune_into("whole", "--engine", "torch", "--no-native")
+    assert other.returncode == 1
+    assert "holds a tuning with engine llama, not torch" in " ".join(other.stderr.split())
