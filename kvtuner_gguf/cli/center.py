@@ -34,7 +34,7 @@ def center_command(
     of: exact, and with less left to lose in few bits. Layers that quantize nothing stay as they are. `tune` and `plan`
     do the same on their own.
     """
-    from kvtuner_gguf.gguffile.metadata import centering_obstacle
+    from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape
     from kvtuner_gguf.gguffile.shards import read_model
 
     check_outputs(out, inputs=[model, text])  # CFG may be centered in place
@@ -44,7 +44,7 @@ def center_command(
     plan = _given(headers, config, ends)
     if not any(pair.types[0].is_quantized for pair in plan.pairs):
         raise KvtunerError("no layer of the plan has a quantized K: nothing to center")
-    plan, spread = with_centers(model, plan, text, measured)
+    plan, spread = with_centers(model, model_shape(headers), plan, text, measured)
     plan.save(out)
     print_plan(out, plan, spread, as_json)
 

@@ -15,6 +15,7 @@ from kvtuner_gguf.cli.texts import default_text
 if TYPE_CHECKING:
     from kvtuner_gguf.plan.keyspread import KeySpread
     from kvtuner_gguf.plan.plan import Plan
+    from kvtuner_gguf.plan.shape import ModelShape
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -35,17 +36,17 @@ def measured_options(command: Command) -> Command:
     return command
 
 
-def with_centers(model: Path, plan: Plan, text: Path | None, measured: Mapping[str, Any]) -> tuple[Plan, KeySpread]:
+def with_centers(
+    model: Path, shape: ModelShape, plan: Plan, text: Path | None, measured: Mapping[str, Any]
+) -> tuple[Plan, KeySpread]:
     """``plan`` with the centers and scales of ``model`` on ``text``; ``measured`` are the other options."""
     from kvtuner_gguf.engine.opening import open_engine
-    from kvtuner_gguf.gguffile.metadata import model_shape
-    from kvtuner_gguf.gguffile.shards import read_model
     from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.settings import Settings
 
     tokens, ctx, seed, engine, threads = (measured[name] for name in ("tokens", "ctx", "seed", "engine", "threads"))
     Settings(n_tokens=tokens, n_ctx=ctx, ends=plan.ends)  # refuses what does not go together
-    runs = open_engine(model, model_shape(read_model(model)), threads=threads, engine=engine)
+    runs = open_engine(model, shape, threads=threads, engine=engine)
     from kvtuner_gguf.tuning.center import center_plan
 
     with step_progress("center keys") as progress:

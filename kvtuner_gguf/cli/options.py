@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from kvtuner_gguf.engine.opening import ENGINES
+from kvtuner_gguf.engine import ENGINES
 from kvtuner_gguf.gguffile.chosen_ends import DEFAULT_ENDS
 from kvtuner_gguf.plan.ends import ENDS_CTX
 

@@ -52,7 +52,7 @@ def plan_command(
 
     Any architecture with a KV cache has such a plan. Layers without a cache of their own are left as they are.
     """
-    from kvtuner_gguf.gguffile.metadata import centering_obstacle
+    from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape
     from kvtuner_gguf.gguffile.shards import read_model
 
     check_outputs(out, inputs=[model, text])
@@ -63,7 +63,7 @@ def plan_command(
         click.echo(f"keys are not centered, since this model {obstacle}", err=True)
     spread = None
     if center and not obstacle and any(pair.types[0].is_quantized for pair in plan.pairs):
-        plan, spread = with_centers(model, plan, text, measured)
+        plan, spread = with_centers(model, model_shape(headers), plan, text, measured)
     plan.save(out)
     print_plan(out, plan, spread, as_json)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvtuner_gguf.engine import ENGINES
 from kvtuner_gguf.engine.llama.weights import available_memory, n_weights
 from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.errors import KvtunerError
@@ -16,7 +17,6 @@ from kvtuner_gguf.plan.shape import ModelShape
 if TYPE_CHECKING:
     from kvtuner_gguf.engine.base import Engine
 
-ENGINES = ("auto", "torch", "llama")
 # architectures whose attention the torch reference has
 OF_TORCH = ("llama", "qwen2", "qwen3")
 # bytes that torch needs of a weight, the model's file and its copies while it is loaded

@@ -111,7 +111,7 @@ def test_a_plan_is_made_without_a_search(model: Path, tmp_path: Path) -> None:
     ("args", "reason"),
     [
         (["--uniform", "q9_0"], "unknown cache type"),
-        (["--uniform", "q4_0", "--fix", f"{99}=q8_0"], "layer 99 is fixed to q8_0/q8_0, the model has"),
+        (["--uniform", "q4_0", "--fix", "99=q8_0"], "layer 99 is fixed to q8_0/q8_0, the model has"),
         (["--uniform", "q4_0", "--fix", "eight=q8_0"], "give layers and a pair"),
         (["--uniform", "q4_0", "--ends", "many"], "many"),
     ],

@@ -78,13 +78,11 @@ class Capture:
         if self.failed is not None:
             return not ask
         try:
-            return self._asked(Node(self._library, address)) if ask else self._computed(Node(self._library, address))
+            node = Node(self._library, address)
+            return self._place(node) is not None if ask else self._computed(node)
         except Exception as err:  # nothing may be raised through native code
             self.failed = err
             return False
-
-    def _asked(self, node: Node) -> bool:
-        return self._place(node) is not None
 
     def _place(self, node: Node) -> tuple[str, int] | None:
         """Which side and layer a node writes, or which layer it attends; None for others."""
@@ -111,7 +109,7 @@ class Capture:
 
     def _attention(self, node: Node, layer: _Layer, shape: LayerShape) -> Attention:
         query = node.source(0)
-        if layer.key is None or query is None or (layer.value is None and not shape.latent):
+        if layer.key is None or layer.written is None or query is None or (layer.value is None and not shape.latent):
             raise KvtunerError("a layer attends before it writes its keys and values: it cannot be captured")
         n_tokens = len(layer.key)
         key = _heads(layer.key, shape.n_head_kv)
@@ -132,7 +130,7 @@ class Capture:
             _mask(mask, n_tokens, shape.window),
             soft_cap or None,
             None if sinks is None else torch.from_numpy(sinks.array().reshape(-1)),
-            rope=None if layer.written is None else _rope(layer.written, shape.head_dim_k),
+            rope=_rope(layer.written, shape.head_dim_k),
             alibi=Alibi.of(queries.shape[1], max_bias) if max_bias else None,
             latent=shape.latent,
         )

@@ -15,14 +15,16 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from gguf import GGMLQuantizationType, LlamaFileType
+
 from kvtuner_gguf.engine.llama.native import patched_llama_cpp
 from kvtuner_gguf.engine.llama.nativelog import captured_log
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.reader import GgufHeader
 
-_FTYPE_F16, _F16_BYTES = 1, 2
-# ggml types whose products round little: f32, f16; those of bf16 round their other operand to 8 bits, too
-_FLOAT_TYPES = (0, 1)
+_F16_BYTES = 2
+# products of others, bf16 among them, round their other operand to 8 bits
+_FLOAT_TYPES = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
 # of the memory that is free, at most so much for the copy
 _SHARE = 0.6
 
@@ -72,7 +74,7 @@ def f16_copy(path: Path, n_threads: int) -> Generator[Path]:
     lib = patched_llama_cpp()
     with _temporary_file() as copy:
         params = lib.llama_model_quantize_default_params()
-        params.ftype, params.allow_requantize, params.nthread = _FTYPE_F16, True, n_threads
+        params.ftype, params.allow_requantize, params.nthread = LlamaFileType.MOSTLY_F16, True, n_threads
         with captured_log(lib, verbose=False) as log:
             if lib.llama_model_quantize(os.fsencode(path), os.fsencode(copy), ctypes.byref(params)):
                 raise KvtunerError(
