@@ -5,8 +5,9 @@
 
 The unpatched build is made like the one of `make build BACKEND=cuda` first, unless --base and --patched name folders.
 Models of these shapes have random weights and are made first, in --folder. Each row is a cache: "base" is f16 without a
-plan in the unpatched build, "paper" the published table of KVTuner for Llama-3.1-8B, others are K/V of all layers. A
-row with ends, as q4_0/q4_0+4+128, keeps the first 4 and the last 128 positions exact. The base runs first and last.
+plan in the unpatched build, "base:q8_0/q8_0" such types there, "paper" the published table of KVTuner for Llama-3.1-8B,
+others are K/V of all layers. A row with ends, as q4_0/q4_0+4+128, keeps the first 4 and the last 128 positions exact.
+The base runs first and last.
 Beside tokens per second and the ratio to the base stand the GB/s at which decode steps read the cache, weights not
 counted.
 """
@@ -76,12 +77,22 @@ def bench_batched(folder: Path, model: Path, batch: str, options: Sequence[str |
     sys.exit(f"llama-batched-bench has printed no result for {batch} in {TRIES} runs")
 
 
+def options_of(args: argparse.Namespace, name: str, n_layer: int) -> tuple[Path, Sequence[str | Path]]:
+    """The folder of the programs that have a cache, and what makes them have it."""
+    if name.startswith(BASE):
+        pair = pair_of_base(name)
+        return args.base, ("-ctk", pair.k, "-ctv", pair.v)
+    config = args.folder / f"{re.sub(r'[^a-z0-9_+]', '-', name)}-{n_layer}.json"
+    plan_named(name, n_layer).save(config)
+    return args.patched, ("--kv-config", config)
+
+
+def pair_of_base(name: str) -> Pair:
+    return Pair.parse(name.partition(":")[2] or "f16/f16")
+
+
 def speeds(args: argparse.Namespace, model: Path, name: str, n_layer: int) -> Speeds:
-    folder, options = args.base, []
-    if name != BASE:
-        folder, config = args.patched, args.folder / f"{re.sub(r'[^a-z0-9_+]', '-', name)}-{n_layer}.json"
-        plan_named(name, n_layer).save(config)
-        options = ["--kv-config", config]
+    folder, options = options_of(args, name, n_layer)
     found = bench(folder, model, args, options)
     for batch in args.batch:
         found |= bench_batched(folder, model, batch, options)
@@ -97,7 +108,7 @@ def cache_rate(column: str, speed: float, bytes_per_token: float) -> float | Non
 
 
 def print_row(name: str, found: Speeds, base: Speeds, shape: Shape) -> None:
-    plan = plan_named("f16/f16" if name.startswith(BASE) else name, shape.n_layer)
+    plan = plan_named(str(pair_of_base(name)) if name.startswith(BASE) else name, shape.n_layer)
     cells = []
     for key, value in found.items():
         rate = cache_rate(key, value, plan.bits_per_value() / 8 * shape.n_values)
@@ -113,7 +124,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parallel compile jobs")
     parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="where models and plans go")
     parser.add_argument("--shape", action="append", choices=sorted(SHAPES), help="default: llama-3.1-8b")
-    parser.add_argument("--cache", action="append", help="paper+4+128, q4_0/q4_0, ... (default: four of them)")
+    parser.add_argument("--cache", action="append", help="paper+4+128, base:q8_0/q8_0, ... (default: four plans)")
     parser.add_argument("--depth", default="0,8192,32768,65536")
     parser.add_argument("--batch", action="append", default=[], help="sequences x tokens, as 32x4096")
     parser.add_argument("--n-prompt", type=int, default=512)
@@ -136,7 +147,7 @@ def main() -> None:
         for cache in args.cache or ["paper+4+128", "q4_0/q4_0", "q8_0/q8_0", "f16/f16"]:
             print_row(cache, speeds(args, model, cache, shape.n_layer), base, shape)
         again = speeds(args, model, BASE, shape.n_layer)
-        print_row(f"{BASE} again", again, base, shape)
+        print_row(BASE, again, base, shape)
 
 
 if __name__ == "__main__":

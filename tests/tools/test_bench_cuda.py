@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import gguf
 import pytest
-from bench_cuda import cache_rate, plan_named
+from bench_cuda import cache_rate, options_of, plan_named
 from synthetic_models import SHAPES, Shape, write_model
 
 from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.plan import Plan
 
 
 def test_a_row_names_types_and_ends() -> None:
@@ -42,3 +44,12 @@ def test_a_model_has_its_shape_and_finite_weights(tmp_path: Path) -> None:
     assert [(layer.n_head_kv, layer.head_dim_k) for layer in shape.layers] == [(2, 32)] * 2
     values = gguf.dequantize(gguf.GGUFReader(path).tensors[0].data, gguf.GGMLQuantizationType.Q4_0)
     assert 0 < abs(values).max() < 0.1
+
+
+def test_a_row_of_the_base_has_its_own_types(tmp_path: Path) -> None:
+    args = Namespace(base=Path("stock"), patched=Path("ours"), folder=tmp_path)
+    assert options_of(args, "base", 4) == (Path("stock"), ("-ctk", "f16", "-ctv", "f16"))
+    assert options_of(args, "base:q8_0/q4_0", 4) == (Path("stock"), ("-ctk", "q8_0", "-ctv", "q4_0"))
+    folder, (option, config) = options_of(args, "q8_0/q4_0", 4)
+    assert (folder, option) == (Path("ours"), "--kv-config")
+    assert Plan.load(Path(config)).pairs == (Pair("q8_0", "q4_0"),) * 4

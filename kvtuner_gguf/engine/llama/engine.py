@@ -19,7 +19,7 @@ from kvtuner_gguf.engine.llama.capture import Capture
 from kvtuner_gguf.engine.llama.devices import offered_backend
 from kvtuner_gguf.engine.llama.interrupts import interrupts_held
 from kvtuner_gguf.engine.llama.native import Context, Model, default_threads, open_model, patched_llama_cpp
-from kvtuner_gguf.engine.llama.weights import f16_copy, needs_copy
+from kvtuner_gguf.engine.llama.weights import f16_copy, float_products, needs_copy, weights_used
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -38,7 +38,7 @@ MAX_HELD = 1 << 28
 class LlamaEngine(Engine):
     """The model of the GGUF at ``path``, loaded when it is first used; each plan is a context of its own.
 
-    Weights are converted to f16 where these fit in memory, see `kvtuner_gguf.engine.llama.weights`.
+    Products of quantized weights lose little, in one of the ways of `kvtuner_gguf.engine.llama.weights`.
     """
 
     name = "llama"
@@ -46,8 +46,8 @@ class LlamaEngine(Engine):
     def __init__(self, path: Path, shape: ModelShape, threads: int | None = None) -> None:
         lib, headers = patched_llama_cpp(), read_model(path)
         self.model, self.shape, self.device = str(path), shape, offered_backend()
-        self._is_copied = needs_copy(headers)
-        self.versions = {"llama_cpp": lib.__version__, "weights": "f16" if self._is_copied else "as in the file"}
+        self._is_copied = needs_copy(headers, self.device)
+        self.versions = {"llama_cpp": lib.__version__, "weights": weights_used(self._is_copied, self.device)}
         self._path, self._threads = headers[0].path, threads or default_threads()
         self._open = ExitStack()
         weakref.finalize(self, self._open.close)
@@ -71,10 +71,10 @@ class LlamaEngine(Engine):
     def logits(self, plan: Plan, tokens: Tensor, rows: slice, start: int = 0) -> Iterator[Tensor]:
         ids, first = _ids(tokens), rows.start or 0
         with self.native.context(_runnable(plan), len(ids), min(N_BATCH, len(ids))) as context:
-            _decode(context, ids[:first], start)
+            _decode(context, ids[:first], start, want_logits=False)
             for at in range(first, rows.stop, context.n_batch):
                 batch = ids[at : min(at + context.n_batch, rows.stop)]
-                yield torch.from_numpy(context.decode(batch, start + at, want_logits=True).copy())
+                yield torch.from_numpy(_decode(context, batch, start + at, want_logits=True).copy())
 
     @cached_property
     def _tells_rope(self) -> bool:
@@ -102,7 +102,7 @@ class LlamaEngine(Engine):
         capture = Capture(self.native._lib, self.shape.layers, frozenset(layers))
         made = self.native.context(EXACT, len(ids), len(ids), see=capture.callback)
         with made as context, interrupts_held():  # one that is raised in a callback would be lost
-            context.decode(ids, 0, want_logits=False)
+            _decode(context, ids, 0, want_logits=False)
         return capture.take()
 
 
@@ -122,9 +122,13 @@ def _ids(tokens: Tensor) -> np.ndarray:
     return tokens.numpy().astype(np.int32)
 
 
-def _decode(context: Context, ids: np.ndarray, start: int) -> None:
-    for at in range(0, len(ids), context.n_batch):
-        context.decode(ids[at : at + context.n_batch], start + at, want_logits=False)
+def _decode(context: Context, ids: np.ndarray, start: int, want_logits: bool) -> np.ndarray:
+    """Decode ``ids`` from the position ``start`` on; the logits of the last batch, if they are wanted."""
+    logits = np.empty((0, 0), np.float32)
+    with float_products():
+        for at in range(0, len(ids), context.n_batch):
+            logits = context.decode(ids[at : at + context.n_batch], start + at, want_logits)
+    return logits
 
 
 def _joined(chunks: Sequence[Attention]) -> Attention:

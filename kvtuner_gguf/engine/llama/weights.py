@@ -1,8 +1,8 @@
-"""A copy of a model with f16 weights, for measuring small losses.
+"""Products of quantized weights that lose little, for measuring small losses.
 
-Products of quantized weights round their other operand to 8 bits: two runs that should be alike differ by a KLD of
-0.003 (SmolLM2-135M in Q4_1 on a CPU), more than most layers cost. With f16 weights it is 2e-6; f32 weights, with 5e-7,
-find no better plans.
+They round their other operand to 8 bits: two runs that should be alike differ by a KLD of 0.003 (SmolLM2-135M in Q4_1
+on a CPU), more than most layers cost. With f16 weights it is 2e-6; f32 weights, with 5e-7, find no better plans. So on
+a CPU a copy of the model has f16 weights. CUDA and Metal multiply as floats with weights as they are, in no more memory.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from kvtuner_gguf.gguffile.reader import GgufHeader
 _F16_BYTES = 2
 # products of others, bf16 among them, round their other operand to 8 bits
 _FLOAT_TYPES = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
+# back ends that can multiply quantized weights as floats, and what asks CUDA for it; Metal does in any case
+_OF_FLOATS = ("cuda", "metal")
+_ASKS_FOR_FLOATS = "KVTUNER_FLOAT_PRODUCTS"
 # of the memory that is free, at most so much for the copy
 _SHARE = 0.6
 
@@ -48,10 +51,33 @@ def n_weights(headers: Sequence[GgufHeader]) -> int:
     return sum(math.prod(tensor.shape) for header in headers for tensor in header.tensors)
 
 
-def needs_copy(headers: Sequence[GgufHeader]) -> bool:
-    """Whether a copy loses less: some weights are quantized, and all of them have room in memory as f16."""
+def needs_copy(headers: Sequence[GgufHeader], device: str) -> bool:
+    """Whether a copy loses less: ``device`` rounds to 8 bits, and all have room in memory as f16."""
+    if device in _OF_FLOATS:
+        return False
     is_float = all(tensor.ggml_type in _FLOAT_TYPES for header in headers for tensor in header.tensors)
     return not is_float and _F16_BYTES * n_weights(headers) <= _SHARE * available_memory()
+
+
+def weights_used(is_copied: bool, device: str) -> str:
+    """What products are made of, as a fact of a tuning."""
+    if device in _OF_FLOATS:
+        return "as in the file, multiplied as floats"
+    return "f16" if is_copied else "as in the file"
+
+
+@contextmanager
+def float_products() -> Generator[None]:
+    """Quantized weights are multiplied as floats until the block ends, where the device can do it."""
+    before = os.environ.get(_ASKS_FOR_FLOATS)
+    os.environ[_ASKS_FOR_FLOATS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_ASKS_FOR_FLOATS]
+        else:
+            os.environ[_ASKS_FOR_FLOATS] = before
 
 
 @contextmanager

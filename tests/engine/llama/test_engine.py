@@ -201,10 +201,10 @@ def test_weights_of_few_bits_are_copied(models: list[Path], monkeypatch: pytest.
     types = {0: False, 1: False, 30: True, 2: True}
     for ggml_type, copied in types.items():
         given = [replace(one, tensors=[replace(t, ggml_type=ggml_type) for t in one.tensors]) for one in headers]
-        assert needs_copy(given) == copied
+        assert needs_copy(given, "cpu") == copied and not needs_copy(given, "cuda")
         with monkeypatch.context() as patch:
             patch.setattr("kvtuner_gguf.engine.llama.weights.available_memory", lambda: 1 << 10)
-            assert not needs_copy(given)
+            assert not needs_copy(given, "cpu")
 
 
 def test_layers_that_are_too_many_to_hold_are_seen_in_groups(
