@@ -10,6 +10,8 @@ class Keys:
 
     ARCHITECTURE = "general.architecture"
     ALIGNMENT = "general.alignment"
+    TYPE = "general.type"
+    ADAPTER_TYPE = "adapter.type"
     BLOCK_COUNT = "{arch}.block_count"
     NEXTN_LAYERS = "{arch}.nextn_predict_layers"
     NUM_LOOPS = "{arch}.num_loops"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.errors import KvtunerError, shown
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.reader import GgufHeader, read_gguf
 
@@ -23,15 +23,27 @@ def shard_paths(path: Path | str) -> list[Path]:
 
 
 def read_model(path: Path | str) -> list[GgufHeader]:
-    """The headers of all shards; raises `KvtunerError` where one is missing."""
+    """The headers of all shards; raises `KvtunerError` where one is missing, and for an adapter of a model."""
     paths = shard_paths(path)
     missing = next((shard for shard in paths if not shard.exists()), None)
     if missing is not None and len(paths) > 1:
         raise KvtunerError(f"{missing}: this shard of the model is missing: fetch it beside the others")
     headers = [read_gguf(shard) for shard in paths]
     for i, header in enumerate(headers):
+        _check_no_adapter(header)
         _check_shard(header, i, len(headers))
     return headers
+
+
+def _check_no_adapter(header: GgufHeader) -> None:
+    kind = header.get(Keys.ADAPTER_TYPE)
+    if kind is None and header.get(Keys.TYPE) != "adapter":
+        return
+    what = "a LoRA adapter" if kind in (None, "lora") else f"an adapter of type {shown(kind)}"
+    raise KvtunerError(
+        f"{header.path}: it is {what}, no model, and a plan is for a whole one: merge it into its model, with "
+        "llama-export-lora or before it is converted, and give the merged file"
+    )
 
 
 def _check_shard(header: GgufHeader, number: int, count: int) -> None:

@@ -28,6 +28,46 @@ def test_every_command_has_help(name: str) -> None:
         assert option.param_type_name == "argument" or option.help, option.name
 
 
+OF_MODELS = {
+    "annotate": ("{model}", "{plan}", "--in-place"),
+    "center": ("{model}", "{plan}", "-o", "{out}"),
+    "eval": ("{model}", "--uniform", "q8_0"),
+    "inspect": ("{model}",),
+    "plan": ("{model}", "--uniform", "q8_0", "-o", "{out}"),
+    "profile": ("{model}", "-o", "{out}", "--text", "{plan}"),
+    "strip": ("{model}", "--in-place"),
+    "tune": ("{model}", "-o", "{out}", "--text", "{plan}"),
+    "verify": ("{plan}", "--model", "{model}"),
+}
+
+
+@pytest.mark.parametrize("command", OF_MODELS)
+@pytest.mark.parametrize(
+    ("metadata", "what"),
+    [
+        ({"general__type": "adapter", "adapter__type": "lora"}, "a LoRA adapter"),
+        ({"general__type": "adapter"}, "a LoRA adapter"),
+        ({"adapter__type": "soft\n"}, r"an adapter of type 'soft\x0a'"),
+    ],
+    ids=["lora", "no type", "other"],
+)
+def test_an_adapter_is_refused_at_once(command: str, metadata: dict, what: str, tmp_path: Path) -> None:
+    if command in ("profile", "tune"):
+        pytest.importorskip("torch")
+    names = {name: tmp_path / name for name in ("model", "plan", "out")}
+    write_model(names["model"], **metadata)
+    Plan(PAIRS).save(names["plan"])
+    before = names["model"].read_bytes()
+    result = CliRunner().invoke(main, [command, *(arg.format(**names) for arg in OF_MODELS[command])])
+    assert result.exit_code == 1
+    assert result.output == (
+        f"Error: {names['model']}: it is {what}, no model, and a plan is for a whole one: merge it into its model, with "
+        "llama-export-lora or before it is converted, and give the merged file\n"
+    )
+    assert names["model"].read_bytes() == before
+    assert not names["out"].exists()
+
+
 def imports_of(*args: str) -> set[str]:
     script = (
         "import sys\nfrom kvtuner_gguf.cli import main\n"
