@@ -78,7 +78,7 @@ def _attend(used: Attention, cached: KeysValues, exact: KeysValues | None, ends:
     rows = torch.arange(used.query.shape[2])
     scores = used.query @ cached.key.transpose(-1, -2)
     if exact is None or ends is None:
-        return used.weights(scores, rows) @ cached.value
+        return used.weights(scores, rows, 0) @ cached.value
     chosen = is_exact(ends, rows, len(rows))
-    weights = used.weights(torch.where(chosen, used.query @ exact.key.transpose(-1, -2), scores), rows)
+    weights = used.weights(torch.where(chosen, used.query @ exact.key.transpose(-1, -2), scores), rows, 0)
     return weights * chosen @ exact.value + weights * ~chosen @ cached.value

@@ -106,8 +106,8 @@ class Attention:
 
     Keys are as they are written to the cache and channels are in the order of the runtime's; groups of query heads, one
     after the other, share a KV head. Products of queries and keys are multiplied by ``scale``, go through a tanh of
-    ``soft_cap`` where there is one, get what ``alibi`` adds and lose what ``mask`` hides;
-    ``sinks`` [query heads] take part in the softmax.
+    ``soft_cap`` where there is one, get what ``alibi`` adds and lose what ``mask``, one for all chunks or one for each,
+    hides; ``sinks`` [query heads] take part in the softmax.
     ``channels`` is the order in which the engine adds up the products of a query and a key, None as they are. ``rope``
     is what has turned queries and keys, from position 0 on; an engine tells it in all layers or in none. Values are the
     first channels of keys, and are read from these, where they are ``latent``.
@@ -117,7 +117,7 @@ class Attention:
     key: Tensor
     value: Tensor
     scale: float
-    mask: Mask = Causal()
+    mask: Mask | tuple[Mask, ...] = Causal()
     soft_cap: float | None = None
     sinks: Tensor | None = None
     channels: Tensor | None = None
@@ -139,8 +139,11 @@ class Attention:
         positions = torch.arange(self.key.shape[2], device=center.device)
         return self.rope.turned(center[:, None], positions // span * span)
 
-    def weights(self, products: Tensor, rows: Tensor) -> Tensor:
-        """Attention weights of the queries at the positions ``rows`` to the first tokens.
+    def mask_of(self, chunk: int) -> Mask:
+        return self.mask[chunk] if isinstance(self.mask, tuple) else self.mask
+
+    def weights(self, products: Tensor, rows: Tensor, chunk: int) -> Tensor:
+        """Attention weights of the queries of ``chunk`` at the positions ``rows`` to the first tokens.
 
         ``products`` of queries and keys and the result are [KV heads, query heads of each, rows, tokens].
         """
@@ -149,7 +152,7 @@ class Attention:
             scores = (scores / self.soft_cap).tanh() * self.soft_cap
         if self.alibi is not None:
             scores = scores + self.alibi.added(rows.to(scores.device), scores.shape[-1], len(scores)).to(scores)
-        scores.masked_fill_(self.mask.hides(rows, scores.shape[-1]).to(scores.device), -torch.inf)
+        scores.masked_fill_(self.mask_of(chunk).hides(rows, scores.shape[-1]).to(scores.device), -torch.inf)
         if self.sinks is None:
             return scores.softmax(-1)
         sinks = self.sinks.reshape(*scores.shape[:2], 1, 1).expand(-1, -1, scores.shape[2], -1)

@@ -33,14 +33,14 @@ def attention_errors(
     for c in range(query.shape[0]):
         stacked = torch.cat([value[c], *(v[c] for v in values)], -1)
         for rows in some_rows(query.shape[2]).split(ROWS):
-            exact_weights = _weights(used, query[c], key[c], rows)
+            exact_weights = _weights(used, c, query[c], key[c], rows)
             exact = _outputs(exact_weights, stacked, len(values) + 1)[..., :1, :]
             size = exact.abs().clamp_min(SMALLEST)
             norm += exact.square().sum().item()
-            n_weights += query.shape[1] * _n_seen(used, rows)
+            n_weights += query.shape[1] * _n_seen(used, c, rows)
             n_outputs += exact.numel()
             for i, other in enumerate(keys):
-                changed = _weights(used, query[c], other[c], rows)
+                changed = _weights(used, c, query[c], other[c], rows)
                 moved = _outputs(changed, stacked, len(values) + 1)[..., 1:, :] - exact
                 weights[i] += (changed - exact_weights).abs().sum().item()
                 squares[i] += moved.square().sum((0, 1, 3)).cpu()
@@ -54,17 +54,17 @@ def some_rows(n_tokens: int) -> Tensor:
     return (torch.arange(1, n_rows + 1) * n_tokens).div(n_rows, rounding_mode="floor") - 1
 
 
-def _n_seen(used: Attention, rows: Tensor) -> int:
-    """Tokens that the queries at ``rows`` see, all together."""
-    return int((~used.mask.hides(rows, int(rows[-1]) + 1)).sum())
+def _n_seen(used: Attention, chunk: int, rows: Tensor) -> int:
+    """Tokens that the queries of ``chunk`` at ``rows`` see, all together."""
+    return int((~used.mask_of(chunk).hides(rows, int(rows[-1]) + 1)).sum())
 
 
-def _weights(used: Attention, query: Tensor, key: Tensor, rows: Tensor) -> Tensor:
+def _weights(used: Attention, chunk: int, query: Tensor, key: Tensor, rows: Tensor) -> Tensor:
     """Attention weights [KV heads, query heads of each times rows, tokens up to the last row] of one chunk."""
     n_kv, n_seen, size = key.shape[0], int(rows[-1]) + 1, key.shape[-1]
     some = query[:, rows.to(query.device)].reshape(n_kv, -1, size)
     products = some @ key[:, :n_seen].transpose(-1, -2)
-    return used.weights(products.unflatten(1, (-1, len(rows))), rows).flatten(1, 2)
+    return used.weights(products.unflatten(1, (-1, len(rows))), rows, chunk).flatten(1, 2)
 
 
 def _outputs(weights: Tensor, stacked: Tensor, n: int) -> Tensor:

@@ -115,7 +115,7 @@ def error_weights(used: Attention, chunk: int, ends: Ends | None) -> Iterator[tu
         rows = slice(start, min(start + ROWS, query.shape[2]))
         positions = torch.arange(rows.start, rows.stop, device=query.device)
         seen = value[:, :, : rows.stop]
-        weights = used.weights(query[:, :, rows] @ key[:, :, : rows.stop].transpose(-1, -2), positions)
+        weights = used.weights(query[:, :, rows] @ key[:, :, : rows.stop].transpose(-1, -2), positions, chunk)
         output = weights @ seen
         apart = torch.cdist(output, seen.expand(-1, output.shape[1], -1, -1))
         found = weights.mul_(apart).div_(output.norm(dim=-1, keepdim=True)).square_()

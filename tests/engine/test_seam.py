@@ -140,7 +140,7 @@ def test_weights_are_those_of_their_definition(window, soft_cap, sinks) -> None:
     nothing = torch.zeros(1, 4, 6, 8)
     tensor = None if sinks is None else torch.tensor(sinks)
     used = Attention(nothing, nothing[:, :2], nothing[:, :2], 0.25, Causal(window), soft_cap, tensor)
-    found = used.weights(products, rows)
+    found = used.weights(products, rows, 0)
     for kv, group, i, row in ((kv, g, i, row) for kv in range(2) for g in range(2) for i, row in enumerate(rows)):
         scores = [0.25 * x for x in products[kv, group, i].tolist()]
         scores = [x if soft_cap is None else soft_cap * math.tanh(x / soft_cap) for x in scores]

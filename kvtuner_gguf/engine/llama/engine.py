@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kvtuner_gguf.engine.attention import Attention
+from kvtuner_gguf.engine.attention import Attention, Causal
 from kvtuner_gguf.engine.base import Engine, See
 from kvtuner_gguf.engine.llama.capture import Capture
 from kvtuner_gguf.engine.llama.devices import offered_backend
@@ -65,7 +65,7 @@ class LlamaEngine(Engine):
         for layers in self._groups(tokens.numel()):
             found = [self._used(chunk, layers) for chunk in tokens]
             for il in layers:
-                used = _joined([chunk.pop(il) for chunk in found])
+                used = joined([chunk.pop(il) for chunk in found])
                 see(il, used if self._tells_rope else replace(used, rope=None))
 
     def logits(self, plan: Plan, tokens: Tensor, rows: slice, start: int = 0) -> Iterator[Tensor]:
@@ -131,8 +131,9 @@ def _decode(context: Context, ids: np.ndarray, start: int, want_logits: bool) ->
     return logits
 
 
-def _joined(chunks: Sequence[Attention]) -> Attention:
-    """Those of several chunks as of one attention, which differ in nothing else."""
-    first = chunks[0]
+def joined(chunks: Sequence[Attention]) -> Attention:
+    """Those of several chunks as of one attention; masks may depend on what stands in a chunk."""
+    first, masks = chunks[0], tuple(chunk.mask_of(0) for chunk in chunks)
+    mask = masks[0] if isinstance(masks[0], Causal) and masks.count(masks[0]) == len(masks) else masks
     query, key, value = (torch.cat([getattr(chunk, name) for chunk in chunks]) for name in ("query", "key", "value"))
-    return replace(first, query=query, key=key, value=value)
+    return replace(first, query=query, key=key, value=value, mask=mask)

@@ -134,7 +134,7 @@ def output_of(used: Attention) -> torch.Tensor:
     """[query heads, tokens, head size]"""
     rows = torch.arange(used.query.shape[2])
     query = used.query[0].unflatten(0, (used.key.shape[1], -1))
-    weights = used.weights(query @ used.key[0, :, None].transpose(-1, -2), rows)
+    weights = used.weights(query @ used.key[0, :, None].transpose(-1, -2), rows, 0)
     return (weights @ used.value[0, :, None]).flatten(0, 1)
 
 
