@@ -100,6 +100,9 @@ kvtuner_plan_shape kvtuner_plan_shape_of(const json & model) {
     if (has(model, "n_ctx")) {  // only counts bytes, which the library has from the model itself
         count_of(model, "n_ctx");
     }
+    if (has(model, "turned")) {  // likewise
+        per_layer(model, "turned", n_layer);
+    }
     for (size_t il = 0; il < n_layer; ++il) {
         shape.keeps[il] = shape.keeps[il] && shape.n_head_kv[il] > 0;
     }

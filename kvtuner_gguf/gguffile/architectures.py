@@ -68,8 +68,18 @@ FEED_FORWARD_ALONE = frozenset({"nemotron_h", "nemotron_h_moe"})
 WITH_DRAFT_LAYERS = (HEADLESS - {"glm5-next"}) | {"hy_v4", "minimax-m3"}
 # K and V in one tensor where metadata have the head sizes of latent attention
 LATENT = _names("bailingmoe3 deepseek2 deepseek32 dots3note glm-dsa glm5-next hy_v4 kimi-k3 kimi-linear mistral4")
-# attention that does not read exact ends: `kvtuner_can_read_exact` in cpp/runtime/kvtuner-check.cpp
+# attention that reads neither exact ends nor tables of centers: `kvtuner_can_read_exact` in
+# cpp/runtime/kvtuner-check.cpp
 WITHOUT_ENDS = frozenset({"minimax-m3", "qwen4exp"})
+# no layer has RoPE. Source: ``llama_model_rope_type``
+WITHOUT_ROPE = _names(
+    "bloom glm5-next gpt2 gptj jais jamba jina-bert-v2 kimi-k3 kimi-linear mpt nemotron_h nemotron_h_moe refact t5 "
+    "t5encoder"
+)
+# those that have none either where their metadata say that RoPE was not finetuned
+ROPE_IF_FINETUNED = frozenset({"granite", "granitehybrid"})
+# those whose metadata may list the layers that have it
+ROPE_LISTED = frozenset({"granite_swa"})
 # layers from this one on read the cache of an earlier layer; gemma4 has their number in its metadata
 SHARED_FROM = {"gemma3n": 20}
 # layers that are run several times, with a cache each time

@@ -24,7 +24,7 @@ def fitted(plan: Plan, headers: list[GgufHeader]) -> Plan:
         _check_shared_tensor(pairs)
     if plan.centers is not None and (obstacle := centering_obstacle(headers)):
         raise KvtunerError(f"keys cannot be centered, since this model {obstacle}: tune with --no-center")
-    if plan.scales is not None and (obstacle := scaling_obstacle(headers)):
+    if plan.scales is not None and (obstacle := scaling_obstacle(shape)):
         raise KvtunerError(f"keys cannot be scaled, since this model {obstacle}: tune with --no-center")
     return replace(plan, pairs=pairs, model=shape)
 

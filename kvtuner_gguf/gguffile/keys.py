@@ -31,7 +31,8 @@ class Keys:
     SHARED_KV_LAYERS = "{arch}.attention.shared_kv_layers"
     RECURRENT_LAYERS = "{arch}.attention.recurrent_layers"
     FULL_ATTENTION_INTERVAL = "{arch}.full_attention_interval"
-    LOGIT_SOFTCAPPING = "{arch}.attn_logit_softcapping"
+    ROPE_PATTERN = "{arch}.attention.rope_pattern"
+    ROPE_FINETUNED = "{arch}.rope.scaling.finetuned"
     SPLIT_NO = "split.no"
     SPLIT_COUNT = "split.count"
 

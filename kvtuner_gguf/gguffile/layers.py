@@ -39,8 +39,10 @@ def _all_layers(header: GgufHeader, n_layer: int) -> list[LayerShape]:
     )
     latent = is_latent(header)
     layers = [
-        LayerShape(n, *(windowed if window else full), window=window, keeps=kept, latent=latent)
-        for n, window, kept in zip(heads, _windows(header, n_layer), _kept(header, n_layer), strict=True)
+        LayerShape(n, *(windowed if window else full), window=window, keeps=kept, latent=latent, turned=turned)
+        for n, window, kept, turned in zip(
+            heads, _windows(header, n_layer), _kept(header, n_layer), _turned(header, n_layer), strict=True
+        )
     ]
     return _shared(header, layers)
 
@@ -86,6 +88,17 @@ def _pattern(header: GgufHeader, windows: archs.Windows, n_layer: int, n_trunk: 
     period = count(header, Keys.SLIDING_WINDOW_PATTERN, windows.period)
     dense = 0 if windows.dense_first else period - 1
     return [il < n_trunk and (not period or il % period != dense) for il in range(n_layer)]
+
+
+def _turned(header: GgufHeader, n_layer: int) -> list[bool]:
+    """In which layers centers turn. Source: ``llama_hparams::has_rope`` and who fills its pattern."""
+    arch = header.architecture
+    if arch in archs.WITHOUT_ROPE or arch in archs.WITHOUT_ENDS:
+        return [False] * n_layer
+    if arch in archs.ROPE_IF_FINETUNED:
+        return [header.get(Keys.ROPE_FINETUNED) is not False] * n_layer
+    listed = flags(header, Keys.ROPE_PATTERN) if arch in archs.ROPE_LISTED else None
+    return [listed is None or il >= len(listed) or listed[il] for il in range(n_layer)]
 
 
 def _n_draft(header: GgufHeader, n_layer: int) -> int:

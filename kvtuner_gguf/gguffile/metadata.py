@@ -10,7 +10,8 @@ from kvtuner_gguf.gguffile.layers import is_latent, layer_shapes
 from kvtuner_gguf.gguffile.reader import GgufHeader
 from kvtuner_gguf.plan.shape import MAX_WEIGHED_CTX, ModelShape
 
-# architectures whose attention logits go through a tanh, with the cap in the metadata or without
+# architectures whose attention logits go through a tanh, with the cap in the metadata or without; for others it means
+# nothing there. Source: ``attn_soft_cap`` of ``llama_hparams``, and the graph of grok
 CAPPED_LOGITS = frozenset({"gemma2", "grok"})
 SINKS_SUFFIX = ".attn_sinks.weight"
 # those whose graphs do not attend as others do
@@ -32,18 +33,18 @@ def centering_obstacle(headers: list[GgufHeader]) -> str | None:
     first = headers[0]
     if is_latent(first):
         return "keeps K and V in one tensor"
-    if first.architecture in CAPPED_LOGITS or first.get(Keys.LOGIT_SOFTCAPPING):
+    if first.architecture in CAPPED_LOGITS:
         return "caps the attention logits"
     if any(tensor.name.endswith(SINKS_SUFFIX) for header in headers for tensor in header.tensors):
         return "adds attention sinks to the softmax"
     return None
 
 
-def scaling_obstacle(headers: list[GgufHeader]) -> str | None:
+def scaling_obstacle(shape: ModelShape) -> str | None:
     """Why keys cannot be scaled in this model, or None where they can. The runtime refuses the same models."""
-    if is_latent(headers[0]):
+    if shape.latent:
         return "keeps K and V in one tensor"
-    return "has an attention of its own" if headers[0].architecture in OWN_ATTENTION else None
+    return "has an attention of its own" if shape.architecture in OWN_ATTENTION else None
 
 
 def _fingerprint(headers: list[GgufHeader]) -> str:

@@ -124,12 +124,13 @@ class Plan:
     def centers_bytes(self, shape: ModelShape, context: ContextSize) -> int:
         """Bytes of the tables of turned centers, which `n_bytes` leaves out: one for all sequences of a context.
 
-        The library makes them for layers with RoPE, on the CPU; elsewhere a layer has one center.
+        The library makes them for layers whose centers turn, on the CPU and on CUDA; elsewhere a layer has one center.
         """
         if self.centers is None:
             return 0
         cells = context.cells_of_sequence
-        return sum(self.centers.table_bytes(il, cells) for il, layer in enumerate(shape.layers) if layer.keeps)
+        turned = (il for il, layer in enumerate(shape.layers) if layer.keeps and layer.turned)
+        return sum(self.centers.table_bytes(il, cells) for il in turned)
 
     @property
     def _n_end_positions(self) -> int:

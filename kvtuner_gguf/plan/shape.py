@@ -21,6 +21,7 @@ class LayerShape:
 
     ``window``: tokens that a sliding window sees, 0 where the layer sees all. ``keeps``: whether it has a cache of its
     own; where not, ``source`` is the layer whose cache it reads, if any. ``latent``: the tensor of K holds V, too.
+    ``turned``: whether centers with a span have a table there: RoPE turns the keys, and attention reads the table.
     """
 
     n_head_kv: int
@@ -30,6 +31,7 @@ class LayerShape:
     keeps: bool = True
     source: int | None = None
     latent: bool = False
+    turned: bool = True
 
     @property
     def kept_k(self) -> int:
@@ -48,6 +50,7 @@ class ModelShape:
 
     ``cache``: the layer whose cache each layer reads, itself or another one, None for none; empty where all read their
     own. ``n_ctx``: tokens of the context in which layers are weighed against each other, if some have windows.
+    ``turned``: 1 or 0.
     """
 
     architecture: str
@@ -59,6 +62,7 @@ class ModelShape:
     cache: tuple[int | None, ...] = ()
     latent: bool = False
     n_ctx: int = field(default=MAX_WEIGHED_CTX, compare=False)
+    turned: PerLayer = 1
 
     @classmethod
     def of_layers(
@@ -79,6 +83,7 @@ class ModelShape:
             () if every_keeps else tuple(il if layer.keeps else layer.source for il, layer in enumerate(layers)),
             any(layer.latent for layer in layers),
             n_ctx,
+            one_or_all(int(layer.turned) for layer in layers),
         )
 
     @property
@@ -88,12 +93,15 @@ class ModelShape:
     @cached_property
     def layers(self) -> tuple[LayerShape, ...]:
         """The layers; those without KV heads keep no cache either."""
-        numbers = zip(self.n_head_kv, *map(self._each, (self.head_dim_k, self.head_dim_v, self.window)), strict=True)
-        caches = self.cache or range(self.n_layer)
-        return tuple(
-            LayerShape(n, k, v, window, n > 0 and cache == il, None if cache == il else cache, self.latent)
-            for il, ((n, k, v, window), cache) in enumerate(zip(numbers, caches, strict=True))
-        )
+        each = map(self._each, (self.head_dim_k, self.head_dim_v, self.window, self.turned))
+        numbers = zip(self.n_head_kv, *each, self.cache or range(self.n_layer), strict=True)
+        return tuple(self._layer(il, *of_layer) for il, of_layer in enumerate(numbers))
+
+    def _layer(
+        self, il: int, n_head_kv: int, k: int, v: int, window: int, turned: int, cache: int | None
+    ) -> LayerShape:
+        keeps, source = n_head_kv > 0 and cache == il, None if cache == il else cache
+        return LayerShape(n_head_kv, k, v, window, keeps, source, self.latent, bool(turned))
 
     def _each(self, value: PerLayer) -> tuple[int, ...]:
         return (value,) * self.n_layer if isinstance(value, int) else value
@@ -106,6 +114,11 @@ class ModelShape:
     @property
     def has_windows(self) -> bool:
         return any(layer.window for layer in self.layers)
+
+    @property
+    def has_turned(self) -> bool:
+        """Whether centers with a span have a table in some layer."""
+        return any(layer.keeps and layer.turned for layer in self.layers)
 
     def cells(self, context: ContextSize) -> tuple[int, ...]:
         """Cells of each layer in such a context, 0 for a layer without a cache of its own."""
@@ -131,7 +144,7 @@ class ModelShape:
         return sum(n * (layer.kept_k + layer.kept_v) for n, layer in zip(cells, self.layers, strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads; windows, caches and latent attention only where they are out of the ordinary."""
+        """What `from_json` reads; what is out of the ordinary only where it is."""
         data: dict[str, Any] = {
             "architecture": self.architecture,
             "n_layer": self.n_layer,
@@ -146,6 +159,8 @@ class ModelShape:
             data["cache"] = list(self.cache)
         if self.latent:
             data["latent"] = True
+        if not all(layer.turned for layer in self.layers):
+            data["turned"] = _to_json(self.turned)
         return data
 
     @classmethod

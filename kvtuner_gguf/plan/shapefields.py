@@ -31,7 +31,8 @@ def is_count(value: object) -> TypeGuard[int]:
 def shape_fields(data: object) -> dict[str, Any]:
     """The arguments of `ModelShape` from its JSON; raises `KvtunerError` naming the value that is wrong.
 
-    ``window``, ``cache``, ``latent`` and ``n_ctx`` may be left out: no windows, and a cache of its own in every layer.
+    ``window``, ``cache``, ``latent``, ``n_ctx`` and ``turned`` may be left out: no windows, and in every layer a cache
+    of its own and centers that turn.
     """
     if not isinstance(data, Mapping):
         raise KvtunerError("'model' must be an object: tune the model again or remove the entry")
@@ -55,6 +56,8 @@ def shape_fields(data: object) -> dict[str, Any]:
         fields["latent"] = _flag(data, "latent")
     if data.get("n_ctx") is not None:
         fields["n_ctx"] = _count(data, "n_ctx")
+    if data.get("turned") is not None:
+        fields["turned"] = _per_layer(data, "turned", n_layer)
     return fields
 
 

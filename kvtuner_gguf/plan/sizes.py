@@ -23,8 +23,8 @@ class Sizes:
     """Bytes of each pair in each layer of a context of ``shape.n_ctx`` tokens, in which ends and windows count.
 
     ``n_rows``: exact rows that a layer with ``ends`` keeps, by default the first and last positions of one sequence.
-    ``span``: that of the centers, of which layers with quantized keys have a table. Without ends and span what all
-    layers have in common is left out (`ModelShape.weights`).
+    ``span``: that of the centers, of which layers with quantized keys have a table where they turn. Without ends and
+    span what all layers have in common is left out (`ModelShape.weights`).
     """
 
     shape: ModelShape
@@ -61,7 +61,7 @@ class Sizes:
         if self.ends is not None:
             n_rows = self.ends.n_positions if self.n_rows is None else self.n_rows
             n_bytes += n_rows * self.ends.row_bytes(pair, layer)
-        if k.is_quantized:
+        if k.is_quantized and layer.turned:
             n_bytes += self._n_blocks * FLOAT16.itemsize * layer.kept_k
         return n_bytes
 

@@ -32,10 +32,12 @@ def measure_centers(
 ) -> tuple[Centers, KeySpread]:
     """The center of the keys of every layer, KV head and channel over ``tokens`` [chunks, context].
 
-    It is that of ``span`` positions; without a span, or where the engine does not tell its RoPE, it is the mean of the
-    keys as they are and has none. Every position of a chunk counts the same. Sums run in float64.
+    It is that of ``span`` positions; without a span, where the engine does not tell its RoPE, or where no center would
+    turn, it is the mean of the keys as they are and has none. Every position of a chunk counts the same. Sums run in
+    float64.
     """
     n_layer = engine.shape.n_layer
+    span = span if engine.shape.has_turned else None
     keys: list[np.ndarray | None] = [None] * n_layer
     spread = [(0.0,) * len(fields(KeySpread))] * n_layer
     spans: list[int | None] = []

@@ -20,6 +20,7 @@ from kvtuner_gguf.engine.attention import Attention, Rope
 from kvtuner_gguf.engine.base import Engine
 from kvtuner_gguf.engine.ends import is_exact
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.gguffile.metadata import scaling_obstacle
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends, can_have_ends
 from kvtuner_gguf.plan.scales import Scales
@@ -41,9 +42,11 @@ def measure_scales(
 ) -> Scales | None:
     """The scales of every layer and KV head over ``tokens`` [chunks, context], of keys less of ``centers``.
 
-    None where the engine does not tell its RoPE. What a layer reads from ``ends`` does not count: those with a window
-    read nothing there. Sums over blocks of queries run in float64.
+    None where keys cannot be scaled, or the engine does not tell its RoPE. What a layer reads from ``ends`` does not
+    count: those with a window read nothing there. Sums over blocks of queries run in float64.
     """
+    if scaling_obstacle(engine.shape) is not None:
+        return None
     layers = engine.shape.layers
     scales: list[np.ndarray | None] = [None] * len(layers)
 

@@ -72,14 +72,13 @@ class Settings:
         if self.n_rungs < 1 or (self.trials or 0) < 0 or self.evolve < 0 or self.n_points < 2:
             raise KvtunerError("--rungs must be 1 or more, --trials and --evolve 0 or more, --points 2 or more")
 
-    @property
-    def span(self) -> int | None:
-        """Positions of a block that has a center of its own."""
-        return DEFAULT_SPAN if self.center else None
+    def span(self, shape: ModelShape) -> int | None:
+        """Positions of a block that has a center of its own; None where centers do not turn."""
+        return DEFAULT_SPAN if self.center and shape.has_turned else None
 
     def sizes(self, shape: ModelShape) -> Sizes:
         """Bytes of plans as the goal counts them."""
-        return self.goal.sizes(shape, self.ends, self.span)
+        return self.goal.sizes(shape, self.ends, self.span(shape))
 
 
 def check_goal(settings: Settings, shape: ModelShape) -> None:

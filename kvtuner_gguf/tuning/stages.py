@@ -62,7 +62,7 @@ class Stages:
         self.backend = settings.backend.fitting(engine.shape)
         self.facts = facts_of(engine, text, settings)
         ends = None if settings.ends is None else str(settings.ends)
-        centering = {"center": settings.center, "center_span": settings.span}
+        centering = {"center": settings.center, "center_span": settings.span(engine.shape)}
         identity = {**self.facts, **centering, "scale": settings.center, "ends": ends, "model": engine.shape.to_json()}
         self.work = Work(folder, identity, fresh)
         torch.manual_seed(settings.seed)

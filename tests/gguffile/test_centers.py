@@ -15,6 +15,7 @@ from kvtuner_gguf.cli import main
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.annotate import annotate, strip
 from kvtuner_gguf.gguffile.keys import Keys
+from kvtuner_gguf.gguffile.metadata import centering_obstacle
 from kvtuner_gguf.gguffile.reader import read_gguf
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.gguffile.stored_plan import plan_of
@@ -106,7 +107,7 @@ def test_inspect_shows_and_draws_the_keys(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "reason"),
     [
-        ({"llama__attn_logit_softcapping": 30}, "caps the attention logits"),
+        ({"arch": "gemma2"}, "caps the attention logits"),
         ({"arch": "deepseek2", **LATENT}, "keeps K and V in one tensor"),
     ],
 )
@@ -118,6 +119,11 @@ def test_a_model_where_centering_is_not_exact_refuses_it(extra: dict, reason: st
         annotate(path, equal, path)
     assert path.read_bytes() == before
     annotate(path, equal.without_centers(), path)
+
+
+def test_a_cap_that_a_graph_does_not_read_forbids_nothing(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.gguf", llama__attn_logit_softcapping=30)
+    assert centering_obstacle(read_model(path)) is None
 
 
 def test_compressed_keys_alone_forbid_nothing(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ def header(folder: Path, arch: str, **fields: object) -> GgufHeader:
     path = folder / "m.gguf"
     writer = gguf.GGUFWriter(path, arch)
     for key, value in {**BASE, **{name.replace("__", "."): value for name, value in fields.items()}}.items():
-        (writer.add_array if isinstance(value, list) else writer.add_uint32)(f"{arch}.{key}", value)
+        add = {list: writer.add_array, bool: writer.add_bool}.get(type(value), writer.add_uint32)
+        add(f"{arch}.{key}", value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
@@ -143,6 +144,29 @@ def test_head_sizes_follow_the_first_layer(tmp_path: Path) -> None:
 
 def test_looped_layers_have_a_cache_each_time(tmp_path: Path) -> None:
     assert len(layer_shapes(header(tmp_path, "nanbeige", num_loops=3))) == 3 * N_LAYER
+
+
+@pytest.mark.parametrize(
+    ("arch", "fields", "turned"),
+    [
+        ("llama", {}, 1),
+        ("gpt2", {}, 0),
+        ("nemotron_h", {"attention__head_count_kv": [0, 2] * 3, "feed_forward_length": [1, 0] * 3}, 0),
+        ("minimax-m3", {}, 0),
+        ("granite", {"rope__scaling__finetuned": False}, 0),
+        ("granite", {"rope__scaling__finetuned": True}, 1),
+        ("granitemoe", {"rope__scaling__finetuned": False}, 1),
+        (
+            "granite_swa",
+            {**WINDOW, "attention__sliding_window_pattern": [1] * 6, "attention__rope_pattern": [1, 0, 1, 0]},
+            (1, 0, 1, 0, 1, 1),
+        ),
+    ],
+)
+def test_centers_turn_where_rope_turns_keys(arch: str, fields: dict, turned: object, tmp_path: Path) -> None:
+    shape = model_shape([header(tmp_path, arch, **fields)])
+    assert shape.turned == turned
+    assert shape.has_turned == bool(turned)
 
 
 @pytest.mark.parametrize(

@@ -9,20 +9,24 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from build_folders import installed_folder
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.chosen_ends import chosen_ends
+from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape
 from kvtuner_gguf.gguffile.shards import read_model
+from kvtuner_gguf.plan.centers import DEFAULT_SPAN, Centers
 from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.pairs import Pair
-from kvtuner_gguf.plan.plan import Plan
-from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.plan import Plan, of_caches
+from kvtuner_gguf.plan.shape import LayerShape, ModelShape
+from kvtuner_gguf.tuning.goal import Goal
 from tests.native.archs import write_models
 
 pytestmark = pytest.mark.native
@@ -37,6 +41,7 @@ SIZES = (
     ContextSize(4096, n_seq_max=3),
     ContextSize(4096, n_ubatch=100, n_seq_max=3, unified=True),
 )
+DEPTHS = tuple(ContextSize(n_ctx) for n_ctx in (4096, 32768, 131072))
 GROUPS = {
     "sliding window": "afmoe cohere2 cohere2moe exaone4 exaone-moe gemma2 gemma3 gpt-oss granite_swa laguna llama4 "
     "maple mellum mimo2 muse-glimmer olmo2 phi3 plamo3 smallthinker spark2_5",
@@ -183,26 +188,27 @@ def sizes_of(path: Path) -> list[ContextSize]:
     return [size for size in SIZES if size.unified or size.n_seq_max < 3 or not path.name.startswith("kimi-linear")]
 
 
+def allocations(cases: Iterable[tuple[Path, Plan | None, Sequence[ContextSize]]]) -> list[list[list[float]]]:
+    """What ``kv_bytes.py`` finds in the contexts of each model with its plan, or without one."""
+    jobs = [
+        {"model": str(path), "plan": plan and plan.to_json(), "center": True, "contexts": list(map(asdict, sizes))}
+        for path, plan, sizes in cases
+    ]
+    command = [sys.executable, SIZES_SCRIPT]
+    done = subprocess.run(command, input=json.dumps(jobs), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-1000:]
+    return json.loads(done.stdout)
+
+
 def test_bytes_and_bits_are_those_of_the_library(models: dict[str, list[Path]]) -> None:
     """For every architecture, with a plan and without, in contexts of several kinds."""
     cases: list[tuple[Path, ModelShape, Plan | None]] = []
     for path in (path for group, paths in models.items() for path in paths if group != "compressed keys"):
         shape = model_shape(read_model(path))
         cases += [(path, shape, None), (path, shape, plan_of(shape))]
-    jobs = [
-        {
-            "model": str(path),
-            "plan": plan and plan.to_json(),
-            "center": True,
-            "contexts": list(map(asdict, sizes_of(path))),
-        }
-        for path, _, plan in cases
-    ]
-    command = [sys.executable, SIZES_SCRIPT]
-    done = subprocess.run(command, input=json.dumps(jobs), capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-1000:]
+    allocated = allocations([(path, plan, sizes_of(path)) for path, _, plan in cases])
     wrong = []
-    for (path, shape, plan), found in zip(cases, json.loads(done.stdout), strict=True):
+    for (path, shape, plan), found in zip(cases, allocated, strict=True):
         used = plan or Plan.uniform(Pair.parse("f16"), shape.n_layer)
         expected = [used.n_bytes(shape, size) for size in sizes_of(path)]
         weighed = replace(shape, n_ctx=SIZES[0].n_ctx)
@@ -211,6 +217,53 @@ def test_bytes_and_bits_are_those_of_the_library(models: dict[str, list[Path]]) 
             wrong.append((path.name, plan is not None, expected, bits, found))
     assert not wrong
     assert len(cases) > 200
+
+
+def plans_as_tuned(path: Path) -> list[Plan]:
+    """One pair in all layers, and pairs that change from layer to layer, with exact ends and turned centers."""
+    headers = read_model(path)
+    shape = model_shape(headers)
+    ends = chosen_ends(None, shape)
+    is_centered = centering_obstacle(headers) is None
+    centers = Centers.from_arrays(list(map(np.ones, shape.sizes_k)), DEFAULT_SPAN) if is_centered else None
+    plans = []
+    for names in (("q4_0/q8_0",), ("q8_0/q4_0", "f16/f16", "q5_1/q8_0", "f16/q4_0")):
+        chosen = [pair_fitting(names[il % len(names)], layer) for il, layer in enumerate(shape.layers)]
+        pairs = of_caches(chosen, shape)
+        plans.append(Plan(pairs, shape, centers=centers and centers.of_quantized(pairs), ends=ends))
+    return plans
+
+
+def pair_fitting(name: str, layer: LayerShape) -> Pair:
+    pair = Pair.parse(name)
+    if layer.latent:
+        pair = Pair(pair.k, pair.k)
+    sizes = zip((pair.k, pair.v), (layer.head_dim_k, layer.head_dim_v), strict=True)
+    return Pair(*(type_ if size % 32 == 0 else "f16" for type_, size in sizes))
+
+
+def test_bytes_at_every_depth_are_those_of_the_library(models: dict[str, list[Path]]) -> None:
+    """For every architecture whose K and V may be quantized, as the plan counts them and as a goal in MiB does."""
+    without = ("compressed keys", "no FlashAttention", *WITHOUT_CACHE)
+    paths = [path for group, paths in models.items() for path in paths if group not in without]
+    cases = [(path, plan) for path in paths for plan in plans_as_tuned(path)]
+    wrong = []
+    for (path, plan), found in zip(cases, allocations((*case, DEPTHS) for case in cases), strict=True):
+        shape = model_shape(read_model(path))
+        expected = [[plan.n_bytes(shape, size), plan.centers_bytes(shape, size)] for size in DEPTHS]
+        goals = [in_goal(plan, shape, size) for size in DEPTHS]
+        if [[n, centers] for n, _, centers in found] != expected or goals != list(map(sum, expected)):
+            wrong.append((path.name, plan.pairs[0], expected, goals, found))
+    assert not wrong, "\n".join(map(str, wrong))
+    assert len(cases) > 200
+    assert sum(plan.ends is not None for _, plan in cases) > 180
+    assert sum(plan.centers_bytes(plan.model, DEPTHS[0]) > 0 for _, plan in cases) > 150
+
+
+def in_goal(plan: Plan, shape: ModelShape, size: ContextSize) -> int:
+    span = None if plan.centers is None else plan.centers.span
+    sizes = Goal(mib=1, n_ctx=size.n_ctx).sizes(shape, plan.ends, span)
+    return sizes.unit * sizes.plan(plan.pairs)
 
 
 def test_the_bytes_of_compressed_keys_are_not_guessed(models: dict[str, list[Path]]) -> None:

@@ -118,7 +118,10 @@ def test_the_json_of_an_ordinary_model_has_no_more_than_before() -> None:
     assert PLAIN.to_json() == {**expected, "fingerprint": "f00d"}
 
 
-@pytest.mark.parametrize("shape", [PLAIN, WINDOWED, MIXED, replace(MIXED, latent=True, n_ctx=8192)])
+@pytest.mark.parametrize(
+    "shape",
+    [PLAIN, WINDOWED, MIXED, replace(MIXED, latent=True, n_ctx=8192), replace(PLAIN, turned=(1, 1, 0))],
+)
 def test_json_gives_the_shape_back(shape: ModelShape) -> None:
     again = ModelShape.from_json(shape.to_json())
     assert (again, again.n_ctx, again.layers) == (shape, shape.n_ctx, shape.layers)
@@ -141,6 +144,8 @@ def test_equal_entries_are_one_number() -> None:
         ({"cache": 0}, "'model.cache' must be one layer or null per layer (3)"),
         ({"latent": 1}, "'model.latent' is 1, not true or false"),
         ({"n_ctx": -1}, "'model.n_ctx' is -1, not a count"),
+        ({"turned": [1]}, "'model.turned' must be one count per layer (3)"),
+        ({"turned": True}, "'model.turned' is True, not a count"),
     ],
 )
 def test_wrong_json_is_named(change: dict, words: str) -> None:

@@ -21,6 +21,7 @@ from kvtuner_gguf.tuning.goal import Goal
 
 SHAPE = ModelShape("llama", (2, 2, 1), 64, 64)
 WINDOWED = ModelShape("gemma3", (2, 2, 1), 64, 64, window=(1024, 0, 1024))
+PARTLY_TURNED = ModelShape("granite_swa", (2, 2, 1), 64, 64, turned=(1, 0, 1))
 PLANS = [tuple(map(Pair.parse, names.split())) for names in ("q4_0 q4_0 q4_0", "f16 q3_nl f16", "f16 f16 q8_0/f16")]
 ENDS = Ends(4, 128, "q8_0")
 SPAN = 256
@@ -53,7 +54,7 @@ def test_bytes_of_a_goal_in_mib_are_all_that_is_allocated(shape: ModelShape, pai
     assert goal.budget(sizes) == 3 * 2**20
 
 
-@pytest.mark.parametrize("shape", [SHAPE, WINDOWED], ids=["plain", "windowed"])
+@pytest.mark.parametrize("shape", [SHAPE, WINDOWED, PARTLY_TURNED], ids=["plain", "windowed", "partly turned"])
 @pytest.mark.parametrize("pairs", PLANS, ids=str)
 @pytest.mark.parametrize("ends", [None, ENDS], ids=str)
 @pytest.mark.parametrize("n_ctx", [None, 1000, 32768])
@@ -75,6 +76,12 @@ def test_bytes_of_a_goal_in_mib_have_the_tables(shape: ModelShape, pairs: tuple[
     sizes, context = Goal(mib=3, n_ctx=1000).sizes(shape, ends, SPAN), ContextSize(1000)
     plan = spanned(shape, pairs, ends)
     assert sizes.plan(pairs) == plan.n_bytes(shape, context) + plan.centers_bytes(shape, context)
+
+
+def test_centers_that_do_not_turn_have_no_table() -> None:
+    plan = spanned(PARTLY_TURNED, PLANS[0], None)
+    tables = [plan.centers_bytes(shape, ContextSize(1000)) for shape in (SHAPE, PARTLY_TURNED)]
+    assert tables == [4 * 2 * 64 * (2 + 2 + 1), 4 * 2 * 64 * (2 + 1)]
 
 
 def test_sizes_say_what_counts_beside_the_types() -> None:
