@@ -58,6 +58,7 @@ def tune(
     from kvtuner_gguf.tuning.calibration import Texts
     from kvtuner_gguf.tuning.settings import Settings, check_goal
     from kvtuner_gguf.tuning.tuner import Tuner
+    from kvtuner_gguf.tuning.work import facts_of
 
     headers = read_model(model)
     shape = model_shape(headers)
@@ -73,7 +74,8 @@ def tune(
     check_goal(settings, shape)
     texts = Texts((fetch_text(TUNING_TEXT) if text is None else Path(text),), (1.0,))
     folder = None if work is None else Path(work)
-    return Tuner(open_engine(Path(model), shape, device, threads, engine), texts, settings, folder).run().plan
+    runs = open_engine(Path(model), shape, device, threads, engine, facts_of(folder))
+    return Tuner(runs, texts, settings, folder).run().plan
 
 
 def evaluate(

@@ -31,8 +31,10 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
     from kvtuner_gguf.engine.opening import open_engine
     from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.tuner import Tuner
+    from kvtuner_gguf.tuning.work import facts_of
 
-    engine = open_engine(model, shape, options["device"], options["threads"], options["engine"])
+    before = facts_of(work, fresh)
+    engine = open_engine(model, shape, options["device"], options["threads"], options["engine"], before)
     tuner = Tuner(engine, texts_of(options["texts"]), settings, work, fresh, step_progress)
     artifact.save(out, tuner.profile.to_json())
     n_pairs = len(tuner.profile.layers[0])

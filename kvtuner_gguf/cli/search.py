@@ -40,13 +40,15 @@ def search_command(
     from kvtuner_gguf.tuning.given import candidates_or_groups
     from kvtuner_gguf.tuning.profile import Profile
     from kvtuner_gguf.tuning.tuner import Tuner
+    from kvtuner_gguf.tuning.work import facts_of
 
     profiled = artifact.load(profile, Profile.from_json, "profile")
     candidates, groups = artifact.load(stage, candidates_or_groups, "candidates or groups")
     method = "exact" if groups is None else "paper"
     shape, settings = make_settings(model, {**options, "method": method})
     text = texts_of(options["texts"])
-    engine = open_engine(model, shape, options["device"], options["threads"], options["engine"])
+    before = facts_of(options["work"], options["fresh"])
+    engine = open_engine(model, shape, options["device"], options["threads"], options["engine"], before)
     tuner = Tuner(engine, text, settings, options["work"], options["fresh"], step_progress)
     tuner.take(profiled, candidates, groups)
     tuned = tuner.run()

@@ -81,11 +81,13 @@ def tune_command(
     from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.settings import check_goal
     from kvtuner_gguf.tuning.tuner import Tuner
+    from kvtuner_gguf.tuning.work import facts_of
 
     check_goal(settings, shape)
     text = texts_of(options["texts"])
     with _task_judge(model, options["objective"], tasks, n_tasks, options["threads"]) as by_tasks:
-        engine = open_engine(model, shape, options["device"], options["threads"], options["engine"])
+        before = facts_of(folder, fresh)
+        engine = open_engine(model, shape, options["device"], options["threads"], options["engine"], before)
         tuned = Tuner(engine, text, settings, folder, fresh, step_progress).run(by_tasks)
     tuned.plan.save(out)
     if png is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from kvtuner_gguf.engine import ENGINES
 from kvtuner_gguf.engine.llama.weights import available_memory, n_weights
@@ -24,17 +25,24 @@ _BYTES = 5
 
 
 def open_engine(
-    model: Path, shape: ModelShape, device: str = "cpu", threads: int | None = None, engine: str = "auto"
+    model: Path,
+    shape: ModelShape,
+    device: str = "cpu",
+    threads: int | None = None,
+    engine: str = "auto",
+    before: Mapping[str, Any] = MappingProxyType({}),
 ) -> Engine:
     """What runs the GGUF ``model``, which it loads when it is first asked for something: one of `ENGINES`.
 
-    Raises `KvtunerError` where there is no such engine, or what it needs is not installed.
+    ``before`` are the facts of a tuning that goes on: what the free memory decides, the engine if ``"auto"`` and the
+    weights of llama, stays as it is there. Raises `KvtunerError` where there is no such engine, or what it needs is not
+    installed.
     """
     if engine not in ENGINES:
         raise KvtunerError(f"unknown engine {engine!r}: use one of {', '.join(ENGINES)}")
     import_torch(threads)
     if engine == "auto":
-        engine = "torch" if device != "cpu" else chosen_engine(read_model(model))
+        engine = "torch" if device != "cpu" else _engine_of(before) or chosen_engine(read_model(model))
     if engine == "torch":
         from kvtuner_gguf.engine.torch.engine import TorchEngine
 
@@ -43,7 +51,12 @@ def open_engine(
 
     if device != "cpu":
         raise KvtunerError(f"--device {device} is for torch: the engine llama computes where the built llama.cpp does")
-    return LlamaEngine(model, shape, threads)
+    return LlamaEngine(model, shape, threads, before.get("weights"))
+
+
+def _engine_of(facts: Mapping[str, Any]) -> str | None:
+    found = facts.get("engine")
+    return found if found in ENGINES and found != "auto" else None
 
 
 def chosen_engine(headers: Sequence[GgufHeader]) -> str:

@@ -66,6 +66,16 @@ class Work:
             artifact.save(self._folder / RECORD, self._identity)
 
 
+def facts_of(folder: Path | None, fresh: bool = False) -> Mapping[str, Any]:
+    """The identity of the tuning that ``folder`` holds and that is not to begin ``fresh``; empty where there is none.
+
+    Raises `KvtunerError` where the record of it is damaged.
+    """
+    if folder is None or fresh or not (folder / RECORD).exists():
+        return {}
+    return artifact.load(folder / RECORD, _mapping, "record")
+
+
 def _prepare(folder: Path, identity: Mapping[str, Any], fresh: bool) -> None:
     record = folder / RECORD
     try:

@@ -61,8 +61,8 @@ def test_an_adapter_is_refused_at_once(command: str, metadata: dict, what: str, 
     result = CliRunner().invoke(main, [command, *(arg.format(**names) for arg in OF_MODELS[command])])
     assert result.exit_code == 1
     assert result.output == (
-        f"Error: {names['model']}: it is {what}, no model, and a plan is for a whole one: merge it into its model, with "
-        "llama-export-lora or before it is converted, and give the merged file\n"
+        f"Error: {names['model']}: it is {what}, no model, and a plan is for a whole one: merge it into its model, "
+        "with llama-export-lora or before it is converted, and give the merged file\n"
     )
     assert names["model"].read_bytes() == before
     assert not names["out"].exists()

@@ -9,7 +9,10 @@ from click.testing import CliRunner, Result
 
 pytest.importorskip("torch")
 
+import kvtuner_gguf
 from kvtuner_gguf.cli import main
+from kvtuner_gguf.engine.opening import chosen_engine
+from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.ends import ENDS_CTX, Ends
 from kvtuner_gguf.plan.plan import Plan
@@ -96,6 +99,26 @@ def test_killed_anywhere_it_goes_on_to_the_same_plan(
             kills += 1
     assert kills > 2
     assert killed == whole
+
+
+def test_an_engine_that_memory_has_chosen_is_kept(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tuning.plan("a.json", "--bits", "4")
+    monkeypatch.setattr("kvtuner_gguf.engine.opening.available_memory", lambda: 1 << 10)
+    assert chosen_engine(read_model(tuning.model)) == "llama"
+    assert tuning.plan("a.json", "--bits", "4") == first
+    again = kvtuner_gguf.tune(
+        tuning.model,
+        4,
+        candidates=TYPES.split(","),
+        text=tuning.text,
+        tokens=64,
+        ctx=32,
+        ends="none",
+        work=tuning.folder / "a.tune",
+    )
+    assert again.pairs == Plan.load(tuning.folder / "a.json").pairs
+    refused = tuning.run("a.json", "--bits", "4", "--engine", "llama")
+    assert refused.exit_code == 1
 
 
 def test_another_goal_measures_nothing_twice(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from kvtuner_gguf.engine.llama.capture import Capture
 from kvtuner_gguf.engine.llama.devices import offered_backend
 from kvtuner_gguf.engine.llama.interrupts import interrupts_held
 from kvtuner_gguf.engine.llama.native import Context, Model, default_threads, open_model, patched_llama_cpp
-from kvtuner_gguf.engine.llama.weights import f16_copy, float_products, needs_copy, weights_used
+from kvtuner_gguf.engine.llama.weights import COPIED, f16_copy, float_products, weights_for
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -38,16 +38,17 @@ MAX_HELD = 1 << 28
 class LlamaEngine(Engine):
     """The model of the GGUF at ``path``, loaded when it is first used; each plan is a context of its own.
 
-    Products of quantized weights lose little, in one of the ways of `kvtuner_gguf.engine.llama.weights`.
+    Products of quantized weights lose little, in one of the ways of `kvtuner_gguf.engine.llama.weights`: the one that
+    ``before`` names where that can be.
     """
 
     name = "llama"
 
-    def __init__(self, path: Path, shape: ModelShape, threads: int | None = None) -> None:
+    def __init__(self, path: Path, shape: ModelShape, threads: int | None = None, before: object = None) -> None:
         lib, headers = patched_llama_cpp(), read_model(path)
         self.model, self.shape, self.device = str(path), shape, offered_backend()
-        self._is_copied = needs_copy(headers, self.device)
-        self.versions = {"llama_cpp": lib.__version__, "weights": weights_used(self._is_copied, self.device)}
+        self._weights = weights_for(headers, self.device, before)
+        self.versions = {"llama_cpp": lib.__version__, "weights": self._weights}
         self._path, self._threads = headers[0].path, threads or default_threads()
         self._open = ExitStack()
         weakref.finalize(self, self._open.close)
@@ -55,7 +56,7 @@ class LlamaEngine(Engine):
     @cached_property
     def native(self) -> Model:
         with ExitStack() as copied:  # once it is loaded its file is not needed
-            path = copied.enter_context(f16_copy(self._path, self._threads)) if self._is_copied else self._path
+            path = copied.enter_context(f16_copy(self._path, self._threads)) if self._weights == COPIED else self._path
             return self._open.enter_context(open_model(path, self._threads))
 
     def tokenize(self, text: str) -> list[int]:

@@ -22,6 +22,8 @@ from kvtuner_gguf.engine.llama.nativelog import captured_log
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.reader import GgufHeader
 
+# what a model is run with; a copy of quantized weights loses less
+AS_IN_FILE, COPIED, MULTIPLIED, QUANTIZED = "as in the file", "f16", "multiplied as floats", "quantized"
 _F16_BYTES = 2
 # products of others, bf16 among them, round their other operand to 8 bits
 _FLOAT_TYPES = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
@@ -33,17 +35,10 @@ _SHARE = 0.6
 
 
 def available_memory() -> int:
-    """Bytes of memory that are free, or all of it where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return 1 << 62
+    """Bytes of memory that a process can have without swapping."""
+    import psutil  # here, since it comes with the extra for tuning alone
+
+    return psutil.virtual_memory().available
 
 
 def n_weights(headers: Sequence[GgufHeader]) -> int:
@@ -51,19 +46,19 @@ def n_weights(headers: Sequence[GgufHeader]) -> int:
     return sum(math.prod(tensor.shape) for header in headers for tensor in header.tensors)
 
 
-def needs_copy(headers: Sequence[GgufHeader], device: str) -> bool:
-    """Whether a copy loses less: ``device`` rounds to 8 bits, and all have room in memory as f16."""
-    if device in _OF_FLOATS:
-        return False
-    is_float = all(tensor.ggml_type in _FLOAT_TYPES for header in headers for tensor in header.tensors)
-    return not is_float and _F16_BYTES * n_weights(headers) <= _SHARE * available_memory()
+def weights_for(headers: Sequence[GgufHeader], device: str, before: object = None) -> str:
+    """What products are made of on ``device``: `AS_IN_FILE` where all weights are floats.
 
-
-def weights_used(is_copied: bool, device: str) -> str:
-    """What products are made of, as a fact of a tuning."""
+    Of others `MULTIPLIED` where the device can do it; else `COPIED` where they have room in memory as f16, or
+    `QUANTIZED`. ``before``: which of the latter two a tuning that goes on has, whatever the memory.
+    """
+    if all(tensor.ggml_type in _FLOAT_TYPES for header in headers for tensor in header.tensors):
+        return AS_IN_FILE
     if device in _OF_FLOATS:
-        return "as in the file, multiplied as floats"
-    return "f16" if is_copied else "as in the file"
+        return MULTIPLIED
+    if before in (COPIED, QUANTIZED):
+        return str(before)
+    return COPIED if _F16_BYTES * n_weights(headers) <= _SHARE * available_memory() else QUANTIZED
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -19,11 +20,18 @@ from kvtuner_gguf.engine.llama import capture as capturing  # noqa: E402
 from kvtuner_gguf.engine.llama.engine import LlamaEngine  # noqa: E402
 from kvtuner_gguf.engine.llama.interrupts import interrupts_held  # noqa: E402
 from kvtuner_gguf.engine.llama.nodes import Node  # noqa: E402
-from kvtuner_gguf.engine.llama.weights import needs_copy  # noqa: E402
+from kvtuner_gguf.engine.llama.weights import (  # noqa: E402
+    AS_IN_FILE,
+    COPIED,
+    MULTIPLIED,
+    QUANTIZED,
+    weights_for,
+)
 from kvtuner_gguf.engine.opening import chosen_engine, open_engine  # noqa: E402
 from kvtuner_gguf.errors import KvtunerError  # noqa: E402
 from kvtuner_gguf.files.assets import fetch_model, fetch_text  # noqa: E402
 from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape  # noqa: E402
+from kvtuner_gguf.gguffile.reader import read_gguf  # noqa: E402
 from kvtuner_gguf.gguffile.shards import read_model  # noqa: E402
 from kvtuner_gguf.plan.backends import chosen_backend  # noqa: E402
 from kvtuner_gguf.plan.ends import Ends  # noqa: E402
@@ -161,6 +169,45 @@ def test_attention_of_every_architecture_follows_from_what_is_captured(
     assert max(worst.values()) < 5e-3
 
 
+@pytest.mark.parametrize("name", ["deepseek32-moe", "dots3note-moe"])
+def test_attention_that_chooses_tokens_is_captured_chunk_by_chunk(
+    name: str, models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = choosing(next(path for path in models if path.stem == name), 8, tmp_path / "m.gguf")
+    tokens = torch.randint(0, 100, (2, N_TOKENS), generator=torch.Generator().manual_seed(1))
+    made: list[Remade] = []
+    monkeypatch.setattr(
+        "kvtuner_gguf.engine.llama.engine.Capture", lambda *args: made.append(Remade(*args)) or made[-1]
+    )
+    engine = engine_of(path)
+    both, *alone = ([used for _, used in seen(engine, chunks)] for chunks in (tokens, tokens[:1], tokens[1:]))
+    assert max(error for capture in made for error in capture.errors.values()) < 5e-3
+    assert any(isinstance(used.mask, tuple) for used in both)
+    rows = torch.arange(N_TOKENS)
+    for joined, *chunks in zip(both, *alone, strict=True):
+        hidden = [joined.mask_of(c).hides(rows, N_TOKENS) for c in range(2)]
+        for mask, chunk in zip(hidden, chunks, strict=True):
+            assert torch.equal(mask, chunk.mask_of(0).hides(rows, N_TOKENS))
+        if isinstance(joined.mask, tuple):
+            assert not torch.equal(*hidden)
+            assert all((~mask).sum(-1).max() == 8 for mask in hidden)
+
+
+def seen(engine: LlamaEngine, chunks: torch.Tensor) -> list[tuple[int, Attention]]:
+    found: list[tuple[int, Attention]] = []
+    engine.capture(chunks, lambda il, used: found.append((il, used)))
+    return found
+
+
+def choosing(path: Path, n_tokens: int, target: Path) -> Path:
+    """The model at ``path`` with an attention that chooses so many tokens; upstream writes one that takes them all."""
+    header, raw = read_gguf(path), bytearray(path.read_bytes())
+    found = header.fields[f"{header.architecture}.attention.indexer.top_k"]
+    raw[found.end - 4 : found.end] = struct.pack("<I", n_tokens)
+    target.write_bytes(raw)
+    return target
+
+
 @pytest.mark.parametrize(
     ("name", "interleaved"),
     [
@@ -198,13 +245,18 @@ def test_an_interrupt_waits_for_the_end_of_the_block() -> None:
 
 def test_weights_of_few_bits_are_copied(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     headers = read_model(next(path for path in models if path.stem == "llama-dense"))
-    types = {0: False, 1: False, 30: True, 2: True}
-    for ggml_type, copied in types.items():
+    types = {0: AS_IN_FILE, 1: AS_IN_FILE, 30: COPIED, 2: COPIED}
+    for ggml_type, expected in types.items():
         given = [replace(one, tensors=[replace(t, ggml_type=ggml_type) for t in one.tensors]) for one in headers]
-        assert needs_copy(given, "cpu") == copied and not needs_copy(given, "cuda")
+        assert weights_for(given, "cpu") == expected
+        is_float = expected == AS_IN_FILE
+        assert weights_for(given, "cpu", QUANTIZED) == (AS_IN_FILE if is_float else QUANTIZED)
+        assert weights_for(given, "cuda", COPIED) == (AS_IN_FILE if is_float else MULTIPLIED)
         with monkeypatch.context() as patch:
             patch.setattr("kvtuner_gguf.engine.llama.weights.available_memory", lambda: 1 << 10)
-            assert not needs_copy(given, "cpu")
+            assert weights_for(given, "cpu") == (AS_IN_FILE if is_float else QUANTIZED)
+            assert weights_for(given, "cpu", COPIED) == expected, "a tuning goes on with the weights that it has"
+            assert weights_for(given, "cpu", AS_IN_FILE) == (AS_IN_FILE if is_float else QUANTIZED), "of another file"
 
 
 def test_layers_that_are_too_many_to_hold_are_seen_in_groups(
@@ -336,6 +388,7 @@ def test_a_killed_tuning_goes_on_and_gives_the_same_plan(text: Path, tmp_path: P
     running.wait()
     assert tune_into("killed", *engine).returncode == 0
     assert (tmp_path / "killed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert tune_into("whole", "--no-native").returncode == 0, "auto keeps to the engine of the folder"
     other = tune_into("whole", "--engine", "torch", "--no-native")
     assert other.returncode == 1
     assert "holds a tuning with engine llama, not torch" in " ".join(other.stderr.split())
