@@ -36,6 +36,7 @@ def tune(
     center: bool = True,
     ends: str | None = None,
     for_ctx: int | None = None,
+    windows: str = "auto",
     engine: str = "auto",
     device: str = "cpu",
     threads: int | None = None,
@@ -47,7 +48,9 @@ def tune(
     llama.cpp runs fast, or the CPU where there is none; ``text`` is UTF-8 to calibrate on, by default a web
     text that is fetched once, of which ``tokens`` are taken in chunks of ``ctx``; the same ``seed`` gives the same
     plan. Keys are centered unless ``center`` is false or the model forbids it. ``ends``, such as ``"4+128:q8_0"``, the
-    default, or ``"none"``, are read exactly, and count in the bits of a context of ``for_ctx`` tokens.
+    default, or ``"none"``, are read exactly, and count in the bits of a context of ``for_ctx`` tokens. Layers with a
+    sliding window are left at f16 where all of them take at most 5 % of the budget, unless ``windows`` is ``"search"``
+    or ``"f16"``.
     The ``engine``, ``"torch"`` on ``device`` or the built llama.cpp, ``"llama"``, runs with ``threads``; ``"auto"`` is
     torch where it has the architecture and the memory. The folder ``work`` keeps what is finished, so that an
     interrupted call goes on there.
@@ -70,6 +73,7 @@ def tune(
         seed=seed,
         center=center and centering_obstacle(headers) is None,
         ends=chosen_ends(ends, shape),
+        windows=windows,
     )
     check_goal(settings, shape)
     texts = Texts((fetch_text(TUNING_TEXT) if text is None else Path(text),), (1.0,))

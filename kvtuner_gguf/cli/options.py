@@ -99,6 +99,14 @@ _GOAL = (
         help="Give layers a pair by hand, for example 0,26-27=q8_0/q4_0; the others are searched. Repeatable.",
     ),
     click.option(
+        "--windows",
+        type=click.Choice(["auto", "search", "f16"]),
+        default="auto",
+        show_default=True,
+        help="Layers with a sliding window: search their types, or leave them at f16; auto leaves them where they take "
+        "at most 5 % of the budget, with --max-kld of the smallest plan, for the tokens of --for-ctx.",
+    ),
+    click.option(
         "--trials",
         type=int,
         help="Plans judged whole: in a refinement at most [4, with kld prices 8], in all by the paper's method [200].",

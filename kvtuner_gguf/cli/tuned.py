@@ -46,11 +46,25 @@ def print_tuned(out: Path, tuned: Tuned) -> None:
     title = f"held-out text, {len(tuned.held_out)} x {len(tuned.held_out[0])} tokens, against the f16 cache"
     print_rows([tuned.row], title)
     click.echo(f"{out}\n{plan_summary(tuned.plan)}")
+    if text := _windows(tuned):
+        click.echo(text)
     click.echo(f"runs fast on {', '.join(_fast_on(tuned)) or 'no back end: name one with --backend'}")
     for text in why[:SHOWN_REASONS]:
         click.echo(text)
     if len(why) > SHOWN_REASONS:
         click.echo(f"and {len(why) - SHOWN_REASONS} more: see --json")
+
+
+def _windows(tuned: Tuned) -> str | None:
+    """Which layers are left at f16, and what they take."""
+    from kvtuner_gguf.report.layers import ranges
+
+    left, n_ctx = tuned.plan.provenance.get("windows"), tuned.plan.provenance.get("for_ctx")
+    if left is None:
+        return None
+    share = f"{100 * left['share']:.1f} % of {left['of']} for {n_ctx} tokens"
+    layers = f"layers {ranges(left['layers'])}, which have a sliding window, are left at f16"
+    return f"{layers}: {share}; --windows search searches them, too"
 
 
 def _fast_on(tuned: Tuned) -> list[str]:

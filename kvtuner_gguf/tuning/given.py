@@ -41,11 +41,18 @@ def check_given(name: str, given: Profile | Candidates | Groups, engine: Engine,
             )
 
 
+def can_leave(profile: Profile, groups: Groups | None) -> bool:
+    """Whether layers with a window may be left at f16: no ``groups`` say what they have, and f16 is in the profile."""
+    return groups is None and any("f16" in (pair.k, pair.v) for pair in profile.layers[0])
+
+
 def types_given(profile: Profile, groups: Groups | None, fixed: Mapping[int, Pair]) -> list[str]:
     """The types of ``profile``; raises `KvtunerError` where it and the ``groups`` leave no way to fix the layers."""
     types = {name for pair in profile.layers[0] for name in (pair.k, pair.v)} - {UNQUANTIZED}
     if fixed and groups is not None:
-        raise KvtunerError("--fix and groups both say what layers have: give the candidates, or change the groups")
+        raise KvtunerError(
+            "--fix, or --windows f16, and groups say what layers have: give the candidates, or change the groups"
+        )
     for il, pair in fixed.items():
         missing = sorted({pair.k, pair.v}.difference(types))
         if missing:

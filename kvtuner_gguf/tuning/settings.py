@@ -18,6 +18,7 @@ from kvtuner_gguf.plan.sizes import Sizes
 from kvtuner_gguf.tuning.calibration import Texts
 from kvtuner_gguf.tuning.fixed import check_fixed, with_fixed
 from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal
+from kvtuner_gguf.tuning.windows import WINDOWS, left_at_f16, with_left
 
 METHODS = ("exact", "paper")
 PRICES = ("fisher", "kld")
@@ -32,7 +33,8 @@ class Settings:
     ``n_rungs``: types that are measured in every layer. ``n_points``: sizes that the front has. ``objective``: what
     the paper's method minimises, one of `OBJECTIVES`. ``evolve``: trials of a genetic search that begins with the
     exact method's front. ``fixed``: pairs by layer that are not searched. ``ends``: exact ends of every plan.
-    ``prices``: one of `PRICES`, by default fisher where the engine has gradients.
+    ``prices``: one of `PRICES`, by default fisher where the engine has gradients. ``windows``: what becomes of layers
+    with a sliding window, one of `WINDOWS`; see `left_at_f16`.
     """
 
     goal: Goal = field(default_factory=lambda: Goal(bits=DEFAULT_BITS))
@@ -50,6 +52,7 @@ class Settings:
     fixed: Mapping[int, Pair] = field(default_factory=dict)
     ends: Ends | None = None
     prices: str | None = None
+    windows: str = "auto"
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES or (self.method == "exact" and self.objective != "kld"):
@@ -58,6 +61,8 @@ class Settings:
             raise KvtunerError("--max-kld is a bound of the objective kld: give a budget")
         if self.prices not in (None, *PRICES):
             raise KvtunerError(f"unknown prices {self.prices!r}: use one of {', '.join(PRICES)}")
+        if self.windows not in WINDOWS:
+            raise KvtunerError(f"unknown windows {self.windows!r}: use one of {', '.join(WINDOWS)}")
         if self.method not in METHODS:
             raise KvtunerError(f"unknown method {self.method!r}: use one of {', '.join(METHODS)}")
         if self.n_ctx < 16 or self.n_tokens < self.n_ctx:
@@ -91,9 +96,10 @@ def check_goal(settings: Settings, shape: ModelShape) -> None:
     sizes = settings.sizes(shape)
     budget = settings.goal.budget(sizes)
     pairs = settings.backend.fitting(shape).pairs()
-    smallest, largest = sizes.range(with_fixed([pairs] * shape.n_layer, settings.fixed))
+    left = left_at_f16(settings, shape)
+    smallest, largest = sizes.range(with_fixed([pairs] * shape.n_layer, with_left(left, settings.fixed)))
     if budget is not None and smallest > budget:
-        what = "the candidates and --fix" if settings.fixed else "the candidates"
+        what = "the candidates" + " and --fix" * bool(settings.fixed) + " and --windows f16" * (left is not None)
         what += f" with {sizes.beside} for {sizes.n_ctx} tokens" if sizes.beside else ""
         raise KvtunerError(
             f"{settings.goal} is less than the {sizes.bits(smallest):g} to {sizes.bits(largest):g} bits per value of "

@@ -26,13 +26,14 @@ from kvtuner_gguf.tuning.center import measure_centers
 from kvtuner_gguf.tuning.cluster import Groups, cluster
 from kvtuner_gguf.tuning.fisher import fisher_prices
 from kvtuner_gguf.tuning.fixed import check_fixed, fixed_facts, with_fixed
-from kvtuner_gguf.tuning.given import check_given, types_given
+from kvtuner_gguf.tuning.given import can_leave, check_given, types_given
 from kvtuner_gguf.tuning.judges import Ledger
 from kvtuner_gguf.tuning.prices import Prices, price, priced_pairs
 from kvtuner_gguf.tuning.profile import Profile, profile
 from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, Candidates, prune, prune_by_prices
 from kvtuner_gguf.tuning.scale import measure_scales
 from kvtuner_gguf.tuning.settings import Settings, facts_of
+from kvtuner_gguf.tuning.windows import left_at_f16, left_facts, with_left
 from kvtuner_gguf.tuning.work import Work
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -59,7 +60,7 @@ class Stages:
         check_fixed(settings.fixed, engine.shape)
         self.engine, self.settings = engine, settings
         self.show: Stage = stage or (lambda title: nullcontext(lambda done, total: None))
-        self.backend = settings.backend.fitting(engine.shape)
+        self.backend, self.left = settings.backend.fitting(engine.shape), left_at_f16(settings, engine.shape)
         self.facts = facts_of(engine, text, settings)
         ends = None if settings.ends is None else str(settings.ends)
         centering = {"center": settings.center, "center_span": settings.span(engine.shape)}
@@ -83,10 +84,17 @@ class Stages:
         for name, given in (("profile", profile), ("candidates", candidates), ("groups", groups)):
             if given is not None:
                 check_given(name, given, self.engine, self.facts)
-        self.backend = of_types(types_given(profile, groups, self.settings.fixed))
+        if self.settings.windows == "auto" and not can_leave(profile, groups):
+            self.left = None
+        self.backend = of_types(types_given(profile, groups, self.fixed))
         self.profile, self.candidates = profile, self._with_fixed(candidates)
         if groups is not None:
             self.groups = groups
+
+    @property
+    def fixed(self) -> dict[int, Pair]:
+        """The pairs of layers that are not searched."""
+        return with_left(self.left, self.settings.fixed)
 
     @property
     def by_fisher(self) -> bool:
@@ -125,7 +133,7 @@ class Stages:
     @cached_property
     def profile(self) -> Profile:
         """The errors of every candidate pair in every layer."""
-        fixed = self.settings.fixed.values()
+        fixed = self.fixed.values()
         pairs = list(dict.fromkeys([*self.backend.pairs(), *fixed, *priced_pairs(self.names, self.engine.shape)]))
 
         def measure() -> Profile:
@@ -142,7 +150,7 @@ class Stages:
     @property
     def names(self) -> tuple[str, ...]:
         """The types that some layer may have."""
-        fixed = [name for pair in self.settings.fixed.values() for name in (pair.k, pair.v)]
+        fixed = [name for pair in self.fixed.values() for name in (pair.k, pair.v)]
         return tuple(dict.fromkeys([*self.backend.names, *fixed]))
 
     @cached_property
@@ -159,9 +167,8 @@ class Stages:
         return prune(self.profile.only(self.backend.pairs()), CAUTIOUS)
 
     def _with_fixed(self, candidates: Candidates) -> Candidates:
-        fixed = self.settings.fixed
-        facts = {**candidates.provenance, **fixed_facts(fixed)}
-        return replace(candidates, layers=with_fixed(candidates.layers, fixed), provenance=facts)
+        facts = {**candidates.provenance, **fixed_facts(self.settings.fixed), **left_facts(self.left)}
+        return replace(candidates, layers=with_fixed(candidates.layers, self.fixed), provenance=facts)
 
     @cached_property
     def prices(self) -> Prices:

@@ -29,6 +29,7 @@ from kvtuner_gguf.tuning.prune import Candidates
 from kvtuner_gguf.tuning.search import Search, front_of, sweep
 from kvtuner_gguf.tuning.settings import Settings
 from kvtuner_gguf.tuning.stages import Stage, Stages
+from kvtuner_gguf.tuning.windows import left_facts
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,7 @@ class Tuner:
             "bits_with_ends": plan.bits_with_ends(self._sizes.shape, self._sizes.n_ctx),
             "candidates": list(stages.backend.names),
             **fixed_facts(self._settings.fixed),
+            **left_facts(stages.left),
             "prices": None if prices is None else prices.provenance.get("prices"),
             "loss_tuning": point.loss,
             "kld_priced": point.priced,

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from kvtuner_gguf.engine.attention import Attention, Rope, Seen  # noqa: E402
 from kvtuner_gguf.engine.llama import capture as capturing  # noqa: E402
 from kvtuner_gguf.engine.llama.engine import LlamaEngine  # noqa: E402
 from kvtuner_gguf.engine.llama.interrupts import interrupts_held  # noqa: E402
+from kvtuner_gguf.engine.llama.native import open_model  # noqa: E402
 from kvtuner_gguf.engine.llama.nodes import Node  # noqa: E402
 from kvtuner_gguf.engine.llama.weights import (  # noqa: E402
     AS_IN_FILE,
@@ -34,6 +36,7 @@ from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape  # no
 from kvtuner_gguf.gguffile.reader import read_gguf  # noqa: E402
 from kvtuner_gguf.gguffile.shards import read_model  # noqa: E402
 from kvtuner_gguf.plan.backends import chosen_backend  # noqa: E402
+from kvtuner_gguf.plan.contextsize import ContextSize  # noqa: E402
 from kvtuner_gguf.plan.ends import Ends  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
 from kvtuner_gguf.plan.plan import Plan  # noqa: E402
@@ -86,19 +89,12 @@ def arch_of(path: Path) -> str:
     return path.stem.rpartition("-")[0]
 
 
-def tune(path: Path, text: Path, work: Path | None = None) -> Tuned:
+def tune(path: Path, text: Path, work: Path | None = None, **change: Any) -> Tuned:
     headers = read_model(path)
     shape = model_shape(headers)
-    settings = Settings(
-        goal=Goal(bits=7.5),
-        backend=chosen_backend(None, TYPES).fitting(shape),
-        n_tokens=64,
-        n_ctx=32,
-        n_points=3,
-        trials=2,
-        center=centering_obstacle(headers) is None,
-        ends=Ends(2, 3),
-    )
+    small = {"n_tokens": 64, "n_ctx": 32, "n_points": 3, "trials": 2, "ends": Ends(2, 3), "goal": Goal(bits=7.5)}
+    center, backend = centering_obstacle(headers) is None, chosen_backend(None, TYPES).fitting(shape)
+    settings = Settings(**{"backend": backend, "center": center, **small, **change})
     check_goal(settings, shape)
     return Tuner(WithBytes(path, shape, 1), Texts((text,), (1.0,)), settings, work).run()
 
@@ -118,6 +114,32 @@ def test_every_architecture_is_tuned_or_refused_with_its_reason(models: list[Pat
         quantized = any(t.is_quantized for pair in plan.pairs for t in pair.types)
         assert quantized == (tuned.row.kld_mean > 0), path.stem
     assert len(found) > 100
+    assert sum(tuned.plan.centers is not None for tuned in found.values()) > 80
+
+
+@pytest.mark.parametrize("name", ["gemma3-dense", "gpt-oss-moe"])
+def test_layers_with_a_window_are_left_at_f16_where_they_are_nearly_free(
+    name: str, models: list[Path], text: Path
+) -> None:
+    """Layer 0 sees 32 tokens: 768 cells beside 131072 are 1.2 % of 7.5 bits, beside 8192 they are 18 %."""
+    path = next(path for path in models if path.stem == name)
+    long, short = Goal(bits=7.5, n_ctx=131072), Goal(bits=7.5, n_ctx=8192)
+    quantized = chosen_backend(None, ("q8_0", "q4_0"))
+    plans = {
+        (goal.n_ctx, windows): tune(path, text, goal=goal, windows=windows, backend=quantized).plan
+        for goal, windows in ((long, "auto"), (long, "search"), (short, "auto"))
+    }
+    left = plans.pop((131072, "auto"))
+    assert left.pairs[0] == Pair("f16", "f16")
+    assert left.provenance["windows"]["share"] == pytest.approx(16 * 768 / (7.5 * (768 + 131072)), rel=1e-3)
+    for plan in plans.values():
+        assert all(side.is_quantized for side in plan.pairs[0].types)
+        assert "windows" not in plan.provenance
+    for n_ctx, plan in ((131072, left), (131072, plans[131072, "search"]), (8192, plans[8192, "auto"])):
+        assert plan.bits_with_ends(plan.model, n_ctx) <= 7.5
+    with open_model(path, 1) as model, model.context(left, 131072, 512) as context:
+        assert context.cache_types[0] == Pair("f16", "f16")
+        assert context.cache_bytes == left.n_bytes(left.model, ContextSize(131072))
 
 
 class Remade(capturing.Capture):
