@@ -2,7 +2,7 @@
 
 They round their other operand to 8 bits: two runs that should be alike differ by a KLD of 0.003 (SmolLM2-135M in Q4_1
 on a CPU), more than most layers cost. With f16 weights it is 2e-6; f32 weights, with 5e-7, find no better plans. So on
-a CPU a copy of the model has f16 weights. CUDA and Metal multiply as floats with weights as they are, in no more memory.
+a CPU a copy of the model has f16 weights. CUDA and Metal multiply weights as they are as floats, in no more memory.
 """
 
 from __future__ import annotations
