@@ -102,11 +102,11 @@ struct attention_args {
     float max_bias;
     int q_rotation;  // as that of rows of the output
     int n_query, n_head_kv, group;
-    int heads_of_block, sub_warps;   // warps of a block of threads: one for each of both
-    divisor by_heads, by_groups;     // heads_of_block, head_groups()
-    int n_lots, lots_ahead;          // in shared memory at once, and of these how many before they are read
-    int n_exact_lots, exact_weight;  // a lot of exact rows takes as long as so many of the cache
-    int n_of_parts, n_more;          // such lots of each part, and how many parts have one more
+    int heads_of_block, sub_warps;            // warps of a block of threads: one for each of both
+    divisor by_heads, by_groups, by_columns;  // heads_of_block, head_groups(), columns_of_block()
+    int n_lots, lots_ahead;                   // in shared memory at once, and of these how many before they are read
+    int n_exact_lots, exact_weight;           // a lot of exact rows takes as long as so many of the cache
+    int n_of_parts, n_more;                   // such lots of each part, and how many parts have one more
     lot_layout lot;
     merge_args merge;  // of one part: the kernel itself merges
 

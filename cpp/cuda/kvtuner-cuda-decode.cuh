@@ -59,31 +59,20 @@ __device__ void add_exact_rows(const attention_args & a, const block_place & at,
     }
 }
 
-// What comes before queries, which lie in the last place: as chunks, all lots that are to be there before the first
-// step, and as rows the first, so that queries need not wait for others.
+// All lots that are to be there before the first step. They do not come to the last place, where queries lie.
 inline __device__ void bring_first(const attention_args & a, const block_place & at, const lot_range & range,
-                                   const lot_sources & from, const lot_place & place) {
+                                   const lot_sources & from, lot_place place) {
     if (!a.lot.is_by_rows) {
         for (int i = 0; i < a.lots_ahead; ++i) {
             bring_chunks(a, from, range.first + i, range.last, place.lots + i * a.lot.bytes);
         }
-    } else if (range.first < range.last) {
-        bring_rows(a, from, range.first, place, at.warp, a.n_warps());
-        __syncwarp();
+        return;
     }
-}
-
-// the other rows
-inline __device__ void bring_others(const attention_args & a, const block_place & at, const lot_range & range,
-                                    const lot_sources & from, lot_place place) {
-    if (a.lot.is_by_rows) {
-        for (int i = at.warp; i < a.lots_ahead && range.first + i < range.last; i += a.n_warps()) {
-            place.i = i;
-            if (i > 0) {
-                bring_rows(a, from, range.first + i, place);
-            }
-            __syncwarp();
-        }
+#pragma unroll 1
+    for (int i = at.warp; i < a.lots_ahead && range.first + i < range.last; i += a.n_warps()) {
+        place.i = i;
+        bring_rows(a, from, range.first + i, place);
+        __syncwarp();
     }
 }
 
@@ -154,23 +143,12 @@ __device__ void merge_warps(const attention_args & a, const block_place & at, co
     for (int i = at.sub; i < n_columns; i += a.sub_warps) {
         const int of_all = (at.first_head + at.head) * a.n_columns() + at.first_column + i;
         const auto place_of = [&](const int sub) { return (sub * a.heads_of_block + at.head) * n_stored + i; };
-        const bool is_one = at.lane < a.sub_warps;
-        const float2 total = is_one ? totals[place_of(at.lane)] : make_float2(NO_SCORE, 0);
-        float above = total.x;
-        if (is_one_part) {
-            above = fmaxf(above, output_row(a.merge, DV, of_all, at.stream).sink);
-        }
-        above = warp_reduce_max(above);
-        const float weight = is_one ? exp2f(total.x - above) : 0;
         part_sums<DV> all;
-        all.sum = warp_reduce_sum(weight * total.y);
-#pragma unroll 4
-        for (int k = 0; k < a.sub_warps; ++k) {
-            all.add(values + place_of(k) * DV, __shfl_sync(0xffffffff, weight, k), at.lane);
-        }
+        const float above = all.add_all(
+                a.sub_warps, at.lane, [&](const int k) { return totals[place_of(k)]; },
+                [&](const int k) { return values + place_of(k) * DV; });
         if (is_one_part) {
-            const output_row row(a.merge, DV, of_all, at.stream);
-            row.template store<DV>(all.x, all.sum, above, a.merge.rotation, at.lane);
+            output_row(a.merge, DV, of_all, at.stream).template store<DV>(all, above, a.merge.rotation, at.lane);
             continue;
         }
         all.put(a.merge.parts + (first_part + of_all) * DV, at.lane);
@@ -221,6 +199,7 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const
     uint2 * queries = (uint2 *)(query_type::IN_REGISTERS ? lots + (a.n_lots - 1) * a.lot.bytes
                                                          : behind + a.heads_of_block * SUM_BYTES);
     const lot_sources from(a, at.first_head, at.stream);
+    clear_queries<DK, TILES>(a, queries);
     if (a.lot.is_by_rows && at.warp == 0) {
         make_barriers(a, place, a.n_warps());
         end_writes();
@@ -231,7 +210,6 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const
 
     bring_first(a, at, range, from, place);
     auto sums = take_queries<DK, DV, TILES>(a, at, queries, query_sums);
-    bring_others(a, at, range, from, place);
 
     add_exact_rows(a, at, range, sums);
     sums.q.shrink(a.high_k);

@@ -23,6 +23,8 @@ struct attention_launch {
     X(256, 256, 2)            \
     X(512, 512, 1)
 
+constexpr int MOST_OF_ONE_PART = 512;  // tokens
+
 // warps of a block of threads, of which a multiprocessor runs one: registers allow for no more
 constexpr int most_warps(const int size_v, const int tiles) {
     return size_v * tiles <= 256 ? 16 : 8;

@@ -23,56 +23,54 @@ struct lot_range {
     }
 };
 
-// a column of a head of the block, or none
-struct query_place {
-    int of_block, column;  // of those that the block has
-    const float4 * row = nullptr;
+// a column of a head of the block, or null
+inline __device__ const float4 * query_row(const attention_args & a, const int of_block, const int column,
+                                           const int first_head, const int first_column) {
+    const int of_all = first_column + column;
+    if (of_all >= a.n_columns()) {
+        return nullptr;
+    }
+    const int query = a.query_of(of_all);
+    const int head = (first_head + of_block) * a.group + of_all - query * a.group;
+    return (const float4 *)(a.q + query * a.q_query + head * a.q_head + blockIdx.z * a.q_stream);
+}
 
-    __device__ query_place(const attention_args & a, const int i, const int n_columns, const int first_head,
-                           const int first_column)
-        : of_block(i / n_columns), column(i % n_columns) {
-        const int of_all = first_column + column;
-        if (of_block < a.heads_of_block && of_all < a.n_columns()) {
-            const int query = a.query_of(of_all);
-            const int head = (first_head + of_block) * a.group + of_all - query * a.group;
-            row = (const float4 *)(a.q + query * a.q_query + head * a.q_head + blockIdx.z * a.q_stream);
+// At short contexts the time to load instructions counts: loops here and below are not unrolled.
+
+// zeros in place of the queries of a block that has fewer columns than its tiles
+template <int DK, int TILES>
+__device__ void clear_queries(const attention_args & a, uint2 * to) {
+    if (a.columns_of_block(TILES) < TILES * COLUMNS) {
+#pragma unroll 1
+        for (int i = threadIdx.x; i < a.heads_of_block * (DK / 16) * TILES * LANES; i += a.n_warps() * LANES) {
+            to[i] = make_uint2(0, 0);
         }
     }
-};
+}
 
-// Queries of all heads of the block, rotated, as halves. A warp takes some columns, and asks for all of them before it
-// waits for one.
+// Queries of all heads of the block, rotated, as halves; each warp takes some columns.
 template <int DK, int TILES>
 __device__ void put_queries(const attention_args & a, uint2 * to, const int first_head, const int first_column) {
-    constexpr int STEPS = DK / 16, N_COLUMNS = TILES * COLUMNS, AT_A_TIME = DK <= 128 ? 4 : 1;
-    const int lane = threadIdx.x % LANES, n_warps = a.n_warps();
+    constexpr int STEPS = DK / 16;
+    const int lane = threadIdx.x % LANES, n_columns = a.columns_of_block(TILES);
 #pragma unroll 1
-    for (int i = threadIdx.x / LANES; i < a.heads_of_block * N_COLUMNS; i += AT_A_TIME * n_warps) {
-        row_values<DK> x[AT_A_TIME];
+    for (int i = threadIdx.x / LANES; i < a.heads_of_block * n_columns; i += a.n_warps()) {
+        const int of_block = a.by_columns.quotient(i), column = i - of_block * n_columns;
+        const float4 * row = query_row(a, of_block, column, first_head, first_column);
+        row_values<DK> x;
 #pragma unroll
-        for (int j = 0; j < AT_A_TIME; ++j) {
-            const query_place place(a, i + j * n_warps, N_COLUMNS, first_head, first_column);
-#pragma unroll
-            for (int k = 0; k < (int)(sizeof(x[j]) / sizeof(float4)); ++k) {
-                x[j][k] = make_float4(0, 0, 0, 0);
-                if (place.row && VALUES_OF_LANES * k + 4 * lane < DK) {
-                    x[j][k] = place.row[LANES * k + lane];
-                }
-            }
+        for (int k = 0; k < (int)(sizeof(x) / sizeof(float4)); ++k) {
+            x[k] = row && VALUES_OF_LANES * k + 4 * lane < DK ? row[LANES * k + lane] : make_float4(0, 0, 0, 0);
         }
+        rotate_row(x, a.q_rotation, lane);
 #pragma unroll
-        for (int j = 0; j < AT_A_TIME; ++j) {
-            const int of_block = (i + j * n_warps) / N_COLUMNS, column = (i + j * n_warps) % N_COLUMNS;
-            rotate_row(x[j], a.q_rotation, lane);
-#pragma unroll
-            for (int k = 0; k < (int)(sizeof(x[j]) / sizeof(float4)); ++k) {
-                const int step = 8 * k + lane / 4;
-                const float4 v = x[j][k];
-                if (step < STEPS && of_block < a.heads_of_block) {
-                    to[((of_block * STEPS + step) * TILES + column / COLUMNS) * LANES + column % COLUMNS * 4 +
-                       lane % 4] = make_uint2(pair_of(v.x * a.q_scale, v.z * a.q_scale),
-                                              pair_of(v.y * a.q_scale, v.w * a.q_scale));
-                }
+        for (int k = 0; k < (int)(sizeof(x) / sizeof(float4)); ++k) {
+            const int step = 8 * k + lane / 4;
+            const float4 v = x[k];
+            if (step < STEPS) {
+                to[((of_block * STEPS + step) * TILES + column / COLUMNS) * LANES + column % COLUMNS * 4 + lane % 4] =
+                        make_uint2(pair_of(v.x * a.q_scale, v.z * a.q_scale),
+                                   pair_of(v.y * a.q_scale, v.w * a.q_scale));
             }
         }
     }
@@ -85,7 +83,7 @@ __device__ void put_sums(const attention_args & a, const uint2 * queries, float4
     constexpr int PARTS = DK / AT_ONCE;
     constexpr pair ONES = 0x3c003c00;
     const int lane = threadIdx.x % LANES, n = a.heads_of_block * PARTS * TILES;
-#pragma unroll 1  // here and below: at short contexts the time to load instructions counts
+#pragma unroll 1
     for (int i = threadIdx.x / LANES; i < n; i += a.n_warps()) {
         const int head = i / (PARTS * TILES), part = i / TILES % PARTS, tile = i % TILES;
         float c[4] = {};
@@ -162,23 +160,20 @@ inline __device__ void make_barriers(const attention_args & a, lot_place place, 
     }
 }
 
-// A lot as rows, when no warp reads what was there: by one warp, or by all as many as there are, of which each brings
-// some.
+// A lot as rows, by one warp, when no warp reads what was there.
 inline __device__ void bring_rows(const attention_args & a, const lot_sources & from, const int lot,
-                                  const lot_place & place, const int warp = 0, const int n_warps = 1) {
+                                  const lot_place & place) {
     if (!is_first_lane()) {
         return;
     }
     if (place.round > 0) {
         wait_for_phase(place.empty(), (place.round - 1) & 1);
     }
-    if (warp == 0) {
-        announce_bytes(place.full(), a.lot.copied_bytes);
-    }
+    announce_bytes(place.full(), a.lot.copied_bytes);
     from.each(a, lot, place.lots + place.i * a.lot.bytes,
               [&](const uint32_t to, const char * here, const row_copy & rows) {
-#pragma unroll 4
-                  for (int row = warp; row < rows.n_rows; row += n_warps) {
+#pragma unroll 1
+                  for (int row = 0; row < rows.n_rows; ++row) {
                       copy_row_later(to + row * rows.pitch, here + row * rows.stride, rows.row_bytes, place.full());
                   }
               });

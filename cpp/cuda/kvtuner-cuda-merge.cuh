@@ -10,38 +10,6 @@ namespace kvtuner::cuda {
 
 constexpr int MERGE_WARPS = 16;
 
-// where the row of a column of a stream goes, and the sink of its head
-struct output_row {
-    float * out;
-    float sink;
-
-    __device__ output_row(const merge_args & a, const int size_v, const int column, const int stream) {
-        const int of_head = a.n_query * a.group, head_kv = column / of_head, of_group = column - head_kv * of_head;
-        const int query = a.n_query == 1 ? 0 : of_group / a.group;
-        const int head = head_kv * a.group + of_group - query * a.group;
-        sink = a.sinks ? a.sinks[head] * LOG2_E : -INFINITY;
-        out = a.out + (((int64_t)stream * a.n_query + query) * a.n_head_kv * a.group + head) * size_v;
-    }
-
-    // by one warp: sums of values and of weights, of which 2^above was taken off
-    template <int DV>
-    __device__ void store(row_values<DV> & x, float sum, const float above, const int rotation, const int lane) const {
-        sum += exp2f(sink - above);
-        const float factor = sum > 0 ? 1 / sum : 0;
-#pragma unroll
-        for (float4 & v : x) {
-            v = make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor);
-        }
-        rotate_row(x, rotation, lane);
-#pragma unroll
-        for (int k = 0; k < (int)(sizeof(x) / sizeof(float4)); ++k) {
-            if (VALUES_OF_LANES * k + 4 * lane < DV) {
-                ((float4 *)out)[32 * k + lane] = x[k];
-            }
-        }
-    }
-};
-
 template <int DV>
 __device__ void get_row(row_values<DV> & x, const float * values, const int lane) {
 #pragma unroll
@@ -84,6 +52,20 @@ struct part_sums {
         add(v, weight);
     }
 
+    // as many parts: the total of each, of which a power of two was taken off, and its values; gives the largest power
+    template <typename TOTAL, typename VALUES>
+    __device__ float add_all(const int n, const int lane, const TOTAL & total_of, const VALUES & values_of) {
+        const float2 total = lane < n ? total_of(lane) : make_float2(NO_SCORE, 0);
+        const float above = warp_reduce_max(total.x);
+        const float weight = exp2f(total.x - above);
+        sum = warp_reduce_sum(weight * total.y);
+#pragma unroll 4
+        for (int i = 0; i < n; ++i) {
+            add(values_of(i), __shfl_sync(0xffffffff, weight, i), lane);
+        }
+        return above;
+    }
+
     __device__ void put(float * values, const int lane) const {
 #pragma unroll
         for (int k = 0; k < (int)(sizeof(x) / sizeof(float4)); ++k) {
@@ -94,11 +76,35 @@ struct part_sums {
     }
 };
 
+// where the row of a column of a stream goes, and the sink of its head
+struct output_row {
+    float * out;
+    float sink;
+
+    __device__ output_row(const merge_args & a, const int size_v, const int column, const int stream) {
+        const int of_head = a.n_query * a.group, head_kv = column / of_head, of_group = column - head_kv * of_head;
+        const int query = a.n_query == 1 ? 0 : of_group / a.group;
+        const int head = head_kv * a.group + of_group - query * a.group;
+        sink = a.sinks ? a.sinks[head] * LOG2_E : -INFINITY;
+        out = a.out + (((int64_t)stream * a.n_query + query) * a.n_head_kv * a.group + head) * size_v;
+    }
+
+    // by one warp: sums of which 2^above was taken off
+    template <int DV>
+    __device__ void store(part_sums<DV> & all, const float above, const int rotation, const int lane) const {
+        const float most = fmaxf(above, sink), kept = exp2f(above - most);
+        const float sum = all.sum * kept + exp2f(sink - most);
+        all.scale(sum > 0 ? kept / sum : 0);
+        rotate_row(all.x, rotation, lane);
+        all.put(out, lane);
+    }
+};
+
 // A block of threads has one column: a query of a query head. Each warp adds up some parts by the largest exponent
 // among them, so that it waits for memory once, and then all warps what they have.
 template <int DV>
 __global__ void __launch_bounds__(MERGE_WARPS * LANES) merge_parts(const merge_args a) {
-    constexpr int AT_A_TIME = DV <= 128 ? 12 : DV <= 256 ? 6 : 3;
+    constexpr int AT_A_TIME = DV <= 128 ? 9 : DV <= 256 ? 5 : 3;
     __shared__ float2 sums[MERGE_WARPS];
     __shared__ __align__(16) float values[MERGE_WARPS][DV];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -144,16 +150,10 @@ __global__ void __launch_bounds__(MERGE_WARPS * LANES) merge_parts(const merge_a
     sums[warp] = make_float2(above, mine.sum);
     __syncthreads();
     if (warp == 0) {
-        const float2 total = lane < MERGE_WARPS ? sums[lane] : make_float2(NO_SCORE, 0);
-        above = warp_reduce_max(fmaxf(total.x, row.sink));
-        const float weight = exp2f(total.x - above);
         part_sums<DV> all;
-        all.sum = warp_reduce_sum(weight * total.y);
-#pragma unroll 8
-        for (int i = 0; i < MERGE_WARPS; ++i) {
-            all.add(values[i], __shfl_sync(0xffffffff, weight, i), lane);
-        }
-        row.template store<DV>(all.x, all.sum, above, a.rotation, lane);
+        above = all.add_all(
+                MERGE_WARPS, lane, [&](const int i) { return sums[i]; }, [&](const int i) { return values[i]; });
+        row.template store<DV>(all, above, a.rotation, lane);
     }
 }
 

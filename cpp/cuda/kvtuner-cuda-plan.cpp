@@ -11,8 +11,7 @@ namespace kvtuner::cuda {
 namespace {
 
 constexpr int MOST_QUERIES = 16;
-constexpr int ALL_BANKS = 128;         // bytes of shared memory
-constexpr int MOST_OF_ONE_PART = 512;  // tokens
+constexpr int ALL_BANKS = 128;  // bytes of shared memory
 
 bool is_cache_type(ggml_type type) {
     return type == GGML_TYPE_F16 || type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q5_0 || type == GGML_TYPE_Q4_0 ||
@@ -332,6 +331,7 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rot
     launch.n_column_groups *= args.head_groups();
     args.by_heads = divisor_of(args.heads_of_block);
     args.by_groups = divisor_of(args.head_groups());
+    args.by_columns = divisor_of(args.columns_of_block(launch.tiles));
     launch.n_threads = LANES * args.n_warps();
     set_exact_lots(args, launch.n_stream);
     const int n_lots = args.n_exact_lots * args.exact_weight + args.cache.n_tokens / args.tokens_of_lot();

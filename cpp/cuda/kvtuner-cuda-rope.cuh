@@ -7,11 +7,11 @@ namespace kvtuner::cuda {
 
 // RoPE of pairs next to each other, or half of the turned values apart
 struct rope_args {
-    const int32_t * positions;  // of each row; null: no RoPE
+    const int32_t * positions;  // of each row, or null
     const float * factors;      // of each pair, by which frequencies are divided, or null
     float theta_scale, freq_scale, ext_factor, attn_factor;
     float corr_low, corr_high;
-    int n_turned;  // values of a head from its first on
+    int n_turned;  // values of a head from its first on; 0: no RoPE
     bool is_apart;
 };
 
@@ -29,16 +29,23 @@ inline __device__ float2 rope_turn(const rope_args & a, const int32_t position, 
     return make_float2(cosf(theta) * magnitude, sinf(theta) * magnitude);
 }
 
-// value i of a head whose values these are
-inline __device__ float rope_value(const rope_args & a, const int32_t position, const float * head, const int i) {
-    if (i >= a.n_turned) {
-        return head[i];
+// the pair that value i of a head, one of those that are turned, belongs to
+struct rope_pair {
+    int index, first, second;  // its values
+    bool is_second;
+
+    __device__ rope_pair(const rope_args & a, const int i) {
+        const int half = a.n_turned / 2;
+        index = a.is_apart ? i % half : i / 2;
+        first = a.is_apart ? index : 2 * index;
+        second = a.is_apart ? index + half : 2 * index + 1;
+        is_second = i == second;
     }
-    const int half = a.n_turned / 2, pair = a.is_apart ? i % half : i / 2;
-    const bool is_second = a.is_apart ? i >= half : i % 2 != 0;
-    const float first = head[a.is_apart ? pair : 2 * pair], second = head[a.is_apart ? pair + half : 2 * pair + 1];
-    const float2 turn = rope_turn(a, position, pair);
-    return is_second ? fmaf(first, turn.y, second * turn.x) : fmaf(first, turn.x, -(second * turn.y));
-}
+
+    __device__ float turned(const float * head, const float2 turn) const {
+        const float x = head[first], y = head[second];
+        return is_second ? fmaf(x, turn.y, y * turn.x) : fmaf(x, turn.x, -(y * turn.y));
+    }
+};
 
 }  // namespace kvtuner::cuda

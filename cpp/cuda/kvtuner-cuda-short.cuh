@@ -6,13 +6,34 @@
 
 namespace kvtuner::cuda {
 
+constexpr int MOST_UNITS = MOST_OF_ONE_PART / (8 * TOKENS);  // of 16 tokens, that a warp has
+
+// Whether the one query sees a token of those that this lane looks at: it has an eighth of one of the warp's units.
+inline __device__ bool sees_tokens(const attention_args & a, const block_place & at) {
+    if (a.n_query > 1) {
+        return true;
+    }
+    const int unit = at.sub + at.lane / 8 * a.sub_warps, token = unit * TOKENS + at.lane % 8 * 2;
+    if (token >= a.cache.n_tokens) {
+        return false;
+    }
+    const half2 mask = *(const half2 *)(a.cache.mask + at.stream * a.cache.mask_stream + token);
+    return !__hisinf(__low2half(mask)) || !__hisinf(__high2half(mask));
+}
+
+// `seen`: of all lanes
 template <int DK, int DV, int TILES>
-__device__ void add_cache(const attention_args & a, const block_place & at, column_sums<DK, DV, TILES> & sums) {
+__device__ void add_cache(const attention_args & a, const block_place & at, uint32_t seen,
+                          column_sums<DK, DV, TILES> & sums) {
+    static_assert(MOST_UNITS <= 4, "a lane has an eighth of a unit");
     const token_source & cache = a.cache;
     const char * k = cache.k.data + at.stream * cache.k.of.stream + at.first_head * cache.k.of.head;
     const char * v = cache.v.data + at.stream * cache.v.of.stream + at.first_head * cache.v.of.head;
 #pragma unroll 1
-    for (int token = at.sub * TOKENS; token < cache.n_tokens; token += a.tokens_of_lot()) {
+    for (int token = at.sub * TOKENS; token < cache.n_tokens; token += a.tokens_of_lot(), seen >>= 8) {
+        if ((seen & 0xff) == 0) {
+            continue;  // with exact ends these are all tokens of a short context
+        }
         token_rows rows;
         rows.key = k + (token + sums.g) * cache.k.of.token;
         rows.key_8 = rows.key + 8 * cache.k.of.token;
@@ -39,14 +60,18 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_short
     extern __shared__ __align__(128) char shared[];
     const block_place at(a, TILES * COLUMNS);
     const lot_range range(a);
+    uint2 * queries = (uint2 *)(shared + sum_bytes(DK, TILES));
+    clear_queries<DK, TILES>(a, queries);
+    __syncthreads();
     ggml_cuda_pdl_sync();
     ggml_cuda_pdl_lc();
 
-    auto sums = take_queries<DK, DV, TILES>(a, at, (uint2 *)(shared + sum_bytes(DK, TILES)), (float4 *)shared);
+    const bool sees = sees_tokens(a, at);
+    auto sums = take_queries<DK, DV, TILES>(a, at, queries, (float4 *)shared);
     add_exact_rows(a, at, range, sums);
     sums.q.shrink(a.high_k);
     sums.o.enter(a);
-    add_cache(a, at, sums);
+    add_cache(a, at, __ballot_sync(0xffffffff, sees), sums);
     sums.o.leave(a);
     wait_for_warps(a.n_warps());
     store_and_merge(a, at, /*is_one_part =*/true, (float *)shared, sums);

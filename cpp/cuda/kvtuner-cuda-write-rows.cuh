@@ -37,7 +37,7 @@ struct write_args {
     int row_length;
     int piece;  // values of a row that a warp takes
     int pieces_per_row;
-    int64_t n_pieces;
+    int n_pieces;
     bool is_rotated;
     float scale;
 };
@@ -102,13 +102,49 @@ struct low_bits {
     }
 };
 
+// shared memory of a warp
+struct write_room {
+    float values[MOST_VALUES];
+    float2 turns[MOST_VALUES];  // cosine and sine for each value, each read and written by one lane alone
+};
+
+// What turns the values of a row. Loops of RoPE are not unrolled: instructions take longer to come than to run.
+inline __device__ void find_turns(const rope_args & rope, const int64_t row, const int lane, float2 * turns) {
+    const int32_t position = rope.n_turned > 0 ? rope.positions[row] : 0;
+#pragma unroll 1
+    for (int i = lane; i < rope.n_turned; i += WARP) {
+        turns[i] = rope_turn(rope, position, rope_pair(rope, i).index);
+    }
+}
+
+template <int N>
+__device__ void turn(const rope_args & rope, float (&x)[N / WARP], const int lane, write_room & room) {
+#pragma unroll
+    for (int i = 0; i < N / WARP; ++i) {
+        room.values[i * WARP + lane] = x[i];
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (int i = lane; i < rope.n_turned; i += WARP) {
+        room.turns[i].x = rope_pair(rope, i).turned(room.values, room.turns[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < N / WARP; ++i) {
+        if (i * WARP + lane < rope.n_turned) {
+            x[i] = room.turns[i * WARP + lane].x;
+        }
+    }
+    __syncwarp();
+}
+
 // a warp takes a piece of N values of one row
 template <int N, typename formats>
-__device__ void write_piece(const write_args & args, const int64_t piece, const int lane, float * shared) {
+__device__ void write_piece(const write_args & args, const int piece, const int lane, write_room & room) {
     const int64_t row = piece / args.pieces_per_row;
-    const int at = (int)(piece % args.pieces_per_row) * N;
+    const int at = piece % args.pieces_per_row * N;
 
-    // neither the index nor factors nor center come from a kernel: they are read while the one before still runs
+    // neither the index nor factors nor center come from a kernel, nor positions: they are read while the one before
+    // still runs
     const int64_t cell = args.indices ? args.indices[row] : row;
     float factor[N / WARP], center[N / WARP];
 #pragma unroll
@@ -120,13 +156,20 @@ __device__ void write_piece(const write_args & args, const int64_t piece, const 
         }
     }
 
+    find_turns(args.rope, row, lane, room.turns);
+
     ggml_cuda_pdl_sync();
     const float * source = args.rows + row * args.stride + at;
     float x[N / WARP];
 #pragma unroll
     for (int i = 0; i < N / WARP; ++i) {
-        x[i] = args.rope.positions ? rope_value(args.rope, args.rope.positions[row], source, i * WARP + lane)
-                                   : source[i * WARP + lane];
+        x[i] = source[i * WARP + lane];
+    }
+    if (args.rope.n_turned > 0) {
+        turn<N>(args.rope, x, lane, room);
+    }
+#pragma unroll
+    for (int i = 0; i < N / WARP; ++i) {
         x[i] = x[i] * factor[i] * args.scale;
     }
     __syncwarp();  // the row may be stored where it is
@@ -144,14 +187,14 @@ __device__ void write_piece(const write_args & args, const int64_t piece, const 
             exact[i * WARP + lane] = __float2half_rn(x[i]);
         }
     }
-    formats::template store<N>(args, x, shared, lane, args.cache + cell * args.cache_stride, at);
+    formats::template store<N>(args, x, room.values, lane, args.cache + cell * args.cache_stride, at);
 }
 
 template <typename formats>
 __global__ void __launch_bounds__(WARP * WARPS_PER_BLOCK) write_rows(const KVTUNER_GRID_CONSTANT write_set set) {
-    __shared__ float shared[WARPS_PER_BLOCK][MOST_VALUES];
+    __shared__ write_room rooms[WARPS_PER_BLOCK];
     const write_args & args = set.of[blockIdx.y];
-    const int64_t piece = (int64_t)blockIdx.x * WARPS_PER_BLOCK + threadIdx.y;
+    const int piece = blockIdx.x * WARPS_PER_BLOCK + threadIdx.y;
     ggml_cuda_pdl_lc();
     if (piece >= args.n_pieces) {
         return;
@@ -159,7 +202,7 @@ __global__ void __launch_bounds__(WARP * WARPS_PER_BLOCK) write_rows(const KVTUN
     switch (args.piece) {
 #define KVTUNER_PIECE(N) \
     case N:              \
-        return write_piece<N, formats>(args, piece, threadIdx.x, shared[threadIdx.y]);
+        return write_piece<N, formats>(args, piece, threadIdx.x, rooms[threadIdx.y]);
         KVTUNER_PIECE(32)
         KVTUNER_PIECE(64)
         KVTUNER_PIECE(128)

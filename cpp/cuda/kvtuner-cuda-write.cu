@@ -138,7 +138,7 @@ struct all_formats {
 };
 
 static void launch(cudaStream_t stream, const write_set & set) {
-    int64_t most = 0;
+    int most = 0;
     for (const write_args & args : set.of) {
         most = std::max(most, args.n_pieces);
     }
@@ -196,7 +196,7 @@ static void set_pieces(write_args & args, int64_t row_length, int64_t n_rows, in
     args.row_length = (int)row_length;
     args.piece = (int)piece;
     args.pieces_per_row = (int)(row_length / piece);
-    args.n_pieces = n_rows * args.pieces_per_row;
+    args.n_pieces = (int)(n_rows * args.pieces_per_row);
 }
 
 static write_args args_of(const kvtuner_write & write) {
