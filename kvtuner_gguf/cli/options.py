@@ -104,6 +104,12 @@ _GOAL = (
         help="Plans judged whole: in a refinement at most [4, with kld prices 8], in all by the paper's method [200].",
     ),
     click.option(
+        "--storage",
+        metavar="PATH|URL",
+        help="Share the search of the paper's method: give the same command on every machine; --trials counts those of "
+        "all. A journal on a shared disk, or sqlite:///PATH, postgresql://..., mysql://...",
+    ),
+    click.option(
         "--evolve", type=int, default=0, show_default=True, help="Then evolve the front by so many trials of NSGA-II."
     ),
     click.option(

@@ -57,6 +57,7 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
         "n_points": options["points"],
         "fixed": parse_fixed(options["fix"]),
         "prices": options["prices"],
+        "storage": options["storage"],
     }
 
 

@@ -32,7 +32,7 @@ from kvtuner_gguf.tuning.prices import Prices, price, priced_pairs
 from kvtuner_gguf.tuning.profile import Profile, profile
 from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, Candidates, prune, prune_by_prices
 from kvtuner_gguf.tuning.scale import measure_scales
-from kvtuner_gguf.tuning.settings import Settings, facts_of
+from kvtuner_gguf.tuning.settings import Settings, facts_of, identity_of
 from kvtuner_gguf.tuning.work import Work
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -61,10 +61,7 @@ class Stages:
         self.show: Stage = stage or (lambda title: nullcontext(lambda done, total: None))
         self.backend = settings.backend.fitting(engine.shape)
         self.facts = facts_of(engine, text, settings)
-        ends = None if settings.ends is None else str(settings.ends)
-        centering = {"center": settings.center, "center_span": settings.span}
-        identity = {**self.facts, **centering, "scale": settings.center, "ends": ends, "model": engine.shape.to_json()}
-        self.work = Work(folder, identity, fresh)
+        self.work = Work(folder, identity_of(engine, self.facts, settings), fresh)
         torch.manual_seed(settings.seed)
         with self.show("load the reference model"):
             tokens = (settings.n_tokens, settings.n_ctx, settings.seed)

@@ -216,3 +216,30 @@ def test_a_text_within_the_ends_is_refused(tuning: Tuning) -> None:
     refused = tuning.run("a.json", "--ends", "4+128")
     assert refused.exit_code == 1
     assert "--ctx 32 is no more than the 132 positions of the exact ends 4+128:q8_0" in refused.output
+
+
+PAPER = ("--bits", "5", "--method", "paper", "--trials", "12")
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_who_joins_a_search_has_its_plan(kind: str, tuning: Tuning) -> None:
+    path = tuning.folder / "study"
+    storage = ("--storage", str(path) if kind == "journal" else f"sqlite:///{path}?timeout=60")
+    first, second = (tuning.plan(name, *PAPER, *storage) for name in ("first.json", "second.json"))
+    assert first == second
+    assert "study" not in first.decode()
+    fronts = [(tuning.folder / name / "front.json").read_bytes() for name in ("first.tune", "second.tune")]
+    assert fronts[0] == fronts[1]
+    (held_out,) = (tuning.folder / "second.tune" / "journal.jsonl").read_text().splitlines()
+    assert held_out.startswith('["held-out')
+    refused = tuning.run("third.json", *PAPER, *storage, "--bits", "4")
+    assert "holds a tuning with goal 5 bits per value, not 4 bits per value: choose another --storage" in refused.output
+    assert not list((tuning.folder / "third.tune").glob("*"))
+
+
+def test_a_storage_of_no_use_is_told_before_anything_is_measured(tuning: Tuning) -> None:
+    refused = tuning.run("a.json", *PAPER, "--storage", str(tuning.folder / "none" / "study.log"))
+    assert f"cannot write {tuning.folder}/none/study.log: No such file" in refused.output
+    assert not (tuning.folder / "a.tune").exists()
+    refused = tuning.run("a.json", "--bits", "5", "--storage", str(tuning.folder / "study.log"))
+    assert "--storage shares the search of --method paper" in refused.output
