@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kvtuner_gguf.engine.devices import chosen_devices
 from kvtuner_gguf.engine.llama.devices import offered_backend
-from kvtuner_gguf.engine.opening import open_engine
+from kvtuner_gguf.engine.opening import open_engines
 from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.errors import about
 from kvtuner_gguf.evaluation import by_either
@@ -49,16 +50,19 @@ def tune(
     plan. Keys are centered unless ``center`` is false or the model forbids it. ``ends``, such as ``"4+128:q8_0"``, the
     default, or ``"none"``, are read exactly, and count in the bits of a context of ``for_ctx`` tokens.
     The ``engine``, ``"torch"`` on ``device`` or the built llama.cpp, ``"llama"``, runs with ``threads``; ``"auto"`` is
-    torch where it has the architecture and the memory. The folder ``work`` keeps what is finished, so that an
-    interrupted call goes on there.
+    torch where it has the architecture and the memory. Several devices, such as ``"cuda:0,cuda:1"``, share the layers,
+    each in a process of its own: a script then needs the guard of `multiprocessing`, ``if __name__ == "__main__"``.
+    The folder ``work`` keeps what is finished, so that an interrupted call goes on there.
 
     Raises `KvtunerError` where the engine cannot load the model, no plan fits, or what tuning needs is not installed.
     """
     import_torch(threads)
     from kvtuner_gguf.tuning.calibration import Texts
+    from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.settings import Settings, check_goal
     from kvtuner_gguf.tuning.tuner import Tuner
 
+    devices = chosen_devices(device, None, engine)
     headers = read_model(model)
     shape = model_shape(headers)
     settings = Settings(
@@ -73,7 +77,9 @@ def tune(
     check_goal(settings, shape)
     texts = Texts((fetch_text(TUNING_TEXT) if text is None else Path(text),), (1.0,))
     folder = None if work is None else Path(work)
-    return Tuner(open_engine(Path(model), shape, device, threads, engine), texts, settings, folder).run().plan
+    opened, helpers = open_engines(Path(model), shape, devices, threads, engine)
+    with Crew(helpers) as crew:
+        return Tuner(opened, texts, settings, folder, crew=crew).run().plan
 
 
 def evaluate(

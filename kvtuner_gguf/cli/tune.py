@@ -14,6 +14,7 @@ from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import make_settings
 from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json
+from kvtuner_gguf.engine.devices import chosen_devices
 
 if TYPE_CHECKING:
     from kvtuner_gguf.evaluation.rows import Row
@@ -76,17 +77,20 @@ def tune_command(
     fresh = options.pop("fresh")
     folder = work or out.with_suffix(".tune")
     check_search_outputs(out, png, inputs=[model, tasks], work=folder, texts=options["texts"])
+    devices = chosen_devices(options["device"], options["gpus"], options["engine"])
     shape, settings = make_settings(model, options)
-    from kvtuner_gguf.engine.opening import open_engine
+    from kvtuner_gguf.engine.opening import open_engines
     from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.settings import check_goal
     from kvtuner_gguf.tuning.tuner import Tuner
 
     check_goal(settings, shape)
     text = texts_of(options["texts"])
     with _task_judge(model, options["objective"], tasks, n_tasks, options["threads"]) as by_tasks:
-        engine = open_engine(model, shape, options["device"], options["threads"], options["engine"])
-        tuned = Tuner(engine, text, settings, folder, fresh, step_progress).run(by_tasks)
+        engine, helpers = open_engines(model, shape, devices, options["threads"], options["engine"])
+        with Crew(helpers) as crew:
+            tuned = Tuner(engine, text, settings, folder, fresh, step_progress, crew).run(by_tasks)
     tuned.plan.save(out)
     if png is not None:
         from kvtuner_gguf.report.fronts import save_front_chart

@@ -117,7 +117,7 @@ def facts_of(engine: Engine, texts: Texts, settings: Settings) -> dict[str, Any]
         "text_tokens": settings.n_tokens // settings.n_ctx * settings.n_ctx,
         "n_ctx": settings.n_ctx,
         "seed": settings.seed,
-        "device": engine.device,
+        "device": engine.device.partition(":")[0],  # one GPU measures as the others do
     }
 
 

@@ -19,6 +19,7 @@ from kvtuner_gguf.plan.plan import Plan, of_caches
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.calibration import Texts
 from kvtuner_gguf.tuning.cluster import Groups
+from kvtuner_gguf.tuning.crew import Crew
 from kvtuner_gguf.tuning.fixed import fixed_facts
 from kvtuner_gguf.tuning.genetic import GeneticSettings, ladder
 from kvtuner_gguf.tuning.genetic import search as genetic_search
@@ -52,7 +53,7 @@ class Tuner:
     """The plan of the model of ``engine`` on ``text``; its stages are `Stages`.
 
     The same settings give the same plan, after an interruption, too. Raises `KvtunerError` where the model cannot be
-    loaded, or ``folder`` holds another tuning.
+    loaded, or ``folder`` holds another tuning. What a ``crew`` can measure side by side it does.
     """
 
     def __init__(
@@ -63,13 +64,14 @@ class Tuner:
         folder: Path | None = None,
         fresh: bool = False,
         stage: Stage | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self._settings = settings
         self._tuning = {**identity_of(engine, facts_of(engine, text, settings), settings), "goal": str(settings.goal)}
         self._shared = None if settings.storage is None else SharedStudy(settings.storage)
         if self._shared is not None:  # what stands against it is told before anything is measured
             self._shared.check(self._tuning)
-        self._stages = Stages(engine, text, settings, folder, fresh, stage)
+        self._stages = Stages(engine, text, settings, folder, fresh, stage, crew)
         centers = self._stages.centers
         self._sizes = settings.goal.sizes(engine.shape, settings.ends, centers.span if centers else None)
 
@@ -98,7 +100,9 @@ class Tuner:
             budget = goal.budget(self._sizes)
             point = search.below(goal.ceiling, progress) if budget is None else search.within(budget, progress)
         with stages.show("find the front") as progress:
-            points = sweep(ledger, prices, layers, self._sizes, self._settings.n_points, progress)
+            given = (prices, layers, self._sizes, self._settings.n_points)
+            stages.ahead(lambda judge: sweep(judge, *given), progress)
+            points = sweep(ledger, *given, progress)
         front = front_of([*points, point], self._sizes, stages.facts)
         if self._settings.evolve:
             front = self._evolved(front)
