@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, parent_process
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
@@ -210,7 +211,8 @@ def _entries(pairs: Sequence[Pair], bench: Bench) -> list[tuple[str, Any]]:
 
 def _serve(pipe: connection.Connection, helper: Helper) -> None:
     """What another process does: answer until nobody asks."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the process that has started it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # that is for the process that has started it, with which it ends
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if helper.device.visible is not None:
         os.environ[VISIBLE] = helper.device.visible
     try:
@@ -224,6 +226,13 @@ def _serve(pipe: connection.Connection, helper: Helper) -> None:
         pipe.send_bytes(pickle.dumps((False, str(err))))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass
+
+
+def _end_with_parent() -> None:
+    """Whatever is being measured: nobody waits for it, and it takes the memory of a device."""
+    if (parent := parent_process()) is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _check_alike(engine: Engine, versions: dict[str, str]) -> None:

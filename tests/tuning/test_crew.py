@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +53,18 @@ class Other(MadeUp):
 class Broken(MadeUp):
     def capture(self, tokens, see) -> None:
         raise KvtunerError("no room for this model: take a smaller one")
+
+
+class Endless(MadeUp):
+    """Writes down its process, and measures for ever."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def capture(self, tokens, see) -> None:
+        self.path.write_text(f"{os.getpid()}\n")
+        time.sleep(600)
 
 
 class Seeing(MadeUp):
@@ -103,6 +117,35 @@ def test_one_that_is_killed_ends_the_tuning_which_then_goes_on(text: Path, tmp_p
 def test_what_is_known_starts_no_process(text: Path, tmp_path: Path) -> None:
     first = tune(text, tmp_path / "work", Helper(CPU, MadeUp))
     assert tune(text, tmp_path / "work", Helper(CPU, partial(pytest.fail, "opened"))).plan == first.plan
+
+
+def tune_for_ever(text: Path, path: Path) -> None:
+    tune(text, None, Helper(CPU, partial(Endless, path)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux for a process")
+def test_the_others_end_with_a_process_that_is_killed(text: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    parent = multiprocessing.get_context("spawn").Process(target=tune_for_ever, args=(text, path))
+    parent.start()
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"))
+    parent.kill()
+    parent.join()
+    wait_until(lambda: not runs(int(path.read_text())))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize(

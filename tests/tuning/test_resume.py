@@ -138,7 +138,7 @@ def test_the_stages_one_by_one_give_what_tune_gives(tuning: Tuning) -> None:
     options = ["--text", str(tuning.text), "--tokens", "64", "--ctx", "32", "--candidates", TYPES, "--ends", "2+4"]
     names = [str(tuning.folder / f"{name}.json") for name in ("profile", "candidates", "groups", "plan", "front")]
     profile, candidates, groups, plan, front = names
-    model = str(tuning.model)
+    model, study = str(tuning.model), str(tuning.folder / "study.log")
     small = ["--bits", "4", "--points", "5", "--prices", "kld"]
     for command in (
         ["profile", model, "-o", profile, *options],
@@ -152,7 +152,7 @@ def test_the_stages_one_by_one_give_what_tune_gives(tuning: Tuning) -> None:
     for command in (
         ["prune", profile, "-o", candidates, "--rule", "paper"],
         ["cluster", profile, candidates, "-o", groups],
-        ["search", model, profile, groups, "-o", plan, "--bits", "4", "--trials", "10", *options],
+        ["search", model, profile, groups, "-o", plan, "--bits", "4", "--trials", "10", "--storage", study, *options],
     ):
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 0, result.output
