@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,10 +73,11 @@ def tune_command(
     A budget in bits or MiB counts exact ends and tables of turned centers, too.
 
     What is finished is kept in the folder OUT.tune (see --work): an interrupted tuning goes on where it was, another
-    goal for the same model takes the profile and the prices from there.
+    goal for the same model takes the profile and the prices from there. With --storage that is OUT.HOST.tune.
     """
     fresh = options.pop("fresh")
-    folder = work or out.with_suffix(".tune")
+    host = f".{socket.gethostname()}" if options["storage"] else ""  # the others may write beside this one
+    folder = work or out.with_suffix(f"{host}.tune")
     check_search_outputs(out, png, inputs=[model, tasks], work=folder, texts=options["texts"])
     devices = chosen_devices(options["device"], options["gpus"], options["engine"])
     shape, settings = make_settings(model, options)

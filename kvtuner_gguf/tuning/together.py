@@ -55,7 +55,9 @@ class SharedStudy:
         if before is None:
             return
         if found := difference({key: before.get(key) for key in identity}, json.loads(json.dumps(identity))):
-            raise KvtunerError(f"{shown(self.url)} holds a tuning with {found}: choose another --storage")
+            # of a layer at the edge of two groups other processors may think otherwise
+            like = ", or search with the same profile and groups as the others" if found.startswith("group") else ""
+            raise KvtunerError(f"{shown(self.url)} holds a tuning with {found}: choose another --storage{like}")
 
     def claim(self, identity: Mapping[str, Any], begin: Iterable[Mapping[str, int]]) -> None:
         """Have the study be of ``identity``, and begin it with the plans ``begin``, unless another worker has."""

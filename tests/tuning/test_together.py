@@ -143,7 +143,7 @@ def test_another_tuning_is_refused_by_name(storage: str) -> None:
     with pytest.raises(KvtunerError, match=r"study\.\w+ holds a tuning with text a\.txt, not b\.txt: choose another"):
         shared.check({**TUNING, "text": "b.txt"})
     groups = shared.study.user_attrs[IDENTITY]["group"]
-    with pytest.raises(KvtunerError, match=r"with group 4 layers 4 of q4_0/q4_0.*, not layers 4 of f16"):
+    with pytest.raises(KvtunerError, match=r"group 4 layers 4 of q4_0/q4_0.*, not layers 4 of f16: .* same profile"):
         shared.check({**TUNING, "group": {**groups, "4": "layers 4 of f16"}})
 
 
