@@ -55,6 +55,10 @@ class Ledger:
         """Say that later plans differ little from ``pairs``: their forwards restart there."""
         self._base = tuple(pairs)
 
+    def has(self, pairs: Sequence[Pair]) -> bool:
+        """Whether the mean KLD of ``pairs`` is in the journal."""
+        return " ".join([self._name, *map(str, pairs)]) in self._journal
+
     def _ready(self) -> TokenJudge:
         if self._judge is None:
             self._judge = self._make()

@@ -19,6 +19,7 @@ from kvtuner_gguf.plan.plan import Plan, of_caches
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.calibration import Texts
 from kvtuner_gguf.tuning.cluster import Groups
+from kvtuner_gguf.tuning.crew import Crew
 from kvtuner_gguf.tuning.fixed import fixed_facts
 from kvtuner_gguf.tuning.genetic import GeneticSettings, ladder
 from kvtuner_gguf.tuning.genetic import search as genetic_search
@@ -27,8 +28,9 @@ from kvtuner_gguf.tuning.prices import Prices
 from kvtuner_gguf.tuning.profile import Profile
 from kvtuner_gguf.tuning.prune import Candidates
 from kvtuner_gguf.tuning.search import Search, front_of, sweep
-from kvtuner_gguf.tuning.settings import Settings
+from kvtuner_gguf.tuning.settings import Settings, facts_of, identity_of
 from kvtuner_gguf.tuning.stages import Stage, Stages
+from kvtuner_gguf.tuning.together import SharedStudy, search_together
 from kvtuner_gguf.tuning.windows import left_facts
 
 
@@ -52,7 +54,7 @@ class Tuner:
     """The plan of the model of ``engine`` on ``text``; its stages are `Stages`.
 
     The same settings give the same plan, after an interruption, too. Raises `KvtunerError` where the model cannot be
-    loaded, or ``folder`` holds another tuning.
+    loaded, or ``folder`` holds another tuning. What a ``crew`` can measure side by side it does.
     """
 
     def __init__(
@@ -63,9 +65,14 @@ class Tuner:
         folder: Path | None = None,
         fresh: bool = False,
         stage: Stage | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self._settings = settings
-        self._stages = Stages(engine, text, settings, folder, fresh, stage)
+        self._tuning = {**identity_of(engine, facts_of(engine, text, settings), settings), "goal": str(settings.goal)}
+        self._shared = None if settings.storage is None else SharedStudy(settings.storage)
+        if self._shared is not None:  # what stands against it is told before anything is measured
+            self._shared.check(self._tuning)
+        self._stages = Stages(engine, text, settings, folder, fresh, stage, crew)
         centers = self._stages.centers
         self._sizes = settings.goal.sizes(engine.shape, settings.ends, centers.span if centers else None)
 
@@ -94,7 +101,9 @@ class Tuner:
             budget = goal.budget(self._sizes)
             point = search.below(goal.ceiling, progress) if budget is None else search.within(budget, progress)
         with stages.show("find the front") as progress:
-            points = sweep(ledger, prices, layers, self._sizes, self._settings.n_points, progress)
+            given = (prices, layers, self._sizes, self._settings.n_points)
+            stages.ahead(lambda judge: sweep(judge, *given), progress)
+            points = sweep(ledger, *given, progress)
         front = front_of([*points, point], self._sizes, stages.facts)
         if self._settings.evolve:
             front = self._evolved(front)
@@ -106,7 +115,8 @@ class Tuner:
         stages = self._stages
         groups = Groups.singletons(stages.candidates)
         with stages.show("evolve the front") as progress:
-            points = self._genetic(groups, self._settings.evolve, [point.pairs for point in front.points], progress)
+            seeds = [point.pairs for point in front.points]
+            points = self._genetic(groups, self._settings.evolve, seeds, progress, stages.ledger.kld)
         priced = [replace(point, priced=stages.prices.plan(point.pairs)) for point in points]
         return front_of([*front.points, *priced], self._sizes, stages.facts)
 
@@ -116,7 +126,7 @@ class Tuner:
         trials: int,
         seeds: Sequence[Sequence[Pair]],
         progress: Progress,
-        loss: Callable[[Sequence[Pair]], float] | None = None,
+        loss: Callable[[Sequence[Pair]], float],
     ) -> tuple[Point, ...]:
         budget, stages = self._settings.goal.budget(self._sizes), self._stages
         bits = None if budget is None else self._sizes.bits(budget)
@@ -125,7 +135,9 @@ class Tuner:
         )
         storage = stages.work.file("optuna.log")
         groups = replace(groups, model=self._sizes.shape)
-        return genetic_search(groups, loss or stages.ledger.kld, settings, storage, seeds, progress, self._sizes)
+        if self._shared is not None:
+            return search_together(self._shared, self._tuning, groups, loss, settings, seeds, progress, self._sizes)
+        return genetic_search(groups, loss, settings, storage, seeds, progress, self._sizes)
 
     def _chosen(self, front: Front) -> Point:
         goal = self._settings.goal
@@ -138,6 +150,7 @@ class Tuner:
     def _paper(self, by_tasks: TaskJudge | None) -> Tuned:
         """The plan by groups of layers and a genetic search, as in the paper."""
         loss, stages = self._loss(by_tasks), self._stages
+        self._tuning["objective"] = self._settings.objective if by_tasks is None else f"failed {by_tasks.name}"
         with stages.show(f"search {self._settings.goal}") as progress:
             trials, groups = stages.n_trials, stages.groups
             points = self._genetic(groups, trials, ladder(groups, max(1, trials // 10)), progress, loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,7 @@ def test_the_stages_one_by_one_give_what_tune_gives(tuning: Tuning) -> None:
     options = ["--text", str(tuning.text), "--tokens", "64", "--ctx", "32", "--candidates", TYPES, "--ends", "2+4"]
     names = [str(tuning.folder / f"{name}.json") for name in ("profile", "candidates", "groups", "plan", "front")]
     profile, candidates, groups, plan, front = names
-    model = str(tuning.model)
+    model, study = str(tuning.model), str(tuning.folder / "study.log")
     small = ["--bits", "4", "--points", "5", "--prices", "kld"]
     for command in (
         ["profile", model, "-o", profile, *options],
@@ -175,7 +176,7 @@ def test_the_stages_one_by_one_give_what_tune_gives(tuning: Tuning) -> None:
     for command in (
         ["prune", profile, "-o", candidates, "--rule", "paper"],
         ["cluster", profile, candidates, "-o", groups],
-        ["search", model, profile, groups, "-o", plan, "--bits", "4", "--trials", "10", *options],
+        ["search", model, profile, groups, "-o", plan, "--bits", "4", "--trials", "10", "--storage", study, *options],
     ):
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 0, result.output
@@ -239,3 +240,30 @@ def test_a_text_within_the_ends_is_refused(tuning: Tuning) -> None:
     refused = tuning.run("a.json", "--ends", "4+128")
     assert refused.exit_code == 1
     assert "--ctx 32 is no more than the 132 positions of the exact ends 4+128:q8_0" in refused.output
+
+
+PAPER = ("--bits", "5", "--method", "paper", "--trials", "12")
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_who_joins_a_search_has_its_plan(kind: str, tuning: Tuning) -> None:
+    path = tuning.folder / "study"
+    storage = ("--storage", str(path) if kind == "journal" else f"sqlite:///{path}?timeout=60")
+    first, second = (tuning.plan(name, *PAPER, *storage) for name in ("first.json", "second.json"))
+    assert first == second
+    assert "study" not in first.decode()
+    works = [tuning.folder / f"{name}.{socket.gethostname()}.tune" for name in ("first", "second", "third")]
+    assert (works[0] / "front.json").read_bytes() == (works[1] / "front.json").read_bytes()
+    (held_out,) = (works[1] / "journal.jsonl").read_text().splitlines()
+    assert held_out.startswith('["held-out')
+    refused = tuning.run("third.json", *PAPER, *storage, "--bits", "4")
+    assert "holds a tuning with goal 5 bits per value, not 4 bits per value: choose another --storage" in refused.output
+    assert not works[2].exists()
+
+
+def test_a_storage_of_no_use_is_told_before_anything_is_measured(tuning: Tuning) -> None:
+    refused = tuning.run("a.json", *PAPER, "--storage", str(tuning.folder / "none" / "study.log"))
+    assert f"cannot write {tuning.folder}/none/study.log: No such file" in refused.output
+    assert not list(tuning.folder.glob("a.*"))
+    refused = tuning.run("a.json", "--bits", "5", "--storage", str(tuning.folder / "study.log"))
+    assert "--storage shares the search of --method paper" in refused.output
