@@ -27,9 +27,9 @@ class Journal:
         if path is not None and path.exists():
             self._read(path)
 
-    def remember(self, key: str, measure: Callable[[], Any]) -> Any:
-        """The value of ``key``: from before, or else of ``measure``."""
-        if key not in self._values:
+    def remember(self, key: str, measure: Callable[[], Any], fits: Callable[[Any], bool] = lambda _: True) -> Any:
+        """The value of ``key``: from before, if it ``fits``, or else of ``measure``."""
+        if key not in self._values or not fits(self._values[key]):
             value = measure()
             self._append([key, value])
             self._values[key] = value

@@ -5,7 +5,7 @@ What a stage has finished is kept in the folder of the tuning (`kvtuner_gguf.tun
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -72,7 +72,9 @@ class Stages:
         self.centers = self._center() if settings.center else None
         self.scales = self._scale() if settings.center else None
         self.ledger = Ledger(
-            lambda: engine.judge(self.texts.tuning, self.centers, settings.ends, self.scales), self.work.journal
+            lambda: engine.judge(self.texts.tuning, self.centers, settings.ends, self.scales),
+            self.work.journal,
+            n_chunks=len(self.texts.tuning),
         )
 
     def take(self, profile: Profile, candidates: Candidates, groups: Groups | None = None) -> None:
@@ -87,6 +89,18 @@ class Stages:
         self.profile, self.candidates = profile, self._with_fixed(candidates)
         if groups is not None:
             self.groups = groups
+
+    @cached_property
+    def noise_floor(self) -> float:
+        """The mean KLD in nats between two runs of the tuning text that should be alike; 0 by an exact engine."""
+        if self.engine.is_exact:
+            return 0.0
+        with self.show("measure the noise floor"):
+            return self.work.journal.remember("noise floor", lambda: self.engine.noise_floor(self.texts.tuning))
+
+    def noise(self, one: Sequence[Pair], other: Sequence[Pair]) -> float:
+        """What a plan must win over another one to be preferred, besides the share that is always asked for."""
+        return 0.0 if self.engine.is_exact else max(self.noise_floor, self.ledger.paired_error(one, other))
 
     @property
     def by_fisher(self) -> bool:
@@ -182,6 +196,7 @@ class Stages:
         names, profiled = self.names, self.profile
         with self.show("price layers") as progress:
             made = price(self.ledger, profiled, names, self.settings.n_rungs, progress)  # its KLDs are in the journal
+        made = replace(made, provenance={**made.provenance, "noise_floor": self.noise_floor})
         return self.work.stage("prices", Prices.from_json, lambda: made, made.__eq__)
 
     @cached_property

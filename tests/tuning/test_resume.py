@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from kvtuner_gguf.cli import main
 from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.ends import ENDS_CTX, Ends
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.report.numbers import with_error
 from kvtuner_gguf.tuning.journal import Journal
 
 N_LAYER = 3
@@ -96,6 +98,17 @@ def test_killed_anywhere_it_goes_on_to_the_same_plan(
             kills += 1
     assert kills > 2
     assert killed == whole
+
+
+@pytest.mark.parametrize("prices", ["fisher", "kld"])
+def test_the_report_says_how_sure_it_is(prices: str, tuning: Tuning) -> None:
+    command = ("a.json", "--bits", "4", "--prices", prices)
+    said = tuning.run(*command).output
+    loss, error = (Plan.load(tuning.folder / "a.json").provenance[name] for name in ("loss_tuning", "loss_tuning_se"))
+    assert f"KLD {with_error(loss, error)} on the tuning text, noise floor 0\n" in said
+    data = json.loads(tuning.run(*command, "--json").stdout)
+    assert (data["loss_tuning"], data["loss_tuning_se"], data["noise_floor"]) == (loss, error, 0)
+    assert 0 < data["held_out"][0]["kld_se"] < data["held_out"][0]["kld_mean"]
 
 
 def test_another_goal_measures_nothing_twice(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
