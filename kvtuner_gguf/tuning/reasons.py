@@ -7,6 +7,7 @@ from statistics import median
 
 from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.report.numbers import with_error
 from kvtuner_gguf.tuning.prices import Prices
 
 
@@ -27,7 +28,7 @@ def _side(
     for il, name in enumerate(names):
         if bits[il] > cache_type(usual).bits_per_value:
             cost = prices[il][usual]
-            shown = f"{cost:.2g} +- {errors[il][usual]:.1g}" if errors else f"{cost:.2g}"
+            shown = with_error(cost, errors[il][usual]) if errors else f"{cost:.2g}"
             found.append((cost, _sentence(f"layer {il}: {what} have {name}: in {usual}", shown, cost, typical)))
     return found
 

@@ -264,5 +264,5 @@ def test_a_file_of_prices_without_them_is_read() -> None:
 
 def test_reasons_say_how_sure_a_price_is() -> None:
     pairs = [Pair("q8_0", "q4_0"), Pair("q4_0", "q4_0"), Pair("q4_0", "q4_0")]
-    assert "a KLD of 0.1 +- 0.01, 1.0 times" in reasons(pairs, KNOWN)[0]
+    assert "a KLD of 0.10 +- 0.01, 1.0 times" in reasons(pairs, KNOWN)[0]
     assert "a KLD of 0.1, 1.0 times" in reasons(pairs, replace(KNOWN, k_se=(), v_se=()))[0]
