@@ -70,6 +70,9 @@ def tune_command(
     layers refine it. Text that was held out judges it, in the engine and in the built llama.cpp with the weights of
     the file.
 
+    Standard errors say how sure losses are, and the noise floor how far two runs differ that should be alike: in
+    llama.cpp no trade is made that wins less than either. Torch, in float32, counts as exact.
+
     A budget in bits or MiB counts exact ends and tables of turned centers, too.
 
     What is finished is kept in the folder OUT.tune (see --work): an interrupted tuning goes on where it was, another

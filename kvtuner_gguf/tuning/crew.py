@@ -10,7 +10,7 @@ import pickle
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from multiprocessing import connection, get_context, parent_process
@@ -53,35 +53,21 @@ class Bench:
     def judge(self) -> TokenJudge:
         return self.engine.judge(self.tokens, self.centers, self.ends, self.scales)
 
-    def entries(self, pairs: Sequence[Pair]) -> list[tuple[str, Any]]:
-        """What a journal has of the KLD of ``pairs``."""
-        self._told.entries.clear()
-        self._ledger.kld(pairs)
-        return list(self._told.entries)
+    def ledger(self, journal: Journal) -> Ledger:
+        return Ledger(self.judge, journal, n_chunks=len(self.tokens))
+
+    def measured(self, pairs: Sequence[Pair]) -> Mapping[str, Any]:
+        """What a ledger keeps of ``pairs``."""
+        return self._own.measured(pairs)
 
     @cached_property
-    def _told(self) -> _Told:
-        return _Told()
-
-    @cached_property
-    def _ledger(self) -> Ledger:
-        return Ledger(self.judge, self._told)
-
-
-class _Told(Journal):
-    """Keeps no more than the last entries, for another process to write them down."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.entries: list[tuple[str, Any]] = []
-
-    def remember(self, key: str, measure: Callable[[], Any]) -> Any:
-        self.entries.append((key, measure()))
-        return self.entries[-1][1]
+    def _own(self) -> Ledger:
+        """Of another process, which keeps nothing in a file."""
+        return self.ledger(Journal())
 
 
 class Asked:
-    """A `kvtuner_gguf.tuning.judges.Judge` that measures nothing, and knows what it was asked for."""
+    """A `kvtuner_gguf.tuning.judges.ErrorJudge` that measures nothing, and knows what it was asked for."""
 
     def __init__(self) -> None:
         self.plans: list[tuple[Pair, ...]] = []
@@ -89,6 +75,10 @@ class Asked:
     def kld(self, pairs: Sequence[Pair]) -> float:
         self.plans.append(tuple(pairs))
         return 1.0
+
+    def standard_error(self, pairs: Sequence[Pair]) -> float:
+        self.plans.append(tuple(pairs))
+        return 0.0
 
     def settle(self, pairs: Sequence[Pair]) -> None:
         pass
@@ -123,10 +113,8 @@ class Crew:
         found = [call(bench, shares[0], progress), *(member.receive() for member in members)]
         return [found[il % len(shares)] for il in range(n_layer)]
 
-    def klds(
-        self, bench: Bench, plans: Iterable[Sequence[Pair]], ledger: Ledger, journal: Journal, progress: Progress
-    ) -> None:
-        """Have the KLDs of ``plans`` in ``journal``, which is that of ``ledger``; each is there as soon as it is known.
+    def klds(self, bench: Bench, plans: Iterable[Sequence[Pair]], ledger: Ledger, progress: Progress) -> None:
+        """Have the KLDs of ``plans`` and their standard errors in ``ledger``, each as soon as it is known.
 
         Raises `KvtunerError` as `by_layers`.
         """
@@ -136,12 +124,11 @@ class Crew:
         while todo or any(member.n_asked for member in members):
             for member in members:
                 while todo and member.n_asked < AHEAD:
-                    member.send(partial(_entries, todo.popleft()))
+                    member.send(partial(_measured, todo.popleft()))
             if todo:
-                ledger.kld(todo.popleft())
+                ledger.measured(todo.popleft())
             for member in _answering([member for member in members if member.n_asked], wait=not todo):
-                for key, value in member.receive():
-                    journal.remember(key, lambda value=value: value)
+                ledger.keep(*member.receive())
             progress(len(plans) - len(todo) - sum(member.n_asked for member in members), len(plans))
 
     def _started(self, bench: Bench) -> list[_Member]:
@@ -205,8 +192,8 @@ def _answering(members: Sequence[_Member], wait: bool) -> list[_Member]:
     return [member for member in members if member.pipe in ready]
 
 
-def _entries(pairs: Sequence[Pair], bench: Bench) -> list[tuple[str, Any]]:
-    return bench.entries(pairs)
+def _measured(pairs: Sequence[Pair], bench: Bench) -> tuple[Sequence[Pair], Mapping[str, Any]]:
+    return pairs, bench.measured(pairs)
 
 
 def _serve(pipe: connection.Connection, helper: Helper) -> None:

@@ -27,7 +27,7 @@ from kvtuner_gguf.tuning.crew import Asked, Bench, Crew
 from kvtuner_gguf.tuning.fisher import fisher_prices
 from kvtuner_gguf.tuning.fixed import check_fixed, fixed_facts, with_fixed
 from kvtuner_gguf.tuning.given import can_leave, check_given, types_given
-from kvtuner_gguf.tuning.judges import Judge, Ledger
+from kvtuner_gguf.tuning.judges import ErrorJudge
 from kvtuner_gguf.tuning.prices import Prices, price, priced_pairs
 from kvtuner_gguf.tuning.profile import Profile, profile
 from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, Candidates, prune, prune_by_prices
@@ -71,14 +71,14 @@ class Stages:
         self.centers = self._center() if settings.center else None
         self.scales = self._scale() if settings.center else None
         self.bench = Bench(engine, self.texts.tuning, self.centers, settings.ends, self.scales)
-        self.ledger, self._crew = Ledger(self.bench.judge, self.work.journal), crew or Crew()
+        self.ledger, self._crew = self.bench.ledger(self.work.journal), crew or Crew()
 
-    def ahead(self, ask: Callable[[Judge], object], progress: Progress) -> None:
+    def ahead(self, ask: Callable[[ErrorJudge], object], progress: Progress) -> None:
         """Have several devices measure the plans for which ``ask`` asks a judge, whatever that answers."""
         if self._crew:
             asked = Asked()
             ask(asked)
-            self._crew.klds(self.bench, asked.plans, self.ledger, self.work.journal, progress)
+            self._crew.klds(self.bench, asked.plans, self.ledger, progress)
 
     def take(self, profile: Profile, candidates: Candidates, groups: Groups | None = None) -> None:
         """Go on from stages that were run before, for this model and these texts; the types are those of the profile.
@@ -94,6 +94,18 @@ class Stages:
         self.profile, self.candidates = profile, self._with_fixed(candidates)
         if groups is not None:
             self.groups = groups
+
+    @cached_property
+    def noise_floor(self) -> float:
+        """The mean KLD in nats between two runs of the tuning text that should be alike; 0 by an exact engine."""
+        if self.engine.is_exact:
+            return 0.0
+        with self.show("measure the noise floor"):
+            return self.work.journal.remember("noise floor", lambda: self.engine.noise_floor(self.texts.tuning))
+
+    def noise(self, one: Sequence[Pair], other: Sequence[Pair]) -> float:
+        """What a plan must win over another one to be preferred, besides the share that is always asked for."""
+        return 0.0 if self.engine.is_exact else max(self.noise_floor, self.ledger.paired_error(one, other))
 
     @property
     def fixed(self) -> dict[int, Pair]:
@@ -192,10 +204,11 @@ class Stages:
         return self.work.stage("fisher", Prices.from_json, measure, lambda found: found.has(names)).only(names)
 
     def _measured_prices(self) -> Prices:
-        names, profiled = self.names, self.profile
+        given = (self.profile, self.names, self.settings.n_rungs)
         with self.show("price layers") as progress:
-            self.ahead(lambda judge: price(judge, profiled, names, self.settings.n_rungs), progress)
-            made = price(self.ledger, profiled, names, self.settings.n_rungs, progress)  # its KLDs are in the journal
+            self.ahead(lambda judge: price(judge, *given), progress)
+            made = price(self.ledger, *given, progress)  # its KLDs are in the journal
+        made = replace(made, provenance={**made.provenance, "noise_floor": self.noise_floor})
         return self.work.stage("prices", Prices.from_json, lambda: made, made.__eq__)
 
     @cached_property

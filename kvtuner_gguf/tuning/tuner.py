@@ -38,7 +38,8 @@ from kvtuner_gguf.tuning.windows import left_facts
 class Tuned:
     """The plan with what led to it; ``prices`` is None with the paper's method.
 
-    ``loss_tuning``: the objective on the tuning text, for KLD the mean in nats per token against the exact model.
+    ``loss_tuning``: the objective on the tuning text, for KLD the mean in nats per token against the exact model, with
+    its standard error ``loss_tuning_se`` and the ``noise_floor``, as `Stages.noise_floor`; None for others.
     ``row``: the plan on the held-out text, ``held_out``, against the f16 cache, as `eval` has it.
     """
 
@@ -46,6 +47,8 @@ class Tuned:
     front: Front
     prices: Prices | None
     loss_tuning: float
+    loss_tuning_se: float | None
+    noise_floor: float | None
     row: Row
     held_out: list[np.ndarray]
 
@@ -81,6 +84,8 @@ class Tuner:
 
         Raises `KvtunerError` where no plan fits.
         """
+        if self._settings.objective == "kld":
+            _ = self._stages.noise_floor  # where nothing can be measured it fails early
         return self._paper(by_tasks) if self._settings.method == "paper" else self._exact()
 
     def take(self, profile: Profile, candidates: Candidates, groups: Groups | None = None) -> None:
@@ -96,7 +101,7 @@ class Tuner:
         """The plan by prices, an exact solver and a refinement of the whole."""
         stages, goal = self._stages, self._settings.goal
         ledger, prices, layers = stages.ledger, stages.prices, stages.candidates.layers
-        search = Search(ledger, prices, layers, self._sizes, stages.n_trials)
+        search = Search(ledger, prices, layers, self._sizes, stages.n_trials, stages.noise)
         with stages.show(f"search {goal}") as progress:
             budget = goal.budget(self._sizes)
             point = search.below(goal.ceiling, progress) if budget is None else search.within(budget, progress)
@@ -107,7 +112,7 @@ class Tuner:
         front = front_of([*points, point], self._sizes, stages.facts)
         if self._settings.evolve:
             front = self._evolved(front)
-            point = self._chosen(front)
+            point = self._preferred(self._chosen(front), point)
         return self._verified(point, front, prices)
 
     def _evolved(self, front: Front) -> Front:
@@ -146,6 +151,11 @@ class Tuner:
         if point is None:
             raise KvtunerError(f"none of the plans tried meets {goal}: raise --trials or the goal")
         return point
+
+    def _preferred(self, found: Point, before: Point) -> Point:
+        """``found``, unless it is for a budget and wins no more than noise over the one ``before``."""
+        is_chance = before.loss - found.loss < self._stages.noise(found.pairs, before.pairs)
+        return before if is_chance and self._settings.goal.max_kld is None else found
 
     def _paper(self, by_tasks: TaskJudge | None) -> Tuned:
         """The plan by groups of layers and a genetic search, as in the paper."""
@@ -189,6 +199,8 @@ class Tuner:
         held_out = list(stages.texts.held_out.numpy().astype(np.int32))
         with stages.show("verify on held-out text") as progress:
             row = self._held_out(plan, held_out, progress)
+        by_kld = self._settings.objective == "kld"
+        error, floor = (stages.ledger.standard_error(point.pairs), stages.noise_floor) if by_kld else (None, None)
         provenance = {
             **stages.facts,
             "method": self._settings.method,
@@ -201,11 +213,14 @@ class Tuner:
             **left_facts(stages.left),
             "prices": None if prices is None else prices.provenance.get("prices"),
             "loss_tuning": point.loss,
+            "loss_tuning_se": error,
+            "noise_floor": floor,
             "kld_priced": point.priced,
-            **{name: getattr(row, name) for name in ("kld_mean", "kld_median", "same_top", "ppl_ratio")},
+            **{name: getattr(row, name) for name in ("kld_mean", "kld_se", "kld_median", "same_top", "ppl_ratio")},
         }
         front = stages.work.stage("front", Front.from_json, lambda: front, front.__eq__)
-        return Tuned(replace(plan, provenance=provenance), front, prices, point.loss, row, held_out)
+        plan = replace(plan, provenance=provenance)
+        return Tuned(plan, front, prices, point.loss, error, floor, row, held_out)
 
     def _held_out(self, plan: Plan, chunks: Sequence[np.ndarray], progress: Progress) -> Row:
         engine = self._stages.engine

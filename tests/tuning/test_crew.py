@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -101,6 +102,7 @@ def test_three_processes_find_what_one_finds(text: Path, tmp_path: Path) -> None
     assert beside.plan == alone.plan
     assert files(tmp_path / "beside") == files(tmp_path / "alone")
     assert sorted(journal(tmp_path / "beside")) == sorted(journal(tmp_path / "alone"))
+    assert sum(line.startswith('["noise floor"') for line in journal(tmp_path / "beside")) == 1
     assert not multiprocessing.active_children()
 
 
@@ -117,6 +119,18 @@ def test_one_that_is_killed_ends_the_tuning_which_then_goes_on(text: Path, tmp_p
 def test_what_is_known_starts_no_process(text: Path, tmp_path: Path) -> None:
     first = tune(text, tmp_path / "work", Helper(CPU, MadeUp))
     assert tune(text, tmp_path / "work", Helper(CPU, partial(pytest.fail, "opened"))).plan == first.plan
+
+
+def test_means_without_standard_errors_are_measured_again(text: Path, tmp_path: Path) -> None:
+    """As an earlier version wrote them."""
+    first = tune(text, tmp_path / "work")
+    path, whole = tmp_path / "work" / "journal.jsonl", journal(tmp_path / "work")
+    entries = map(json.loads, whole)
+    means = [[key, value["kld"] if key.startswith("tuning") else value] for key, value in entries]
+    path.write_text("".join(f"{json.dumps(entry)}\n" for entry in means))
+    assert tune(text, tmp_path / "work", Helper(CPU, MadeUp)).plan == first.plan
+    again = journal(tmp_path / "work")[len(whole) :]
+    assert sorted(again) == sorted(line for line in whole if line.startswith('["tuning'))
 
 
 def tune_for_ever(text: Path, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.ends import ENDS_CTX, Ends
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.report.numbers import with_error
 from kvtuner_gguf.tuning.journal import Journal
 
 N_LAYER = 3
@@ -120,6 +122,17 @@ def test_an_engine_that_memory_has_chosen_is_kept(tuning: Tuning, monkeypatch: p
     assert again.pairs == Plan.load(tuning.folder / "a.json").pairs
     refused = tuning.run("a.json", "--bits", "4", "--engine", "llama")
     assert refused.exit_code == 1
+
+
+@pytest.mark.parametrize("prices", ["fisher", "kld"])
+def test_the_report_says_how_sure_it_is(prices: str, tuning: Tuning) -> None:
+    command = ("a.json", "--bits", "4", "--prices", prices)
+    said = tuning.run(*command).output
+    loss, error = (Plan.load(tuning.folder / "a.json").provenance[name] for name in ("loss_tuning", "loss_tuning_se"))
+    assert f"KLD {with_error(loss, error)} on the tuning text, noise floor 0\n" in said
+    data = json.loads(tuning.run(*command, "--json").stdout)
+    assert (data["loss_tuning"], data["loss_tuning_se"], data["noise_floor"]) == (loss, error, 0)
+    assert 0 < data["held_out"][0]["kld_se"] < data["held_out"][0]["kld_mean"]
 
 
 def test_another_goal_measures_nothing_twice(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,8 +267,9 @@ def test_who_joins_a_search_has_its_plan(kind: str, tuning: Tuning) -> None:
     assert "study" not in first.decode()
     works = [tuning.folder / f"{name}.{socket.gethostname()}.tune" for name in ("first", "second", "third")]
     assert (works[0] / "front.json").read_bytes() == (works[1] / "front.json").read_bytes()
-    (held_out,) = (works[1] / "journal.jsonl").read_text().splitlines()
+    held_out, chosen = (works[1] / "journal.jsonl").read_text().splitlines()
     assert held_out.startswith('["held-out')
+    assert chosen.startswith('["tuning'), "of its plan alone, for the standard error"
     refused = tuning.run("third.json", *PAPER, *storage, "--bits", "4")
     assert "holds a tuning with goal 5 bits per value, not 4 bits per value: choose another --storage" in refused.output
     assert not works[2].exists()
