@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ HEARTBEAT = 60
 SQLITE_WAIT = 60
 # how often a trial is run again: it may be what ends its workers
 RETRIES = 2
+# seconds in which a connection is tried again, and between two: workers that begin at once make the same tables
+CONNECTING, PAUSE = 10, 0.5
 
 
 def open_storage(url: str) -> BaseStorage:
@@ -102,11 +105,20 @@ def _database(url: str) -> RDBStorage:
                 f"--storage {shown(url)}: no URL of a database: write KIND://USER:PASSWORD@HOST/DATABASE, or "
                 "sqlite:///PATH"
             ) from None
-        except SQLAlchemyError:  # perhaps another worker has just made the same tables
-            return _connected(url)
 
 
 def _connected(url: str) -> RDBStorage:
+    end = time.monotonic() + CONNECTING
+    while True:
+        try:
+            return _connect(url)
+        except (SQLAlchemyError, StorageInternalError) as err:
+            if isinstance(err, ArgumentError) or time.monotonic() > end:
+                raise
+            time.sleep(PAUSE)
+
+
+def _connect(url: str) -> RDBStorage:
     waits = {"connect_args": {"timeout": SQLITE_WAIT}} if url.startswith("sqlite") else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
