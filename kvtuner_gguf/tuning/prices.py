@@ -9,7 +9,7 @@ between 2 and 5 bits the slopes of SmolLM2-135M's layers are 0.86 to 1.19, the m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -117,17 +117,21 @@ def price(
     profile: Profile,
     names: Sequence[str],
     n_rungs: int = 1,
+    at_f16: Collection[int] = (),
     progress: Progress | None = None,
 ) -> Prices:
-    """Prices of the types ``names`` in every layer; twice ``n_rungs`` forwards per layer."""
+    """Prices of the types ``names`` in every layer; twice ``n_rungs`` forwards per layer.
+
+    None in the layers ``at_f16``, which have no other pair: it costs nothing there.
+    """
     n_layer = profile.model.n_layer
     judge.settle([EXACT] * n_layer)
     sides: dict[str, list[Mapping[str, float]]] = {name: [] for name in SIDES}
     measured = rungs(names, n_rungs)
     for il, layer in enumerate(profile.model.layers):
         for side in ("k", "v"):
-            prices = spreads = dict.fromkeys(names, 0.0)
-            if layer.keeps and not (layer.latent and side == "v"):
+            prices = spreads = dict.fromkeys(("f16",) if il in at_f16 else names, 0.0)
+            if il not in at_f16 and layer.keeps and not (layer.latent and side == "v"):
                 pairs = {name: _priced(side, name, layer.latent) for name in names}
                 prices, spreads = _price_side(judge, profile, il, pairs, measured)
             sides[side].append(prices)

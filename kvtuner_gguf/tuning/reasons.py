@@ -12,7 +12,10 @@ from kvtuner_gguf.tuning.prices import Prices
 
 
 def reasons(pairs: Sequence[Pair], prices: Prices) -> list[str]:
-    """A sentence for each layer and side whose type has more bits than that of the median layer, the dearest first."""
+    """A sentence for each layer and side whose type has more bits than that of the median layer, the dearest first.
+
+    Layers in which that type has no price had no choice.
+    """
     keys = _side("keys", [p.k for p in pairs], prices.k, prices.k_se)
     found = [*keys, *_side("values", [p.v for p in pairs], prices.v, prices.v_se)]
     return [text for _, text in sorted(found, key=lambda entry: (-entry[0], entry[1]))]
@@ -23,10 +26,10 @@ def _side(
 ) -> list[tuple[float, str]]:
     bits = [cache_type(name).bits_per_value for name in names]
     usual = sorted(names, key=lambda name: (cache_type(name).bits_per_value, name))[len(names) // 2]
-    typical = median(price[usual] for price in prices)
+    typical = median(price[usual] for price in prices if usual in price)
     found = []
     for il, name in enumerate(names):
-        if bits[il] > cache_type(usual).bits_per_value:
+        if bits[il] > cache_type(usual).bits_per_value and usual in prices[il]:
             cost = prices[il][usual]
             shown = with_error(cost, errors[il][usual]) if errors else f"{cost:.2g}"
             found.append((cost, _sentence(f"layer {il}: {what} have {name}: in {usual}", shown, cost, typical)))

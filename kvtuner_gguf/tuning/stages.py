@@ -33,7 +33,7 @@ from kvtuner_gguf.tuning.profile import Profile, profile
 from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, Candidates, prune, prune_by_prices
 from kvtuner_gguf.tuning.scale import measure_scales
 from kvtuner_gguf.tuning.settings import Settings, facts_of, identity_of
-from kvtuner_gguf.tuning.windows import left_at_f16, left_facts, with_left
+from kvtuner_gguf.tuning.windows import F16, left_at_f16, left_facts, with_left
 from kvtuner_gguf.tuning.work import Work
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -204,7 +204,8 @@ class Stages:
         return self.work.stage("fisher", Prices.from_json, measure, lambda found: found.has(names)).only(names)
 
     def _measured_prices(self) -> Prices:
-        given = (self.profile, self.names, self.settings.n_rungs)
+        at_f16 = [il for il, pair in self.fixed.items() if pair == F16]
+        given = (self.profile, self.names, self.settings.n_rungs, at_f16)
         with self.show("price layers") as progress:
             self.ahead(lambda judge: price(judge, *given), progress)
             made = price(self.ledger, *given, progress)  # its KLDs are in the journal
