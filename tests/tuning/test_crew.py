@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable
@@ -20,8 +21,11 @@ from click.testing import CliRunner
 from kvtuner_gguf.cli import main
 from kvtuner_gguf.engine import devices
 from kvtuner_gguf.engine.devices import VISIBLE, Device, chosen_devices
-from kvtuner_gguf.engine.opening import Helper
+from kvtuner_gguf.engine.llama.weights import QUANTIZED
+from kvtuner_gguf.engine.opening import Helper, open_engines
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.backends import chosen_backend
 from kvtuner_gguf.tuning.calibration import Texts
 from kvtuner_gguf.tuning.crew import Crew
@@ -202,6 +206,15 @@ def test_a_tuning_on_two_devices_gives_the_same_plan(options: list[str], given: 
         run("tune", "-o", out, "--device", device, *search)
         found.append((out.read_bytes(), files(out.with_suffix(".tune"))))
     assert found[0] == found[1]
+
+
+@pytest.mark.native
+def test_all_processes_keep_the_weights_of_a_tuning_that_goes_on(given: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvtuner_gguf.engine.llama.engine.weights_for", lambda headers, device, before: before)
+    shape = model_shape(read_model(given[0]))
+    engine, (helper,) = open_engines(given[0], shape, [CPU, CPU], 1, "llama", {"weights": QUANTIZED})
+    for opened in (engine, pickle.loads(pickle.dumps(helper)).open()):
+        assert opened.versions["weights"] == QUANTIZED
 
 
 def test_a_profile_of_two_devices_is_the_same(given: list, tmp_path: Path) -> None:
