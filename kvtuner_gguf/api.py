@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kvtuner_gguf.engine.devices import chosen_devices
 from kvtuner_gguf.engine.llama.devices import offered_backend
-from kvtuner_gguf.engine.opening import open_engine
+from kvtuner_gguf.engine.opening import open_engines
 from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.errors import about
 from kvtuner_gguf.evaluation import by_either
@@ -52,17 +53,20 @@ def tune(
     sliding window are left at f16 where all of them take at most 5 % of the budget, unless ``windows`` is ``"search"``
     or ``"f16"``.
     The ``engine``, ``"torch"`` on ``device`` or the built llama.cpp, ``"llama"``, runs with ``threads``; ``"auto"`` is
-    torch where it has the architecture and the memory. The folder ``work`` keeps what is finished, so that an
-    interrupted call goes on there.
+    torch where it has the architecture and the memory. Several devices, such as ``"cuda:0,cuda:1"``, share the layers,
+    each in a process of its own: a script then needs the guard of `multiprocessing`, ``if __name__ == "__main__"``.
+    The folder ``work`` keeps what is finished, so that an interrupted call goes on there.
 
     Raises `KvtunerError` where the engine cannot load the model, no plan fits, or what tuning needs is not installed.
     """
     import_torch(threads)
     from kvtuner_gguf.tuning.calibration import Texts
+    from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.settings import Settings, check_goal
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of
 
+    devices = chosen_devices(device, None, engine)
     headers = read_model(model)
     shape = model_shape(headers)
     settings = Settings(
@@ -78,8 +82,9 @@ def tune(
     check_goal(settings, shape)
     texts = Texts((fetch_text(TUNING_TEXT) if text is None else Path(text),), (1.0,))
     folder = None if work is None else Path(work)
-    runs = open_engine(Path(model), shape, device, threads, engine, facts_of(folder))
-    return Tuner(runs, texts, settings, folder).run().plan
+    opened, helpers = open_engines(Path(model), shape, devices, threads, engine, facts_of(folder))
+    with Crew(helpers) as crew:
+        return Tuner(opened, texts, settings, folder, crew=crew).run().plan
 
 
 def evaluate(

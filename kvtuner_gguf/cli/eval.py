@@ -76,9 +76,9 @@ def eval_command(
 
     All caches decode the same tokens side by side in the built llama.cpp, FlashAttention on, the f16 cache too, which
     is the first row. Every chunk starts with an empty cache and its second half is scored, as llama-perplexity does.
-    KLD is in nats per token; 'same top' is how often the most likely token is that of the f16 cache; bits count block
-    scales, and stand a second time with exact ends and tables of turned centers, counted in a context of 8192 tokens. A
-    plan has its own ends.
+    KLD is in nats per token, '+-' the standard error of its mean; 'same top' is how often the most likely token is that
+    of the f16 cache; bits count block scales, and stand a second time with exact ends and tables of turned centers,
+    counted in a context of 8192 tokens. A plan has its own ends.
     """
     from kvtuner_gguf.evaluation.by_either import evaluate
     from kvtuner_gguf.evaluation.chunks import Sample, read_text

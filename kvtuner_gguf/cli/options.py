@@ -75,7 +75,15 @@ _MEASURE = (
     click.option("--ends", metavar="F+L[:TYPE]", help=f"{ENDS_HELP}  [{DEFAULT_ENDS}]"),
     engine_option,
     click.option("--threads", type=int, help="Threads of the model. Default: all processors."),
-    click.option("--device", default="cpu", show_default=True, help="Where torch runs the model: cpu, cuda, cuda:1."),
+    click.option(
+        "--device",
+        metavar="A,B,...",
+        default="cpu",
+        show_default=True,
+        help="Where torch runs the model: cpu, cuda, cuda:1; in llama.cpp which GPU it sees. Several, such as "
+        "cuda:0,cuda:1, share the layers, each with the whole model in a process of its own.",
+    ),
+    click.option("--gpus", type=int, metavar="N", help="Short for --device cuda:0,...,cuda:N-1."),
     click.option(
         "--work", type=FOLDER, help="Folder that keeps what is finished; interrupted, go on with the same command."
     ),
@@ -110,6 +118,12 @@ _GOAL = (
         "--trials",
         type=int,
         help="Plans judged whole: in a refinement at most [4, with kld prices 8], in all by the paper's method [200].",
+    ),
+    click.option(
+        "--storage",
+        metavar="PATH|URL",
+        help="Share the search of the paper's method: give the same command on every machine; --trials counts those of "
+        "all. A journal on a shared disk, or sqlite:///PATH, postgresql://..., mysql://...",
     ),
     click.option(
         "--evolve", type=int, default=0, show_default=True, help="Then evolve the front by so many trials of NSGA-II."

@@ -11,6 +11,7 @@ from kvtuner_gguf.cli.options import FILE, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import make_settings
 from kvtuner_gguf.cli.texts import texts_of
+from kvtuner_gguf.engine.devices import chosen_devices
 
 
 @click.command("profile")
@@ -27,15 +28,18 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
     from kvtuner_gguf.files import artifact
 
     check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
+    devices = chosen_devices(options["device"], options["gpus"], options["engine"])
     shape, settings = make_settings(model, options)
-    from kvtuner_gguf.engine.opening import open_engine
+    from kvtuner_gguf.engine.opening import open_engines
     from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of
 
     before = facts_of(work, fresh)
-    engine = open_engine(model, shape, options["device"], options["threads"], options["engine"], before)
-    tuner = Tuner(engine, texts_of(options["texts"]), settings, work, fresh, step_progress)
-    artifact.save(out, tuner.profile.to_json())
-    n_pairs = len(tuner.profile.layers[0])
+    engine, helpers = open_engines(model, shape, devices, options["threads"], options["engine"], before)
+    with Crew(helpers) as crew:
+        profiled = Tuner(engine, texts_of(options["texts"]), settings, work, fresh, step_progress, crew).profile
+    artifact.save(out, profiled.to_json())
+    n_pairs = len(profiled.layers[0])
     click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers; prune it with 'kvtuner-gguf prune {out}'")

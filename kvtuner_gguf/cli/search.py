@@ -12,6 +12,7 @@ from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import make_settings
 from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.cli.tuned import print_tuned, print_tuned_json
+from kvtuner_gguf.engine.devices import chosen_devices
 from kvtuner_gguf.engine.torch.install import import_torch
 
 
@@ -33,10 +34,12 @@ def search_command(
     types are those of the profile, and the text and its tokens must be, too.
     """
     check_search_outputs(out, front, inputs=[model, profile, stage], work=options["work"], texts=options["texts"])
+    devices = chosen_devices(options["device"], options["gpus"], options["engine"])
     import_torch(options["threads"])
-    from kvtuner_gguf.engine.opening import open_engine
+    from kvtuner_gguf.engine.opening import open_engines
     from kvtuner_gguf.files import artifact
     from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.given import candidates_or_groups
     from kvtuner_gguf.tuning.profile import Profile
     from kvtuner_gguf.tuning.tuner import Tuner
@@ -48,10 +51,11 @@ def search_command(
     shape, settings = make_settings(model, {**options, "method": method})
     text = texts_of(options["texts"])
     before = facts_of(options["work"], options["fresh"])
-    engine = open_engine(model, shape, options["device"], options["threads"], options["engine"], before)
-    tuner = Tuner(engine, text, settings, options["work"], options["fresh"], step_progress)
-    tuner.take(profiled, candidates, groups)
-    tuned = tuner.run()
+    engine, helpers = open_engines(model, shape, devices, options["threads"], options["engine"], before)
+    with Crew(helpers) as crew:
+        tuner = Tuner(engine, text, settings, options["work"], options["fresh"], step_progress, crew)
+        tuner.take(profiled, candidates, groups)
+        tuned = tuner.run()
     tuned.plan.save(out)
     if front is not None:
         artifact.save(front, tuned.front.to_json())

@@ -58,6 +58,7 @@ def _search_settings(options: dict[str, Any]) -> dict[str, Any]:
         "fixed": parse_fixed(options["fix"]),
         "prices": options["prices"],
         "windows": options["windows"],
+        "storage": options["storage"],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import make_settings
 from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json
+from kvtuner_gguf.engine.devices import chosen_devices
 
 if TYPE_CHECKING:
     from kvtuner_gguf.evaluation.rows import Row
@@ -68,17 +70,23 @@ def tune_command(
     layers refine it. Text that was held out judges it, in the engine and in the built llama.cpp with the weights of
     the file.
 
+    Standard errors say how sure losses are, and the noise floor how far two runs differ that should be alike: in
+    llama.cpp no trade is made that wins less than either. Torch, in float32, counts as exact.
+
     A budget in bits or MiB counts exact ends and tables of turned centers, too.
 
     What is finished is kept in the folder OUT.tune (see --work): an interrupted tuning goes on where it was, another
-    goal for the same model takes the profile and the prices from there.
+    goal for the same model takes the profile and the prices from there. With --storage that is OUT.HOST.tune.
     """
     fresh = options.pop("fresh")
-    folder = work or out.with_suffix(".tune")
+    host = f".{socket.gethostname()}" if options["storage"] else ""  # the others may write beside this one
+    folder = work or out.with_suffix(f"{host}.tune")
     check_search_outputs(out, png, inputs=[model, tasks], work=folder, texts=options["texts"])
+    devices = chosen_devices(options["device"], options["gpus"], options["engine"])
     shape, settings = make_settings(model, options)
-    from kvtuner_gguf.engine.opening import open_engine
+    from kvtuner_gguf.engine.opening import open_engines
     from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.settings import check_goal
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of
@@ -87,8 +95,9 @@ def tune_command(
     text = texts_of(options["texts"])
     with _task_judge(model, options["objective"], tasks, n_tasks, options["threads"]) as by_tasks:
         before = facts_of(folder, fresh)
-        engine = open_engine(model, shape, options["device"], options["threads"], options["engine"], before)
-        tuned = Tuner(engine, text, settings, folder, fresh, step_progress).run(by_tasks)
+        engine, helpers = open_engines(model, shape, devices, options["threads"], options["engine"], before)
+        with Crew(helpers) as crew:
+            tuned = Tuner(engine, text, settings, folder, fresh, step_progress, crew).run(by_tasks)
     tuned.plan.save(out)
     if png is not None:
         from kvtuner_gguf.report.fronts import save_front_chart

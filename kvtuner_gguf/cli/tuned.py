@@ -23,6 +23,7 @@ def print_tuned_json(out: Path, tuned: Tuned, native: Row | None) -> None:
 
     rows = [tuned.row] if native is None else [tuned.row, native]
     facts = {"payload_bits": tuned.plan.payload_bits(), "fast_on": _fast_on(tuned)}
+    facts |= {name: getattr(tuned, name) for name in ("loss_tuning", "loss_tuning_se", "noise_floor")}
     data = {"file": str(out), **facts, **plan_to_json(tuned.plan)}
     judged = {"reasons": _reasons(tuned), "held_out": list(map(asdict, rows))}
     click.echo(json.dumps({**data, **judged, "front": tuned.front.to_json()["points"]}, indent=1))
@@ -38,6 +39,7 @@ def print_judged(tuned: Tuned, native: Row) -> None:
 
 def print_tuned(out: Path, tuned: Tuned) -> None:
     from kvtuner_gguf.report.fronts import print_front
+    from kvtuner_gguf.report.numbers import with_error
     from kvtuner_gguf.report.plans import plan_summary
     from kvtuner_gguf.report.table import print_rows
 
@@ -48,6 +50,9 @@ def print_tuned(out: Path, tuned: Tuned) -> None:
     click.echo(f"{out}\n{plan_summary(tuned.plan)}")
     if text := _windows(tuned):
         click.echo(text)
+    if tuned.noise_floor is not None:
+        loss = with_error(tuned.loss_tuning, tuned.loss_tuning_se)
+        click.echo(f"KLD {loss} on the tuning text, noise floor {tuned.noise_floor:.1g}")
     click.echo(f"runs fast on {', '.join(_fast_on(tuned)) or 'no back end: name one with --backend'}")
     for text in why[:SHOWN_REASONS]:
         click.echo(text)

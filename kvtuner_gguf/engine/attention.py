@@ -110,7 +110,8 @@ class Attention:
     hides; ``sinks`` [query heads] take part in the softmax.
     ``channels`` is the order in which the engine adds up the products of a query and a key, None as they are. ``rope``
     is what has turned queries and keys, from position 0 on; an engine tells it in all layers or in none. Values are the
-    first channels of keys, and are read from these, where they are ``latent``.
+    first channels of keys, and are read from these, where they are ``latent``. Products are those of distances of
+    positions alone where they are ``relative``.
     """
 
     query: Tensor
@@ -124,6 +125,7 @@ class Attention:
     rope: Rope | None = None
     alibi: Alibi | None = None
     latent: bool = False
+    relative: bool = True
 
     def summed(self, x: Tensor) -> Tensor:
         """Queries or keys in the order of ``channels``: sums over them then have the bits that the engine's have."""

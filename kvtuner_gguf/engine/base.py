@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kvtuner_gguf.engine.attention import Attention
 from kvtuner_gguf.engine.gradients import SeeGradients
-from kvtuner_gguf.engine.logits_judge import LogitsJudge
+from kvtuner_gguf.engine.logits_judge import LogitsJudge, kld_when_moved
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.ends import Ends
@@ -45,6 +45,7 @@ class TokenJudge(Protocol):
 class Engine(ABC):
     """One model, called ``model`` in messages. Results call the engine ``name``, and depend on the ``versions``.
 
+    ``is_exact``: its arithmetic has no noise that could be taken for a difference between plans.
     It may load the model when it is first asked for something. All methods raise `KvtunerError` where that fails.
     """
 
@@ -54,6 +55,12 @@ class Engine(ABC):
     device: str
     versions: Mapping[str, str]
     has_gradients: bool = False
+    is_exact: bool = False
+
+    @property
+    def can_move(self) -> bool:
+        """Whether a text at later positions gives the same predictions, but for rounding, as RoPE is relative."""
+        return True
 
     @abstractmethod
     def tokenize(self, text: str) -> list[int]:
@@ -81,6 +88,14 @@ class Engine(ABC):
         Labels are drawn, by the ``seed``, from the position ``first`` on; see `Gradients`.
         """
         raise KvtunerError(f"the engine {self.name} has no gradients: price the layers with --prices kld")
+
+    def noise_floor(self, tokens: Tensor) -> float:
+        """The mean KLD in nats between two runs of ``tokens`` [chunks, context], cache exact, that should be alike.
+
+        They begin at other positions, where the model `can_move`, else at the same ones: then the floor is 0 unless the
+        engine itself is shaky. Plans that differ by less cannot be told apart.
+        """
+        return 0.0 if self.is_exact else kld_when_moved(self, tokens)
 
     def judge(
         self, tokens: Tensor, centers: Centers | None = None, ends: Ends | None = None, scales: Scales | None = None

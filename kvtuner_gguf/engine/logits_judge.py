@@ -19,8 +19,22 @@ if TYPE_CHECKING:
 
 # positions before this share of the chunk have little context and are not scored
 SKIPPED = 0.25
+# positions: few, since some models cut all positions into parts
+MOVED = 100
 # float32 has room for the exponentials of no more
 MAX_EXPONENT = 80
+
+
+def kld_when_moved(engine: Engine, tokens: Tensor) -> float:
+    """The mean KLD of ``tokens`` [chunks, context] at later positions from those at the first, with an exact cache."""
+    starts = (0, MOVED if engine.can_move else 0)
+    rows, plan = slice(_first_scored(tokens), tokens.shape[1]), Plan.uniform(EXACT, engine.shape.n_layer)
+    klds = [
+        _kld(first, later)
+        for chunk in tokens
+        for first, later in zip(*(engine.logits(plan, chunk, rows, start) for start in starts), strict=True)
+    ]
+    return torch.cat(klds).mean().item()
 
 
 class LogitsJudge:
@@ -36,7 +50,7 @@ class LogitsJudge:
     ) -> None:
         self._engine, self._tokens = engine, tokens
         self._centers, self._ends, self._scales = centers, ends, scales
-        self._first = int(tokens.shape[1] * SKIPPED)
+        self._first = _first_scored(tokens)
         self._exact = list(self._logits((EXACT,) * engine.shape.n_layer))
 
     def kld(self, pairs: Sequence[Pair]) -> Tensor:
@@ -59,6 +73,10 @@ class LogitsJudge:
         plan = Plan(tuple(pairs), self._engine.shape, centers=self._centers, ends=self._ends, scales=self._scales)
         for chunk in self._tokens:
             yield from self._engine.logits(plan, chunk, slice(self._first, len(chunk)))
+
+
+def _first_scored(tokens: Tensor) -> int:
+    return int(tokens.shape[1] * SKIPPED)
 
 
 def _log_probs(logits: Tensor) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from kvtuner_gguf.engine import ENGINES
+from kvtuner_gguf.engine.devices import Device
 from kvtuner_gguf.engine.llama.weights import available_memory, n_weights
 from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.errors import KvtunerError
@@ -57,6 +60,33 @@ def open_engine(
 def _engine_of(facts: Mapping[str, Any]) -> str | None:
     found = facts.get("engine")
     return found if found in ENGINES and found != "auto" else None
+
+
+@dataclass(frozen=True)
+class Helper:
+    """How another process opens the engine on ``device``."""
+
+    device: Device
+    open: Callable[[], Engine]
+
+
+def open_engines(
+    model: Path,
+    shape: ModelShape,
+    devices: Sequence[Device],
+    threads: int | None = None,
+    engine: str = "auto",
+    before: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[Engine, list[Helper]]:
+    """`open_engine` on the first of ``devices``, and how the same one is opened on each of the others."""
+
+    def name(device: Device) -> str:
+        return device.name if device.visible is None else "cpu"  # llama.cpp takes the one that it sees
+
+    first, *others = devices
+    opened = open_engine(model, shape, name(first), threads, engine, before)
+    chosen = (threads, opened.name, dict(before))
+    return opened, [Helper(other, partial(open_engine, model, shape, name(other), *chosen)) for other in others]
 
 
 def chosen_engine(headers: Sequence[GgufHeader]) -> str:

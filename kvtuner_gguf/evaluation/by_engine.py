@@ -39,7 +39,7 @@ def evaluate(
         if progress:
             progress(done, len(chunks))
         _score_chunk(engine, list(plans.values()), chunk, start_pos, tallies)
-    results = [tally.result() for tally in tallies]
+    results = [tally.result(len(chunks)) for tally in tallies]
     n_ctx = len(chunks[0])
     context = ContextSize(n_ctx, n_ubatch=min(N_BATCH, n_ctx))  # as the built llama.cpp would allocate
     return [

@@ -81,7 +81,7 @@ def _run(contexts: Sequence[Context], chunks: Sequence[np.ndarray], progress: Pr
         if progress is not None:
             progress(done, len(steps))
         _run_span(contexts, chunk, span, tallies)
-    return [tally.result() for tally in tallies]
+    return [tally.result(len(chunks)) for tally in tallies]
 
 
 def _run_span(contexts: Sequence[Context], chunk: np.ndarray, span: Span, tallies: Sequence[Tally]) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvtuner_gguf.evaluation.blocks import block_means, standard_error
+
 Scores = tuple[np.ndarray, np.ndarray, np.ndarray]
 """What `Tally.add` takes."""
 
@@ -21,9 +23,13 @@ _BLOCK_VALUES = 1 << 19
 
 @dataclass(frozen=True)
 class Divergence:
-    """Means over all scored tokens; the KLDs are in nats, `same_top` is in percent."""
+    """Means over all scored tokens; the KLDs are in nats, `same_top` is in percent.
+
+    ``kld_se``: the standard error of ``kld_mean``, None for a single token.
+    """
 
     kld_mean: float
+    kld_se: float | None
     kld_median: float
     kld_p999: float
     same_top: float
@@ -44,10 +50,13 @@ class Tally:
         self._same_top.append(same_top)
         self._nll.append(nll)
 
-    def result(self) -> Divergence:
+    def result(self, n_chunks: int = 1) -> Divergence:
+        """Of all tokens, which are of ``n_chunks`` equally long chunks."""
         kld = np.concatenate(self._kld)
+        blocks = block_means(kld, n_chunks)
         return Divergence(
             kld_mean=float(kld.mean()),
+            kld_se=standard_error(blocks) if len(blocks) > 1 else None,
             kld_median=float(np.median(kld)),
             kld_p999=float(np.quantile(kld, 0.999)),
             same_top=100.0 * float(np.concatenate(self._same_top).mean()),

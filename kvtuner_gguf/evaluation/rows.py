@@ -22,6 +22,7 @@ N_BATCH = 256
 class Row:
     """One cache against the f16 cache. KLDs in nats, `same_top` in percent, `kv_mib` as allocated for the context.
 
+    ``kld_se``: the standard error of ``kld_mean``, None where too little was scored to tell.
     ``bits_with_ends``: with the plan's exact ends and turned centers, in a context of `ENDS_CTX` tokens.
     """
 
@@ -36,6 +37,7 @@ class Row:
     ppl: float
     ppl_ratio: float
     kv_mib: float
+    kld_se: float | None = None
 
 
 def as_plans(caches: Mapping[str, Pair | Plan], shape: ModelShape) -> dict[str, Plan]:
@@ -68,4 +70,5 @@ def make_row(name: str, plan: Plan, shape: ModelShape, result: Divergence, base:
         ppl=result.ppl,
         ppl_ratio=result.ppl / base.ppl,
         kv_mib=kv_mib,
+        kld_se=result.kld_se,
     )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kvtuner_gguf.evaluation.rows import Row
 
 # Wide enough for all columns where stdout is a file.
-_FILE_WIDTH = 140
+_FILE_WIDTH = 152
 
 _COLUMNS = (
     ("cache K/V", lambda row: row.name),
@@ -21,6 +21,7 @@ _COLUMNS = (
     ("bytes/token", lambda row: f"{row.kv_bytes_per_token}"),
     ("MiB", lambda row: f"{row.kv_mib:.2f}"),
     ("KLD mean", lambda row: f"{row.kld_mean:.5f}"),
+    ("+-", lambda row: "" if row.kld_se is None else f"{row.kld_se:.5f}"),
     ("median", lambda row: f"{row.kld_median:.5f}"),
     ("99.9 %", lambda row: f"{row.kld_p999:.4f}"),
     ("same top %", lambda row: f"{row.same_top:.2f}"),

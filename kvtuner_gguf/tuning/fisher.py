@@ -10,7 +10,7 @@ of channels; what all tokens share, as errors of scales that shrink all values w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -36,9 +36,11 @@ def fisher_prices(
     seed: int = 0,
     progress: Progress | None = None,
     scales: Scales | None = None,
+    only: Collection[int] | None = None,
 ) -> Prices:
     """Prices of the types ``names`` on ``tokens`` [chunks, context], of which as many are scored as a judge does.
 
+    The layers ``only`` are priced where these are given; in the others all types then cost nothing.
     Raises `KvtunerError` where the engine has no gradients.
     """
     n_layer, first = engine.shape.n_layer, int(tokens.shape[1] * SKIPPED)
@@ -47,15 +49,19 @@ def fisher_prices(
 
     def add(il: int, found: Gradients) -> None:
         nonlocal n_seen
+        if only is None or il in only:
+            price(il, found)
+        n_seen += 1
+        if progress:
+            progress(n_seen, n_layer * len(tokens))
+
+    def price(il: int, found: Gradients) -> None:
         cache = CacheModel(interleaved_rope=False, centers=centers, rope=found.rope, scales=scales)
         kinds = found.tokens.unique(return_inverse=True)[1].to(found.key.device)
         for name in names:
             keys, values = cache.keys(found.key, name, il), cache.values(found.value, name)
             k[il][name] += _kld((keys - found.key) * found.by_key, kinds) / n_scored
             v[il][name] += _kld((values - found.value) * found.by_value, kinds) / n_scored
-        n_seen += 1
-        if progress:
-            progress(n_seen, n_layer * len(tokens))
 
     engine.gradients(tokens, first, add, ends, seed)
     return Prices(tuple(k), tuple(v), engine.shape, {**provenance, "prices": "fisher"})

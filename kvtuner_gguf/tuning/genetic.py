@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kvtuner_gguf.tuning.cluster import Group, Groups
 
 STUDY = "kvtuner"
+DIRECTIONS = ("minimize", "minimize")  # of the loss and of the bits
 MAX_SEED = (1 << 32) - 1
 
 
@@ -87,14 +88,14 @@ def search(
     Raises `KvtunerError` where a loss is not finite, a seed is no plan of these groups, or ``storage`` is no writable
     path.
     """
-    begin = _starts(groups, seeds, settings.trials)
-    tried = _Tried(groups, loss, settings, sizes or Sizes(groups.model))
-    with _silent():
+    begin = starts(groups, seeds, settings.trials)
+    tried = Tried(groups, loss, settings, sizes or Sizes(groups.model))
+    with silent():
         study = optuna.create_study(
             study_name=STUDY,
             storage=None if storage is None else _fresh_storage(storage),
             sampler=NSGAIISampler(population_size=settings.population, seed=settings.seed),
-            directions=["minimize", "minimize"],
+            directions=DIRECTIONS,
         )
         for params in begin:
             study.enqueue_trial(params)
@@ -120,7 +121,7 @@ def _up_to(level: float, group: Group) -> Pair:
 
 
 @dataclass
-class _Tried:
+class Tried:
     """The objective of the study, and the plans that it has seen."""
 
     groups: Groups
@@ -158,20 +159,20 @@ class _Tried:
         return {name: value - bound for name, (value, bound) in bounds.items() if bound is not None}
 
 
-def _name(ig: int) -> str:
+def group_name(ig: int) -> str:
     return f"group {ig}"
 
 
 def _suggest(trial: optuna.Trial, ig: int, group: Group) -> Pair:
-    return group.pairs[trial.suggest_int(_name(ig), 0, len(group.pairs) - 1)]
+    return group.pairs[trial.suggest_int(group_name(ig), 0, len(group.pairs) - 1)]
 
 
-def _starts(groups: Groups, seeds: Sequence[Sequence[Pair]], trials: int) -> list[dict[str, int]]:
+def starts(groups: Groups, seeds: Sequence[Sequence[Pair]], trials: int) -> list[dict[str, int]]:
     """The seeds as parameters of the study."""
     distinct = list(dict.fromkeys(map(tuple, seeds)))
     if len(distinct) > trials:
         raise KvtunerError(f"{len(distinct)} seeds do not fit into {trials} trials: raise the trials")
-    return [{_name(ig): _index(groups, ig, seed) for ig in range(len(groups.groups))} for seed in distinct]
+    return [{group_name(ig): _index(groups, ig, seed) for ig in range(len(groups.groups))} for seed in distinct]
 
 
 def _index(groups: Groups, ig: int, seed: Sequence[Pair]) -> int:
@@ -211,7 +212,7 @@ def _fresh_storage(path: Path) -> JournalStorage:
 
 
 @contextmanager
-def _silent() -> Generator[None]:
+def silent() -> Generator[None]:
     """Optuna's own messages left out; errors are raised in any case."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)

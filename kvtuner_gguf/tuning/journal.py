@@ -27,16 +27,17 @@ class Journal:
         if path is not None and path.exists():
             self._read(path)
 
-    def remember(self, key: str, measure: Callable[[], Any]) -> Any:
-        """The value of ``key``: from before, or else of ``measure``."""
-        if key not in self._values:
+    def remember(self, key: str, measure: Callable[[], Any], fits: Callable[[Any], bool] = lambda _: True) -> Any:
+        """The value of ``key``: from before, if it ``fits``, or else of ``measure``."""
+        if not self.has(key, fits):
             value = measure()
             self._append([key, value])
             self._values[key] = value
         return self._values[key]
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._values
+    def has(self, key: str, fits: Callable[[Any], bool] = lambda _: True) -> bool:
+        """Whether there is a value of ``key`` that ``fits``."""
+        return key in self._values and fits(self._values[key])
 
     def _append(self, line: list[Any]) -> None:
         if self._path is None:

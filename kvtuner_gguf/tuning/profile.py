@@ -7,7 +7,7 @@ Source: KVTuner (arXiv 2502.04420), section 3.2 and appendix B; ``error`` is our
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -96,12 +96,18 @@ def profile(
     centers: Centers | None = None,
     progress: Progress | None = None,
     scales: Scales | None = None,
+    only: Collection[int] | None = None,
 ) -> Profile:
-    """Measure every pair in every layer on ``tokens`` [chunks, context], with ``centers`` taken off and ``scales``."""
+    """Measure every pair in every layer on ``tokens`` [chunks, context], with ``centers`` taken off and ``scales``.
+
+    The layers ``only`` are measured where these are given; the others then have no errors.
+    """
     pairs = tuple(pairs)
     layers = [dict.fromkeys(pairs, NOTHING)] * engine.shape.n_layer
 
     def measure(il: int, used: Attention) -> None:
+        if only is not None and il not in only:
+            return
         cache = CacheModel(interleaved_rope=False, centers=centers, rope=used.rope, scales=scales)
         layers[il] = _measure_layer(cache, il, used, pairs)
         if progress:

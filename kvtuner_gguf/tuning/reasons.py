@@ -7,28 +7,36 @@ from statistics import median
 
 from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.report.numbers import with_error
 from kvtuner_gguf.tuning.prices import Prices
 
 
 def reasons(pairs: Sequence[Pair], prices: Prices) -> list[str]:
-    """A sentence for each layer and side whose type has more bits than that of the median layer, the dearest first."""
-    found = [*_side("keys", [p.k for p in pairs], prices.k), *_side("values", [p.v for p in pairs], prices.v)]
+    """A sentence for each layer and side whose type has more bits than that of the median layer, the dearest first.
+
+    Layers in which that type has no price had no choice.
+    """
+    keys = _side("keys", [p.k for p in pairs], prices.k, prices.k_se)
+    found = [*keys, *_side("values", [p.v for p in pairs], prices.v, prices.v_se)]
     return [text for _, text in sorted(found, key=lambda entry: (-entry[0], entry[1]))]
 
 
-def _side(what: str, names: Sequence[str], prices: Sequence[Mapping[str, float]]) -> list[tuple[float, str]]:
+def _side(
+    what: str, names: Sequence[str], prices: Sequence[Mapping[str, float]], errors: Sequence[Mapping[str, float]]
+) -> list[tuple[float, str]]:
     bits = [cache_type(name).bits_per_value for name in names]
     usual = sorted(names, key=lambda name: (cache_type(name).bits_per_value, name))[len(names) // 2]
-    typical = median(price[usual] for price in prices)
+    typical = median(price[usual] for price in prices if usual in price)
     found = []
     for il, name in enumerate(names):
-        if bits[il] > cache_type(usual).bits_per_value:
+        if bits[il] > cache_type(usual).bits_per_value and usual in prices[il]:
             cost = prices[il][usual]
-            found.append((cost, _sentence(il, what, name, usual, cost, typical)))
+            shown = with_error(cost, errors[il][usual]) if errors else f"{cost:.2g}"
+            found.append((cost, _sentence(f"layer {il}: {what} have {name}: in {usual}", shown, cost, typical)))
     return found
 
 
-def _sentence(il: int, what: str, name: str, usual: str, cost: float, typical: float) -> str:
+def _sentence(where: str, shown: str, cost: float, typical: float) -> str:
     times = cost / typical if typical > 0 else float("inf")
     ratio = f"{times:.1f} times what the median layer loses" if times < 1e6 else "where the median layer loses nothing"
-    return f"layer {il}: {what} have {name}: in {usual} they alone would cost a KLD of {cost:.2g}, {ratio}"
+    return f"{where} they alone would cost a KLD of {shown}, {ratio}"

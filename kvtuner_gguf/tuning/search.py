@@ -14,7 +14,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.front import Front, Point, pareto
 from kvtuner_gguf.plan.sizes import LayerPairs, Sizes
 from kvtuner_gguf.progress import Progress
-from kvtuner_gguf.tuning.judges import Judge
+from kvtuner_gguf.tuning.judges import Judge, Noise, no_noise
 from kvtuner_gguf.tuning.prices import Prices
 from kvtuner_gguf.tuning.solver import refine, solve
 
@@ -24,13 +24,17 @@ FINE_STEP = 0.125
 
 @dataclass(frozen=True)
 class Search:
-    """Everything that a plan is searched with; ``trials`` are the trades that a refinement may judge."""
+    """Everything that a plan is searched with.
+
+    ``trials`` are the trades that a refinement may judge; those that win less than the ``noise`` are not made.
+    """
 
     judge: Judge
     prices: Prices
     candidates: LayerPairs
     sizes: Sizes
     trials: int
+    noise: Noise = no_noise
 
     def within(self, budget: int, progress: Progress | None = None) -> Point:
         """The plan of least KLD in ``budget`` bytes: solved on the prices, refined as a whole.
@@ -38,8 +42,9 @@ class Search:
         Raises `KvtunerError` where no plan fits.
         """
         start = solve(self.prices, self.candidates, self.sizes, budget)
-        found = refine(self.judge, start, self.prices, self.candidates, self.sizes, budget, self.trials, progress)
-        return Point(*found, self.prices.plan(found[0]))
+        given = (self.prices, self.candidates, self.sizes, budget, self.trials, progress, self.noise)
+        pairs, kld = refine(self.judge, start, *given)
+        return Point(pairs, kld, self.prices.plan(pairs))
 
     def below(self, max_kld: float, progress: Progress | None = None) -> Point:
         """The smallest plan found whose KLD is at most ``max_kld``.

@@ -34,7 +34,8 @@ class Settings:
     the paper's method minimises, one of `OBJECTIVES`. ``evolve``: trials of a genetic search that begins with the
     exact method's front. ``fixed``: pairs by layer that are not searched. ``ends``: exact ends of every plan.
     ``prices``: one of `PRICES`, by default fisher where the engine has gradients. ``windows``: what becomes of layers
-    with a sliding window, one of `WINDOWS`; see `left_at_f16`.
+    with a sliding window, one of `WINDOWS`; see `left_at_f16`. ``storage``: where the paper's method searches with
+    other workers; it may hold a password.
     """
 
     goal: Goal = field(default_factory=lambda: Goal(bits=DEFAULT_BITS))
@@ -53,12 +54,15 @@ class Settings:
     ends: Ends | None = None
     prices: str | None = None
     windows: str = "auto"
+    storage: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES or (self.method == "exact" and self.objective != "kld"):
             raise KvtunerError(f"the objective {self.objective!r} is for --method paper: use kld, or that method")
         if self.objective != "kld" and self.goal.max_kld is not None:
             raise KvtunerError("--max-kld is a bound of the objective kld: give a budget")
+        if self.storage is not None and self.method != "paper":
+            raise KvtunerError("--storage shares the search of --method paper: leave it out, or take that method")
         if self.prices not in (None, *PRICES):
             raise KvtunerError(f"unknown prices {self.prices!r}: use one of {', '.join(PRICES)}")
         if self.windows not in WINDOWS:
@@ -118,5 +122,12 @@ def facts_of(engine: Engine, texts: Texts, settings: Settings) -> dict[str, Any]
         "text_tokens": settings.n_tokens // settings.n_ctx * settings.n_ctx,
         "n_ctx": settings.n_ctx,
         "seed": settings.seed,
-        "device": engine.device,
+        "device": engine.device.partition(":")[0],  # one GPU measures as the others do
     }
+
+
+def identity_of(engine: Engine, facts: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """All that measurements depend on: the ``facts``, what caches are read with, and the shape of the model."""
+    ends = None if settings.ends is None else str(settings.ends)
+    centering = {"center": settings.center, "center_span": settings.span(engine.shape), "scale": settings.center}
+    return {**facts, **centering, "ends": ends, "model": engine.shape.to_json()}

@@ -11,7 +11,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.sizes import LayerPairs, Sizes
 from kvtuner_gguf.progress import Progress
-from kvtuner_gguf.tuning.judges import Judge
+from kvtuner_gguf.tuning.judges import Judge, Noise, no_noise
 from kvtuner_gguf.tuning.prices import Prices
 
 # a move must win this share of the plan's KLD, else it fits the noise of the calibration text
@@ -76,10 +76,12 @@ def refine(
     budget: int,
     trials: int,
     progress: Progress | None = None,
+    noise: Noise = no_noise,
 ) -> tuple[tuple[Pair, ...], float]:
     """Trade bytes between two layers as long as the KLD of the whole plan falls; the plan and its mean KLD.
 
     At most ``trials`` trades are judged, the most promising by price first, and no more after `PATIENCE` in vain.
+    None is made that wins less than the ``noise`` between the two plans.
     """
     pairs, kld = tuple(start), judge.kld(start)
     judge.settle(pairs)
@@ -93,7 +95,7 @@ def refine(
             break
         tried.add(trial)
         trial_kld = judge.kld(trial)
-        if trial_kld < kld * (1 - WORTH):
+        if trial_kld < kld * (1 - WORTH) and kld - trial_kld >= noise(trial, pairs):
             pairs, kld, won = trial, trial_kld, done + 1
             judge.settle(pairs)
     if progress:

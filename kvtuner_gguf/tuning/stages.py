@@ -5,12 +5,11 @@ What a stage has finished is kept in the folder of the tuning (`kvtuner_gguf.tun
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,16 +23,17 @@ from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.calibration import Texts, calibrate_texts
 from kvtuner_gguf.tuning.center import measure_centers
 from kvtuner_gguf.tuning.cluster import Groups, cluster
+from kvtuner_gguf.tuning.crew import Asked, Bench, Crew
 from kvtuner_gguf.tuning.fisher import fisher_prices
 from kvtuner_gguf.tuning.fixed import check_fixed, fixed_facts, with_fixed
 from kvtuner_gguf.tuning.given import can_leave, check_given, types_given
-from kvtuner_gguf.tuning.judges import Ledger
+from kvtuner_gguf.tuning.judges import ErrorJudge
 from kvtuner_gguf.tuning.prices import Prices, price, priced_pairs
 from kvtuner_gguf.tuning.profile import Profile, profile
 from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, Candidates, prune, prune_by_prices
 from kvtuner_gguf.tuning.scale import measure_scales
-from kvtuner_gguf.tuning.settings import Settings, facts_of
-from kvtuner_gguf.tuning.windows import left_at_f16, left_facts, with_left
+from kvtuner_gguf.tuning.settings import Settings, facts_of, identity_of
+from kvtuner_gguf.tuning.windows import F16, left_at_f16, left_facts, with_left
 from kvtuner_gguf.tuning.work import Work
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -56,25 +56,29 @@ class Stages:
         folder: Path | None = None,
         fresh: bool = False,
         stage: Stage | None = None,
+        crew: Crew | None = None,
     ) -> None:
         check_fixed(settings.fixed, engine.shape)
         self.engine, self.settings = engine, settings
         self.show: Stage = stage or (lambda title: nullcontext(lambda done, total: None))
         self.backend, self.left = settings.backend.fitting(engine.shape), left_at_f16(settings, engine.shape)
         self.facts = facts_of(engine, text, settings)
-        ends = None if settings.ends is None else str(settings.ends)
-        centering = {"center": settings.center, "center_span": settings.span(engine.shape)}
-        identity = {**self.facts, **centering, "scale": settings.center, "ends": ends, "model": engine.shape.to_json()}
-        self.work = Work(folder, identity, fresh)
+        self.work = Work(folder, identity_of(engine, self.facts, settings), fresh)
         torch.manual_seed(settings.seed)
         with self.show("load the reference model"):
             tokens = (settings.n_tokens, settings.n_ctx, settings.seed)
             self.texts = calibrate_texts(text, engine.tokenize, *tokens)
         self.centers = self._center() if settings.center else None
         self.scales = self._scale() if settings.center else None
-        self.ledger = Ledger(
-            lambda: engine.judge(self.texts.tuning, self.centers, settings.ends, self.scales), self.work.journal
-        )
+        self.bench = Bench(engine, self.texts.tuning, self.centers, settings.ends, self.scales)
+        self.ledger, self._crew = self.bench.ledger(self.work.journal), crew or Crew()
+
+    def ahead(self, ask: Callable[[ErrorJudge], object], progress: Progress) -> None:
+        """Have several devices measure the plans for which ``ask`` asks a judge, whatever that answers."""
+        if self._crew:
+            asked = Asked()
+            ask(asked)
+            self._crew.klds(self.bench, asked.plans, self.ledger, progress)
 
     def take(self, profile: Profile, candidates: Candidates, groups: Groups | None = None) -> None:
         """Go on from stages that were run before, for this model and these texts; the types are those of the profile.
@@ -90,6 +94,18 @@ class Stages:
         self.profile, self.candidates = profile, self._with_fixed(candidates)
         if groups is not None:
             self.groups = groups
+
+    @cached_property
+    def noise_floor(self) -> float:
+        """The mean KLD in nats between two runs of the tuning text that should be alike; 0 by an exact engine."""
+        if self.engine.is_exact:
+            return 0.0
+        with self.show("measure the noise floor"):
+            return self.work.journal.remember("noise floor", lambda: self.engine.noise_floor(self.texts.tuning))
+
+    def noise(self, one: Sequence[Pair], other: Sequence[Pair]) -> float:
+        """What a plan must win over another one to be preferred, besides the share that is always asked for."""
+        return 0.0 if self.engine.is_exact else max(self.noise_floor, self.ledger.paired_error(one, other))
 
     @property
     def fixed(self) -> dict[int, Pair]:
@@ -138,8 +154,8 @@ class Stages:
 
         def measure() -> Profile:
             with self.show("profile") as progress:
-                given: tuple[Any, ...] = (self.facts, self.centers, progress, self.scales)
-                return profile(self.engine, self.texts.tuning, pairs, *given)
+                found = self._crew.by_layers(self.bench, partial(_profile, pairs=pairs), progress)
+            return Profile(self.engine.shape, tuple(part.layers[il] for il, part in enumerate(found)), dict(self.facts))
 
         def has_all(found: Profile) -> bool:
             return all(pair in layer for pair in pairs for layer in found.layers)
@@ -179,16 +195,21 @@ class Stages:
         names, settings = self.names, self.settings
 
         def measure() -> Prices:
+            call = partial(_fisher, names=names, seed=settings.seed)
             with self.show("price layers") as progress:
-                given: tuple[Any, ...] = (self.facts, self.centers, settings.ends, settings.seed, progress, self.scales)
-                return fisher_prices(self.engine, self.texts.tuning, names, *given)
+                found = self._crew.by_layers(self.bench, call, progress)
+            k, v = (tuple(getattr(part, side)[il] for il, part in enumerate(found)) for side in ("k", "v"))
+            return replace(found[0], k=k, v=v, provenance={**self.facts, **found[0].provenance})
 
         return self.work.stage("fisher", Prices.from_json, measure, lambda found: found.has(names)).only(names)
 
     def _measured_prices(self) -> Prices:
-        names, profiled = self.names, self.profile
+        at_f16 = [il for il, pair in self.fixed.items() if pair == F16]
+        given = (self.profile, self.names, self.settings.n_rungs, at_f16)
         with self.show("price layers") as progress:
-            made = price(self.ledger, profiled, names, self.settings.n_rungs, progress)  # its KLDs are in the journal
+            self.ahead(lambda judge: price(judge, *given), progress)
+            made = price(self.ledger, *given, progress)  # its KLDs are in the journal
+        made = replace(made, provenance={**made.provenance, "noise_floor": self.noise_floor})
         return self.work.stage("prices", Prices.from_json, lambda: made, made.__eq__)
 
     @cached_property
@@ -196,3 +217,14 @@ class Stages:
         """Layers that share a pair."""
         made = cluster(self.profile, self.candidates)
         return self.work.stage("groups", Groups.from_json, lambda: made, made.__eq__)
+
+
+def _profile(bench: Bench, layers: Collection[int], progress: Progress | None, pairs: Sequence[Pair]) -> Profile:
+    return profile(bench.engine, bench.tokens, pairs, {}, bench.centers, progress, bench.scales, layers)
+
+
+def _fisher(
+    bench: Bench, layers: Collection[int], progress: Progress | None, names: Sequence[str], seed: int
+) -> Prices:
+    given = (bench.centers, bench.ends, seed, progress, bench.scales, layers)
+    return fisher_prices(bench.engine, bench.tokens, names, {}, *given)

@@ -19,6 +19,7 @@ from kvtuner_gguf.plan.plan import Plan, of_caches
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.tuning.calibration import Texts
 from kvtuner_gguf.tuning.cluster import Groups
+from kvtuner_gguf.tuning.crew import Crew
 from kvtuner_gguf.tuning.fixed import fixed_facts
 from kvtuner_gguf.tuning.genetic import GeneticSettings, ladder
 from kvtuner_gguf.tuning.genetic import search as genetic_search
@@ -27,8 +28,9 @@ from kvtuner_gguf.tuning.prices import Prices
 from kvtuner_gguf.tuning.profile import Profile
 from kvtuner_gguf.tuning.prune import Candidates
 from kvtuner_gguf.tuning.search import Search, front_of, sweep
-from kvtuner_gguf.tuning.settings import Settings
+from kvtuner_gguf.tuning.settings import Settings, facts_of, identity_of
 from kvtuner_gguf.tuning.stages import Stage, Stages
+from kvtuner_gguf.tuning.together import SharedStudy, search_together
 from kvtuner_gguf.tuning.windows import left_facts
 
 
@@ -36,7 +38,8 @@ from kvtuner_gguf.tuning.windows import left_facts
 class Tuned:
     """The plan with what led to it; ``prices`` is None with the paper's method.
 
-    ``loss_tuning``: the objective on the tuning text, for KLD the mean in nats per token against the exact model.
+    ``loss_tuning``: the objective on the tuning text, for KLD the mean in nats per token against the exact model, with
+    its standard error ``loss_tuning_se`` and the ``noise_floor``, as `Stages.noise_floor`; None for others.
     ``row``: the plan on the held-out text, ``held_out``, against the f16 cache, as `eval` has it.
     """
 
@@ -44,6 +47,8 @@ class Tuned:
     front: Front
     prices: Prices | None
     loss_tuning: float
+    loss_tuning_se: float | None
+    noise_floor: float | None
     row: Row
     held_out: list[np.ndarray]
 
@@ -52,7 +57,7 @@ class Tuner:
     """The plan of the model of ``engine`` on ``text``; its stages are `Stages`.
 
     The same settings give the same plan, after an interruption, too. Raises `KvtunerError` where the model cannot be
-    loaded, or ``folder`` holds another tuning.
+    loaded, or ``folder`` holds another tuning. What a ``crew`` can measure side by side it does.
     """
 
     def __init__(
@@ -63,9 +68,14 @@ class Tuner:
         folder: Path | None = None,
         fresh: bool = False,
         stage: Stage | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self._settings = settings
-        self._stages = Stages(engine, text, settings, folder, fresh, stage)
+        self._tuning = {**identity_of(engine, facts_of(engine, text, settings), settings), "goal": str(settings.goal)}
+        self._shared = None if settings.storage is None else SharedStudy(settings.storage)
+        if self._shared is not None:  # what stands against it is told before anything is measured
+            self._shared.check(self._tuning)
+        self._stages = Stages(engine, text, settings, folder, fresh, stage, crew)
         centers = self._stages.centers
         self._sizes = settings.goal.sizes(engine.shape, settings.ends, centers.span if centers else None)
 
@@ -74,6 +84,8 @@ class Tuner:
 
         Raises `KvtunerError` where no plan fits.
         """
+        if self._settings.objective == "kld":
+            _ = self._stages.noise_floor  # where nothing can be measured it fails early
         return self._paper(by_tasks) if self._settings.method == "paper" else self._exact()
 
     def take(self, profile: Profile, candidates: Candidates, groups: Groups | None = None) -> None:
@@ -89,16 +101,18 @@ class Tuner:
         """The plan by prices, an exact solver and a refinement of the whole."""
         stages, goal = self._stages, self._settings.goal
         ledger, prices, layers = stages.ledger, stages.prices, stages.candidates.layers
-        search = Search(ledger, prices, layers, self._sizes, stages.n_trials)
+        search = Search(ledger, prices, layers, self._sizes, stages.n_trials, stages.noise)
         with stages.show(f"search {goal}") as progress:
             budget = goal.budget(self._sizes)
             point = search.below(goal.ceiling, progress) if budget is None else search.within(budget, progress)
         with stages.show("find the front") as progress:
-            points = sweep(ledger, prices, layers, self._sizes, self._settings.n_points, progress)
+            given = (prices, layers, self._sizes, self._settings.n_points)
+            stages.ahead(lambda judge: sweep(judge, *given), progress)
+            points = sweep(ledger, *given, progress)
         front = front_of([*points, point], self._sizes, stages.facts)
         if self._settings.evolve:
             front = self._evolved(front)
-            point = self._chosen(front)
+            point = self._preferred(self._chosen(front), point)
         return self._verified(point, front, prices)
 
     def _evolved(self, front: Front) -> Front:
@@ -106,7 +120,8 @@ class Tuner:
         stages = self._stages
         groups = Groups.singletons(stages.candidates)
         with stages.show("evolve the front") as progress:
-            points = self._genetic(groups, self._settings.evolve, [point.pairs for point in front.points], progress)
+            seeds = [point.pairs for point in front.points]
+            points = self._genetic(groups, self._settings.evolve, seeds, progress, stages.ledger.kld)
         priced = [replace(point, priced=stages.prices.plan(point.pairs)) for point in points]
         return front_of([*front.points, *priced], self._sizes, stages.facts)
 
@@ -116,7 +131,7 @@ class Tuner:
         trials: int,
         seeds: Sequence[Sequence[Pair]],
         progress: Progress,
-        loss: Callable[[Sequence[Pair]], float] | None = None,
+        loss: Callable[[Sequence[Pair]], float],
     ) -> tuple[Point, ...]:
         budget, stages = self._settings.goal.budget(self._sizes), self._stages
         bits = None if budget is None else self._sizes.bits(budget)
@@ -125,7 +140,9 @@ class Tuner:
         )
         storage = stages.work.file("optuna.log")
         groups = replace(groups, model=self._sizes.shape)
-        return genetic_search(groups, loss or stages.ledger.kld, settings, storage, seeds, progress, self._sizes)
+        if self._shared is not None:
+            return search_together(self._shared, self._tuning, groups, loss, settings, seeds, progress, self._sizes)
+        return genetic_search(groups, loss, settings, storage, seeds, progress, self._sizes)
 
     def _chosen(self, front: Front) -> Point:
         goal = self._settings.goal
@@ -135,9 +152,15 @@ class Tuner:
             raise KvtunerError(f"none of the plans tried meets {goal}: raise --trials or the goal")
         return point
 
+    def _preferred(self, found: Point, before: Point) -> Point:
+        """``found``, unless it is for a budget and wins no more than noise over the one ``before``."""
+        is_chance = before.loss - found.loss < self._stages.noise(found.pairs, before.pairs)
+        return before if is_chance and self._settings.goal.max_kld is None else found
+
     def _paper(self, by_tasks: TaskJudge | None) -> Tuned:
         """The plan by groups of layers and a genetic search, as in the paper."""
         loss, stages = self._loss(by_tasks), self._stages
+        self._tuning["objective"] = self._settings.objective if by_tasks is None else f"failed {by_tasks.name}"
         with stages.show(f"search {self._settings.goal}") as progress:
             trials, groups = stages.n_trials, stages.groups
             points = self._genetic(groups, trials, ladder(groups, max(1, trials // 10)), progress, loss)
@@ -176,6 +199,8 @@ class Tuner:
         held_out = list(stages.texts.held_out.numpy().astype(np.int32))
         with stages.show("verify on held-out text") as progress:
             row = self._held_out(plan, held_out, progress)
+        by_kld = self._settings.objective == "kld"
+        error, floor = (stages.ledger.standard_error(point.pairs), stages.noise_floor) if by_kld else (None, None)
         provenance = {
             **stages.facts,
             "method": self._settings.method,
@@ -188,11 +213,14 @@ class Tuner:
             **left_facts(stages.left),
             "prices": None if prices is None else prices.provenance.get("prices"),
             "loss_tuning": point.loss,
+            "loss_tuning_se": error,
+            "noise_floor": floor,
             "kld_priced": point.priced,
-            **{name: getattr(row, name) for name in ("kld_mean", "kld_median", "same_top", "ppl_ratio")},
+            **{name: getattr(row, name) for name in ("kld_mean", "kld_se", "kld_median", "same_top", "ppl_ratio")},
         }
         front = stages.work.stage("front", Front.from_json, lambda: front, front.__eq__)
-        return Tuned(replace(plan, provenance=provenance), front, prices, point.loss, row, held_out)
+        plan = replace(plan, provenance=provenance)
+        return Tuned(plan, front, prices, point.loss, error, floor, row, held_out)
 
     def _held_out(self, plan: Plan, chunks: Sequence[np.ndarray], progress: Progress) -> Row:
         engine = self._stages.engine

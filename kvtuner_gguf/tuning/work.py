@@ -102,14 +102,19 @@ def _empty(folder: Path) -> None:
 
 
 def _check_record(folder: Path, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise `KvtunerError` with the first thing in which the two differ."""
+    if found := difference(before, wanted):
+        raise KvtunerError(
+            f"{folder} holds a tuning with {found}: begin anew with --fresh, or choose another folder with --work"
+        )
+
+
+def difference(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """The first thing in which two records differ, in words."""
     before, wanted = _flat(before), _flat(wanted)
     for key in sorted({*wanted, *before}):
         if wanted.get(key) != before.get(key):
-            raise KvtunerError(
-                f"{folder} holds a tuning with {key} {_words(before.get(key))}, not {_words(wanted.get(key))}: "
-                "begin anew with --fresh, or choose another folder with --work"
-            )
+            return f"{key} {_words(before.get(key))}, not {_words(wanted.get(key))}"
+    return None
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -28,6 +28,7 @@ def plain(base: np.ndarray, other: np.ndarray, targets: np.ndarray) -> dict[str,
     kld = (p * np.log(p / q)).sum(1)
     return {
         "kld_mean": kld.mean(),
+        "kld_se": np.std([block.mean() for block in np.array_split(kld, 8)], ddof=1) / 8**0.5,
         "kld_median": np.sort(kld)[N_TOKENS // 2],
         "kld_p999": np.quantile(kld, 0.999),
         "same_top": 100 * np.mean(p.argmax(1) == q.argmax(1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.rows import Row
 from kvtuner_gguf.report.chart import save_chart
 from kvtuner_gguf.report.labels import place_labels
+from kvtuner_gguf.report.numbers import with_error
 from kvtuner_gguf.report.table import print_rows
 
 
@@ -46,6 +48,27 @@ def test_names_of_close_points_do_not_overlap() -> None:
     boxes = [Text.get_window_extent(text) for text in axes.texts]
     assert len(boxes) == 8
     assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+
+
+def test_table_says_how_sure_a_mean_is(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows([replace(ROWS[2], kld_se=0.00021), ROWS[3]], "title")
+    *_, known, unknown, _ = capsys.readouterr().out.splitlines()
+    assert "0.00990 │ 0.00021" in known
+    assert "0.01010 │         │" in unknown
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (0.002813, 0.000041, "0.00281 +- 0.00004"),
+        (1.5, 0.3, "1.5 +- 0.3"),
+        (120.0, 30.0, "120 +- 30"),
+        (2e-6, 0.0, "2e-06"),
+        (0.00281345, None, "0.00281"),
+    ],
+)
+def test_numbers_have_the_digits_that_their_errors_leave(value: float, error: float | None, text: str) -> None:
+    assert with_error(value, error) == text
 
 
 def test_table_has_a_line_per_row(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.ends import ENDS_CTX, Ends
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.report.numbers import with_error
 from kvtuner_gguf.tuning.journal import Journal
 
 N_LAYER = 3
@@ -121,6 +124,17 @@ def test_an_engine_that_memory_has_chosen_is_kept(tuning: Tuning, monkeypatch: p
     assert refused.exit_code == 1
 
 
+@pytest.mark.parametrize("prices", ["fisher", "kld"])
+def test_the_report_says_how_sure_it_is(prices: str, tuning: Tuning) -> None:
+    command = ("a.json", "--bits", "4", "--prices", prices)
+    said = tuning.run(*command).output
+    loss, error = (Plan.load(tuning.folder / "a.json").provenance[name] for name in ("loss_tuning", "loss_tuning_se"))
+    assert f"KLD {with_error(loss, error)} on the tuning text, noise floor 0\n" in said
+    data = json.loads(tuning.run(*command, "--json").stdout)
+    assert (data["loss_tuning"], data["loss_tuning_se"], data["noise_floor"]) == (loss, error, 0)
+    assert 0 < data["held_out"][0]["kld_se"] < data["held_out"][0]["kld_mean"]
+
+
 def test_another_goal_measures_nothing_twice(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
     tuning.plan("a.json", "--bits", "6", "--work", str(tuning.folder / "work"))
     before = (tuning.folder / "work" / "journal.jsonl").read_text().splitlines()
@@ -161,7 +175,7 @@ def test_the_stages_one_by_one_give_what_tune_gives(tuning: Tuning) -> None:
     options = ["--text", str(tuning.text), "--tokens", "64", "--ctx", "32", "--candidates", TYPES, "--ends", "2+4"]
     names = [str(tuning.folder / f"{name}.json") for name in ("profile", "candidates", "groups", "plan", "front")]
     profile, candidates, groups, plan, front = names
-    model = str(tuning.model)
+    model, study = str(tuning.model), str(tuning.folder / "study.log")
     small = ["--bits", "4", "--points", "5", "--prices", "kld"]
     for command in (
         ["profile", model, "-o", profile, *options],
@@ -175,7 +189,7 @@ def test_the_stages_one_by_one_give_what_tune_gives(tuning: Tuning) -> None:
     for command in (
         ["prune", profile, "-o", candidates, "--rule", "paper"],
         ["cluster", profile, candidates, "-o", groups],
-        ["search", model, profile, groups, "-o", plan, "--bits", "4", "--trials", "10", *options],
+        ["search", model, profile, groups, "-o", plan, "--bits", "4", "--trials", "10", "--storage", study, *options],
     ):
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 0, result.output
@@ -239,3 +253,31 @@ def test_a_text_within_the_ends_is_refused(tuning: Tuning) -> None:
     refused = tuning.run("a.json", "--ends", "4+128")
     assert refused.exit_code == 1
     assert "--ctx 32 is no more than the 132 positions of the exact ends 4+128:q8_0" in refused.output
+
+
+PAPER = ("--bits", "5", "--method", "paper", "--trials", "12")
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_who_joins_a_search_has_its_plan(kind: str, tuning: Tuning) -> None:
+    path = tuning.folder / "study"
+    storage = ("--storage", str(path) if kind == "journal" else f"sqlite:///{path}?timeout=60")
+    first, second = (tuning.plan(name, *PAPER, *storage) for name in ("first.json", "second.json"))
+    assert first == second
+    assert "study" not in first.decode()
+    works = [tuning.folder / f"{name}.{socket.gethostname()}.tune" for name in ("first", "second", "third")]
+    assert (works[0] / "front.json").read_bytes() == (works[1] / "front.json").read_bytes()
+    held_out, chosen = (works[1] / "journal.jsonl").read_text().splitlines()
+    assert held_out.startswith('["held-out')
+    assert chosen.startswith('["tuning'), "of its plan alone, for the standard error"
+    refused = tuning.run("third.json", *PAPER, *storage, "--bits", "4")
+    assert "holds a tuning with goal 5 bits per value, not 4 bits per value: choose another --storage" in refused.output
+    assert not works[2].exists()
+
+
+def test_a_storage_of_no_use_is_told_before_anything_is_measured(tuning: Tuning) -> None:
+    refused = tuning.run("a.json", *PAPER, "--storage", str(tuning.folder / "none" / "study.log"))
+    assert f"cannot write {tuning.folder}/none/study.log: No such file" in refused.output
+    assert not list(tuning.folder.glob("a.*"))
+    refused = tuning.run("a.json", "--bits", "5", "--storage", str(tuning.folder / "study.log"))
+    assert "--storage shares the search of --method paper" in refused.output

@@ -21,6 +21,7 @@ from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
 from kvtuner_gguf.tuning.calibration import Texts  # noqa: E402
 from kvtuner_gguf.tuning.goal import Goal  # noqa: E402
 from kvtuner_gguf.tuning.prune import Candidates  # noqa: E402
+from kvtuner_gguf.tuning.reasons import reasons  # noqa: E402
 from kvtuner_gguf.tuning.settings import Settings, check_goal  # noqa: E402
 from kvtuner_gguf.tuning.tuner import Tuned, Tuner  # noqa: E402
 from kvtuner_gguf.tuning.windows import F16, NEARLY_FREE, left_at_f16  # noqa: E402
@@ -112,9 +113,9 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def tuner(text: Path, **change: object) -> Tuner:
+def tuner(text: Path, work: Path | None = None, **change: object) -> Tuner:
     given = {"goal": Goal(bits=6, n_ctx=131072), "n_tokens": 64, "n_ctx": 32, "n_points": 4, "trials": 6, **change}
-    return Tuner(Windowed(), Texts((text,), (1.0,)), Settings(**{"backend": SMALL, "ends": Ends(2, 3), **given}))
+    return Tuner(Windowed(), Texts((text,), (1.0,)), Settings(**{"backend": SMALL, "ends": Ends(2, 3), **given}), work)
 
 
 def tune(text: Path, **change: object) -> Tuned:
@@ -164,3 +165,17 @@ def test_stages_by_hand_leave_them_where_f16_was_profiled(text: Path) -> None:
     with_f16 = tuner(text)
     with_f16.take(with_f16.profile, candidates)
     assert with_f16.run().plan.pairs[WINDOWED] == F16
+
+
+def test_layers_at_f16_have_no_price_but_that(text: Path, tmp_path: Path) -> None:
+    fixed = {0: F16, 2: Pair("q8_0", "q4_0")}
+    found = tuner(text, tmp_path / "work", goal=Goal(bits=14, n_ctx=131072), prices="kld", fixed=fixed).run()
+    assert found.plan.pairs == (F16, F16, fixed[2])
+    for sides in (found.prices.k, found.prices.v, found.prices.k_se, found.prices.v_se):
+        assert [set(side) for side in sides] == [{"f16"}, {"f16"}, {"q8_0", "q4_0", "f16"}]
+        assert sides[0] == sides[WINDOWED] == {"f16": 0.0}
+    lines = map(json.loads, (tmp_path / "work" / "journal.jsonl").read_text().splitlines())
+    plans = [key.split()[1:] for key, _ in lines if key.startswith("tuning")]
+    assert plans
+    assert not any("q" in pair for plan in plans for pair in plan[:2])
+    assert reasons(found.plan.pairs, found.prices) == []

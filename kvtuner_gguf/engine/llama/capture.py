@@ -27,7 +27,8 @@ _ATTENTION, _WRITE, _ROPE = "FLASH_ATTN_EXT", "SET_ROWS", "ROPE"
 # what changes the shape of values alone, or the size of all channels of a head, before RoPE or after it
 _COMMUTING = ("RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE", "CONT", "CPY", "RMS_NORM", "L2_NORM", "SCALE")
 # what else may lie between RoPE and the cache
-_BEHIND_ROPE = (*_COMMUTING, "CONCAT", "MUL", "ADD", "NORM", "REPEAT", "PAD")
+_UNEVEN = ("MUL", "ADD", "NORM")  # treat channels of a pair in different ways
+_BEHIND_ROPE = (*_COMMUTING, *_UNEVEN, "CONCAT", "REPEAT", "PAD")
 REMEDY = "make a plan without a search, kvtuner-gguf plan MODEL --uniform q8_0/f16 --no-center"
 # rows of a mask at a time
 _ROWS = 256
@@ -133,6 +134,7 @@ class Capture:
             rope=_rope(layer.written, shape.head_dim_k),
             alibi=Alibi.of(queries.shape[1], max_bias) if max_bias else None,
             latent=shape.latent,
+            relative=_is_relative(layer.written.source(0)),
         )
 
 
@@ -159,6 +161,13 @@ def _has_rope(node: Node | None) -> bool:
     if node is None or node.op == _ROPE:
         return node is not None
     return node.op in _BEHIND_ROPE and any(_has_rope(node.source(i)) for i in (0, 1))
+
+
+def _is_relative(node: Node | None) -> bool:
+    """Whether what RoPE turns stays whole until it is written, so that moving all positions changes no product."""
+    if node is None or node.op == _ROPE or not _has_rope(node):
+        return True
+    return node.op not in _UNEVEN and all(_is_relative(node.source(i)) for i in (0, 1))
 
 
 def _heads(values: np.ndarray, n_head: int) -> Tensor:

@@ -21,6 +21,11 @@ def offered_backend() -> str:
     return DEFAULT_BACKEND
 
 
+def n_cuda() -> int:
+    """How many GPUs the installed build finds for CUDA."""
+    return sum(name.startswith("CUDA") for name in _gpu_names())
+
+
 def _gpu_names() -> Iterator[str]:
     try:
         library = importlib.import_module("llama_cpp._ggml").libggml

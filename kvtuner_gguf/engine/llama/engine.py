@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -31,6 +31,8 @@ EXACT = Pair("f16", "f16")
 FEW = 4
 # tokens of a batch
 N_BATCH = 512
+# the tensor of models whose positions have vectors of their own
+POSITIONS = "position_embd.weight"
 # float32 values of queries, keys and values that are held at once while layers are looked at
 MAX_HELD = 1 << 28
 
@@ -48,10 +50,16 @@ class LlamaEngine(Engine):
         lib, headers = patched_llama_cpp(), read_model(path)
         self.model, self.shape, self.device = str(path), shape, offered_backend()
         self._weights = weights_for(headers, self.device, before)
+        self._has_vectors = any(tensor.name == POSITIONS for header in headers for tensor in header.tensors)
         self.versions = {"llama_cpp": lib.__version__, "weights": self._weights}
         self._path, self._threads = headers[0].path, threads or default_threads()
         self._open = ExitStack()
         weakref.finalize(self, self._open.close)
+
+    @property
+    def can_move(self) -> bool:
+        """Not where positions have vectors, nor where a norm with weights follows RoPE."""
+        return not self._has_vectors and all(used.relative for used in self._few)
 
     @cached_property
     def native(self) -> Model:
@@ -79,9 +87,14 @@ class LlamaEngine(Engine):
 
     @cached_property
     def _tells_rope(self) -> bool:
-        """Whether all layers do: by a look at what a few tokens use."""
+        """Whether all layers do."""
+        return all(used.rope is not None for used in self._few)
+
+    @cached_property
+    def _few(self) -> Collection[Attention]:
+        """What a few tokens use in each layer."""
         layers = [il for il, layer in enumerate(self.shape.layers) if layer.keeps]
-        return all(used.rope is not None for used in self._used(torch.arange(FEW), layers).values())
+        return self._used(torch.arange(FEW), layers).values()
 
     def _groups(self, n_tokens: int) -> Iterator[Sequence[int]]:
         """Layers with a cache of their own, as many at a time as are held together."""

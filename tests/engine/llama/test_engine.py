@@ -113,6 +113,7 @@ def test_every_architecture_is_tuned_or_refused_with_its_reason(models: list[Pat
             assert layer.keeps or plan.pairs[il] == Pair("f16", "f16"), path.stem
         quantized = any(t.is_quantized for pair in plan.pairs for t in pair.types)
         assert quantized == (tuned.row.kld_mean > 0), path.stem
+        assert tuned.noise_floor < 1e-6, f"{path.stem}: other positions have other predictions"
     assert len(found) > 100
     assert sum(tuned.plan.centers is not None for tuned in found.values()) > 80
 
@@ -246,6 +247,22 @@ def test_rope_is_told_where_it_is_all_that_turns_keys(name: str, interleaved: bo
     turned = [rope for rope in found if rope is None or rope.frequencies.max() > 0]  # one layer in 4 of llama4 has none
     assert len(turned) >= 2
     assert [rope and rope.interleaved for rope in turned] == [interleaved] * len(turned)
+
+
+@pytest.mark.parametrize(
+    ("name", "moves"),
+    [
+        ("llama-dense", True),
+        ("minicpm3-dense", True),  # a part of each key is turned
+        ("bloom-dense", True),  # distances are biases
+        ("hunyuan-dense-dense", False),  # a norm with weights follows RoPE
+        ("gpt2-dense", False),  # positions have vectors
+    ],
+)
+def test_a_text_is_moved_where_that_changes_nothing_but_rounding(name: str, moves: bool, models: list[Path]) -> None:
+    engine = engine_of(next(path for path in models if path.stem == name))
+    assert engine.can_move == moves
+    assert engine.noise_floor(torch.arange(32).view(2, 16)) < 1e-6
 
 
 def test_an_interrupt_waits_for_the_end_of_the_block() -> None:

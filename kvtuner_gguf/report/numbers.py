@@ -1,0 +1,13 @@
+"""Measured numbers as text."""
+
+from __future__ import annotations
+
+import math
+
+
+def with_error(value: float, error: float | None) -> str:
+    """``value`` with its standard ``error``, to the digits that this leaves it: ``0.00281 +- 0.00004``."""
+    if not error:
+        return f"{value:.3g}"
+    digits = max(0, -math.floor(math.log10(error)))
+    return f"{value:.{digits}f} +- {error:.{digits}f}"
