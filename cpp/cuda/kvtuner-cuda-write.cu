@@ -286,8 +286,11 @@ static bool is_rope_of_rows(const ggml_tensor * node) {
     }
     const ggml_tensor *rows = node->src[0], *made_by = without_views(rows);
     const int mode = node->op_params[2], n_turned = node->op_params[1], first = node->op_params[15];
+    // what is read before the kernel before has ended must not come from one
+    const bool is_given =
+            without_views(node->src[1])->op == GGML_OP_NONE && (!node->src[2] || node->src[2]->op == GGML_OP_NONE);
     return is_piece(node->ne[0]) && node->ne[3] == 1 && ggml_is_contiguous(node) && node->type == GGML_TYPE_F32 &&
-           rows->type == GGML_TYPE_F32 && rows->nb[0] == sizeof(float) && rows->nb[1] == node->nb[1] &&
+           rows->type == GGML_TYPE_F32 && rows->nb[0] == sizeof(float) && rows->nb[1] == node->nb[1] && is_given &&
            made_by->op != GGML_OP_MUL && (node->flags & GGML_TENSOR_FLAG_OUTPUT) == 0 &&
            (mode == GGML_ROPE_TYPE_NORMAL || mode == GGML_ROPE_TYPE_NEOX) && first == 0 && n_turned % 2 == 0;
 }

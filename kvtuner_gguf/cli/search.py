@@ -9,7 +9,7 @@ import click
 
 from kvtuner_gguf.cli.options import FILE, goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
-from kvtuner_gguf.cli.settings import make_settings
+from kvtuner_gguf.cli.settings import make_settings, own_folder
 from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.cli.tuned import print_tuned, print_tuned_json
 from kvtuner_gguf.engine.devices import chosen_devices
@@ -50,10 +50,11 @@ def search_command(
     method = "exact" if groups is None else "paper"
     shape, settings = make_settings(model, {**options, "method": method})
     text = texts_of(options["texts"])
-    before = facts_of(options["work"], options["fresh"])
+    folder = own_folder(options["work"], options["storage"])
+    before = facts_of(folder, options["fresh"])
     engine, helpers = open_engines(model, shape, devices, options["threads"], options["engine"], before)
     with Crew(helpers) as crew:
-        tuner = Tuner(engine, text, settings, options["work"], options["fresh"], step_progress, crew)
+        tuner = Tuner(engine, text, settings, folder, options["fresh"], step_progress, crew)
         tuner.take(profiled, candidates, groups)
         tuned = tuner.run()
     tuned.plan.save(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,11 @@ def make_settings(model: Path, options: dict[str, Any]) -> tuple:
 
     measure = {"n_tokens": options["tokens"], "n_ctx": options["ctx"], "seed": options["seed"]}
     return shape, Settings(backend=backend, center=center, ends=ends, **measure, **_search_settings(options))
+
+
+def own_folder(work: Path | None, storage: str | None) -> Path | None:
+    """``work``, or a folder of this machine's own in it where others join the search."""
+    return work / socket.gethostname() if work is not None and storage is not None else work
 
 
 def _search_settings(options: dict[str, Any]) -> dict[str, Any]:

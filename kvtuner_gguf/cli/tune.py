@@ -12,7 +12,7 @@ import click
 
 from kvtuner_gguf.cli.options import FILE, goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
-from kvtuner_gguf.cli.settings import make_settings
+from kvtuner_gguf.cli.settings import make_settings, own_folder
 from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json
 from kvtuner_gguf.engine.devices import chosen_devices
@@ -76,11 +76,12 @@ def tune_command(
     A budget in bits or MiB counts exact ends and tables of turned centers, too.
 
     What is finished is kept in the folder OUT.tune (see --work): an interrupted tuning goes on where it was, another
-    goal for the same model takes the profile and the prices from there. With --storage that is OUT.HOST.tune.
+    goal for the same model takes the profile and the prices from there. With --storage that is OUT.HOST.tune, or
+    HOST in the folder of --work.
     """
     fresh = options.pop("fresh")
     host = f".{socket.gethostname()}" if options["storage"] else ""  # the others may write beside this one
-    folder = work or out.with_suffix(f"{host}.tune")
+    folder = own_folder(work, options["storage"]) or out.with_suffix(f"{host}.tune")
     check_search_outputs(out, png, inputs=[model, tasks], work=folder, texts=options["texts"])
     devices = chosen_devices(options["device"], options["gpus"], options["engine"])
     shape, settings = make_settings(model, options)

@@ -81,4 +81,8 @@ def _fast_on(tuned: Tuned) -> list[str]:
 def _reasons(tuned: Tuned) -> list[str]:
     from kvtuner_gguf.tuning.reasons import reasons
 
-    return [] if tuned.prices is None else reasons(tuned.plan.pairs, tuned.prices)
+    if tuned.prices is None:
+        return []
+    facts = tuned.plan.provenance
+    given = {*map(int, facts.get("fixed", {})), *facts.get("windows", {}).get("layers", ())}
+    return reasons(tuned.plan.pairs, tuned.prices, given)

@@ -47,7 +47,9 @@ def _names(device: str, n_gpus: int | None) -> list[str]:
         if n_gpus < 1:
             raise KvtunerError(f"--gpus is {n_gpus}: give 1 or more, or leave it out for the CPU")
         return [f"cuda:{i}" for i in range(n_gpus)]
-    names = device.split(",")
+    names = [name.strip() for name in device.split(",")]
+    if not all(names):
+        raise KvtunerError(f"--device {device!r} has an empty name: give cpu, cuda, or GPUs such as cuda:0,cuda:1")
     if len(names) == 1:
         return names
     names = ["cuda:0" if name == "cuda" else name for name in names]
@@ -61,6 +63,8 @@ def _names(device: str, n_gpus: int | None) -> list[str]:
 
 def _check_there(names: list[str], n_there: int, option: str) -> None:
     for name in names:
+        if n_there == 0:
+            raise KvtunerError(f"{option} names {name}, and no GPU is found here: give --device cpu")
         if _index(name) >= n_there:
             there = "is 1 GPU" if n_there == 1 else f"are {n_there} GPUs"
             raise KvtunerError(f"{option} names {name}, and there {there}: name fewer, or give --device cpu")
@@ -82,8 +86,6 @@ def _n_torch() -> int:
 def _n_llama() -> int:
     """As another process finds: the library is to be loaded into this one with one GPU to see."""
     if "llama_cpp" in sys.modules:
-        raise KvtunerError(
-            f"llama.cpp is loaded already, with all GPUs in sight: set {VISIBLE}, or tune in a process of its own"
-        )
+        raise KvtunerError("llama.cpp is loaded already, with the GPUs of before: tune in a process of its own")
     found = subprocess.run([sys.executable, "-c", _COUNT], capture_output=True, text=True, check=False)
     return int(found.stdout) if found.returncode == 0 else 0

@@ -85,7 +85,7 @@ def open_engines(
 
     first, *others = devices
     opened = open_engine(model, shape, name(first), threads, engine, before)
-    chosen = (threads, opened.name, dict(before))
+    chosen = (threads, opened.name, {**before, **opened.versions})
     return opened, [Helper(other, partial(open_engine, model, shape, name(other), *chosen)) for other in others]
 
 

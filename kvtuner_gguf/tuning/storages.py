@@ -49,8 +49,8 @@ def open_storage(url: str) -> BaseStorage:
 def journal_path(url: str) -> Path | None:
     """The file that ``url`` names, if it is one of a journal."""
     start, separator, rest = url.partition("://")
-    if separator and start != "journal":
-        return None
+    if (separator and start != "journal") or url.partition(":")[0].partition("+")[0] in (*DATABASES, "postgres"):
+        return None  # without // it is no path either: it may hold a password
     return Path(rest if separator else url)
 
 
@@ -61,7 +61,7 @@ def shown(url: str) -> str:
     try:
         parts = make_url(url)
     except (SQLAlchemyError, ValueError):  # whatever is in it may be a password
-        return f"{url.partition('://')[0]}://..."
+        return f"{url.partition(':')[0]}://..."
     host = (parts.host or "").rpartition("@")[2]  # of a password with an @
     return f"{parts.drivername}://{host}{f':{parts.port}' if parts.port else ''}/{parts.database or ''}"
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -62,11 +64,11 @@ class SharedStudy:
     def claim(self, identity: Mapping[str, Any], begin: Iterable[Mapping[str, int]]) -> None:
         """Have the study be of ``identity``, and begin it with the plans ``begin``, unless another worker has."""
         self.check(identity)
-        if IDENTITY in self.study.user_attrs:
-            return
-        for params in begin:
+        if IDENTITY not in self.study.user_attrs:
+            self.study.set_user_attr(IDENTITY, dict(identity))
+            self.check(identity)  # another worker may have been faster
+        for params in begin:  # the one that claimed it may have been killed before it did this
             self.study.enqueue_trial(dict(params), skip_if_exists=True)
-        self.study.set_user_attr(IDENTITY, dict(identity))
 
     def finished(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=FINISHED)
@@ -118,11 +120,22 @@ def search_together(
     with silent(), answering(shared.url):
         shared.claim({**identity, "group": _in_words(groups)}, begin)
         shared.study.sampler = NSGAIISampler(population_size=settings.population, seed=shared.seed(settings.seed))
-        if len(shared.finished()) < settings.trials:
+        while len(shared.finished()) < settings.trials:
             stop = MaxTrialsCallback(settings.trials, states=FINISHED)
-            shared.study.optimize(tried, callbacks=[*_callbacks(shared, progress, settings.trials), stop])
+            with _told_by_another():
+                shared.study.optimize(tried, callbacks=[*_callbacks(shared, progress, settings.trials), stop])
         tried.points = points_of(shared.counted(settings.trials), groups)
     return tried.front()
+
+
+@contextmanager
+def _told_by_another() -> Generator[None]:
+    """SQLite, which locks no rows, can hand out a waiting trial twice: the one that is later goes on with others."""
+    try:
+        yield
+    except ValueError as err:
+        if not re.match(r"Cannot tell a \w+ trial", str(err)):
+            raise
 
 
 def points_of(trials: Iterable[FrozenTrial], groups: Groups) -> dict[tuple[Pair, ...], Point]:

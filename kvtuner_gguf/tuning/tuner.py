@@ -72,6 +72,8 @@ class Tuner:
     ) -> None:
         self._settings = settings
         self._tuning = {**identity_of(engine, facts_of(engine, text, settings), settings), "goal": str(settings.goal)}
+        if fresh and settings.storage is not None:
+            raise KvtunerError("--fresh empties a folder, not the study of --storage: name another study instead")
         self._shared = None if settings.storage is None else SharedStudy(settings.storage)
         if self._shared is not None:  # what stands against it is told before anything is measured
             self._shared.check(self._tuning)

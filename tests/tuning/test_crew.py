@@ -226,12 +226,13 @@ def test_a_profile_of_two_devices_is_the_same(given: list, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("device", "n_gpus", "words"),
     [
+        ("cuda:0,", None, "has an empty name"),
+        ("", None, "has an empty name"),
         ("cuda:0,cuda:1,cuda:2", None, "--device names cuda:2, and there are 2 GPUs: name fewer"),
         ("cpu", 3, "--gpus names cuda:2, and there are 2 GPUs: name fewer"),
         ("cuda:1,cuda:1", None, "--device cuda:1,cuda:1: cuda:1 is named twice: a GPU has room for one process"),
         ("cuda,cuda:0", None, "cuda:0 is named twice"),
         ("cpu,cuda:0", None, "they do not measure alike: name devices of one kind"),
-        ("cuda:0,", None, "name devices of one kind"),
         ("cuda:0,cuda:x", None, "unknown device 'cuda:x': give cpu, cuda, or a GPU such as cuda:1"),
         ("cpu", 0, "--gpus is 0: give 1 or more, or leave it out for the CPU"),
         ("cpu", -1, "--gpus is -1: give 1 or more"),
@@ -270,5 +271,5 @@ def test_torch_names_its_gpus_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_llama_cpp_that_is_loaded_already_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(devices.sys.modules, "llama_cpp", devices)
-    with pytest.raises(KvtunerError, match="loaded already, with all GPUs in sight: set CUDA_VISIBLE_DEVICES"):
+    with pytest.raises(KvtunerError, match="loaded already, with the GPUs of before: tune in a process of its own"):
         chosen_devices("cpu", 2, "llama")

@@ -66,3 +66,12 @@ def test_reasons_name_the_dear_layers_first() -> None:
     )
     assert [text.split(":")[0] for text in others] == ["layer 3", "layer 3"]
     assert reasons([Pair("q4_0", "q4_0")] * 5, prices) == []
+
+
+def test_layers_without_a_choice_are_not_what_others_are_held_against() -> None:
+    side = [*[{"q4_0": 0.01, "q8_0": 0.0, "f16": 0.0}] * 6]
+    side[4] = {**side[4], "q4_0": 0.5}
+    pairs = [*[Pair("f16", "f16")] * 3, Pair("q4_0", "q4_0"), Pair("q8_0", "q4_0"), Pair("q4_0", "q4_0")]
+    found = reasons(pairs, Prices(tuple(side), tuple(side)), given=[0, 1, 2])
+    assert [text.partition(":")[0] for text in found] == ["layer 4"]
+    assert reasons(pairs, Prices(tuple(side), tuple(side)), given=range(6)) == []

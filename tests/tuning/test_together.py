@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,6 +137,22 @@ def like(trial: optuna.trial.FrozenTrial) -> dict:
     return {"params": trial.params, "distributions": trial.distributions}
 
 
+def test_a_trial_that_another_has_told_does_not_end_the_search(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors, optimize = [ValueError("Cannot tell a COMPLETE trial."), ValueError("another")], optuna.Study.optimize
+
+    def told_twice(study: optuna.Study, *args: Any, **options: Any) -> None:
+        if errors:
+            raise errors.pop(0)
+        optimize(study, *args, **options)
+
+    monkeypatch.setattr(optuna.Study, "optimize", told_twice)
+    with pytest.raises(ValueError, match="another"):
+        join(storage, 4)
+    errors.append(ValueError("Cannot tell a FAIL trial."))
+    assert join(storage, 4)
+    assert len(SharedStudy(storage).finished()) == 4
+
+
 def test_another_tuning_is_refused_by_name(storage: str) -> None:
     join(storage, 4)
     shared = SharedStudy(storage)
@@ -198,3 +215,20 @@ def test_a_database_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch
 def test_a_url_is_shown_without_what_is_secret() -> None:
     assert shown("postgresql+psycopg://me:secret@host:5432/db?password=x") == "postgresql+psycopg://host:5432/db"
     assert shown("journal:///shared/study.log") == shown("/shared/study.log") == "/shared/study.log"
+    for typo in ("postgresql:/me:secret@host/db", "postgres:me:secret@host/db", "mysql+pymysql:me:secret@host/db"):
+        assert "secret" not in shown(typo)
+        with pytest.raises(KvtunerError) as caught:
+            open_storage(typo)
+        assert "secret" not in str(caught.value)
+
+
+def test_a_study_that_another_worker_claims_at_once_is_checked_again(storage: str) -> None:
+    mine, other = SharedStudy(storage), SharedStudy(storage)
+
+    def starts() -> Iterator[dict[str, int]]:
+        with pytest.raises(KvtunerError, match="holds a tuning with"):
+            other.claim({**TUNING, "text": "b.txt"}, [])
+        yield from ()
+
+    mine.claim(TUNING, starts())
+    mine.check(TUNING)
