@@ -35,6 +35,7 @@ FIELDS = [
     "ppl",
     "ppl_ratio",
     "kv_mib",
+    "kld_se",
 ]
 
 
