@@ -10,7 +10,7 @@ import click
 from kvtuner_gguf.cli.options import FILE
 from kvtuner_gguf.errors import KvtunerError, about
 from kvtuner_gguf.plan.keyspread import KeySpread
-from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.pairs import F16
 from kvtuner_gguf.plan.plan import Plan
 
 
@@ -20,7 +20,7 @@ def _default_plan(model: Path) -> Plan:
     from kvtuner_gguf.gguffile.shards import read_model
 
     shape = model_shape(read_model(model))
-    return Plan(Plan.uniform(Pair("f16", "f16"), shape.n_layer).pairs, shape)
+    return Plan(Plan.uniform(F16, shape.n_layer).pairs, shape)
 
 
 @click.command("inspect")

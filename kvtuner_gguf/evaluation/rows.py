@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from kvtuner_gguf.errors import KvtunerError, about
 from kvtuner_gguf.evaluation.divergence import Divergence
 from kvtuner_gguf.plan.ends import ENDS_CTX
-from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.pairs import F16, Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 
-BASELINE = Pair("f16", "f16")
+BASELINE = F16
 # tokens of a batch, which a sliding window keeps room for. Every context holds the logits of one batch twice, with a
 # vocabulary of 152k that is 0.6 MB a token.
 N_BATCH = 256

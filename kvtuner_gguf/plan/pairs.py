@@ -50,3 +50,5 @@ class Pair:
 # what loses nothing: the cache type that judges and prices compare with
 UNQUANTIZED = "f32"
 EXACT = Pair(UNQUANTIZED, UNQUANTIZED)
+# the cache of a model without a plan
+F16 = Pair("f16", "f16")

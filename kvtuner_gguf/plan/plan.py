@@ -19,7 +19,7 @@ from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.fingerprint import fingerprint
 from kvtuner_gguf.plan.layerlist import center_in, ordered_layers, pair_in, scale_in
-from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.pairs import F16, Pair
 from kvtuner_gguf.plan.scales import Scales, scales_or_none
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.shapefields import MAX_LAYERS
@@ -30,7 +30,7 @@ SCHEMA = "kvtuner.plan/1"
 
 def of_caches(pairs: Sequence[Pair], shape: ModelShape) -> tuple[Pair, ...]:
     """``pairs`` with f16 for layers that have no cache of their own."""
-    return tuple(pair if layer.keeps else Pair("f16", "f16") for pair, layer in zip(pairs, shape.layers, strict=True))
+    return tuple(pair if layer.keeps else F16 for pair, layer in zip(pairs, shape.layers, strict=True))
 
 
 def _per_value(n_bits: float, n_values: int) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.ends import ENDS_CTX, has_ends
-from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.pairs import F16
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.report.layers import pair_lines, ranges
@@ -118,7 +118,7 @@ def bytes_in_context(plan: Plan, shape: ModelShape) -> tuple[int, int]:
 
 
 def _in_f16(shape: ModelShape) -> Plan:
-    return Plan.uniform(Pair("f16", "f16"), shape.n_layer)
+    return Plan.uniform(F16, shape.n_layer)
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:

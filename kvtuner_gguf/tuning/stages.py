@@ -16,7 +16,7 @@ import torch
 from kvtuner_gguf.engine.base import Engine
 from kvtuner_gguf.plan.backends import of_types
 from kvtuner_gguf.plan.centers import Centers
-from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.pairs import F16, Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.scales import Scales
 from kvtuner_gguf.progress import Progress
@@ -33,7 +33,7 @@ from kvtuner_gguf.tuning.profile import Profile, profile
 from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, Candidates, prune, prune_by_prices
 from kvtuner_gguf.tuning.scale import measure_scales
 from kvtuner_gguf.tuning.settings import Settings, facts_of, identity_of
-from kvtuner_gguf.tuning.windows import F16, left_at_f16, left_facts, with_left
+from kvtuner_gguf.tuning.windows import left_at_f16, left_facts, with_left
 from kvtuner_gguf.tuning.work import Work
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -133,7 +133,7 @@ class Stages:
     def _measure_centers(self) -> Plan:
         with self.show("center keys") as progress:
             centers, spread = measure_centers(self.engine, self.texts.tuning, progress=progress)
-        pairs = (Pair("f16", "f16"),) * self.engine.shape.n_layer
+        pairs = (F16,) * self.engine.shape.n_layer
         return Plan(pairs, self.engine.shape, {**self.facts, "keys": spread.to_json()}, centers)
 
     def _scale(self) -> Scales | None:
@@ -143,7 +143,7 @@ class Stages:
     def _measure_scales(self) -> Plan:
         with self.show("scale keys") as progress:
             scales = measure_scales(self.engine, self.texts.tuning, self.centers, self.settings.ends, progress)
-        pairs = (Pair("f16", "f16"),) * self.engine.shape.n_layer
+        pairs = (F16,) * self.engine.shape.n_layer
         return Plan(pairs, self.engine.shape, self.facts, scales=scales)
 
     @cached_property

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.pairs import F16, Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.fixed import with_fixed
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from kvtuner_gguf.tuning.settings import Settings
 
 WINDOWS = ("auto", "search", "f16")
-F16 = Pair("f16", "f16")
 # Of a budget, what all of them may take at f16 to be nearly free. In q8_0, which a search would give them, they would
 # take half of it: of 4 bits the other layers lose a tenth of a bit, and less the longer the context is.
 NEARLY_FREE = 0.05

@@ -15,7 +15,7 @@ from kvtuner_gguf.errors import KvtunerError  # noqa: E402
 from kvtuner_gguf.plan.backends import of_types  # noqa: E402
 from kvtuner_gguf.plan.contextsize import ContextSize  # noqa: E402
 from kvtuner_gguf.plan.ends import Ends  # noqa: E402
-from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
+from kvtuner_gguf.plan.pairs import F16, Pair  # noqa: E402
 from kvtuner_gguf.plan.plan import Plan  # noqa: E402
 from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
 from kvtuner_gguf.tuning.calibration import Texts  # noqa: E402
@@ -24,7 +24,7 @@ from kvtuner_gguf.tuning.prune import Candidates  # noqa: E402
 from kvtuner_gguf.tuning.reasons import reasons  # noqa: E402
 from kvtuner_gguf.tuning.settings import Settings, check_goal  # noqa: E402
 from kvtuner_gguf.tuning.tuner import Tuned, Tuner  # noqa: E402
-from kvtuner_gguf.tuning.windows import F16, NEARLY_FREE, left_at_f16  # noqa: E402
+from kvtuner_gguf.tuning.windows import NEARLY_FREE, left_at_f16  # noqa: E402
 from tests.made_up_engine import N_LAYER, WINDOWED, MadeUp  # noqa: E402
 
 # three of five layers see 128 tokens: 768 cells in batches of 512

@@ -21,12 +21,10 @@ from kvtuner_gguf.engine.llama.interrupts import interrupts_held
 from kvtuner_gguf.engine.llama.native import Context, Model, default_threads, open_model, patched_llama_cpp
 from kvtuner_gguf.engine.llama.weights import COPIED, f16_copy, float_products, weights_for
 from kvtuner_gguf.gguffile.shards import read_model
-from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
+from kvtuner_gguf.plan.pairs import F16, UNQUANTIZED, Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
 
-# what upstream's FlashAttention makes of f32 caches, too
-EXACT = Pair("f16", "f16")
 # tokens that show what a graph is made of
 FEW = 4
 # tokens of a batch
@@ -114,7 +112,7 @@ class LlamaEngine(Engine):
     def _used(self, chunk: Tensor, layers: Sequence[int]) -> dict[int, Attention]:
         ids = _ids(chunk)
         capture = Capture(self.native._lib, self.shape.layers, frozenset(layers))
-        made = self.native.context(EXACT, len(ids), len(ids), see=capture.callback)
+        made = self.native.context(F16, len(ids), len(ids), see=capture.callback)  # FlashAttention makes it of f32, too
         with made as context, interrupts_held():  # one that is raised in a callback would be lost
             _decode(context, ids, 0, want_logits=False)
         return capture.take()

@@ -18,7 +18,7 @@ import numpy as np
 
 from kvtuner_gguf.engine.llama.nativelog import NativeLog, captured_log
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan.pairs import Pair
+from kvtuner_gguf.plan.pairs import F16, Pair
 from kvtuner_gguf.plan.plan import Plan
 
 _OK = 0
@@ -163,7 +163,7 @@ class Model:
         The caches of layers on a device lie there if ``offload``, else in host memory. ``see`` is an evaluation
         callback of the bindings.
         """
-        pair = cache if isinstance(cache, Pair) else Pair("f16", "f16")
+        pair = cache if isinstance(cache, Pair) else F16
         try:
             self._lib.kvtuner.set_kv_config(self._pointer, "none" if isinstance(cache, Pair) else cache.to_json())
         except ValueError as err:
