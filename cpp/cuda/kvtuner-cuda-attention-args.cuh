@@ -19,10 +19,13 @@ struct strides {
     int64_t token, head, stream;
 };
 
+// the types of caches that these kernels read, without gaps: so a jump needs no search
+enum class cache_kind : int { F16, Q8_0, Q5_0, Q4_0, IQ4_NL, Q3_NL, Q2_NL };
+
 struct cached_side {
     const char * data;
     strides of;
-    int type;  // ggml_type
+    cache_kind kind;
 };
 
 // Where tokens are read from: a cache, or rows that some of its tokens have as they were before they were quantized.
@@ -74,6 +77,7 @@ constexpr int BARRIER_BYTES = 8;
 struct lot_layout {
     row_copy k, v, mask, blocks;
     token_layout k_tokens, v_tokens;
+    int key_8, value_1, value_8;  // bytes from a token's key or value to that of one or eight tokens on
     int v_at, mask_at, blocks_at, bytes;
     int copied_bytes;
     bool is_by_rows;
@@ -86,6 +90,11 @@ struct merge_args {
     float * out;          // [values, query heads, queries, streams]
     int n_parts, n_query, n_head_kv, group;
     int rotation;  // values of the Walsh-Hadamard transform of a row; 0: none
+
+    // of a stream
+    __host__ __device__ int n_columns() const {
+        return n_query * n_head_kv * group;
+    }
 };
 
 struct attention_args {
@@ -100,6 +109,7 @@ struct attention_args {
     float offset, exact_offset;         // what raw codes of keys are more than levels
     float high_k, high_v, offset_v;     // of codes as they are read: see cached
     float max_bias;
+    bool has_plain_scores;  // one query, no cap and no bias: masks are all that is added to scores
     int q_rotation;  // as that of rows of the output
     int n_query, n_head_kv, group;
     int heads_of_block, sub_warps;            // warps of a block of threads: one for each of both

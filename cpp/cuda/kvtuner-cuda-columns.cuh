@@ -14,7 +14,7 @@ constexpr float HEADROOM = 6, MOST_ABOVE = 8;
 struct token_rows {
     const char *key, *key_8;  // of tokens g and g + 8
     const char * value[4];    // of tokens 2t, 2t + 1 and 8 more
-    int type_k, type_v;
+    cache_kind kind_k, kind_v;
 };
 
 // What the masks of queries add for tokens g and g + 8, and their blocks of positions
@@ -103,6 +103,19 @@ struct column_sums {
         }
     }
 
+    // what the mask of the only query adds
+    template <bool IS_EXACT>
+    __device__ void add_mask(const token_marks & marks, scores<TILES> & s) const {
+        const float more = LOG2_E * bias<IS_EXACT>(marks, 0, false), more_8 = LOG2_E * bias<IS_EXACT>(marks, 0, true);
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                s[tile][j] += j < 2 ? more : more_8;
+            }
+        }
+    }
+
     // what the mask of a query adds for token g, or g + 8
     template <bool IS_EXACT>
     __device__ float bias(const token_marks & marks, const int query, const bool is_8) const {
@@ -110,6 +123,18 @@ struct column_sums {
             return -INFINITY;
         }
         return __half2float(marks.mask[query * marks.mask_query + g + (is_8 ? 8 : 0)]);
+    }
+
+    __device__ static void cap_scores(const attention_args & a, scores<TILES> & s) {
+        if (a.cap > 0) {
+#pragma unroll
+            for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    s[tile][j] = a.cap * tanhf(s[tile][j]);
+                }
+            }
+        }
     }
 
     template <bool IS_EXACT>
@@ -172,31 +197,27 @@ struct column_sums {
         scores<TILES> s = {};
 #define KVTUNER_SCORES(T) add_scores<T, IS_EXACT, DK, TILES>(rows.key, rows.key_8, q, t, s)
         if constexpr (IS_EXACT) {
-            KVTUNER_FOR_EXACT_TYPE(rows.type_k, KVTUNER_SCORES)
+            KVTUNER_FOR_EXACT_KIND(rows.kind_k, KVTUNER_SCORES)
         } else {
-            KVTUNER_FOR_TYPE(rows.type_k, KVTUNER_SCORES)
+            KVTUNER_FOR_KIND(rows.kind_k, KVTUNER_SCORES)
         }
 #undef KVTUNER_SCORES
         if (a.centers) {
             add_centers<IS_EXACT>(a, head_kv, marks, s);
         }
-        if (a.cap > 0) {
-#pragma unroll
-            for (int tile = 0; tile < TILES; ++tile) {
-#pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    s[tile][j] = a.cap * tanhf(s[tile][j]);
-                }
-            }
+        if (a.has_plain_scores) {
+            add_mask<IS_EXACT>(marks, s);
+        } else {
+            cap_scores(a, s);
+            add_masks<IS_EXACT>(a, marks, s);
         }
-        add_masks<IS_EXACT>(a, marks, s);
         weights<TILES> p;
         weigh(s, p);
 #define KVTUNER_VALUES(T) add_values<T, IS_EXACT ? form::EXACT : outputs<DV, TILES>::FORM>(rows.value, p, g, o)
         if constexpr (IS_EXACT) {
-            KVTUNER_FOR_EXACT_TYPE(rows.type_v, KVTUNER_VALUES)
+            KVTUNER_FOR_EXACT_KIND(rows.kind_v, KVTUNER_VALUES)
         } else {
-            KVTUNER_FOR_TYPE(rows.type_v, KVTUNER_VALUES)
+            KVTUNER_FOR_KIND(rows.kind_v, KVTUNER_VALUES)
         }
 #undef KVTUNER_VALUES
     }

@@ -46,8 +46,8 @@ __device__ void add_exact_rows(const attention_args & a, const block_place & at,
         for (int i = 0; i < 4; ++i) {
             rows.value[i] = place_of(a.exact.v, row_of(2 * sums.t + i % 2 + i / 2 * 8));
         }
-        rows.type_k = a.exact.k.type;
-        rows.type_v = a.exact.v.type;
+        rows.kind_k = a.exact.k.kind;
+        rows.kind_v = a.exact.v.kind;
         token_marks marks = {
             a.exact.mask + at.stream * a.exact.mask_stream + slot, (int)a.exact.mask_query, row < 0, row_8 < 0, 0, 0
         };
@@ -82,18 +82,16 @@ __device__ void add_lots(const attention_args & a, const block_place & at, const
                          const lot_sources & from, lot_place place, const char * lots,
                          column_sums<DK, DV, TILES> & sums) {
     const lot_layout & layout = a.lot;
-    const token_layout &of_k = layout.k_tokens, &of_v = layout.v_tokens;
     const int n_tokens = a.tokens_of_lot(), first = at.sub * TOKENS;
-    const int key_at = of_k.at(first + sums.g) + at.head * (int)a.cache.k.of.head;
-    const int value_at = layout.v_at + of_v.at(first + 2 * sums.t) + at.head * (int)a.cache.v.of.head;
+    const int key_at = layout.k_tokens.at(first + sums.g) + at.head * (int)a.cache.k.of.head;
+    const int value_at = layout.v_at + layout.v_tokens.at(first + 2 * sums.t) + at.head * (int)a.cache.v.of.head;
     int turn = range.first + at.warp;
 #pragma unroll 1
     for (int lot = range.first; lot < range.last; ++lot) {
         const uint32_t full = place.full(), empty = place.empty();
         const char * here = lots + place.i * layout.bytes;
-        lot_place next = place;
-        next.go_on(a, a.lots_ahead);
         if (!layout.is_by_rows) {
+            const lot_place next = place.ahead(a);
             wait_for_lots_but(a.lots_ahead - 1);
             wait_for_warps(a.n_warps());
             bring_chunks(a, from, lot + a.lots_ahead, range.last, next.lots + next.i * layout.bytes);
@@ -101,7 +99,7 @@ __device__ void add_lots(const attention_args & a, const block_place & at, const
             if (lot == turn) {
                 turn += a.n_warps();
                 if (lot + a.lots_ahead < range.last) {
-                    bring_rows(a, from, lot + a.lots_ahead, next);
+                    bring_rows(a, from, lot + a.lots_ahead, place.ahead(a));
                 }
                 __syncwarp();
             }
@@ -110,13 +108,13 @@ __device__ void add_lots(const attention_args & a, const block_place & at, const
         place.go_on(a);
         token_rows rows;
         rows.key = here + key_at;
-        rows.key_8 = rows.key + of_k.at(8);
+        rows.key_8 = rows.key + layout.key_8;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            rows.value[i] = here + value_at + (i % 2 ? of_v.at(1) : 0) + (i / 2 ? of_v.at(8) : 0);
+            rows.value[i] = here + value_at + (i % 2 ? layout.value_1 : 0) + (i / 2 ? layout.value_8 : 0);
         }
-        rows.type_k = a.cache.k.type;
-        rows.type_v = a.cache.v.type;
+        rows.kind_k = a.cache.k.kind;
+        rows.kind_v = a.cache.v.kind;
         const int * of_tokens = (const int *)(here + layout.blocks_at) + first;
         token_marks marks = { (const half *)(here + layout.mask_at) + first, n_tokens, false, false, 0, 0 };
         if (a.centers) {

@@ -15,6 +15,7 @@ constexpr int WARPS = 4;
 constexpr int TOKENS = 8;         // of a warp
 constexpr int MULTIPLE_OF = 256;  // tokens that upstream's kernels like
 constexpr int READ_BEHIND = 64;   // rows that they read behind a mask
+constexpr int OF_THREAD = 8;      // tokens of a mask: as many as one load takes
 
 struct convert_args {
     const char * from;
@@ -121,32 +122,33 @@ struct mask_args {
     const half *cache, *exact;
     int64_t cache_query, cache_stream, exact_query, exact_stream;  // halves
     const int * rows;                                              // of the exact ones; negative for none
-    int n_cache, n_exact, n;
-    half * to;  // [n, queries, streams]
+    int n_front, n_cache, n_exact, n;                              // the exact ones lie in front
+    half * to;                                                     // [n, queries, streams]
 };
 
-constexpr int OF_THREAD = sizeof(uint4) / sizeof(half);
-
-__device__ half mask_behind(const mask_args & a, const half * exact, const int slot) {
-    return slot >= 0 && slot < a.n_exact && a.rows[slot] >= 0 ? exact[slot] : __float2half(-INFINITY);
+static __device__ half mask_of(const mask_args & a, const half * cache, const half * exact, const int i) {
+    if (i >= a.n_front) {
+        return i - a.n_front < a.n_cache ? cache[i - a.n_front] : __float2half(-INFINITY);
+    }
+    return i < a.n_exact && a.rows[i] >= 0 ? exact[i] : __float2half(-INFINITY);
 }
 
-// a thread has as many tokens as one load takes
 __global__ void join_masks(const mask_args a) {
     const int first = (blockIdx.x * blockDim.x + threadIdx.x) * OF_THREAD, query = blockIdx.y, stream = blockIdx.z;
     ggml_cuda_pdl_sync();
     if (first >= a.n) {
         return;
     }
-    const half * cache = a.cache + query * a.cache_query + stream * a.cache_stream + first;
+    const half * cache = a.cache + query * a.cache_query + stream * a.cache_stream;
     const half * exact = a.exact + query * a.exact_query + stream * a.exact_stream;
     half * to = a.to + ((int64_t)stream * gridDim.y + query) * a.n + first;
-    if (first + OF_THREAD <= a.n_cache && (uintptr_t)cache % sizeof(uint4) == 0) {
-        *(uint4 *)to = *(const uint4 *)cache;
+    const int of_cache = first - a.n_front;
+    if (of_cache >= 0 && of_cache + OF_THREAD <= a.n_cache && (uintptr_t)(cache + of_cache) % sizeof(uint4) == 0) {
+        *(uint4 *)to = *(const uint4 *)(cache + of_cache);
         return;
     }
     for (int i = 0; i < OF_THREAD; ++i) {
-        to[i] = first + i < a.n_cache ? cache[i] : mask_behind(a, exact, first + i - a.n_cache);
+        to[i] = mask_of(a, cache, exact, first + i);
     }
 }
 
@@ -176,18 +178,20 @@ static void convert(ggml_type type, cudaStream_t stream, const convert_args & ar
 struct beside {
     const ggml_tensor *k, *v, *mask, *centers;
     kvtuner_integers integers;
-    int64_t n_slots, n_all;  // with the cache, padded
+    int64_t n_slots, n_front, n_all;  // of them, padded, and with the cache, padded
 };
 
 static beside beside_of(const ggml_tensor * node) {
     const ggml_tensor * const * exact = node->src + KVTUNER_EXACT_AT;
-    beside b = { exact[0], exact[1], exact[2], node->src[KVTUNER_CENTERS_AT], kvtuner_integers_of(node), 0, 0 };
+    beside b = { exact[0], exact[1], exact[2], node->src[KVTUNER_CENTERS_AT], kvtuner_integers_of(node), 0, 0, 0 };
     b.n_slots = b.mask ? b.mask->ne[0] : 0;
-    b.n_all = GGML_PAD(node->src[1]->ne[1] + b.n_slots, MULTIPLE_OF);
+    b.n_front = GGML_PAD(b.n_slots, OF_THREAD);
+    b.n_all = GGML_PAD(b.n_front + node->src[1]->ne[1], MULTIPLE_OF);
     return b;
 }
 
-// all tokens of one side, with the centers of keys
+// All tokens of one side, with the centers of keys. Exact rows lie in front: at the end upstream's kernels skip tokens
+// that no query sees, which in a prefill are half of it.
 static void convert_side(cudaStream_t stream, const ggml_tensor * cache, const ggml_tensor * exact, const beside & b,
                          bool is_key, half * to) {
     convert_args args = {};
@@ -195,9 +199,11 @@ static void convert_side(cudaStream_t stream, const ggml_tensor * cache, const g
     args.token = (int64_t)cache->nb[1];
     args.head = (int64_t)cache->nb[2];
     args.stream = (int64_t)cache->nb[3];
-    args.n_tokens = args.n_rows = (int)cache->ne[1];
+    // zeros behind it, too: a masked value that is no number would be seen
+    args.n_tokens = (int)(b.n_all - b.n_front);
+    args.n_rows = (int)cache->ne[1];
     args.n_parts = (int)cache->ne[0] / AT_ONCE;
-    args.to = to;
+    args.to = to + b.n_front * cache->ne[0];
     args.to_head = b.n_all * cache->ne[0];
     args.to_stream = args.to_head * cache->ne[2];
     if (is_key && b.centers) {
@@ -207,21 +213,20 @@ static void convert_side(cudaStream_t stream, const ggml_tensor * cache, const g
         args.blocks_stream = cache->ne[1];
     }
     convert(cache->type, stream, args, cache->ne[2], cache->ne[3]);
-    args.to += cache->ne[1] * cache->ne[0];
-    args.n_tokens = (int)(b.n_all - cache->ne[1]);
-    args.n_rows = 0;
-    if (exact) {
-        args.from = (const char *)exact->data;
-        args.token = (int64_t)exact->nb[1];
-        args.head = (int64_t)exact->nb[2];
-        args.stream = 0;
-        args.rows = b.integers.rows;
-        args.blocks = b.integers.slot_blocks;
-        args.blocks_stream = 0;
-        args.n_rows = (int)b.n_slots;
+    if (!exact) {
+        return;
     }
-    // zeros, too: a masked value that is no number would be seen
-    convert(exact ? exact->type : GGML_TYPE_F16, stream, args, cache->ne[2], cache->ne[3]);
+    args.from = (const char *)exact->data;
+    args.token = (int64_t)exact->nb[1];
+    args.head = (int64_t)exact->nb[2];
+    args.stream = 0;
+    args.rows = b.integers.rows;
+    args.blocks = b.integers.slot_blocks;
+    args.blocks_stream = 0;
+    args.n_tokens = (int)b.n_front;
+    args.n_rows = (int)b.n_slots;
+    args.to = to;
+    convert(exact->type, stream, args, cache->ne[2], cache->ne[3]);
 }
 
 static void join(cudaStream_t stream, const ggml_tensor * mask, const beside & b, half * to) {
@@ -229,6 +234,7 @@ static void join(cudaStream_t stream, const ggml_tensor * mask, const beside & b
     args.cache = (const half *)mask->data;
     args.cache_query = (int64_t)mask->nb[1] / 2;
     args.cache_stream = (int64_t)mask->nb[3] / 2;
+    args.n_front = (int)b.n_front;
     args.n_cache = (int)mask->ne[0];
     args.n = (int)b.n_all;
     args.to = to;
@@ -280,13 +286,18 @@ struct dense_node {
     }
 };
 
-// upstream's kernels read every type but these, and nothing beside the cache
+// upstream's kernels read every type but ours, and nothing beside the cache
 static bool needs_copies(const ggml_tensor * node) {
     const auto is_ours = [](ggml_type type) {
         return type == GGML_TYPE_IQ4_NL || type == GGML_TYPE_Q3_NL || type == GGML_TYPE_Q2_NL;
     };
     return kvtuner_has_exact(node) || kvtuner_has_centers(node) || is_ours(node->src[1]->type) ||
            is_ours(node->src[2]->type);
+}
+
+// a copy is made in a fraction of the time that upstream's kernels take to convert a cache
+static bool gains_by_copies(const ggml_tensor * node) {
+    return ggml_is_quantized(node->src[1]->type) || ggml_is_quantized(node->src[2]->type);
 }
 
 static bool can_be_copied(const ggml_tensor * node) {
@@ -335,7 +346,7 @@ half * joined_masks::of(const ggml_tensor * node) {
 }
 
 bool attend_dense(ggml_backend_cuda_context & ctx, ggml_tensor * node, joined_masks & masks) {
-    if (!needs_copies(node)) {
+    if (!needs_copies(node) && !(gains_by_copies(node) && can_be_copied(node))) {
         return false;
     }
     const ggml_tensor *k = node->src[1], *v = node->src[2];

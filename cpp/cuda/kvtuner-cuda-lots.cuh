@@ -149,6 +149,13 @@ struct lot_place {
             ++round;
         }
     }
+
+    // of the lot that is to be brought while that of this place is read
+    __device__ lot_place ahead(const attention_args & a) const {
+        lot_place next = *this;
+        next.go_on(a, a.lots_ahead);
+        return next;
+    }
 };
 
 // by one warp, for so many that read

@@ -8,7 +8,8 @@
 
 namespace kvtuner::cuda {
 
-constexpr int MERGE_WARPS = 16;
+constexpr int MERGE_WARPS = 16, MERGE_FEW_WARPS = 4;
+constexpr int FEW_PARTS = 8;  // that one warp adds up
 
 template <int DV>
 __device__ void get_row(row_values<DV> & x, const float * values, const int lane) {
@@ -100,7 +101,26 @@ struct output_row {
     }
 };
 
-// A block of threads has one column: a query of a query head. Each warp adds up some parts by the largest exponent
+// A warp has one column: a query of a query head.
+template <int DV>
+__global__ void __launch_bounds__(MERGE_FEW_WARPS * LANES) merge_few_parts(const merge_args a) {
+    const int lane = threadIdx.x % LANES, n_columns = a.n_columns(), stream = blockIdx.y;
+    const int column = blockIdx.x * MERGE_FEW_WARPS + threadIdx.x / LANES;
+    ggml_cuda_pdl_sync();
+    ggml_cuda_pdl_lc();
+    if (column >= n_columns) {
+        return;
+    }
+    const int64_t first = (int64_t)stream * a.n_parts * n_columns + column;
+    const auto place_of = [&](const int i) { return first + (int64_t)i * n_columns; };
+    part_sums<DV> all;
+    const float above = all.add_all(
+            a.n_parts, lane, [&](const int i) { return a.sums[place_of(i)]; },
+            [&](const int i) { return a.parts + place_of(i) * DV; });
+    output_row(a, DV, column, stream).template store<DV>(all, above, a.rotation, lane);
+}
+
+// A block of threads has one column. Each warp adds up some parts by the largest exponent
 // among them, so that it waits for memory once, and then all warps what they have.
 template <int DV>
 __global__ void __launch_bounds__(MERGE_WARPS * LANES) merge_parts(const merge_args a) {
@@ -108,7 +128,7 @@ __global__ void __launch_bounds__(MERGE_WARPS * LANES) merge_parts(const merge_a
     __shared__ float2 sums[MERGE_WARPS];
     __shared__ __align__(16) float values[MERGE_WARPS][DV];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int n_columns = gridDim.x, column = blockIdx.x, stream = blockIdx.y;
+    const int n_columns = a.n_columns(), column = blockIdx.x, stream = blockIdx.y;
     const output_row row(a, DV, column, stream);
     const int64_t first = (int64_t)stream * a.n_parts * n_columns + column;
 

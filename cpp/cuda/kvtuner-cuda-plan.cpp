@@ -13,9 +13,25 @@ namespace {
 constexpr int MOST_QUERIES = 16;
 constexpr int ALL_BANKS = 128;  // bytes of shared memory
 
-bool is_cache_type(ggml_type type) {
-    return type == GGML_TYPE_F16 || type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q5_0 || type == GGML_TYPE_Q4_0 ||
-           type == GGML_TYPE_IQ4_NL || type == GGML_TYPE_Q3_NL || type == GGML_TYPE_Q2_NL;
+std::optional<cache_kind> kind_of(ggml_type type) {
+    switch (type) {
+        case GGML_TYPE_F16:
+            return cache_kind::F16;
+        case GGML_TYPE_Q8_0:
+            return cache_kind::Q8_0;
+        case GGML_TYPE_Q5_0:
+            return cache_kind::Q5_0;
+        case GGML_TYPE_Q4_0:
+            return cache_kind::Q4_0;
+        case GGML_TYPE_IQ4_NL:
+            return cache_kind::IQ4_NL;
+        case GGML_TYPE_Q3_NL:
+            return cache_kind::Q3_NL;
+        case GGML_TYPE_Q2_NL:
+            return cache_kind::Q2_NL;
+        default:
+            return std::nullopt;
+    }
 }
 
 bool is_exact_type(ggml_type type) {
@@ -64,14 +80,14 @@ bool are_exact_rows_taken(const ggml_tensor * node) {
 bool is_taken(const ggml_tensor * node) {
     const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2], *mask = node->src[3];
     return q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && q->nb[1] % 16 == 0 && q->nb[2] % 16 == 0 &&
-           q->ne[1] <= MOST_QUERIES && is_cache_type(k->type) && is_cache_type(v->type) && fits(k) && fits(v) && mask &&
+           q->ne[1] <= MOST_QUERIES && kind_of(k->type) && kind_of(v->type) && fits(k) && fits(v) && mask &&
            mask->type == GGML_TYPE_F16 && mask->ne[2] == 1 && (mask->ne[3] == 1 || mask->ne[3] == q->ne[3]) &&
            mask->nb[1] % 16 == 0 && k->ne[1] % TOKENS == 0 && k->ne[3] == q->ne[3] && are_exact_rows_taken(node) &&
            most_tiles(k->ne[0], v->ne[0]) > 0;
 }
 
 cached_side side_of(const ggml_tensor * t) {
-    return { (const char *)t->data, { (int64_t)t->nb[1], (int64_t)t->nb[2], (int64_t)t->nb[3] }, t->type };
+    return { (const char *)t->data, { (int64_t)t->nb[1], (int64_t)t->nb[2], (int64_t)t->nb[3] }, *kind_of(t->type) };
 }
 
 token_source source_of(const ggml_tensor * k, const ggml_tensor * v, const ggml_tensor * mask, int64_t n_tokens) {
@@ -118,6 +134,7 @@ void set_scores(const ggml_tensor * node, attention_args & args) {
     args.offset_v = offset_of(node->src[2]->type);
     args.high_k = high_of(node->src[1]->type);
     args.high_v = high_of(node->src[2]->type);
+    args.has_plain_scores = args.n_query == 1 && args.cap == 0 && args.max_bias == 0;
     args.exact_offset = kvtuner_has_exact(node) ? offset_of(node->src[KVTUNER_EXACT_AT]->type) : 0;
 }
 
@@ -164,7 +181,7 @@ row_copy copy_of(int n_rows, int row_bytes, int64_t stride, int pitch, int chunk
 token_layout layout_of(const cached_side & side, int token_bytes, bool is_key, bool is_whole) {
     token_layout layout = { token_bytes, 0, 0 };
     if (token_bytes % 32 == 0) {
-        layout.gap = is_key && side.type == GGML_TYPE_F16 ? 32 : 16;
+        layout.gap = is_key && side.kind == cache_kind::F16 ? 32 : 16;
         for (int n = 1; is_whole && n * token_bytes % ALL_BANKS != 0; n *= 2) {
             ++layout.shift;
         }
@@ -206,6 +223,9 @@ bool set_lot(const ggml_tensor * node, attention_args & args, bool takes_rows, i
     lot.v.of_lot = n * (int)args.cache.v.of.token;
     lot.mask.of_lot = n * 2;
     lot.blocks.of_lot = n * 4;
+    lot.key_8 = lot.k_tokens.at(8);
+    lot.value_1 = lot.v_tokens.at(1);
+    lot.value_8 = lot.v_tokens.at(8);
     lot.v_at = padded(lot.k_tokens.at(n));
     lot.mask_at = lot.v_at + padded(lot.v_tokens.at(n));
     lot.blocks_at = lot.mask_at + padded(args.n_query * n * 2);

@@ -265,26 +265,29 @@ __device__ void add_values(const char * const (&head)[4], const weights<TILES> &
 }
 
 // `call` with the type of a cache
-#define KVTUNER_CASE(T, call) \
-    case T:                   \
-        call(T);              \
+#define KVTUNER_CASE(NAME, call)   \
+    case cache_kind::NAME:         \
+        call(GGML_TYPE_##NAME);    \
         break;
-#define KVTUNER_FOR_TYPE(type, call)         \
-    switch (type) {                          \
-        KVTUNER_CASE(GGML_TYPE_F16, call)    \
-        KVTUNER_CASE(GGML_TYPE_Q8_0, call)   \
-        KVTUNER_CASE(GGML_TYPE_Q5_0, call)   \
-        KVTUNER_CASE(GGML_TYPE_Q4_0, call)   \
-        KVTUNER_CASE(GGML_TYPE_IQ4_NL, call) \
-        KVTUNER_CASE(GGML_TYPE_Q3_NL, call)  \
-        KVTUNER_CASE(GGML_TYPE_Q2_NL, call)  \
+#define KVTUNER_FOR_KIND(kind, call) \
+    switch (kind) {                  \
+        KVTUNER_CASE(F16, call)      \
+        KVTUNER_CASE(Q8_0, call)     \
+        KVTUNER_CASE(Q5_0, call)     \
+        KVTUNER_CASE(Q4_0, call)     \
+        KVTUNER_CASE(IQ4_NL, call)   \
+        KVTUNER_CASE(Q3_NL, call)    \
+        KVTUNER_CASE(Q2_NL, call)    \
+        default:                     \
+            __builtin_unreachable(); \
     }
 
 // the same with that of exact rows
-#define KVTUNER_FOR_EXACT_TYPE(type, call) \
-    switch (type) {                        \
-        KVTUNER_CASE(GGML_TYPE_F16, call)  \
-        KVTUNER_CASE(GGML_TYPE_Q8_0, call) \
+#define KVTUNER_FOR_EXACT_KIND(kind, call) \
+    if (kind == cache_kind::F16) {         \
+        call(GGML_TYPE_F16);               \
+    } else {                               \
+        call(GGML_TYPE_Q8_0);              \
     }
 
 }  // namespace kvtuner::cuda

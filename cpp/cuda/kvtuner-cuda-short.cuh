@@ -41,8 +41,8 @@ __device__ void add_cache(const attention_args & a, const block_place & at, uint
         for (int i = 0; i < 4; ++i) {
             rows.value[i] = v + (token + 2 * sums.t + i % 2 + i / 2 * 8) * cache.v.of.token;
         }
-        rows.type_k = cache.k.type;
-        rows.type_v = cache.v.type;
+        rows.kind_k = cache.k.kind;
+        rows.kind_v = cache.v.kind;
         token_marks marks = {
             cache.mask + at.stream * cache.mask_stream + token, (int)cache.mask_query, false, false, 0, 0
         };
