@@ -79,7 +79,7 @@ test-large: build stock ## the tests on the 1.5B model, about 1.1 GB to fetch
 test-upstream: build .venv/.upstream-tests ## upstream's own tests on the unpatched and the patched build, about an hour
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/upstream_tests.py --backend $(BACKEND) --jobs $(JOBS)
 
-KERNEL_TESTS := kvtuner-test-decode kvtuner-test-lowbit kvtuner-test-attention kvtuner-test-writes kvtuner-test-quantize-fns
+KERNEL_TESTS := kvtuner-test-decode kvtuner-test-mask kvtuner-test-lowbit kvtuner-test-attention kvtuner-test-writes kvtuner-test-quantize-fns
 
 FUZZ_SECONDS ?= 600
 SANITIZE     := build/sanitize

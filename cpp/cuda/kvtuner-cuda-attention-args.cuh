@@ -78,6 +78,7 @@ struct lot_layout {
     row_copy k, v, mask, blocks;
     token_layout k_tokens, v_tokens;
     int key_8, value_1, value_8;  // bytes from a token's key or value to that of one or eight tokens on
+    int next_key, next_value;     // and of as many as a warp has at once
     int v_at, mask_at, blocks_at, bytes;
     int copied_bytes;
     bool is_by_rows;
@@ -110,9 +111,10 @@ struct attention_args {
     float high_k, high_v, offset_v;     // of codes as they are read: see cached
     float max_bias;
     bool has_plain_scores;  // one query, no cap and no bias: masks are all that is added to scores
-    int q_rotation;  // as that of rows of the output
+    int q_rotation;         // as that of rows of the output
     int n_query, n_head_kv, group;
     int heads_of_block, sub_warps;            // warps of a block of threads: one for each of both
+    int units;                                // of 16 tokens, that a warp has of a lot
     divisor by_heads, by_groups, by_columns;  // heads_of_block, head_groups(), columns_of_block()
     int n_lots, lots_ahead;                   // in shared memory at once, and of these how many before they are read
     int n_exact_lots, exact_weight;           // a lot of exact rows takes as long as so many of the cache
@@ -135,7 +137,7 @@ struct attention_args {
     }
 
     __host__ __device__ int tokens_of_lot() const {
-        return TOKENS * sub_warps;
+        return TOKENS * sub_warps * units;
     }
 
     // that attend

@@ -10,11 +10,12 @@ constexpr float NO_SCORE = -1e30f;
 // Weights are 2^HEADROOM where they begin, and halves; times scales of values, too.
 constexpr float HEADROOM = 6, MOST_ABOVE = 8;
 
-// 16 tokens of a head, wherever they lie
+// 16 tokens of a head, wherever they lie, and perhaps the next 16, too
 struct token_rows {
     const char *key, *key_8;  // of tokens g and g + 8
     const char * value[4];    // of tokens 2t, 2t + 1 and 8 more
     cache_kind kind_k, kind_v;
+    int next_key, next_value;  // bytes to the same of the next 16
 };
 
 // What the masks of queries add for tokens g and g + 8, and their blocks of positions
@@ -156,22 +157,31 @@ struct column_sums {
 
     // Scores become weights, 2 to the power of what they are above `most`. It follows the scores only where they get
     // far above it.
-    __device__ void weigh(scores<TILES> & s, weights<TILES> & p) {
+    template <int UNITS>
+    __device__ void weigh(scores<TILES> (&s)[UNITS], weights<TILES> (&p)[UNITS]) {
 #pragma unroll
         for (int tile = 0; tile < TILES; ++tile) {
-            float most_0 = fmaxf(s[tile][0], s[tile][2]), most_1 = fmaxf(s[tile][1], s[tile][3]);
+            float most_0 = NO_SCORE, most_1 = NO_SCORE;
+#pragma unroll
+            for (int u = 0; u < UNITS; ++u) {
+                most_0 = fmaxf(most_0, fmaxf(s[u][tile][0], s[u][tile][2]));
+                most_1 = fmaxf(most_1, fmaxf(s[u][tile][1], s[u][tile][3]));
+            }
             if (__any_sync(0xffffffff, most_0 > most[tile][0] + MOST_ABOVE || most_1 > most[tile][1] + MOST_ABOVE)) {
                 raise(tile, most_0, most_1);
             }
-            float x[4];
 #pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                x[j] = power_of_two(s[tile][j] - most[tile][j % 2]);
+            for (int u = 0; u < UNITS; ++u) {
+                float x[4];
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    x[j] = power_of_two(s[u][tile][j] - most[tile][j % 2]);
+                }
+                sum[tile][0] += x[0] + x[2];
+                sum[tile][1] += x[1] + x[3];
+                p[u][tile][0] = transposed(pair_of(x[0], x[1]));
+                p[u][tile][1] = transposed(pair_of(x[2], x[3]));
             }
-            sum[tile][0] += x[0] + x[2];
-            sum[tile][1] += x[1] + x[3];
-            p[tile][0] = transposed(pair_of(x[0], x[1]));
-            p[tile][1] = transposed(pair_of(x[2], x[3]));
         }
     }
 
@@ -190,30 +200,53 @@ struct column_sums {
         o.scale(tile, factor_0, factor_1);
     }
 
-    // IS_EXACT: these are exact rows, which have fewer types
-    template <bool IS_EXACT>
+    template <ggml_type T, bool IS_EXACT, int UNITS>
+    __device__ void score(const token_rows & rows, scores<TILES> (&s)[UNITS]) const {
+#pragma unroll
+        for (int u = 0; u < UNITS; ++u) {
+            add_scores<T, IS_EXACT, DK, TILES>(rows.key + u * rows.next_key, rows.key_8 + u * rows.next_key, q, t,
+                                               s[u]);
+        }
+    }
+
+    template <ggml_type T, bool IS_EXACT, int UNITS>
+    __device__ void sum_values(const token_rows & rows, const weights<TILES> (&p)[UNITS]) {
+#pragma unroll
+        for (int u = 0; u < UNITS; ++u) {
+            const int next = u * rows.next_value;
+            const char * const value[] = { rows.value[0] + next, rows.value[1] + next, rows.value[2] + next,
+                                           rows.value[3] + next };
+            add_values<T, IS_EXACT ? form::EXACT : outputs<DV, TILES>::FORM>(value, p[u], g, o);
+        }
+    }
+
+    // 16 tokens for each of `marks`. IS_EXACT: these are exact rows, which have fewer types
+    template <bool IS_EXACT, int UNITS>
     __device__ void add(const attention_args & a, const int head_kv, const token_rows & rows,
-                        const token_marks & marks) {
-        scores<TILES> s = {};
-#define KVTUNER_SCORES(T) add_scores<T, IS_EXACT, DK, TILES>(rows.key, rows.key_8, q, t, s)
+                        const token_marks (&marks)[UNITS]) {
+        scores<TILES> s[UNITS] = {};
+#define KVTUNER_SCORES(T) score<T, IS_EXACT>(rows, s)
         if constexpr (IS_EXACT) {
             KVTUNER_FOR_EXACT_KIND(rows.kind_k, KVTUNER_SCORES)
         } else {
             KVTUNER_FOR_KIND(rows.kind_k, KVTUNER_SCORES)
         }
 #undef KVTUNER_SCORES
-        if (a.centers) {
-            add_centers<IS_EXACT>(a, head_kv, marks, s);
+#pragma unroll
+        for (int u = 0; u < UNITS; ++u) {
+            if (a.centers) {
+                add_centers<IS_EXACT>(a, head_kv, marks[u], s[u]);
+            }
+            if (a.has_plain_scores) {
+                add_mask<IS_EXACT>(marks[u], s[u]);
+            } else {
+                cap_scores(a, s[u]);
+                add_masks<IS_EXACT>(a, marks[u], s[u]);
+            }
         }
-        if (a.has_plain_scores) {
-            add_mask<IS_EXACT>(marks, s);
-        } else {
-            cap_scores(a, s);
-            add_masks<IS_EXACT>(a, marks, s);
-        }
-        weights<TILES> p;
+        weights<TILES> p[UNITS];
         weigh(s, p);
-#define KVTUNER_VALUES(T) add_values<T, IS_EXACT ? form::EXACT : outputs<DV, TILES>::FORM>(rows.value, p, g, o)
+#define KVTUNER_VALUES(T) sum_values<T, IS_EXACT>(rows, p)
         if constexpr (IS_EXACT) {
             KVTUNER_FOR_EXACT_KIND(rows.kind_v, KVTUNER_VALUES)
         } else {

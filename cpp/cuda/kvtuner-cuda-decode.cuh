@@ -31,9 +31,10 @@ template <int DK, int DV, int TILES>
 __device__ void add_exact_rows(const attention_args & a, const block_place & at, const lot_range & range,
                                column_sums<DK, DV, TILES> & sums) {
     const int first = a.exact_first ? a.exact_first[at.stream] : 0, head = at.first_head + at.head;
+    const int n_units = range.exact_last * a.units;
 #pragma unroll 1
-    for (int lot = range.exact_first; lot < range.exact_last; ++lot) {
-        const int slot = first + (lot * a.sub_warps + at.sub) * TOKENS;
+    for (int unit = range.exact_first * a.units; unit < n_units; ++unit) {
+        const int slot = first + (unit * a.sub_warps + at.sub) * TOKENS;
         const auto row_of = [&](const int i) { return slot + i < a.exact.n_tokens ? a.exact_rows[slot + i] : -1; };
         const auto place_of = [&](const cached_side & side, const int row) {
             return side.data + max(0, row) * side.of.token + head * side.of.head;
@@ -48,12 +49,12 @@ __device__ void add_exact_rows(const attention_args & a, const block_place & at,
         }
         rows.kind_k = a.exact.k.kind;
         rows.kind_v = a.exact.v.kind;
-        token_marks marks = {
-            a.exact.mask + at.stream * a.exact.mask_stream + slot, (int)a.exact.mask_query, row < 0, row_8 < 0, 0, 0
-        };
+        rows.next_key = rows.next_value = 0;
+        token_marks marks[1] = { { a.exact.mask + at.stream * a.exact.mask_stream + slot, (int)a.exact.mask_query,
+                                   row < 0, row_8 < 0, 0, 0 } };
         if (a.centers) {
-            marks.block = row < 0 ? 0 : a.exact.blocks[slot + sums.g];
-            marks.block_8 = row_8 < 0 ? 0 : a.exact.blocks[slot + sums.g + 8];
+            marks[0].block = row < 0 ? 0 : a.exact.blocks[slot + sums.g];
+            marks[0].block_8 = row_8 < 0 ? 0 : a.exact.blocks[slot + sums.g + 8];
         }
         sums.template add<true>(a, head, rows, marks);
     }
@@ -77,12 +78,12 @@ inline __device__ void bring_first(const attention_args & a, const block_place &
 }
 
 // Lots are there a few steps before they are read: warps take turns to bring one, or all bring a part of each.
-template <int DK, int DV, int TILES>
+template <int UNITS, int DK, int DV, int TILES>
 __device__ void add_lots(const attention_args & a, const block_place & at, const lot_range & range,
                          const lot_sources & from, lot_place place, const char * lots,
                          column_sums<DK, DV, TILES> & sums) {
     const lot_layout & layout = a.lot;
-    const int n_tokens = a.tokens_of_lot(), first = at.sub * TOKENS;
+    const int n_tokens = a.tokens_of_lot(), first = at.sub * UNITS * TOKENS;
     const int key_at = layout.k_tokens.at(first + sums.g) + at.head * (int)a.cache.k.of.head;
     const int value_at = layout.v_at + layout.v_tokens.at(first + 2 * sums.t) + at.head * (int)a.cache.v.of.head;
     int turn = range.first + at.warp;
@@ -115,11 +116,18 @@ __device__ void add_lots(const attention_args & a, const block_place & at, const
         }
         rows.kind_k = a.cache.k.kind;
         rows.kind_v = a.cache.v.kind;
-        const int * of_tokens = (const int *)(here + layout.blocks_at) + first;
-        token_marks marks = { (const half *)(here + layout.mask_at) + first, n_tokens, false, false, 0, 0 };
-        if (a.centers) {
-            marks.block = of_tokens[sums.g];
-            marks.block_8 = of_tokens[sums.g + 8];
+        rows.next_key = layout.next_key;
+        rows.next_value = layout.next_value;
+        token_marks marks[UNITS];
+#pragma unroll
+        for (int u = 0; u < UNITS; ++u) {
+            const int unit = first + u * TOKENS;
+            marks[u] = { (const half *)(here + layout.mask_at) + unit, n_tokens, false, false, 0, 0 };
+            if (a.centers) {
+                const int * of_tokens = (const int *)(here + layout.blocks_at) + unit;
+                marks[u].block = of_tokens[sums.g];
+                marks[u].block_8 = of_tokens[sums.g + 8];
+            }
         }
         sums.template add<false>(a, at.first_head + at.head, rows, marks);
         if (layout.is_by_rows) {
@@ -182,7 +190,8 @@ __device__ column_sums<DK, DV, TILES> take_queries(const attention_args & a, con
     return columns;
 }
 
-template <int DK, int DV, int TILES>
+// UNITS: of 16 tokens, that a warp has at once
+template <int DK, int DV, int TILES, int UNITS>
 __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const attention_args a) {
     using query_type = query_parts<DK, TILES>;
     constexpr int SUM_BYTES = sum_bytes(DK, TILES);
@@ -212,7 +221,7 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const
     add_exact_rows(a, at, range, sums);
     sums.q.shrink(a.high_k);
     sums.o.enter(a);
-    add_lots(a, at, range, from, place, lots, sums);
+    add_lots<UNITS>(a, at, range, from, place, lots, sums);
     sums.o.leave(a);
 
     wait_for_warps(a.n_warps());

@@ -20,10 +20,14 @@ void launch_kernel(const attention_args & args, const attention_launch & l) {
 template <int DK, int DV, int TILES>
 void launch_tiles(const attention_args & args, const attention_launch & l) {
     if (l.is_short) {
-        launch_kernel<attend_short<DK, DV, TILES>>(args, l);
-    } else {
-        launch_kernel<attend<DK, DV, TILES>>(args, l);
+        return launch_kernel<attend_short<DK, DV, TILES>>(args, l);
     }
+    if constexpr (most_units(DK, DV, TILES) >= 2) {
+        if (args.units == 2) {
+            return launch_kernel<attend<DK, DV, TILES, 2>>(args, l);
+        }
+    }
+    launch_kernel<attend<DK, DV, TILES, 1>>(args, l);
 }
 
 template <int DV>

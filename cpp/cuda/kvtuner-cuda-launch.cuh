@@ -35,6 +35,11 @@ constexpr bool has_queries_in_registers(const int size_k, const int tiles) {
     return size_k * tiles <= 128;
 }
 
+// of 16 tokens, that a warp has at once
+constexpr int most_units(const int size_k, const int size_v, const int tiles) {
+    return has_queries_in_registers(size_k, tiles) && size_v * tiles <= 128 ? 2 : 1;
+}
+
 constexpr int MOST_LOTS = 6;  // in shared memory
 constexpr int BARRIERS_BYTES = 2 * MOST_LOTS * BARRIER_BYTES;
 

@@ -11,7 +11,8 @@ namespace kvtuner::cuda {
 namespace {
 
 constexpr int MOST_QUERIES = 16;
-constexpr int ALL_BANKS = 128;  // bytes of shared memory
+constexpr int ALL_BANKS = 128;      // bytes of shared memory
+constexpr int LEAST_LONG_LOTS = 2;  // of each multiprocessor
 
 std::optional<cache_kind> kind_of(ggml_type type) {
     switch (type) {
@@ -226,6 +227,8 @@ bool set_lot(const ggml_tensor * node, attention_args & args, bool takes_rows, i
     lot.key_8 = lot.k_tokens.at(8);
     lot.value_1 = lot.v_tokens.at(1);
     lot.value_8 = lot.v_tokens.at(8);
+    lot.next_key = lot.k_tokens.at(TOKENS);
+    lot.next_value = lot.v_tokens.at(TOKENS);
     lot.v_at = padded(lot.k_tokens.at(n));
     lot.mask_at = lot.v_at + padded(lot.v_tokens.at(n));
     lot.blocks_at = lot.mask_at + padded(args.n_query * n * 2);
@@ -287,17 +290,35 @@ bool find_blocks(const ggml_tensor * node, attention_args & args, int tiles, con
 // False: there are too many tokens.
 bool set_one_head(const ggml_tensor * node, attention_args & args, attention_launch & launch, int limit) {
     const int size_k = (int)node->src[1]->ne[0], size_v = (int)node->src[2]->ne[0];
-    args.heads_of_block = 1;
+    args.heads_of_block = args.units = 1;
     args.sub_warps = most_warps(size_v, launch.tiles);
     launch.shared_bytes = std::max(sum_bytes(size_k, launch.tiles) + query_bytes(args, size_k, launch.tiles),
                                    merge_bytes(args, size_v, launch.tiles));
     return args.cache.n_tokens <= MOST_OF_ONE_PART && launch.shared_bytes <= limit;
 }
 
+// Warps that have more tokens at once: where there are so many, and room for their lots beside those on the way. False:
+// there are not.
+bool find_long_blocks(const ggml_tensor * node, attention_args & args, const attention_launch & launch,
+                      const device_limits & limits) {
+    const int size_k = (int)node->src[1]->ne[0], size_v = (int)node->src[2]->ne[0];
+    args.units = most_units(size_k, size_v, launch.tiles);
+    return args.units > 1 && find_blocks(node, args, launch.tiles, limits, 3) &&
+           args.n_warps() == most_warps(size_v, launch.tiles) &&
+           (int64_t)args.cache.n_tokens * launch.n_stream >=
+                   (int64_t)LEAST_LONG_LOTS * args.tokens_of_lot() * limits.n_multiprocessors;
+}
+
+bool find_any_blocks(const ggml_tensor * node, attention_args & args, const attention_launch & launch,
+                     const device_limits & limits) {
+    args.units = 1;
+    return find_blocks(node, args, launch.tiles, limits, 3) || find_blocks(node, args, launch.tiles, limits, 2);
+}
+
 // Lots, as rows or in chunks. False: no block of threads has room for them.
 bool set_blocks(const ggml_tensor * node, attention_args & args, attention_launch & launch,
                 const device_limits & limits) {
-    if (!find_blocks(node, args, launch.tiles, limits, 3) && !find_blocks(node, args, launch.tiles, limits, 2)) {
+    if (!find_long_blocks(node, args, launch, limits) && !find_any_blocks(node, args, launch, limits)) {
         return false;
     }
     // as rows, a lot may come where one is read that is not the last: so warps need not wait for each other

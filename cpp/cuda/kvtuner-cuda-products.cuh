@@ -265,9 +265,9 @@ __device__ void add_values(const char * const (&head)[4], const weights<TILES> &
 }
 
 // `call` with the type of a cache
-#define KVTUNER_CASE(NAME, call)   \
-    case cache_kind::NAME:         \
-        call(GGML_TYPE_##NAME);    \
+#define KVTUNER_CASE(NAME, call) \
+    case cache_kind::NAME:       \
+        call(GGML_TYPE_##NAME);  \
         break;
 #define KVTUNER_FOR_KIND(kind, call) \
     switch (kind) {                  \

@@ -43,13 +43,13 @@ __device__ void add_cache(const attention_args & a, const block_place & at, uint
         }
         rows.kind_k = cache.k.kind;
         rows.kind_v = cache.v.kind;
-        token_marks marks = {
-            cache.mask + at.stream * cache.mask_stream + token, (int)cache.mask_query, false, false, 0, 0
-        };
+        rows.next_key = rows.next_value = 0;
+        token_marks marks[1] = { { cache.mask + at.stream * cache.mask_stream + token, (int)cache.mask_query, false,
+                                   false, 0, 0 } };
         if (a.centers) {
             const int * blocks = cache.blocks + at.stream * cache.blocks_stream + token;
-            marks.block = blocks[sums.g];
-            marks.block_8 = blocks[sums.g + 8];
+            marks[0].block = blocks[sums.g];
+            marks[0].block_8 = blocks[sums.g + 8];
         }
         sums.template add<false>(a, at.first_head, rows, marks);
     }

@@ -77,17 +77,27 @@ const kvtuner_exact_rows::cell * kvtuner_exact_rows::owner(uint32_t row, const c
     return of.stream == NOBODY || cells[of.stream].is_empty(of.index) ? nullptr : &of;
 }
 
-// how far behind what is read next the token of a row lies; in a sequence's first positions it does not
-int64_t kvtuner_exact_rows::distance(uint32_t row, const cells_vec & cells, const std::vector<int32_t> & next) const {
-    const cell * of = owner(row, cells);
-    if (!of) {
-        return FREE;
+// of each stream, the sequences that have cells there, of those that have a next position
+static std::vector<std::vector<int32_t>> sequences_of(const kvtuner_exact_rows::cells_vec & cells, size_t n_seq) {
+    std::vector<std::vector<int32_t>> found(cells.size());
+    for (size_t stream = 0; stream < cells.size(); ++stream) {
+        for (int32_t seq = 0; seq < (int32_t)n_seq; ++seq) {
+            if (!cells[stream].seq_pos_get(seq).empty()) {
+                found[stream].push_back(seq);
+            }
+        }
     }
-    const llama_kv_cells & stream = cells[of->stream];
-    const int64_t position = stream.pos_get(of->index);
+    return found;
+}
+
+// How far behind what is read next the token of a row lies; in a sequence's first positions it does not. `seqs`: of the
+// row's stream
+int64_t kvtuner_exact_rows::distance(const cell & of, const llama_kv_cells & cells, const std::vector<int32_t> & seqs,
+                                     const std::vector<int32_t> & next) const {
+    const int64_t position = cells.pos_get(of.index);
     int64_t nearest = FREE - 1;
-    for (int32_t seq = 0; seq < (int32_t)next.size(); ++seq) {
-        if (stream.seq_has(of->index, seq)) {
+    for (const int32_t seq : seqs) {
+        if (cells.seq_has(of.index, seq)) {
             nearest = std::min(nearest, position < (int64_t)ends.first ? -1 : next[seq] - position);
         }
     }
@@ -99,9 +109,11 @@ void kvtuner_exact_rows::place(const std::vector<cell> & of, const cells_vec & c
     for (const cell & c : of) {
         forget(c);
     }
+    const std::vector<std::vector<int32_t>> seqs = sequences_of(cells, next.size());
     std::vector<std::pair<int64_t, uint32_t>> far(owners.size());
     for (uint32_t row = 0; row < owners.size(); ++row) {
-        far[row] = { distance(row, cells, next), row };
+        const cell * mine = owner(row, cells);
+        far[row] = { mine ? distance(*mine, cells[mine->stream], seqs[mine->stream], next) : FREE, row };
     }
     const size_t n = std::min(of.size(), far.size());
     std::partial_sort(far.begin(), far.begin() + n, far.end(), [](const auto & a, const auto & b) { return a > b; });

@@ -121,5 +121,6 @@ private:
     std::map<const ggml_tensor *, inputs> by_mask;
     ggml_tensor * shift = nullptr;
 
-    int64_t distance(uint32_t row, const cells_vec & cells, const std::vector<int32_t> & next) const;
+    int64_t distance(const cell & of, const llama_kv_cells & cells, const std::vector<int32_t> & seqs,
+                     const std::vector<int32_t> & next) const;
 };
