@@ -23,6 +23,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from both_builds import both_builds, compile_both
 from paper_plan import paper_plan
@@ -34,6 +35,8 @@ from kvtuner_gguf.plan.plan import Plan
 
 BASE = "base"
 TRIES = 8  # upstream's log may end before its last line is written, more so where a run is short
+SHORT = 4  # times as many repetitions where they are short: at depth 0
+N_BATCHED = 128  # tokens of each sequence: the first step takes as long as some
 Speeds = dict[str, float]  # tokens per second, by column
 
 
@@ -58,16 +61,26 @@ def run(command: Sequence[str | Path]) -> str:
 
 
 def bench(folder: Path, model: Path, args: argparse.Namespace, options: Sequence[str | Path]) -> Speeds:
-    """Decode of one sequence and prefill, at each depth."""
-    sizes = ("-p", args.n_prompt, "-n", args.n_gen, "-d", args.depth, "-r", args.repetitions)
-    rows = json.loads(run((folder / "llama-bench", "-m", model, "-ngl", 99, "-fa", 1, "-o", "json", *sizes, *options)))
-    return {f"{'pp' if row['n_prompt'] else 'tg'} @{row['n_depth']}": float(row["avg_ts"]) for row in rows}
+    """Decode of one sequence and prefill, at each depth: medians of repetitions, of which the first is often slow."""
+    depths = args.depth.split(",")
+    found: Speeds = {}
+    for some, repetitions in (
+        ("0", SHORT * args.repetitions),
+        (",".join(d for d in depths if d != "0"), args.repetitions),
+    ):
+        if not some or (some == "0" and "0" not in depths):
+            continue
+        sizes = ("-p", args.n_prompt, "-n", args.n_gen, "-d", some, "-r", repetitions)
+        command = (folder / "llama-bench", "-m", model, "-ngl", 99, "-fa", 1, "-o", "json", *sizes, *options)
+        for row in json.loads(run(command)):
+            found[f"{'pp' if row['n_prompt'] else 'tg'} @{row['n_depth']}"] = median(map(float, row["samples_ts"]))
+    return found
 
 
 def bench_batched(folder: Path, model: Path, batch: str, options: Sequence[str | Path]) -> Speeds:
     """Decode of many sequences at once: "32x4096" are 32 of 4096 tokens."""
     n_seq, n_tokens = map(int, batch.split("x"))
-    sizes = ("-npp", n_tokens, "-ntg", 32, "-npl", n_seq, "-c", n_seq * (n_tokens + 64))
+    sizes = ("-npp", n_tokens, "-ntg", N_BATCHED, "-npl", n_seq, "-c", n_seq * (n_tokens + 2 * N_BATCHED))
     common = ("-m", model, "-ngl", 99, "-fa", "on", "--output-format", "jsonl")
     for _ in range(TRIES):
         lines = run((folder / "llama-batched-bench", *common, *sizes, *options)).splitlines()
@@ -128,7 +141,7 @@ def main() -> None:
     parser.add_argument("--depth", default="0,8192,32768,65536")
     parser.add_argument("--batch", action="append", default=[], help="sequences x tokens, as 32x4096")
     parser.add_argument("--n-prompt", type=int, default=512)
-    parser.add_argument("--n-gen", type=int, default=32)
+    parser.add_argument("--n-gen", type=int, default=128)
     parser.add_argument("--repetitions", type=int, default=3)
     args = parser.parse_args()
     if (args.base is None) != (args.patched is None):

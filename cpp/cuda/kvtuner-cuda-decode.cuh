@@ -27,14 +27,36 @@ struct block_place {
     }
 };
 
+// the first slot of 16 exact rows of a warp
+inline __device__ int exact_slot(const attention_args & a, const block_place & at, const int unit) {
+    return (a.exact_first ? a.exact_first[at.stream] : 0) + (unit * a.sub_warps + at.sub) * TOKENS;
+}
+
+// Exact rows come from anywhere, and where is known late: they are asked for before queries are made. Half of the lanes
+// have a key each, the others a value.
+inline __device__ void prefetch_exact_rows(const attention_args & a, const block_place & at, const lot_range & range) {
+    const bool is_key = at.lane < TOKENS;
+    const strides of = is_key ? a.exact.k.of : a.exact.v.of;
+    const char * data = (is_key ? a.exact.k.data : a.exact.v.data) + (at.first_head + at.head) * of.head;
+#pragma unroll 1
+    for (int unit = range.exact_first * a.units; unit < range.exact_last * a.units; ++unit) {
+        const int slot = exact_slot(a, at, unit) + at.lane % TOKENS;
+        const int row = slot < a.exact.n_tokens ? a.exact_rows[slot] : -1;
+#pragma unroll 1
+        for (int i = row < 0 ? (int)of.head : 0; i < (int)of.head; i += 128) {
+            prefetch(data + row * of.token + i);
+        }
+    }
+}
+
 template <int DK, int DV, int TILES>
 __device__ void add_exact_rows(const attention_args & a, const block_place & at, const lot_range & range,
                                column_sums<DK, DV, TILES> & sums) {
-    const int first = a.exact_first ? a.exact_first[at.stream] : 0, head = at.first_head + at.head;
+    const int head = at.first_head + at.head;
     const int n_units = range.exact_last * a.units;
 #pragma unroll 1
     for (int unit = range.exact_first * a.units; unit < n_units; ++unit) {
-        const int slot = first + (unit * a.sub_warps + at.sub) * TOKENS;
+        const int slot = exact_slot(a, at, unit);
         const auto row_of = [&](const int i) { return slot + i < a.exact.n_tokens ? a.exact_rows[slot + i] : -1; };
         const auto place_of = [&](const cached_side & side, const int row) {
             return side.data + max(0, row) * side.of.token + head * side.of.head;
@@ -216,6 +238,7 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const
     ggml_cuda_pdl_lc();
 
     bring_first(a, at, range, from, place);
+    prefetch_exact_rows(a, at, range);
     auto sums = take_queries<DK, DV, TILES>(a, at, queries, query_sums);
 
     add_exact_rows(a, at, range, sums);

@@ -66,6 +66,7 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_short
     ggml_cuda_pdl_sync();
     ggml_cuda_pdl_lc();
 
+    prefetch_exact_rows(a, at, range);
     const bool sees = sees_tokens(a, at);
     auto sums = take_queries<DK, DV, TILES>(a, at, queries, (float4 *)shared);
     add_exact_rows(a, at, range, sums);

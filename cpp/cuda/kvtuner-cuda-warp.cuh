@@ -67,6 +67,13 @@ inline __device__ pair transposed(const pair x) {
     return y;
 }
 
+// the 128 bytes around it are read soon
+inline __device__ void prefetch(const void * from) {
+#if KVTUNER_NVIDIA_ARCH > 0
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+#endif
+}
+
 // into shared memory in the background, 4, 8 or 16 bytes
 template <int N>
 __device__ void copy_later(const uint32_t to, const void * from) {
