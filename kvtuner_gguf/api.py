@@ -66,7 +66,7 @@ def tune(
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of
 
-    devices = chosen_devices(device, None, engine)
+    devices = chosen_devices(device, None, engine, Path(model))
     headers = read_model(model)
     shape = model_shape(headers)
     settings = Settings(

@@ -28,7 +28,7 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
     from kvtuner_gguf.files import artifact
 
     check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
-    devices = chosen_devices(options["device"], options["gpus"], options["engine"])
+    devices = chosen_devices(options["device"], options["gpus"], options["engine"], model)
     shape, settings = make_settings(model, options)
     from kvtuner_gguf.engine.opening import open_engines
     from kvtuner_gguf.report.bars import step_progress

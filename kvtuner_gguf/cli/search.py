@@ -34,7 +34,7 @@ def search_command(
     types are those of the profile, and the text and its tokens must be, too.
     """
     check_search_outputs(out, front, inputs=[model, profile, stage], work=options["work"], texts=options["texts"])
-    devices = chosen_devices(options["device"], options["gpus"], options["engine"])
+    devices = chosen_devices(options["device"], options["gpus"], options["engine"], model)
     import_torch(options["threads"])
     from kvtuner_gguf.engine.opening import open_engines
     from kvtuner_gguf.files import artifact

@@ -83,7 +83,7 @@ def tune_command(
     host = f".{socket.gethostname()}" if options["storage"] else ""  # the others may write beside this one
     folder = own_folder(work, options["storage"]) or out.with_suffix(f"{host}.tune")
     check_search_outputs(out, png, inputs=[model, tasks], work=folder, texts=options["texts"])
-    devices = chosen_devices(options["device"], options["gpus"], options["engine"])
+    devices = chosen_devices(options["device"], options["gpus"], options["engine"], model)
     shape, settings = make_settings(model, options)
     from kvtuner_gguf.engine.opening import open_engines
     from kvtuner_gguf.report.bars import step_progress

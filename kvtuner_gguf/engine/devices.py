@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
+from kvtuner_gguf.engine.exact import is_exact_in_torch
 from kvtuner_gguf.errors import KvtunerError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -20,15 +22,18 @@ class Device(NamedTuple):
     visible: str | None = None
 
 
-def chosen_devices(device: str, n_gpus: int | None, engine: str) -> list[Device]:
+def chosen_devices(device: str, n_gpus: int | None, engine: str, model: Path) -> list[Device]:
     """Those of ``--device`` A,B,... or ``--gpus``, of which this process takes the first.
 
-    llama.cpp spreads a model over all GPUs that it sees, so from here on this process sees that one alone; it is to be
-    loaded after this. Raises `KvtunerError` where a device is not there, or named twice.
+    On GPUs ``engine`` ``"auto"`` is torch where that has the GGUF ``model`` as it is, else llama. llama.cpp spreads a
+    model over all GPUs that it sees, so from here on this process sees that one alone; it is to be loaded after this.
+    Raises `KvtunerError` where a device is not there, or named twice.
     """
     names = _names(device, n_gpus)
     option = "--device" if n_gpus is None else "--gpus"
     on_cuda = names[0].startswith("cuda")
+    if on_cuda and engine == "auto" and not _is_of_torch(model):
+        engine = "llama"
     if not on_cuda or (engine != "llama" and len(names) == 1):
         return [Device(name) for name in names]
     _check_there(names, _n_torch() if engine != "llama" else _n_llama(), option)
@@ -38,6 +43,12 @@ def chosen_devices(device: str, n_gpus: int | None, engine: str) -> list[Device]
     ids = [known.split(",")[_index(name)] if known else str(_index(name)) for name in names]
     os.environ[VISIBLE] = ids[0]
     return [Device(name, visible) for name, visible in zip(names, ids, strict=True)]
+
+
+def _is_of_torch(model: Path) -> bool:
+    from kvtuner_gguf.gguffile.shards import read_model
+
+    return is_exact_in_torch(read_model(model))
 
 
 def _names(device: str, n_gpus: int | None) -> list[str]:

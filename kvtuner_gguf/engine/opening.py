@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvtuner_gguf.engine import ENGINES
 from kvtuner_gguf.engine.devices import Device
+from kvtuner_gguf.engine.exact import is_exact_in_torch
 from kvtuner_gguf.engine.llama.weights import available_memory, n_weights
 from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.errors import KvtunerError
@@ -21,8 +22,6 @@ from kvtuner_gguf.plan.shape import ModelShape
 if TYPE_CHECKING:
     from kvtuner_gguf.engine.base import Engine
 
-# architectures whose attention the torch reference has
-OF_TORCH = ("llama", "qwen2", "qwen3")
 # bytes that torch needs of a weight, the model's file and its copies while it is loaded
 _BYTES = 5
 
@@ -91,7 +90,5 @@ def open_engines(
 
 def chosen_engine(headers: Sequence[GgufHeader]) -> str:
     """torch where its reference is exact and fits in memory, else llama."""
-    first = headers[0]
-    scaling = first.get(f"{first.architecture}.rope.scaling.type")
-    is_exact = first.architecture in OF_TORCH and len(headers) == 1 and scaling in (None, "none")
-    return "torch" if is_exact and _BYTES * n_weights(headers) <= available_memory() else "llama"
+    fits = is_exact_in_torch(headers) and _BYTES * n_weights(headers) <= available_memory()
+    return "torch" if fits else "llama"

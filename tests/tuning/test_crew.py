@@ -33,6 +33,7 @@ from kvtuner_gguf.tuning.goal import Goal
 from kvtuner_gguf.tuning.settings import Settings
 from kvtuner_gguf.tuning.tuner import Tuned, Tuner
 from tests.made_up_engine import MadeUp
+from tests.tiny import write_tiny
 
 CPU = Device("cpu")
 
@@ -187,6 +188,12 @@ def run(*args: object) -> str:
 
 
 @pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    """One that torch has as it is."""
+    return write_tiny(tmp_path / "m.gguf", "llama")
+
+
+@pytest.fixture
 def given(text: Path, tiny, tmp_path: Path) -> list:
     """The model and the options of a command."""
     options = ["--text", text, "--tokens", 64, "--ctx", 32, "--candidates", "q8_0,q4_0,q2_nl", "--ends", "none"]
@@ -241,35 +248,46 @@ def test_a_profile_of_two_devices_is_the_same(given: list, tmp_path: Path) -> No
 )
 @pytest.mark.parametrize("engine", ["auto", "llama"])
 def test_devices_of_no_use_are_refused(
-    device: str, n_gpus: int | None, words: str, engine: str, monkeypatch: pytest.MonkeyPatch
+    device: str, n_gpus: int | None, words: str, engine: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("_n_torch", "_n_llama"):
         monkeypatch.setattr(devices, name, lambda: 2)
     with pytest.raises(KvtunerError) as caught:
-        chosen_devices(device, n_gpus, engine)
+        chosen_devices(device, n_gpus, engine, tiny_model)
     assert words in str(caught.value)
 
 
-def test_a_process_with_llama_cpp_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_with_llama_cpp_sees_one_gpu(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_n_llama", lambda: 2)
     monkeypatch.setenv(VISIBLE, "")
-    assert chosen_devices("cpu", 2, "llama") == [Device("cuda:0", "0"), Device("cuda:1", "1")]
+    assert chosen_devices("cpu", 2, "llama", tiny_model) == [Device("cuda:0", "0"), Device("cuda:1", "1")]
     assert os.environ[VISIBLE] == "0"
     monkeypatch.setenv(VISIBLE, "4,GPU-7")
-    assert chosen_devices("cuda:1,cuda:0", None, "llama") == [Device("cuda:1", "GPU-7"), Device("cuda:0", "4")]
+    assert chosen_devices("cuda:1,cuda:0", None, "llama", tiny_model) == [
+        Device("cuda:1", "GPU-7"),
+        Device("cuda:0", "4"),
+    ]
     assert os.environ[VISIBLE] == "GPU-7"
-    assert chosen_devices("cpu,cpu", None, "llama") == [CPU, CPU]
+    assert chosen_devices("cpu,cpu", None, "llama", tiny_model) == [CPU, CPU]
 
 
-def test_torch_names_its_gpus_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_names_its_gpus_itself(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_n_torch", lambda: 2)
     monkeypatch.setenv(VISIBLE, "")
-    assert chosen_devices("cpu", 2, "auto") == [Device("cuda:0"), Device("cuda:1")]
+    assert chosen_devices("cpu", 2, "auto", tiny_model) == [Device("cuda:0"), Device("cuda:1")]
     assert os.environ[VISIBLE] == ""
-    assert chosen_devices("cuda:1", None, "torch") == [Device("cuda:1")]
+    assert chosen_devices("cuda:1", None, "torch", tiny_model) == [Device("cuda:1")]
 
 
-def test_llama_cpp_that_is_loaded_already_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_llama_for_what_torch_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_tiny(tmp_path / "other.gguf", "gemma3")
+    monkeypatch.setattr(devices, "_n_llama", lambda: 2)
+    monkeypatch.setenv(VISIBLE, "")
+    assert chosen_devices("cuda:1", None, "auto", model) == [Device("cuda:1", "1")]
+    assert os.environ[VISIBLE] == "1"
+
+
+def test_llama_cpp_that_is_loaded_already_is_told(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(devices.sys.modules, "llama_cpp", devices)
     with pytest.raises(KvtunerError, match="loaded already, with the GPUs of before: tune in a process of its own"):
-        chosen_devices("cpu", 2, "llama")
+        chosen_devices("cpu", 2, "llama", tiny_model)
