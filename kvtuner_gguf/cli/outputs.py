@@ -76,4 +76,5 @@ def model_target(model: Path, out: Path | None, in_place: bool, config: Path | N
 
 def what_was_written(written: Written, seconds: float) -> str:
     """How much of a model was written, and in which time."""
-    return f"{'only the header' if written.header_only else 'the whole file'} was written, in {seconds:.2f} s"
+    done = "only the header was changed" if written.header_only else "the whole file was made anew"
+    return f"{done}, in {seconds:.2f} s"

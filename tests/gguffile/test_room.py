@@ -218,13 +218,13 @@ def test_other_names_of_the_file_keep_what_it_held(path: Path, tmp_path: Path) -
 def test_strip_leaves_the_room_where_asked_to(path: Path, model: Path, tmp_path: Path) -> None:
     inode = path.stat().st_ino
     result = run("strip", path, "--in-place", "--keep-room")
-    assert "the plan is taken out\nonly the header was written, in 0." in result.output
+    assert "the plan is taken out\nonly the header was changed, in 0." in result.output
     assert path.stat().st_ino == inode
     assert plan_of(read_model(path)) is None
     assert "there was no plan in it" in run("strip", path, "--in-place", "--keep-room").output
     LARGEST.save(tmp_path / "plan.json")
-    assert "only the header was written" in run("annotate", path, tmp_path / "plan.json", "--in-place").output
-    assert "the whole file was written" in run("strip", path, "--in-place").output
+    assert "only the header was changed" in run("annotate", path, tmp_path / "plan.json", "--in-place").output
+    assert "the whole file was made anew" in run("strip", path, "--in-place").output
     assert room_of(read_gguf(path)) is None
 
 
@@ -232,10 +232,10 @@ def test_annotate_says_what_it_wrote_and_what_comes_next(model: Path, tmp_path: 
     SMALL.save(tmp_path / "plan.json")
     out = tmp_path / "a file.gguf"
     lines = run("annotate", model, tmp_path / "plan.json", "-o", out).output.splitlines()
-    assert lines[-2].startswith("the whole file was written, in ")
+    assert lines[-2].startswith("the whole file was made anew, in ")
     assert lines[-1] == f"next: llama-server -m '{out}'"
     lines = run("annotate", out, tmp_path / "plan.json", "--in-place").output.splitlines()
-    assert lines[-2].startswith("only the header was written, in ")
+    assert lines[-2].startswith("only the header was changed, in ")
     found = json.loads(run("annotate", out, tmp_path / "plan.json", "--in-place", "--json").output)
     assert (found["header_only"], found["next"]) == (True, lines[-1].removeprefix("next: "))
 
