@@ -90,14 +90,23 @@ def _write_in_place(path: Path, fields: list[bytes]) -> bool:
     """Change nothing but the header of ``path``; whether that can be done."""
     try:
         with path.open("r+b", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # of two commands at once one waits
-            header = read_gguf(path)  # as the other left it
+            is_locked = _lock(file)
+            header = read_gguf(path)
             room = room_of(header)
-            if room is None or not room.fits(fields) or not _is_alone(file, path):
+            if not is_locked or room is None or not room.fits(fields) or not _is_alone(file, path):
                 return False
             switch(file.fileno(), room, fields, len(_kept(header)))
     except OSError as err:
         raise KvtunerError(f"cannot write {path}: {err.strerror or err}; choose another target with -o") from err
+    return True
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Wait for other commands that are changing this file; whether its file system has locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        return False
     return True
 
 

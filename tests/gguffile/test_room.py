@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import random
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from click.testing import CliRunner, Result
 
 import kvtuner_gguf.gguffile.annotate as annotating
 from kvtuner_gguf.cli import main
+from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files.copying import BLOCK_BYTES
 from kvtuner_gguf.gguffile.annotate import annotate, strip
 from kvtuner_gguf.gguffile.fields import string_field, uint64_list_start
@@ -215,6 +219,29 @@ def test_other_names_of_the_file_keep_what_it_held(path: Path, tmp_path: Path) -
     assert not path.samefile(other)
 
 
+def test_without_locks_the_file_is_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    inode = path.stat().st_ino
+    monkeypatch.setattr(fcntl, "flock", refused)
+    annotate(path, LARGEST, path)
+    assert path.stat().st_ino != inode
+    assert pairs_of(path) == LARGEST.pairs
+
+
+def test_a_full_disk_leaves_the_old_plan(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = path.read_bytes()
+    LARGEST.save(tmp_path / "plan.json")
+    monkeypatch.setattr(os, "pwrite", full)
+    result = run("annotate", path, tmp_path / "plan.json", "--in-place")
+    assert (result.exit_code, path.read_bytes()) == (1, before)
+    assert result.output.startswith(f"Error: cannot write {path}: No space left on device; ")
+
+
 def test_strip_leaves_the_room_where_asked_to(path: Path, model: Path, tmp_path: Path) -> None:
     inode = path.stat().st_ino
     result = run("strip", path, "--in-place", "--keep-room")
@@ -310,6 +337,31 @@ def test_a_key_in_front_of_the_room_is_none_of_it(path: Path) -> None:
     assert room_of(read_gguf(path)) is None
     annotate(path, SMALL, path)
     assert (pairs_of(path), data_of(path)) == (SMALL.pairs, data)
+
+
+def own(path: Path) -> tuple[list[bytes], bytes]:
+    """The model's own keys, encoded, and its data."""
+    raw, header = path.read_bytes(), read_gguf(path)
+    kept = [field for field in header.fields.values() if not Keys.is_ours(field.key)]
+    return [raw[field.start : field.end] for field in kept], raw[header.data_start :]
+
+
+def test_a_damaged_room_never_costs_what_is_the_models_own(path: Path, tmp_path: Path) -> None:
+    rng, damaged, n_read = random.Random(7), tmp_path / "damaged.gguf", 0
+    annotate(path, LARGEST, path)
+    for _ in range(600):
+        raw, header = bytearray(path.read_bytes()), read_gguf(path)
+        edges = [16, 56, *(header.fields[key].start for key in Keys.ROOM), header.fields[Keys.SPARE].start + 29]
+        at = rng.choice(edges) + rng.randrange(8)
+        raw[at] = rng.choice([0, 1, raw[at] ^ 1 << rng.randrange(8), raw[at] + 1 & 255])
+        damaged.write_bytes(raw)
+        with suppress(KvtunerError):
+            before = own(damaged)
+            annotate(damaged, SMALL, damaged)
+            assert own(damaged) == before
+            assert pairs_of(damaged) == SMALL.pairs
+            n_read += 1
+    assert 50 < n_read < 550
 
 
 def test_a_header_of_40_gib_takes_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
