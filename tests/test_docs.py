@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,3 +60,13 @@ def test_every_page_of_the_documentation_is_in_the_navigation() -> None:
     names = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     left_out = {name for name in names if not name.startswith("commands/") and f": {name}\n" not in navigation}
     assert not left_out
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="make docs installs it")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", "tools/mkdocs.yml"]
+    done = subprocess.run([*command, "--site-dir", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    gallery = (tmp_path / "gallery.html").read_text()
+    assert 'href="configs/smollm2-135m-4.0.json"' in gallery, "a link out of docs/ leads to a page of the site"
+    assert (tmp_path / "configs" / "smollm2-135m-4.0.json").is_file()
