@@ -6,6 +6,7 @@ command_pages.py          writes them, and takes away those of commands that are
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
 import textwrap
@@ -69,8 +70,9 @@ def _options(command: click.Command) -> list[str]:
 
 def _names(option: click.Option) -> str:
     names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
-    value = "" if option.is_flag or option.count else f" `{_value(option)}`"
-    return names + value.replace("|", "\\|")
+    if option.is_flag or option.count:
+        return names
+    return f"{names} {' or '.join(f'`{word}`' for word in _value(option).split('|'))}"
 
 
 def _value(option: click.Option) -> str:
@@ -125,13 +127,16 @@ def _paragraph(part: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return _escaped(" ".join(text.split())).replace("|", "\\|")
+    """``text`` for a table; readers of Markdown do not agree on what a bar in code is there, but on this."""
+    code = re.sub(r"`([^`|]*[|][^`]*)`", lambda found: f"<code>{html.escape(found[1])}</code>", " ".join(text.split()))
+    parts = re.split(r"(<code>.*?</code>)", code)
+    return "".join(part.replace("|", "&#124;") if part.startswith("<code>") else _escaped(part, "|") for part in parts)
 
 
-def _escaped(text: str) -> str:
-    """``text`` so that none of it is taken for HTML or emphasis, but in code."""
+def _escaped(text: str, more: str = "") -> str:
+    """``text`` so that none of it is taken for HTML or emphasis, but in code; nor for what is in ``more``."""
     parts = re.split(r"(`[^`]*`)", text)
-    return "".join(part if part.startswith("`") else re.sub(r"([<*])", r"\\\1", part) for part in parts)
+    return "".join(part if part.startswith("`") else re.sub(rf"([<*{more}])", r"\\\1", part) for part in parts)
 
 
 def _joined(parts: Sequence[str]) -> str:

@@ -50,16 +50,20 @@ def test_an_option_more_changes_a_page() -> None:
 @pytest.mark.parametrize(
     ("option", "row"),
     [
-        (click.Option(["--kind"], type=click.Choice(["a", "b"]), help="Kind."), r"| `--kind` `a\|b` | Kind. |"),
+        (click.Option(["--kind"], type=click.Choice(["a", "b"]), help="Kind."), "| `--kind` `a` or `b` | Kind. |"),
         (
             click.Option(["--on/--off"], default=True, show_default=True, help="H."),
             "| `--on`, `--off` | H. Default: `--on`. |",
         ),
         (click.Option(["--none"], show_default=True, help="H."), "| `--none` `TEXT` | H. |"),
         (click.Option(["--cores"], type=int, show_default="all", help="H."), "| `--cores` `N` | H. Default: `all`. |"),
+        (
+            click.Option(["--x"], metavar="A|B", help="`a|<b>` c|d"),
+            r"| `--x` `A` or `B` | <code>a&#124;&lt;b&gt;</code> c\|d |",
+        ),
         (click.Option(["-v"], count=True, help="Say more."), "| `-v` | Say more. |"),
     ],
-    ids=["choice", "switch", "no default", "default in words", "count"],
+    ids=["choice", "switch", "no default", "default in words", "bars", "count"],
 )
 def test_an_option_as_a_row(option: click.Option, row: str) -> None:
     assert row in pages(made_up(option))["do.md"].splitlines()
