@@ -6,12 +6,13 @@ gallery_page.py           writes it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
+from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files.configs import CONFIGS
+from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.report.layers import pair_lines
 from kvtuner_gguf.report.numbers import with_error
@@ -64,9 +65,12 @@ def _model(path: Path) -> str:
     return path.stem.rpartition("-")[0]
 
 
-def _searched(model: str, plans: Any) -> str:
+def _searched(model: str, plans: Iterable[tuple[Path, Plan]]) -> str:
     found = list(plans)
-    shape = found[0][1].model
+    path, first = found[0]
+    shape = first.model
+    if shape is None:
+        raise KvtunerError(f"{path} does not say which model it is for: tune it from a GGUF file")
     heads = f"{shape.architecture}, {shape.n_layer} layers, heads of {shape.head_dim_k} values"
     table = [
         "| plan | bits | in all, tokens | KLD | same top | PPL | text | tokens x context |",
@@ -77,7 +81,7 @@ def _searched(model: str, plans: Any) -> str:
     return "\n\n".join([f"### {model}", f"{heads}.", "\n".join(table), "```\n" + "\n\n".join(layers) + "\n```"])
 
 
-def _by_layer(plan: Plan) -> dict[int, Any]:
+def _by_layer(plan: Plan) -> dict[int, Pair]:
     return dict(enumerate(plan.pairs))
 
 
