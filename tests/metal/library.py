@@ -22,7 +22,7 @@ COMMON = ["-std=c++17", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-unkn
 RUNTIME = [*COMMON, "-O2"]
 # each access calls the emulator, also one that a write follows; half is computed in half
 KERNELS = [
-    *COMMON, "-O1", "-fsanitize=thread", "-fno-strict-aliasing", "-Wno-pass-failed", "-Wno-user-defined-literals", "-Wno-c99-designator",
+    *COMMON, "-O1", "-fsanitize=thread", "-fno-strict-aliasing", "-Wno-pass-failed", "-Wno-duplicate-decl-specifier", "-Wno-user-defined-literals", "-Wno-c99-designator",
     "-Wno-unused-function", "-Wno-unused-variable", "-Wno-unused-const-variable", "-DGGML_METAL_HAS_BF16",
     "-mllvm", "-tsan-instrument-read-before-write", "-mllvm", "-tsan-instrument-func-entry-exit=0",
     "-Xclang", "-ffloat16-excess-precision=none",

@@ -73,6 +73,9 @@ struct alignas(4 * sizeof(T)) storage<T, 4> {
     };
 };
 
+template <class T>
+struct packed_vec4;
+
 template <class T, int N>
 struct vec : storage<T, N> {
     using storage<T, N>::v;
@@ -88,6 +91,9 @@ struct vec : storage<T, N> {
         for (int i = 0; i < N; i++) {
             v[i] = convert<T>(other.v[i]);
         }
+    }
+    template <class S>
+    explicit vec(const packed_vec4<S> & other) : vec(other.v[0], other.v[1], other.v[2], other.v[3]) {
     }
     template <class A, class B, class... Rest, class = std::enable_if_t<is_scalar<A> && sizeof...(Rest) + 2 == N>>
     vec(A a, B b, Rest... rest) {
@@ -139,6 +145,18 @@ VECTOR_OPERATOR(&)
 VECTOR_OPERATOR(|)
 #undef VECTOR_OPERATOR
 
+// four values without the alignment of a vector
+template <class T>
+struct packed_vec4 {
+    T v[4];
+    operator vec<T, 4>() const {
+        return vec<T, 4>(v[0], v[1], v[2], v[3]);
+    }
+    const T & operator[](unsigned i) const {
+        return v[vec<T, 4>::check(i)];
+    }
+};
+
 // columns of vectors
 template <class T, int C, int R>
 struct matrix {
@@ -175,6 +193,8 @@ VECTORS(half)
 VECTORS(bfloat)
 VECTORS(float)
 #undef VECTORS
+using packed_char4 = metal::packed_vec4<int8_t>;
+using packed_uchar4 = metal::packed_vec4<uchar>;
 using half2x4 = metal::matrix<half, 2, 4>;
 using half4x4 = metal::matrix<half, 4, 4>;
 using float2x4 = metal::matrix<float, 2, 4>;
