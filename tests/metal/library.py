@@ -15,8 +15,9 @@ from tests.metal.source import translate
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-UPSTREAM = ROOT / "build" / "src" / "vendor" / "llama.cpp" / "ggml" / "src"
-CACHE = Path(os.environ.get("KVTUNER_METAL_BUILD", ROOT / "build" / "metal-emulator"))
+TREE = Path(os.environ.get("KVTUNER_METAL_TREE", ROOT / "build" / "src"))
+UPSTREAM = TREE / "vendor" / "llama.cpp" / "ggml" / "src"
+CACHE = Path(os.environ.get("KVTUNER_METAL_BUILD", ROOT / "build" / "metal"))
 COMPILER = "clang++-19"
 COMMON = ["-std=c++17", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]
 RUNTIME = [*COMMON, "-O2"]

@@ -140,7 +140,7 @@ Exchange Scheduler::meet(Operation operation, const void * value, size_t size, i
     lane.line = line;
     group.waiting |= 1u << lane.identity.lane;
     lane.fiber.leave();
-    return { slots.data(), group.present };
+    return { slots.data(), group.active };
 }
 
 void Scheduler::wait_for_threadgroup(int line) {
@@ -197,7 +197,7 @@ bool Scheduler::release_simdgroups() {
             Lane & lane = *lanes[i * lanes_per_simdgroup + __builtin_ctz(left)];
             lane.simdgroup_barriers += !rules.strict || lane.operation == Operation::simdgroup_barrier;
         }
-        group.ready = group.waiting;
+        group.active = group.ready = group.waiting;
         group.waiting = 0;
         group.generation++;
         released = true;

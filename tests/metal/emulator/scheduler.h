@@ -33,6 +33,7 @@ struct Simdgroup {
     uint32_t present;  // a bit for each lane that has not ended
     uint32_t ready, waiting, at_threadgroup_barrier;  // each of them is in one of these, or runs
     bool any_ended;
+    uint32_t active;  // who took part in the last operation: some may have ended since
     unsigned generation;
     // of two operations in a row: a fast lane may be at the next one while a slow one still reads
     std::array<std::array<unsigned char, slot_bytes * lanes_per_simdgroup>, 2> slots;
