@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 
 import gguf
 import numpy as np
 
 from tests.metal.device import Device, Rules
-from tests.metal.library import UPSTREAM, build
+from tests.metal.library import UPSTREAM
 from tests.metal.structs import arguments, constants
 
 KERNELS = UPSTREAM / "ggml-metal" / "kernels"
@@ -23,7 +24,8 @@ class Case:
     """One attention: queries ``[heads, rows, head_size]`` over caches ``[kv_heads, tokens, head_size]``.
 
     ``cache_type``, ``head_size``, ``queries`` a threadgroup takes and ``elements`` (NE, of a cache row a lane works on)
-    choose the vector kernel; ``elements`` 0 is the one without a suffix.
+    choose the vector kernel; ``elements`` 0 is the one without a suffix. Its work is spread over ``threadgroups``, 1 or
+    32.
     """
 
     cache_type: str = "f16"
@@ -96,19 +98,20 @@ def numbers() -> Mapping[str, int]:
     return constants()
 
 
-def _device(file: str, kernels: tuple[str, ...], rules: Rules) -> Device:
-    return Device(build(KERNELS / f"{file}.metal", kernels), rules)
-
-
 class Attention:
-    """A `Case` on the emulator. ``less_memory`` bytes of threadgroup memory are taken away."""
+    """A `Case` on the emulator, with ``libraries`` by the stems of their files.
 
-    def __init__(self, case: Case, kind: str, rules: Rules, *, kernels: tuple[str, ...] = (), less_memory: int = 0):
-        self.case, self.kind, self.rules, self.less_memory = case, kind, rules, less_memory
+    ``kind`` is ``vec`` or ``matrix``; ``less_memory`` bytes of threadgroup memory are taken away.
+    """
+
+    def __init__(
+        self, libraries: Mapping[str, Path], case: Case, kind: str, rules: Rules, *, less_memory: int = 0
+    ) -> None:
+        self.case, self.kind, self.less_memory = case, kind, less_memory
         self.inputs = Inputs(case)
         stem = f"fa_vec_{case.cache_type}" if kind == "vec" else f"fa_{case.cache_type}"
-        self.device = _device(stem, kernels or (case.kernel(kind),), rules)
-        self.helpers = _device("fa_aux", tuple(HELPERS), Rules(rules.order, rules.seed, rules.strict, rules.poison))
+        self.device = Device(libraries[stem], rules)
+        self.helpers = Device(libraries["fa_aux"], replace(rules, skip_barrier=0))
         self.row_bytes = self.inputs.k.shape[-1]
         self.block = numbers()["OP_FLASH_ATTN_EXT_VEC_NCPSG" if kind == "vec" else "OP_FLASH_ATTN_EXT_NCPSG"]
 
@@ -123,7 +126,13 @@ class Attention:
         case, row = self.case, self.row_bytes
         plane = row * case.tokens
         sides = {f"nb{side}1": row for side in (1, 2)} | {f"nb{side}2": plane for side in (1, 2)}
-        return {"ne_12_2": case.kv_heads, "ne_12_3": 1, "nb13": plane * case.kv_heads, "nb23": plane * case.kv_heads, **sides}
+        return {
+            "ne_12_2": case.kv_heads,
+            "ne_12_3": 1,
+            "nb13": plane * case.kv_heads,
+            "nb23": plane * case.kv_heads,
+            **sides,
+        }
 
     def _masks(self) -> dict[str, float]:
         stride = 2 * self.case.tokens

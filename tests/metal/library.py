@@ -21,10 +21,14 @@ CACHE = Path(os.environ.get("KVTUNER_METAL_BUILD", ROOT / "build" / "metal"))
 COMPILER = "clang++-19"
 COMMON = ["-std=c++17", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]
 RUNTIME = [*COMMON, "-O2"]
+QUIET = [
+    "pass-failed", "duplicate-decl-specifier", "user-defined-literals", "c99-designator",
+    "unused-function", "unused-variable", "unused-const-variable",
+]  # fmt: skip
 # each access calls the emulator, also one that a write follows; half is computed in half
 KERNELS = [
-    *COMMON, "-O1", "-fsanitize=thread", "-fno-strict-aliasing", "-Wno-pass-failed", "-Wno-duplicate-decl-specifier", "-Wno-user-defined-literals", "-Wno-c99-designator",
-    "-Wno-unused-function", "-Wno-unused-variable", "-Wno-unused-const-variable", "-DGGML_METAL_HAS_BF16",
+    *COMMON, "-O1", "-fsanitize=thread", "-fno-strict-aliasing", "-DGGML_METAL_HAS_BF16",
+    *(f"-Wno-{name}" for name in QUIET),
     "-mllvm", "-tsan-instrument-read-before-write", "-mllvm", "-tsan-instrument-func-entry-exit=0",
     "-Xclang", "-ffloat16-excess-precision=none",
 ]  # fmt: skip
@@ -43,7 +47,9 @@ def build(file: Path, kernels: Collection[str], includes: Path = UPSTREAM) -> Pa
     """
     sources = {path: path.read_bytes() for path in _sources(file, includes)}
     parts = [repr((KERNELS, RUNTIME, file.name, sorted(kernels))).encode(), _version()]
-    digest = hashlib.sha256(b"\0".join([*parts, *(p.name.encode() + b"\0" + t for p, t in sources.items())])).hexdigest()
+    digest = hashlib.sha256(
+        b"\0".join([*parts, *(p.name.encode() + b"\0" + t for p, t in sources.items())])
+    ).hexdigest()
     made = CACHE / f"{file.stem}-{digest[:16]}.so"
     if not made.exists():
         CACHE.mkdir(parents=True, exist_ok=True)

@@ -99,3 +99,23 @@ kernel void kernel_declared(
     threadgroup_barrier(mem_flags::mem_threadgroup);
     result[index] = shared[31 - index];
 }
+
+kernel void kernel_sum_and_end(
+        device       float * result,
+        ushort index[[thread_index_in_threadgroup]]) {
+    result[index] = simd_sum(1.0f);
+}
+
+kernel void kernel_shuffle_from_nobody(
+        device       float * result,
+        ushort index[[thread_index_in_threadgroup]]) {
+    result[index] = simd_shuffle(1.0f, index + 1);
+}
+
+kernel void kernel_write_an_input(
+        device       float * values,
+        device       float * result,
+        ushort index[[thread_index_in_threadgroup]]) {
+    values[index] = 1.0f;
+    result[index] = 1.0f;
+}
