@@ -1,4 +1,4 @@
-"""The emulator's tests need clang, which pip does not install: they are left out where it is missing."""
+"""The emulator's tests need clang: they are left out where it is missing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.metal.attention import HELPERS, KERNELS
-from tests.metal.library import COMPILER, HERE, build, compiler
+from tests.metal.library import CLANG, HERE, WHEEL, build, compiler
 from tests.metal.source import host_names
 
 FAULTS = HERE / "kernels" / "faults.metal"
@@ -24,7 +24,7 @@ Library = Callable[[str], Path]
 @pytest.fixture(autouse=True, scope="session")
 def _clang() -> None:
     if compiler() is None:
-        pytest.skip(f"the emulator of Metal needs {COMPILER}: apt-get install clang-19")
+        pytest.skip(f"the emulator of Metal needs clang: pip install {WHEEL}, or a package with {CLANG}")
     if not KERNELS.is_dir():
         pytest.skip(f"the emulator of Metal needs upstream's kernels in {KERNELS}: make build")
 

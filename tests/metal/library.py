@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Collection
+from functools import lru_cache
 from pathlib import Path
 
 from tests.metal.source import translate
@@ -18,7 +21,8 @@ ROOT = HERE.parents[1]
 TREE = Path(os.environ.get("KVTUNER_METAL_TREE", ROOT / "build" / "src"))
 UPSTREAM = TREE / "vendor" / "llama.cpp" / "ggml" / "src"
 CACHE = Path(os.environ.get("KVTUNER_METAL_BUILD", ROOT / "build" / "metal"))
-COMPILER = "clang++-19"
+# where the first is not installed, the second is: a wheel with clang in it
+CLANG, WHEEL = "clang++-19", "ziglang"
 COMMON = ["-std=c++17", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]
 RUNTIME = [*COMMON, "-O2"]
 QUIET = [
@@ -35,15 +39,20 @@ KERNELS = [
 PLACE = re.compile(r"\{\+(0x[0-9a-f]+)\}")
 
 
-def compiler() -> str | None:
-    """Where the compiler is; None where it is not installed."""
-    return shutil.which(COMPILER)
+@lru_cache
+def compiler() -> list[str] | None:
+    """How clang is called; None where it is not installed."""
+    if found := shutil.which(CLANG):
+        return [found]
+    if importlib.util.find_spec(WHEEL):
+        return [sys.executable, "-m", WHEEL, "c++", "-fno-sanitize=undefined", "-D_LIBCPP_REMOVE_TRANSITIVE_INCLUDES"]
+    return None
 
 
 def build(file: Path, kernels: Collection[str], includes: Path = UPSTREAM) -> Path:
     """A library with the ``kernels`` of the Metal ``file`` by their host names, which includes files of ``includes``.
 
-    Raises `CalledProcessError` where one does not compile.
+    Raises `RuntimeError` with the compiler's words where they do not compile.
     """
     sources = {path: path.read_bytes() for path in _sources(file, includes)}
     parts = [repr((KERNELS, RUNTIME, file.name, sorted(kernels))).encode(), _version()]
@@ -75,8 +84,9 @@ def _metal_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix in {".metal", ".h"}) if folder.is_dir() else []
 
 
+@lru_cache
 def _version() -> bytes:
-    return subprocess.run([COMPILER, "--version"], capture_output=True, check=True).stdout
+    return subprocess.run([*(compiler() or []), "--version"], capture_output=True, check=True).stdout
 
 
 def _compile(file: Path, kernels: Collection[str], includes: Path, folder: Path, made: Path) -> None:
@@ -85,14 +95,15 @@ def _compile(file: Path, kernels: Collection[str], includes: Path, folder: Path,
     paths = [f"-I{path}" for path in (folder, HERE / "shim", HERE / "emulator", includes / "ggml-metal", includes)]
     main = folder / "kernels.o"
     include = ["-include", str(HERE / "shim" / "metal_stdlib")]
-    _run([COMPILER, *KERNELS, *paths, *include, "-x", "c++", "-c", str(folder / file.name), "-o", str(main)])
+    _run([*KERNELS, *paths, *include, "-x", "c++", "-c", str(folder / file.name), "-o", str(main)])
     own = [str(path) for path in sorted((HERE / "emulator").glob("*.cpp"))]
     unfinished = folder / made.name
-    _run([COMPILER, *RUNTIME, "-shared", str(main), *own, "-ldl", "-o", str(unfinished)])
+    _run([*RUNTIME, "-shared", str(main), *own, "-ldl", "-o", str(unfinished)])
     unfinished.replace(made)
 
 
-def _run(command: list[str]) -> None:
+def _run(arguments: list[str]) -> None:
+    command = [*(compiler() or []), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")

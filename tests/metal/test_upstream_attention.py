@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.metal.attention import KERNELS, Attention, Case, nmse
+from tests.metal.attention import KERNELS, Attention
+from tests.metal.cases import Case, nmse
 from tests.metal.device import Fault, Order, Rules
 from tests.metal.source import barrier_lines
 

@@ -67,9 +67,9 @@ void * threadgroup_variable(size_t size, int line) {
 // a place in the code as its offset in this library, for the reader to translate
 static std::string offset(uintptr_t code) {
     Dl_info info;
-    dladdr((void *) code, &info);
+    dladdr((void *)code, &info);
     char text[32];
-    snprintf(text, sizeof text, "{+0x%zx}", (size_t) (code - 1 - (uintptr_t) info.dli_fbase));
+    snprintf(text, sizeof text, "{+0x%zx}", (size_t)(code - 1 - (uintptr_t)info.dli_fbase));
     return text;
 }
 void fault(const char * kind, int line) {
@@ -101,7 +101,7 @@ extern "C" void emulator_clear() {
     variables().clear();
 }
 extern "C" void * emulator_allocate(size_t size, int use) {
-    return memory().allocate(size, (Use) use);
+    return memory().allocate(size, (Use)use);
 }
 extern "C" void emulator_set_constant(int id, long value) {
     constants()[id] = value;

@@ -3,19 +3,19 @@
 
 #include <cstring>
 
-#define HERE ((uintptr_t) __builtin_return_address(0))
-#define ACCESS(size)                                                                \
-    extern "C" void __tsan_read##size(void * address) {                             \
-        emulator::memory().read(address, size, HERE);                               \
-    }                                                                               \
-    extern "C" void __tsan_write##size(void * address) {                            \
-        emulator::memory().write(address, size, HERE);                              \
-    }                                                                               \
-    extern "C" void __tsan_unaligned_read##size(void * address) {                   \
-        emulator::memory().read(address, size, HERE);                               \
-    }                                                                               \
-    extern "C" void __tsan_unaligned_write##size(void * address) {                  \
-        emulator::memory().write(address, size, HERE);                              \
+#define HERE ((uintptr_t)__builtin_return_address(0))
+#define ACCESS(size)                                               \
+    extern "C" void __tsan_read##size(void * address) {            \
+        emulator::memory().read(address, size, HERE);              \
+    }                                                              \
+    extern "C" void __tsan_write##size(void * address) {           \
+        emulator::memory().write(address, size, HERE);             \
+    }                                                              \
+    extern "C" void __tsan_unaligned_read##size(void * address) {  \
+        emulator::memory().read(address, size, HERE);              \
+    }                                                              \
+    extern "C" void __tsan_unaligned_write##size(void * address) { \
+        emulator::memory().write(address, size, HERE);             \
     }
 ACCESS(1)
 ACCESS(2)

@@ -16,8 +16,8 @@ Memory & memory() {
 void * Memory::allocate(size_t size, Use use) {
     settle();
     if (!arena) {
-        void * mapped = mmap(nullptr, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                             -1, 0);
+        void * mapped =
+                mmap(nullptr, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (mapped == MAP_FAILED) {
             return nullptr;
         }
@@ -65,7 +65,7 @@ Access Memory::here(uintptr_t code) {
         moments.push_back(current);
         moment_is_new = false;
     }
-    return { (uint32_t) moments.size() - 1, code };
+    return { (uint32_t)moments.size() - 1, code };
 }
 
 Memory::Region * Memory::find(const void * address, size_t size, uintptr_t code) {

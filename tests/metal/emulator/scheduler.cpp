@@ -6,12 +6,12 @@
 
 namespace emulator {
 
-static const char * const operation_names[] = { "the start",   "simd_sum", "simd_max",         "simd_min",
-                                                "a prefix sum", "a shuffle", "a matrix operation", "simdgroup_barrier",
-                                                "threadgroup_barrier" };
+static const char * const operation_names[] = { "the start",          "simd_sum",          "simd_max",
+                                                "simd_min",           "a prefix sum",      "a shuffle",
+                                                "a matrix operation", "simdgroup_barrier", "threadgroup_barrier" };
 
 static std::string describe(const Lane & lane) {
-    return "lane " + std::to_string(lane.identity.index) + " at " + operation_names[(int) lane.operation] + ", line " +
+    return "lane " + std::to_string(lane.identity.index) + " at " + operation_names[(int)lane.operation] + ", line " +
            std::to_string(lane.line);
 }
 
@@ -49,7 +49,7 @@ void Scheduler::begin_dispatch(const Rules & new_rules, Position new_threads, Ca
     failed = false;
     failure.clear();
     threadgroup_number = 0;
-    const size_t count = (size_t) threads.x * threads.y * threads.z;
+    const size_t count = (size_t)threads.x * threads.y * threads.z;
     while (lanes.size() < count) {
         lanes.push_back(std::make_unique<Lane>());
     }
@@ -68,8 +68,14 @@ bool Scheduler::run(Position threadgroup, Position grid) {
     for (unsigned i = 0; i < lanes.size(); i++) {
         Lane & lane = *lanes[i];
         const Position place{ i % threads.x, i / threads.x % threads.y, i / threads.x / threads.y };
-        lane.identity = { place, threadgroup, threads, grid, i, i % lanes_per_simdgroup, i / lanes_per_simdgroup,
-                          (unsigned) simdgroups.size() };
+        lane.identity = { place,
+                          threadgroup,
+                          threads,
+                          grid,
+                          i,
+                          i % lanes_per_simdgroup,
+                          i / lanes_per_simdgroup,
+                          (unsigned)simdgroups.size() };
         lane.operation = Operation::none;
         lane.line = 0;
         lane.simdgroup_barriers = 0;

@@ -30,7 +30,7 @@ struct Lane {
 };
 
 struct Simdgroup {
-    uint32_t present;  // a bit for each lane that has not ended
+    uint32_t present;                                 // a bit for each lane that has not ended
     uint32_t ready, waiting, at_threadgroup_barrier;  // each of them is in one of these, or runs
     bool any_ended;
     uint32_t active;  // who took part in the last operation: some may have ended since

@@ -4,28 +4,28 @@
 
 namespace metal {
 
-#define FUNCTION(name, expression)                    \
-    inline float name(float x) {                      \
-        return expression;                            \
-    }                                                 \
-    inline half name(half value) {                    \
-        const float x = (float) value;                \
-        return (half) (expression);                   \
-    }                                                 \
-    template <class T, int N>                         \
-    vec<T, N> name(const vec<T, N> & a) {             \
-        vec<T, N> result;                             \
-        for (int i = 0; i < N; i++) {                 \
-            result.v[i] = name(a.v[i]);               \
-        }                                             \
-        return result;                                \
+#define FUNCTION(name, expression)        \
+    inline float name(float x) {          \
+        return expression;                \
+    }                                     \
+    inline half name(half value) {        \
+        const float x = (float)value;     \
+        return (half)(expression);        \
+    }                                     \
+    template <class T, int N>             \
+    vec<T, N> name(const vec<T, N> & a) { \
+        vec<T, N> result;                 \
+        for (int i = 0; i < N; i++) {     \
+            result.v[i] = name(a.v[i]);   \
+        }                                 \
+        return result;                    \
     }
-#define FUNCTIONS                                      \
-    FUNCTION(exp, __builtin_expf(x))                   \
-    FUNCTION(exp2, __builtin_exp2f(x))                 \
-    FUNCTION(log, __builtin_logf(x))                   \
-    FUNCTION(sqrt, __builtin_sqrtf(x))                 \
-    FUNCTION(rsqrt, 1.0f / __builtin_sqrtf(x))         \
+#define FUNCTIONS                              \
+    FUNCTION(exp, __builtin_expf(x))           \
+    FUNCTION(exp2, __builtin_exp2f(x))         \
+    FUNCTION(log, __builtin_logf(x))           \
+    FUNCTION(sqrt, __builtin_sqrtf(x))         \
+    FUNCTION(rsqrt, 1.0f / __builtin_sqrtf(x)) \
     FUNCTION(tanh, __builtin_tanhf(x))
 FUNCTIONS
 FUNCTION(fabs, __builtin_fabsf(x))
@@ -57,15 +57,15 @@ inline float fma(float a, float b, float c) {
     return __builtin_fmaf(a, b, c);
 }
 
-#define EXTREMES(T)                  \
-    inline T max(T a, T b) {         \
-        return a < b ? b : a;        \
-    }                                \
-    inline T min(T a, T b) {         \
-        return b < a ? b : a;        \
-    }                                \
-    inline T clamp(T x, T a, T b) {  \
-        return min(max(x, a), b);    \
+#define EXTREMES(T)                 \
+    inline T max(T a, T b) {        \
+        return a < b ? b : a;       \
+    }                               \
+    inline T min(T a, T b) {        \
+        return b < a ? b : a;       \
+    }                               \
+    inline T clamp(T x, T a, T b) { \
+        return min(max(x, a), b);   \
     }
 EXTREMES(short)
 EXTREMES(ushort)

@@ -20,7 +20,7 @@ struct Triple {
         return value.x;
     }
     operator ushort() const {
-        return (ushort) value.x;
+        return (ushort)value.x;
     }
 };
 
@@ -60,7 +60,7 @@ template <class T>
 struct FunctionConstant {
     int id;
     operator T() const {
-        return (T) function_constant(id);
+        return (T)function_constant(id);
     }
 };
 
@@ -69,7 +69,7 @@ template <class F>
 struct Signature;
 template <class... A>
 struct Signature<void(A...)> {
-    static constexpr unsigned pointers = (0u + ... + (unsigned) (std::is_pointer_v<A> || std::is_reference_v<A>) );
+    static constexpr unsigned pointers = (0u + ... + (unsigned)(std::is_pointer_v<A> || std::is_reference_v<A>));
     template <size_t I>
     using Argument = std::tuple_element_t<I, std::tuple<A...>>;
     template <size_t I>
@@ -90,14 +90,13 @@ struct Signature<void(A...)> {
 
 #define EMULATOR_JOIN_(a, b) a##b
 #define EMULATOR_JOIN(a, b) EMULATOR_JOIN_(a, b)
-#define EMULATE(name, ...)                                                                    \
-    static const emulator::Registrar EMULATOR_JOIN(registrar_, __COUNTER__){                  \
-        name, emulator::Signature<decltype(__VA_ARGS__)>::pointers, [](void ** given) {       \
-            using Type = emulator::Signature<decltype(__VA_ARGS__)>;                          \
-            Type::call([](auto &&... argument) { __VA_ARGS__(argument...); }, given,           \
-                       std::make_index_sequence<Type::pointers>());                           \
-        }                                                                                     \
-    };
+#define EMULATE(name, ...)                                                                                            \
+    static const emulator::Registrar EMULATOR_JOIN(                                                                   \
+            registrar_, __COUNTER__){ name, emulator::Signature<decltype(__VA_ARGS__)>::pointers, [](void ** given) { \
+                                         using Type = emulator::Signature<decltype(__VA_ARGS__)>;                     \
+                                         Type::call([](auto &&... argument) { __VA_ARGS__(argument...); }, given,     \
+                                                    std::make_index_sequence<Type::pointers>());                      \
+                                     } };
 
 #define kernel
 #define device

@@ -20,7 +20,7 @@ struct simdgroup_matrix {
     explicit simdgroup_matrix(T diagonal) {
         const unsigned lane = emulator::identity().lane;
         for (unsigned k = 0; k < 2; k++) {
-            mine[k] = row_of(lane) == column_of(lane) + k ? diagonal : (T) 0.0f;
+            mine[k] = row_of(lane) == column_of(lane) + k ? diagonal : (T)0.0f;
         }
     }
     vec<T, 2> & thread_elements() {
@@ -88,25 +88,25 @@ void simdgroup_multiply_accumulate(simdgroup_matrix<D, 8, 8> & result, const sim
         const Both both = of_lane<Both>(all, lane);
         for (unsigned k = 0; k < 2; k++) {
             if (row_of(lane) == row_of(me)) {
-                left[column_of(lane) + k] = (float) both.a.v[k];
+                left[column_of(lane) + k] = (float)both.a.v[k];
             }
             if (column_of(lane) == column_of(me)) {
-                right[row_of(lane)][k] = (float) both.b.v[k];
+                right[row_of(lane)][k] = (float)both.b.v[k];
             }
         }
     }
     for (unsigned k = 0; k < 2; k++) {
-        float sum = (float) c.mine.v[k];
+        float sum = (float)c.mine.v[k];
         for (unsigned i = 0; i < 8; i++) {
             sum += left[i] * right[i][k];
         }
-        result.mine[k] = (D) sum;
+        result.mine[k] = (D)sum;
     }
 }
 template <class D, class A, class B>
 void simdgroup_multiply(simdgroup_matrix<D, 8, 8> & result, const simdgroup_matrix<A, 8, 8> & a,
                         const simdgroup_matrix<B, 8, 8> & b, int line = __builtin_LINE()) {
-    simdgroup_multiply_accumulate(result, a, b, make_filled_simdgroup_matrix<D, 8>((D) 0.0f), line);
+    simdgroup_multiply_accumulate(result, a, b, make_filled_simdgroup_matrix<D, 8>((D)0.0f), line);
 }
 
 }  // namespace metal

@@ -6,7 +6,7 @@ namespace metal {
 
 enum class mem_flags { mem_none = 0, mem_device = 1, mem_threadgroup = 2 };
 inline mem_flags operator|(mem_flags a, mem_flags b) {
-    return (mem_flags) ((int) a | (int) b);
+    return (mem_flags)((int)a | (int)b);
 }
 inline void threadgroup_barrier(mem_flags, int line = __builtin_LINE()) {
     emulator::threadgroup_barrier(line);
@@ -43,7 +43,7 @@ T combined(const emulator::Exchange & all, T start, unsigned end, Combine combin
 template <class T>
 T simd_sum(T value, int line = __builtin_LINE()) {
     const auto all = give(emulator::Operation::sum, value, line);
-    return combined<T>(all, T(0.0f), 32, [](T a, T b) { return (T) (a + b); });
+    return combined<T>(all, T(0.0f), 32, [](T a, T b) { return (T)(a + b); });
 }
 template <class T>
 T simd_max(T value, int line = __builtin_LINE()) {
@@ -56,12 +56,12 @@ T simd_min(T value, int line = __builtin_LINE()) {
 template <class T>
 T simd_prefix_exclusive_sum(T value, int line = __builtin_LINE()) {
     const auto all = give(emulator::Operation::prefix, value, line);
-    return combined<T>(all, T(0), emulator::identity().lane, [](T a, T b) { return (T) (a + b); });
+    return combined<T>(all, T(0), emulator::identity().lane, [](T a, T b) { return (T)(a + b); });
 }
 template <class T>
 T simd_prefix_inclusive_sum(T value, int line = __builtin_LINE()) {
     const auto all = give(emulator::Operation::prefix, value, line);
-    return combined<T>(all, T(0), emulator::identity().lane + 1, [](T a, T b) { return (T) (a + b); });
+    return combined<T>(all, T(0), emulator::identity().lane + 1, [](T a, T b) { return (T)(a + b); });
 }
 
 // past the end a lane keeps its value, says Apple; kernels must not rely on it, and get garbage

@@ -10,7 +10,7 @@
 #define FLT_MAX __FLT_MAX__
 #define INFINITY __builtin_inff()
 #define NAN __builtin_nanf("")
-#define MAXHALF ((half) 65504.0f)
+#define MAXHALF ((half)65504.0f)
 #define HALF_MAX MAXHALF
 #define M_PI_F 3.14159265358979323846f
 
@@ -22,7 +22,7 @@ using half = _Float16;
 using bfloat = __bf16;
 
 constexpr half operator""h(long double value) {
-    return (half) value;
+    return (half)value;
 }
 
 namespace metal {
@@ -37,9 +37,9 @@ using if_scalar = std::enable_if_t<is_scalar<T>>;
 template <class T, class From>
 T convert(From value) {
     if constexpr (std::is_same_v<From, bfloat> || std::is_same_v<T, bfloat>) {
-        return (T) (float) value;
+        return (T)(float)value;
     } else {
-        return (T) value;
+        return (T)value;
     }
 }
 
@@ -116,26 +116,26 @@ struct vec : storage<T, N> {
     }
 };
 
-#define VECTOR_OPERATOR(op)                                                    \
-    template <class T, int N>                                                  \
-    vec<T, N> operator op(const vec<T, N> & a, const vec<T, N> & b) {          \
-        vec<T, N> result;                                                      \
-        for (int i = 0; i < N; i++) {                                          \
-            result.v[i] = (T) (a.v[i] op b.v[i]);                              \
-        }                                                                      \
-        return result;                                                         \
-    }                                                                          \
-    template <class T, int N, class S, class = if_scalar<S>>                   \
-    vec<T, N> operator op(const vec<T, N> & a, S b) {                          \
-        return a op vec<T, N>(b);                                              \
-    }                                                                          \
-    template <class T, int N, class S, class = if_scalar<S>>                   \
-    vec<T, N> operator op(S a, const vec<T, N> & b) {                          \
-        return vec<T, N>(a) op b;                                              \
-    }                                                                          \
-    template <class T, int N, class B>                                         \
-    vec<T, N> & operator op##=(vec<T, N> & a, const B & b) {                   \
-        return a = a op b;                                                     \
+#define VECTOR_OPERATOR(op)                                           \
+    template <class T, int N>                                         \
+    vec<T, N> operator op(const vec<T, N> & a, const vec<T, N> & b) { \
+        vec<T, N> result;                                             \
+        for (int i = 0; i < N; i++) {                                 \
+            result.v[i] = (T)(a.v[i] op b.v[i]);                      \
+        }                                                             \
+        return result;                                                \
+    }                                                                 \
+    template <class T, int N, class S, class = if_scalar<S>>          \
+    vec<T, N> operator op(const vec<T, N> & a, S b) {                 \
+        return a op vec<T, N>(b);                                     \
+    }                                                                 \
+    template <class T, int N, class S, class = if_scalar<S>>          \
+    vec<T, N> operator op(S a, const vec<T, N> & b) {                 \
+        return vec<T, N>(a) op b;                                     \
+    }                                                                 \
+    template <class T, int N, class B>                                \
+    vec<T, N> & operator op##=(vec<T, N> & a, const B & b) {          \
+        return a = a op b;                                            \
     }
 VECTOR_OPERATOR(+)
 VECTOR_OPERATOR(-)
@@ -178,7 +178,7 @@ struct matrix {
 
 }  // namespace metal
 
-#define VECTORS(T)               \
+#define VECTORS(T)                 \
     using T##2 = metal::vec<T, 2>; \
     using T##3 = metal::vec<T, 3>; \
     using T##4 = metal::vec<T, 4>;
