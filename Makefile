@@ -9,7 +9,8 @@ BIN     := .venv/bin
 OTHER   := $(if $(filter-out native,$(CPU)),-$(CPU))
 BUILD   := build/$(BACKEND)$(OTHER)
 STOCK   := build/stock$(OTHER)
-CPP     := $(foreach end,h c cpp cu cuh,$(wildcard cpp/*.$(end) cpp/*/*.$(end) cpp/*/*/*.$(end))) $(wildcard tools/*.cpp)
+CPP     := $(foreach end,h c cpp cu cuh,$(wildcard cpp/*.$(end) cpp/*/*.$(end) cpp/*/*/*.$(end))) $(wildcard tools/*.cpp) \
+	$(foreach end,h cpp,$(wildcard tests/metal/*/*.$(end)))
 
 .PHONY: help setup build stock demo docs docs-pages test test-quick test-large test-upstream test-sanitize test-arm test-avx2 test-variants fuzz soak lint format clean
 
