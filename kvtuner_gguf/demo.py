@@ -25,7 +25,7 @@ from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.report.bars import byte_progress
 from kvtuner_gguf.report.layers import pair_lines
-from kvtuner_gguf.report.table import print_rows
+from kvtuner_gguf.report.rows import print_rows
 from kvtuner_gguf.server.cachereport import CacheReport, layer_pairs
 from kvtuner_gguf.server.llama_server import running_server
 

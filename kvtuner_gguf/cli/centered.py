@@ -56,11 +56,11 @@ def with_centers(
 def print_plan(out: Path, plan: Plan, spread: KeySpread | None, as_json: bool) -> None:
     """The ``plan`` that was written to ``out``; ``spread`` is that of its keys where they are centered."""
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
-    from kvtuner_gguf.report.spreads import key_table
+    from kvtuner_gguf.report.spreads import print_keys
 
     if as_json:
         click.echo(json.dumps({"file": str(out), **plan_to_json(plan)}, indent=1))
         return
     click.echo(f"{out}\n{plan_summary(plan)}")
     if spread is not None:
-        click.echo(key_table(spread))
+        print_keys(spread)

@@ -101,7 +101,7 @@ def eval_command(
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=1))
     else:
-        from kvtuner_gguf.report.table import print_rows
+        from kvtuner_gguf.report.rows import print_rows
 
         print_rows(rows, title)
     if png:

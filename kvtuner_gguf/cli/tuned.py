@@ -31,7 +31,7 @@ def print_tuned_json(out: Path, tuned: Tuned, native: Row | None) -> None:
 
 def print_judged(tuned: Tuned, native: Row) -> None:
     """What the built llama.cpp makes of the plan."""
-    from kvtuner_gguf.report.table import print_rows
+    from kvtuner_gguf.report.rows import print_rows
 
     print_rows([tuned.row, native], "the same text in llama.cpp")
     click.echo(f"the two differ by {abs(native.kld_mean - tuned.row.kld_mean):.5f} in mean KLD")
@@ -41,7 +41,7 @@ def print_tuned(out: Path, tuned: Tuned) -> None:
     from kvtuner_gguf.report.fronts import print_front
     from kvtuner_gguf.report.numbers import with_error
     from kvtuner_gguf.report.plans import plan_summary
-    from kvtuner_gguf.report.table import print_rows
+    from kvtuner_gguf.report.rows import print_rows
 
     why = _reasons(tuned)
     print_front(tuned.front, tuned.plan)
