@@ -25,8 +25,8 @@ def annotate_command(model: Path, config: Path, out: Path | None, in_place: bool
     tensor byte stay as they are. Of a split model, give any shard: only the first one changes.
     """
     from kvtuner_gguf.gguffile.annotate import annotate
-    from kvtuner_gguf.report.bars import byte_progress
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
+    from kvtuner_gguf.report.stages import byte_progress
 
     target = model_target(model, out, in_place, config)
     with byte_progress(f"annotate {target.name}") as progress:

@@ -41,7 +41,7 @@ def with_centers(
 ) -> tuple[Plan, KeySpread]:
     """``plan`` with the centers and scales of ``model`` on ``text``; ``measured`` are the other options."""
     from kvtuner_gguf.engine.opening import open_engine
-    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.settings import Settings
 
     tokens, ctx, seed, engine, threads = (measured[name] for name in ("tokens", "ctx", "seed", "engine", "threads"))

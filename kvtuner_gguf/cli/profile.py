@@ -10,6 +10,7 @@ import click
 from kvtuner_gguf.cli.options import FILE, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import make_settings
+from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.engine.devices import chosen_devices
 
@@ -27,11 +28,12 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
     """
     from kvtuner_gguf.files import artifact
 
+    goes_on_from(work)
     check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
     devices = chosen_devices(options["device"], options["gpus"], options["engine"])
     shape, settings = make_settings(model, options)
     from kvtuner_gguf.engine.opening import open_engines
-    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of

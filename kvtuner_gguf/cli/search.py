@@ -10,6 +10,7 @@ import click
 from kvtuner_gguf.cli.options import FILE, goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import make_settings, own_folder
+from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.cli.tuned import print_tuned, print_tuned_json
 from kvtuner_gguf.engine.devices import chosen_devices
@@ -38,7 +39,7 @@ def search_command(
     import_torch(options["threads"])
     from kvtuner_gguf.engine.opening import open_engines
     from kvtuner_gguf.files import artifact
-    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.given import candidates_or_groups
     from kvtuner_gguf.tuning.profile import Profile
@@ -51,6 +52,7 @@ def search_command(
     shape, settings = make_settings(model, {**options, "method": method})
     text = texts_of(options["texts"])
     folder = own_folder(options["work"], options["storage"])
+    goes_on_from(folder)
     before = facts_of(folder, options["fresh"])
     engine, helpers = open_engines(model, shape, devices, options["threads"], options["engine"], before)
     with Crew(helpers) as crew:

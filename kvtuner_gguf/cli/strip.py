@@ -17,7 +17,7 @@ from kvtuner_gguf.cli.outputs import model_target
 def strip_command(model: Path, out: Path | None, in_place: bool) -> None:
     """Take the plan out of MODEL again, so that nothing of it is left."""
     from kvtuner_gguf.gguffile.annotate import strip
-    from kvtuner_gguf.report.bars import byte_progress
+    from kvtuner_gguf.report.stages import byte_progress
 
     target = model_target(model, out, in_place)
     with byte_progress(f"strip {target.name}") as progress:
