@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
-import re
 import select
 import struct
 import subprocess
@@ -16,14 +15,21 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import pyte
+
 LINES = 50
-_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# of the screen that keeps all that was written
+KEPT_LINES = 5000
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a command wrote: ``pieces`` of text, each with the seconds since its start. ``seconds``: how long it ran."""
+    """What a command wrote: ``pieces`` of text, each with the seconds since its start. ``seconds``: how long it ran.
 
+    ``columns``: those of its terminal.
+    """
+
+    columns: int
     pieces: tuple[tuple[float, str], ...]
     exit_code: int
     seconds: float
@@ -34,9 +40,10 @@ class Session:
 
     @property
     def lines(self) -> list[str]:
-        """What stays on the screen, line by line: no escapes, and of a line that is written over its last text."""
-        text = re.sub(r"[^\n]*\x1b\[2K", "", self.raw.replace("\r\n", "\n"))
-        return [line.rsplit("\r", 1)[-1].rstrip() for line in _ESCAPE.sub("", text).splitlines()]
+        """What stays on the screen, line by line as the terminal breaks them."""
+        screen = pyte.Screen(self.columns, KEPT_LINES)
+        pyte.Stream(screen).feed(self.raw)
+        return "\n".join(line.rstrip() for line in screen.display).rstrip().splitlines()
 
     @property
     def longest_silence(self) -> float:
@@ -57,7 +64,7 @@ def run_in_terminal(
     os.close(theirs)
     try:
         pieces = tuple((at - start, text) for at, text in _read(ours))
-        return Session(pieces, process.wait(), time.monotonic() - start)
+        return Session(columns, pieces, process.wait(), time.monotonic() - start)
     finally:
         os.close(ours)
         process.kill()

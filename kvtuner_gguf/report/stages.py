@@ -165,7 +165,8 @@ def _of_bytes(done: int, total: int) -> str:
     return f"{done / MEGABYTE:.1f} of {total / MEGABYTE:.1f} MB"
 
 
-_TALK: ContextVar[Talk] = ContextVar("talk")
+# outside of a command nothing is said
+_TALK: ContextVar[Talk] = ContextVar("talk", default=Talk(Level.QUIET))  # noqa: B039
 
 
 @contextmanager
