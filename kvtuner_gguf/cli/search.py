@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from kvtuner_gguf.cli.nextstep import annotating, print_next
 from kvtuner_gguf.cli.options import FILE, goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import make_settings, own_folder
@@ -63,6 +64,7 @@ def search_command(
     if front is not None:
         artifact.save(front, tuned.front.to_json())
     if as_json:
-        print_tuned_json(out, tuned, None)
-    else:
-        print_tuned(out, tuned)
+        print_tuned_json(out, tuned, None, annotating(model, out))
+        return
+    print_tuned(out, tuned)
+    print_next(annotating(model, out))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvtuner_gguf.cli.nextstep import annotating, print_next
 from kvtuner_gguf.cli.options import FILE, goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import make_settings, own_folder
@@ -110,9 +111,11 @@ def tune_command(
         print_tuned(out, tuned)  # before native code runs, which may crash
     judged = _native_row(model, tuned, options["threads"]) if native else None
     if as_json:
-        print_tuned_json(out, tuned, judged)
-    elif judged is not None:
+        print_tuned_json(out, tuned, judged, annotating(model, out))
+        return
+    if judged is not None:
         print_judged(tuned, judged)
+    print_next(annotating(model, out))
 
 
 @contextmanager

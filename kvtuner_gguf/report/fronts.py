@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from kvtuner_gguf.plan.front import Front, Point, index_of
@@ -10,8 +11,8 @@ from kvtuner_gguf.report.figure import new_figure, save_figure
 from kvtuner_gguf.report.table import Column, print_table
 
 
-def print_front(front: Front, plan: Plan) -> None:
-    """A row per point, the one of ``plan`` marked."""
+def print_front(front: Front, plan: Plan, errors: Sequence[float | None] = ()) -> None:
+    """A row per point, the one of ``plan`` marked; ``errors`` are the standard errors of the losses, where known."""
     title = f"front on the tuning text ({front.measure})"
     if front.sizes.beside:
         title += f", {front.sizes.beside} counted in {front.n_ctx} tokens"
@@ -23,8 +24,10 @@ def print_front(front: Front, plan: Plan) -> None:
         Column("payload bits", lambda i: f"{front.payload_bits(front.points[i]):.3f}", rank=4),
         Column("bytes per token", lambda i: f"{front.bytes_per_token(front.points[i])}", rank=2),
         Column(front.measure, lambda i: f"{front.points[i].loss:.5f}"),
+        Column("+-", lambda i: "" if errors[i] is None else f"{errors[i]:.5f}"),
         Column("sum of prices", lambda i: _priced(front.points[i]), rank=3),
     )
+    columns = columns if any(errors) else tuple(column for column in columns if column.header != "+-")
     print_table(columns, range(len(front.points)), title)
 
 
