@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 PROGRAM = "kvtuner-gguf"
+# for a model that a command is not given
+ANY_MODEL = Path("MODEL.gguf")
 
 
 def next_command(*words: object) -> str:

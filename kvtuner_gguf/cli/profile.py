@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from kvtuner_gguf.cli.nextstep import next_command, print_next
 from kvtuner_gguf.cli.options import FILE, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import make_settings
@@ -44,4 +45,5 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
         profiled = Tuner(engine, texts_of(options["texts"]), settings, work, fresh, step_progress, crew).profile
     artifact.save(out, profiled.to_json())
     n_pairs = len(profiled.layers[0])
-    click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers; prune it with 'kvtuner-gguf prune {out}'")
+    click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers")
+    print_next(next_command("prune", out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -58,6 +59,23 @@ def test_a_tuning_tells_its_stages_on_stderr(tmp_path: Path, tiny) -> None:
     again = CliRunner().invoke(main, command(tmp_path, tiny, "-o", str(tmp_path / "b.json"), "--json", "-q"))
     assert again.stderr == ""
     assert again.stdout.replace("b.json", "a.json") == result.stdout
+
+
+def test_a_tuning_says_what_its_plan_is_worth(tmp_path: Path, tiny) -> None:
+    pytest.importorskip("torch")
+    out = tmp_path / "a.json"
+    args = command(tmp_path, tiny, "-o", str(out), "-q")
+    said = CliRunner().invoke(main, args).stdout
+    assert all(word in said for word in ("uniform q", "stock q4_0/q4_0", "128k tokens", "runs fast on cpu"))
+    assert said.splitlines()[-1] == f"next: kvtuner-gguf annotate {tmp_path / 'm.gguf'} {out} -o m-kv.gguf"
+    data = json.loads(CliRunner().invoke(main, [*args, "--json"]).stdout)
+    plan, *_ = data["held_out"]
+    assert len(data["rivals"]) == 3
+    assert all(0 < row["kld_se"] < row["kld_mean"] for row in (plan, *data["rivals"]))
+    smaller, larger, _ = (row["bits_with_ends"] for row in data["rivals"])
+    assert smaller <= plan["bits_with_ends"] < larger
+    assert all(point["loss_se"] > 0 for point in data["front"] if point["loss"] > 0)
+    assert [size["name"] for size in data["memory"]] == ["f16", "q8_0", "plan"]
 
 
 def test_quiet_and_verbose_are_not_both(tmp_path: Path) -> None:
