@@ -7,6 +7,7 @@ import importlib
 import click
 
 from kvtuner_gguf import __version__
+from kvtuner_gguf.cli.talk import LONG, interrupted, talking
 from kvtuner_gguf.errors import KvtunerError
 
 COMMANDS = (
@@ -38,13 +39,16 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         word = cmd_name.replace("-", "_")
-        return getattr(importlib.import_module(f"kvtuner_gguf.cli.{word}"), f"{word}_command")
+        command = getattr(importlib.import_module(f"kvtuner_gguf.cli.{word}"), f"{word}_command")
+        return talking(command) if cmd_name in LONG else command
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except KvtunerError as err:
             raise click.ClickException(" ".join(str(err).split())) from err
+        except KeyboardInterrupt as err:
+            raise interrupted() from err
 
 
 @click.group(cls=LazyGroup)

@@ -33,8 +33,8 @@ def annotate_command(model: Path, config: Path, out: Path | None, in_place: bool
     from kvtuner_gguf.gguffile.annotate import write_plan
     from kvtuner_gguf.gguffile.fit import fitted
     from kvtuner_gguf.gguffile.shards import read_model
-    from kvtuner_gguf.report.bars import byte_progress
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
+    from kvtuner_gguf.report.stages import byte_progress
 
     target = model_target(model, out, in_place, config)
     started = time.monotonic()

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from kvtuner_gguf.cli.options import FOLDER
+from kvtuner_gguf.cli.talk import flags, goes_on_from
 
 
 @click.command("demo")
@@ -32,4 +33,5 @@ def demo_command(folder: Path, bits: float, chunks: int, force: bool) -> None:
     """
     from kvtuner_gguf.demo import Demo, DemoSettings
 
-    Demo(folder, DemoSettings(bits=bits, chunks=chunks), click.echo).run(force)
+    goes_on_from(folder)
+    Demo(folder, DemoSettings(bits=bits, chunks=chunks), click.echo, flags()).run(force)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvtuner_gguf.cli.nextstep import ANY_MODEL, annotating, print_next
 from kvtuner_gguf.cli.options import ENDS_HELP, FILE
 from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.errors import KvtunerError
@@ -70,6 +71,7 @@ def import_kvtuner_command(
     if table is not None:
         bits = plan.bits_per_value()
         click.echo(f"{table.mean_bits:.4f} payload bits per value, as the paper counts; {bits:.4f} true bits per value")
+    print_next(annotating(model or ANY_MODEL, out))
 
 
 def _types(types: str | None) -> dict[int, str]:

@@ -38,7 +38,7 @@ def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None
     """
     from kvtuner_gguf.gguffile.stored_plan import load_plan
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
-    from kvtuner_gguf.report.spreads import key_table
+    from kvtuner_gguf.report.spreads import print_keys
 
     plan, source = load_plan(model_or_cfg)
     if plan is None:
@@ -57,7 +57,7 @@ def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None
         if name != "keys":
             click.echo(f"{name}: {value}")
     if spread is not None:
-        click.echo(key_table(spread))
+        print_keys(spread)
 
 
 def _draw_keys(spread: KeySpread | None, png: Path, source: Path) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from kvtuner_gguf.cli.nextstep import next_command, print_next
 from kvtuner_gguf.cli.options import FILE, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import make_settings
+from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.engine.devices import chosen_devices
 
@@ -27,11 +29,12 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
     """
     from kvtuner_gguf.files import artifact
 
+    goes_on_from(work)
     check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
     devices = chosen_devices(options["device"], options["gpus"], options["engine"], model)
     shape, settings = make_settings(model, options)
     from kvtuner_gguf.engine.opening import open_engines
-    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of
@@ -42,4 +45,5 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
         profiled = Tuner(engine, texts_of(options["texts"]), settings, work, fresh, step_progress, crew).profile
     artifact.save(out, profiled.to_json())
     n_pairs = len(profiled.layers[0])
-    click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers; prune it with 'kvtuner-gguf prune {out}'")
+    click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers")
+    print_next(next_command("prune", out))

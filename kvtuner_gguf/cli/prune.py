@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from kvtuner_gguf.cli.nextstep import ANY_MODEL, next_command, print_next
 from kvtuner_gguf.cli.options import FILE
 from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.engine.torch.install import import_torch
@@ -33,3 +34,4 @@ def prune_command(profile: Path, out: Path, rule: str) -> None:
     artifact.save(out, found.to_json())
     counts = [len(pairs) for pairs in found.layers]
     click.echo(f"{out}: {min(counts)} to {max(counts)} pairs a layer")
+    print_next(next_command("search", ANY_MODEL, profile, out))

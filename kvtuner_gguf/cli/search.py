@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from kvtuner_gguf.cli.nextstep import annotating, print_next
 from kvtuner_gguf.cli.options import FILE, goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import make_settings, own_folder
+from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.cli.tuned import print_tuned, print_tuned_json
 from kvtuner_gguf.engine.devices import chosen_devices
@@ -38,7 +40,7 @@ def search_command(
     import_torch(options["threads"])
     from kvtuner_gguf.engine.opening import open_engines
     from kvtuner_gguf.files import artifact
-    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.given import candidates_or_groups
     from kvtuner_gguf.tuning.profile import Profile
@@ -51,6 +53,7 @@ def search_command(
     shape, settings = make_settings(model, {**options, "method": method})
     text = texts_of(options["texts"])
     folder = own_folder(options["work"], options["storage"])
+    goes_on_from(folder)
     before = facts_of(folder, options["fresh"])
     engine, helpers = open_engines(model, shape, devices, options["threads"], options["engine"], before)
     with Crew(helpers) as crew:
@@ -61,6 +64,7 @@ def search_command(
     if front is not None:
         artifact.save(front, tuned.front.to_json())
     if as_json:
-        print_tuned_json(out, tuned, None)
-    else:
-        print_tuned(out, tuned)
+        print_tuned_json(out, tuned, None, annotating(model, out))
+        return
+    print_tuned(out, tuned)
+    print_next(annotating(model, out))

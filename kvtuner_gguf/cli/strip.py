@@ -26,7 +26,7 @@ def strip_command(model: Path, out: Path | None, in_place: bool, keep_room: bool
     """
     from kvtuner_gguf.gguffile.annotate import has_plan, write_no_plan
     from kvtuner_gguf.gguffile.shards import read_model
-    from kvtuner_gguf.report.bars import byte_progress
+    from kvtuner_gguf.report.stages import byte_progress
 
     target = model_target(model, out, in_place)
     started = time.monotonic()

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvtuner_gguf.cli.nextstep import annotating, print_next
 from kvtuner_gguf.cli.options import FILE, goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import make_settings, own_folder
+from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json
 from kvtuner_gguf.engine.devices import chosen_devices
@@ -82,11 +84,12 @@ def tune_command(
     fresh = options.pop("fresh")
     host = f".{socket.gethostname()}" if options["storage"] else ""  # the others may write beside this one
     folder = own_folder(work, options["storage"]) or out.with_suffix(f"{host}.tune")
+    goes_on_from(folder)
     check_search_outputs(out, png, inputs=[model, tasks], work=folder, texts=options["texts"])
     devices = chosen_devices(options["device"], options["gpus"], options["engine"], model)
     shape, settings = make_settings(model, options)
     from kvtuner_gguf.engine.opening import open_engines
-    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.settings import check_goal
     from kvtuner_gguf.tuning.tuner import Tuner
@@ -108,9 +111,11 @@ def tune_command(
         print_tuned(out, tuned)  # before native code runs, which may crash
     judged = _native_row(model, tuned, options["threads"]) if native else None
     if as_json:
-        print_tuned_json(out, tuned, judged)
-    elif judged is not None:
+        print_tuned_json(out, tuned, judged, annotating(model, out))
+        return
+    if judged is not None:
         print_judged(tuned, judged)
+    print_next(annotating(model, out))
 
 
 @contextmanager
@@ -137,7 +142,7 @@ def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
     from kvtuner_gguf.errors import KvtunerError
     from kvtuner_gguf.evaluation.by_llama import evaluate
     from kvtuner_gguf.evaluation.chunks import Chunks
-    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.report.stages import step_progress
 
     try:
         patched_llama_cpp()

@@ -26,7 +26,6 @@ def evaluate(
     sample: Sample,
     n_threads: int | None = None,
     progress: Progress | None = None,
-    verbose: bool = False,
 ) -> list[Row]:
     """A row for the f16 cache and one for each of ``caches`` (by name), by one of `EVALUATORS`.
 
@@ -37,7 +36,7 @@ def evaluate(
     if evaluator == "native" and sample.start_pos:
         raise KvtunerError(f"llama.cpp is judged from position 0, not {sample.start_pos}: use the torch evaluator")
     if evaluator == "native":
-        return by_llama.evaluate(model, shape, caches, sample, n_threads, progress, verbose)
+        return by_llama.evaluate(model, shape, caches, sample, n_threads, progress)
     engine = open_engine(model, shape, threads=n_threads, engine="torch")
     from kvtuner_gguf.evaluation import by_engine
 

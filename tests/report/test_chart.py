@@ -16,7 +16,7 @@ from kvtuner_gguf.evaluation.rows import Row
 from kvtuner_gguf.report.chart import save_chart
 from kvtuner_gguf.report.labels import place_labels
 from kvtuner_gguf.report.numbers import with_error
-from kvtuner_gguf.report.table import print_rows
+from kvtuner_gguf.report.rows import print_rows
 
 
 def row(name: str, bits: float, kld: float) -> Row:
