@@ -60,9 +60,9 @@ def tune(
     Raises `KvtunerError` where the engine cannot load the model, no plan fits, or what tuning needs is not installed.
     """
     import_torch(threads)
-    from kvtuner_gguf.tuning.calibration import Texts
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.settings import Settings, check_goal
+    from kvtuner_gguf.tuning.texts import Texts
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of
 

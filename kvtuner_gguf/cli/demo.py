@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kvtuner_gguf.cli.options import FOLDER
+from kvtuner_gguf.cli.kinds import COUNT, FOLDER, POSITIVE
 
 
 @click.command("demo")
@@ -18,10 +18,8 @@ from kvtuner_gguf.cli.options import FOLDER
     show_default=True,
     help="Where plan, annotated model, results and logs go.",
 )
-@click.option("--bits", type=float, default=6.5, show_default=True, help="Budget in true bits per cached value.")
-@click.option(
-    "--chunks", type=click.IntRange(min=1), default=8, show_default=True, help="Chunks of 512 tokens to judge by."
-)
+@click.option("--bits", type=POSITIVE, default=6.5, show_default=True, help="Budget in true bits per cached value.")
+@click.option("--chunks", type=COUNT, default=8, show_default=True, help="Chunks of 512 tokens to judge by.")
 @click.option("--force", is_flag=True, help="Do finished steps again.")
 def demo_command(folder: Path, bits: float, chunks: int, force: bool) -> None:
     """Tune, annotate, judge and run SmolLM2-135M.

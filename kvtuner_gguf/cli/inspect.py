@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.kinds import MODEL, OUTPUT
 from kvtuner_gguf.errors import KvtunerError, about
 from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.plan.pairs import F16
@@ -24,8 +24,8 @@ def _default_plan(model: Path) -> Plan:
 
 
 @click.command("inspect")
-@click.argument("model_or_cfg", type=FILE)
-@click.option("--png", type=FILE, help="Also draw the keys of each layer, before and after centering, to this file.")
+@click.argument("model_or_cfg", type=MODEL)
+@click.option("--png", type=OUTPUT, help="Also draw the keys of each layer, before and after centering, to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None:
     """Show the plan of a GGUF file or of a plan file: the types of each layer, true bits per value, bytes per token.

@@ -7,16 +7,17 @@ from typing import Any
 
 import click
 
-from kvtuner_gguf.cli.options import FILE, measure_options
+from kvtuner_gguf.cli.kinds import MODEL, OUTPUT
+from kvtuner_gguf.cli.options import measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
-from kvtuner_gguf.cli.settings import make_settings
+from kvtuner_gguf.cli.settings import asked
 from kvtuner_gguf.cli.texts import texts_of
-from kvtuner_gguf.engine.devices import chosen_devices
+from kvtuner_gguf.engine.torch.install import import_torch
 
 
 @click.command("profile")
-@click.argument("model", type=FILE)
-@click.option("-o", "--out", type=FILE, default="profile.json", show_default=True, help="Write the profile here.")
+@click.argument("model", type=MODEL)
+@click.option("-o", "--out", type=OUTPUT, default="profile.json", show_default=True, help="Write the profile here.")
 @measure_options
 def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **options: Any) -> None:
     """Measure how much each pair of cache types disturbs the attention of each layer of MODEL.
@@ -28,8 +29,8 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
     from kvtuner_gguf.files import artifact
 
     check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
-    devices = chosen_devices(options["device"], options["gpus"], options["engine"])
-    shape, settings = make_settings(model, options)
+    shape, settings, devices = asked(model, {**options, "fresh": fresh}, work)
+    import_torch(options["threads"])
     from kvtuner_gguf.engine.opening import open_engines
     from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.crew import Crew

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
-from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.kinds import INPUT, OUTPUT
 from kvtuner_gguf.cli.outputs import check_outputs
-from kvtuner_gguf.engine.torch.install import import_torch
 
 
 @click.command("prune")
-@click.argument("profile", type=FILE)
-@click.option("-o", "--out", type=FILE, default="candidates.json", show_default=True, help="Write the candidates here.")
+@click.argument("profile", type=INPUT)
+@click.option(
+    "-o", "--out", type=OUTPUT, default="candidates.json", show_default=True, help="Write the candidates here."
+)
 @click.option(
     "--rule",
     type=click.Choice(["cautious", "paper"]),
@@ -24,7 +25,6 @@ from kvtuner_gguf.engine.torch.install import import_torch
 def prune_command(profile: Path, out: Path, rule: str) -> None:
     """Keep, of the pairs in PROFILE, those that are worth their bits in each layer."""
     check_outputs(out, inputs=[profile])
-    import_torch(None)
     from kvtuner_gguf.files import artifact
     from kvtuner_gguf.tuning.profile import Profile
     from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, prune

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.kinds import MODEL, OUTPUT
 from kvtuner_gguf.cli.outputs import model_target
 
 
 @click.command("strip")
-@click.argument("model", type=FILE)
-@click.option("-o", "--out", type=FILE, help="Write the model without a plan here.")
+@click.argument("model", type=MODEL)
+@click.option("-o", "--out", type=OUTPUT, help="Write the model without a plan here.")
 @click.option("--in-place", is_flag=True, help="Replace MODEL, whole or not at all.")
 def strip_command(model: Path, out: Path | None, in_place: bool) -> None:
     """Take the plan out of MODEL again, so that nothing of it is left."""

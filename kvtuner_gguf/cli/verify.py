@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.kinds import MODEL
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.ends import ENDS_CTX
 from kvtuner_gguf.plan.plan import Plan
@@ -15,8 +15,8 @@ from kvtuner_gguf.report.plans import ends_to_json
 
 
 @click.command("verify")
-@click.argument("model_or_cfg", type=FILE)
-@click.option("--model", type=FILE, help="Check that the plan fits this model.")
+@click.argument("model_or_cfg", type=MODEL)
+@click.option("--model", type=MODEL, help="Check that the plan fits this model.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify_command(model_or_cfg: Path, model: Path | None, as_json: bool) -> None:
     """Check a plan: its form, its types, and whether it fits the model.

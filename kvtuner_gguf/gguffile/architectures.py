@@ -101,6 +101,11 @@ PLAIN = _names(
 )
 KNOWN = PLAIN | WITHOUT_CACHE | HEADLESS | LATENT | WINDOWS.keys() | FULL_ATTENTION.keys()
 
+# why an architecture is not tuned: what its queries see is not captured
+UNTUNED = {
+    "grok": "attend without FlashAttention",
+    "minimax-m3": "choose blocks of the cache to attend to",
+}
 # why the cache of an architecture cannot be counted
 UNCOUNTED = {
     "deepseek4": "keeps compressed keys, to which no plan applies",

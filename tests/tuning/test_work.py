@@ -76,7 +76,7 @@ def test_finished_stages_are_read_back(tmp_path: Path) -> None:
 def test_another_tuning_is_refused_or_forgotten(tmp_path: Path) -> None:
     folder = tmp_path / "work"
     Work(folder, {"seed": 1}).stage("one", Number.from_json, lambda: Number(5))
-    with pytest.raises(KvtunerError, match=r"seed 1, not 2: begin anew with --fresh"):
+    with pytest.raises(KvtunerError, match=r"--seed 1, not 2: begin anew with --fresh"):
         Work(folder, {"seed": 2})
     assert Work(folder, {"seed": 2}, fresh=True).stage("one", Number.from_json, lambda: Number(6)).value == 6
 
@@ -98,7 +98,7 @@ def test_a_folder_is_taken_with_the_first_measurement(tmp_path: Path) -> None:
         assert not list(folder.iterdir())
         keep(work)
         Work(folder, {"seed": 3})
-        with pytest.raises(KvtunerError, match=r"seed 3, not 4"):
+        with pytest.raises(KvtunerError, match=r"--seed 3, not 4"):
             Work(folder, {"seed": 4})
         shutil.rmtree(folder)
 
