@@ -15,6 +15,7 @@ COMMANDS = (
     "annotate",
     "center",
     "cluster",
+    "completion",
     "demo",
     "eval",
     "fetch-model",
@@ -65,4 +66,8 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup)
 @click.version_option(__version__, prog_name="kvtuner-gguf")
 def main() -> None:
-    """Per-layer K and V cache types for llama.cpp: tune them, write them into the GGUF, measure them."""
+    """Per-layer K and V cache types for llama.cpp: tune them, write them into the GGUF, measure them.
+
+    A command ends with 0 where it did what was asked, with 2 where the command line is wrong, with 1 where anything
+    else is. With --json the error, too, is an object on stdout: what is wrong as "error", what to do as "hint".
+    """

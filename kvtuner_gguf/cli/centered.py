@@ -51,7 +51,7 @@ def with_centers(
     tokens, ctx, seed, engine, threads = (measured[name] for name in ("tokens", "ctx", "seed", "engine", "threads"))
     with wrong_usage():
         Settings(n_tokens=tokens, n_ctx=ctx, ends=plan.ends)  # refuses what does not go together
-        check_engine(model, read_model(model), engine)
+    check_engine(model, read_model(model), engine)
     if text is not None:
         Texts((text,), (1.0,)).check_long_enough(tokens, ctx)
     runs = open_engine(model, shape, threads=threads, engine=engine)

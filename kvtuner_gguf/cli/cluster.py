@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -17,7 +18,8 @@ from kvtuner_gguf.engine.torch.install import check_installed
 @click.option("-o", "--out", type=OUTPUT, default="groups.json", show_default=True, help="Write the groups here.")
 @click.option("--eps", type=POSITIVE, default=0.05, show_default=True, help="Distance of e_o within a group.")
 @click.option("--min-samples", type=COUNT, default=2, show_default=True, help="Layers that make a group.")
-def cluster_command(profile: Path, candidates: Path, out: Path, eps: float, min_samples: int) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the groups as JSON.")
+def cluster_command(profile: Path, candidates: Path, out: Path, eps: float, min_samples: int, as_json: bool) -> None:
     """Group the layers that have the same CANDIDATES and much the same e_o in PROFILE (DBSCAN)."""
     check_outputs(out, inputs=[profile, candidates])
     check_installed()
@@ -30,6 +32,9 @@ def cluster_command(profile: Path, candidates: Path, out: Path, eps: float, min_
     profiled = artifact.load(profile, Profile.from_json, "profile")
     groups = cluster(profiled, artifact.load(candidates, Candidates.from_json, "list"), eps, min_samples)
     artifact.save(out, groups.to_json())
+    if as_json:
+        click.echo(json.dumps({"file": str(out), **groups.to_json()}))
+        return
     click.echo(f"{out}: {len(groups.groups)} groups")
     for group in groups.groups:
         click.echo(f"layers {ranges(group.layers)}: {' '.join(map(str, group.pairs))}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
@@ -21,7 +24,8 @@ from kvtuner_gguf.cli.kinds import COUNT, FOLDER, POSITIVE
 @click.option("--bits", type=POSITIVE, default=6.5, show_default=True, help="Budget in true bits per cached value.")
 @click.option("--chunks", type=COUNT, default=8, show_default=True, help="Chunks of 512 tokens to judge by.")
 @click.option("--force", is_flag=True, help="Do finished steps again.")
-def demo_command(folder: Path, bits: float, chunks: int, force: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print files and rows as JSON, all else on stderr.")
+def demo_command(folder: Path, bits: float, chunks: int, force: bool, as_json: bool) -> None:
     """Tune, annotate, judge and run SmolLM2-135M.
 
     Fetches the model, tunes a plan on web text, writes it into a copy of the model, judges that against uniform pairs
@@ -30,4 +34,11 @@ def demo_command(folder: Path, bits: float, chunks: int, force: bool) -> None:
     """
     from kvtuner_gguf.demo import Demo, DemoSettings
 
-    Demo(folder, DemoSettings(bits=bits, chunks=chunks), click.echo).run(force)
+    settings = DemoSettings(bits=bits, chunks=chunks)
+    if not as_json:
+        Demo(folder, settings, click.echo).run(force)
+        return
+    demo = Demo(folder, settings, click.echo, sys.stderr.fileno())
+    with redirect_stdout(sys.stderr):
+        demo.run(force)
+    click.echo(json.dumps(demo.results))

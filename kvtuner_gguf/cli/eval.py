@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kvtuner_gguf.cli.failures import wrong_usage
 from kvtuner_gguf.cli.kinds import COUNT, ENDS, INPUT, MODEL, OUTPUT, PAIR
 from kvtuner_gguf.cli.options import ENDS_HELP
 from kvtuner_gguf.cli.outputs import check_outputs
@@ -84,7 +85,7 @@ def eval_command(
     of the f16 cache; bits count block scales, and stand a second time with exact ends and tables of turned centers,
     counted in a context of 8192 tokens. A plan has its own ends.
     """
-    from kvtuner_gguf.evaluation.by_either import evaluate
+    from kvtuner_gguf.evaluation.by_either import check_evaluator, check_there, evaluate
     from kvtuner_gguf.evaluation.chunks import Sample, read_text
     from kvtuner_gguf.gguffile.metadata import model_shape
     from kvtuner_gguf.gguffile.shards import read_model
@@ -93,9 +94,15 @@ def eval_command(
     check_outputs(png, inputs=[model, *configs, centers, text])
     headers = read_model(model)
     shape = model_shape(headers)
-    caches = _plans(headers, configs, auto) | _uniform(shape, uniform, ends)
+    with wrong_usage():
+        check_evaluator(evaluator, start_pos)
+        pairs = _uniform(shape, uniform, ends)
+    check_there(evaluator, model, headers)
+    caches = _plans(headers, configs, auto) | pairs
     if centers is not None:
         caches |= _centered(headers, centers, uniform, ends)
+    if png and not caches:
+        raise click.UsageError("--png has nothing to draw but the f16 cache: add --uniform or --config")
     sample = Sample(read_text(text), ctx, chunks, start_pos)
     with step_progress(f"eval {model.name}") as progress:
         rows = evaluate(evaluator, model, shape, caches, sample, threads, progress, verbose)

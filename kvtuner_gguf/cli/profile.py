@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from kvtuner_gguf.engine.torch.install import import_torch
 @click.argument("model", type=MODEL)
 @click.option("-o", "--out", type=OUTPUT, default="profile.json", show_default=True, help="Write the profile here.")
 @measure_options
-def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
+def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, as_json: bool, **options: Any) -> None:
     """Measure how much each pair of cache types disturbs the attention of each layer of MODEL.
 
     From full-precision queries, keys and values, each layer alone: the mean relative errors of keys, values and
@@ -42,5 +44,8 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
     with Crew(helpers) as crew:
         profiled = Tuner(engine, texts_of(options["texts"]), settings, work, fresh, step_progress, crew).profile
     artifact.save(out, profiled.to_json())
+    if as_json:
+        click.echo(json.dumps({"file": str(out), **profiled.to_json()}))
+        return
     n_pairs = len(profiled.layers[0])
     click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers; prune it with 'kvtuner-gguf prune {out}'")

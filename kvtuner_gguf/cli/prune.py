@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -22,7 +23,8 @@ from kvtuner_gguf.cli.outputs import check_outputs
     show_default=True,
     help="Drop what has 1.25 times the output error's energy, or, as the paper does, all off the front of e_o.",
 )
-def prune_command(profile: Path, out: Path, rule: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the candidates as JSON.")
+def prune_command(profile: Path, out: Path, rule: str, as_json: bool) -> None:
     """Keep, of the pairs in PROFILE, those that are worth their bits in each layer."""
     check_outputs(out, inputs=[profile])
     from kvtuner_gguf.files import artifact
@@ -31,5 +33,8 @@ def prune_command(profile: Path, out: Path, rule: str) -> None:
 
     found = prune(artifact.load(profile, Profile.from_json, "profile"), PAPER if rule == "paper" else CAUTIOUS)
     artifact.save(out, found.to_json())
+    if as_json:
+        click.echo(json.dumps({"file": str(out), **found.to_json()}))
+        return
     counts = [len(pairs) for pairs in found.layers]
     click.echo(f"{out}: {min(counts)} to {max(counts)} pairs a layer")

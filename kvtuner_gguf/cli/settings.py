@@ -51,7 +51,7 @@ def asked(model: Path, options: dict[str, Any], work: Path | None) -> Asked:
     with wrong_usage():
         devices = chosen_devices(options["device"], options["gpus"], options["engine"])
         settings = _settings(shape, headers, options)
-        check_engine(model, headers, options["engine"], devices[0].in_engine)
+    check_engine(model, headers, options["engine"], devices[0].in_engine)
     texts = _named_texts(options["texts"], settings)
     if work is not None:
         check_folder(work, asked_facts(shape, texts, settings), options["fresh"])
