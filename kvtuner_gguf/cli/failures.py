@@ -56,7 +56,7 @@ def failure_of(err: KvtunerError | click.ClickException, as_json: bool) -> Failu
     if isinstance(err, KvtunerError):
         message = one_line(err)
         return Failure(message, *in_parts(message), as_json)
-    message = err.format_message()
+    message = err.format_message().rstrip(".")
     kind = WrongUsage if err.exit_code == WrongUsage.exit_code else Failure
     if isinstance(err.__cause__, KvtunerError):
         return kind(message, *in_parts(message), as_json)
@@ -64,7 +64,7 @@ def failure_of(err: KvtunerError | click.ClickException, as_json: bool) -> Failu
     if context is None:
         return kind(message, message, None, as_json)
     hint = f"see '{context.command_path} --help'"
-    return kind(f"{message.rstrip('.')}: {hint}", message, hint, as_json)
+    return kind(f"{message}: {hint}", message, hint, as_json)
 
 
 def one_line(err: KvtunerError) -> str:

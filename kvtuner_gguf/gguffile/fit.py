@@ -17,6 +17,8 @@ from kvtuner_gguf.plan.shape import ModelShape
 def fitted(plan: Plan, headers: list[GgufHeader]) -> Plan:
     """The plan for this very model: layers without a cache carry f16. Raises `KvtunerError` where it does not fit."""
     shape = model_shape(headers)
+    if not any(layer.keeps for layer in shape.layers):
+        raise KvtunerError("the model has no layer with a KV cache: a plan has no use there")
     if plan.model is not None:
         _check_same_model(plan.model, shape)
     plan.check(shape)

@@ -87,6 +87,8 @@ def check_folder(folder: Path, asked: Mapping[str, Any], fresh: bool) -> None:
     """
     with _using(folder):
         above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not os.access(above, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if not folder.exists():

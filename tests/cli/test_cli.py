@@ -28,6 +28,11 @@ def test_every_command_has_help(name: str) -> None:
         assert option.param_type_name == "argument" or option.help, option.name
 
 
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "completion"])
+def test_every_command_has_json(name: str) -> None:
+    assert "--json" in [word for option in main.get_command(None, name).params for word in option.opts]
+
+
 OF_MODELS = {
     "annotate": ("{model}", "{plan}", "--in-place"),
     "center": ("{model}", "{plan}", "-o", "{out}"),

@@ -31,7 +31,7 @@ WRITERS = {
     "tune": ["in", "-o", "OUT"],
     "tune png": ["in", "-o", "there", "--png", "OUT"],
 }
-READERS = {"demo", "verify"}
+READERS = {"completion", "demo", "verify"}
 
 
 def run(*args: object) -> Result:
