@@ -20,6 +20,7 @@ from kvtuner_gguf.plan.backends import chosen_backend
 from kvtuner_gguf.tuning.fixed import parse_fixed
 from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal
 from kvtuner_gguf.tuning.settings import Settings, asked_facts, check_tunable
+from kvtuner_gguf.tuning.storageurl import check_storage
 from kvtuner_gguf.tuning.texts import Texts
 from kvtuner_gguf.tuning.work import check_folder
 
@@ -51,6 +52,8 @@ def asked(model: Path, options: dict[str, Any], work: Path | None) -> Asked:
     with wrong_usage():
         devices = chosen_devices(options["device"], options["gpus"], options["engine"])
         settings = _settings(shape, headers, options)
+        if settings.storage is not None:
+            check_storage(settings.storage)
     check_engine(model, headers, options["engine"], devices[0].in_engine)
     texts = _named_texts(options["texts"], settings)
     if work is not None:

@@ -84,6 +84,12 @@ class Settings:
         if self.n_rungs < 1 or (self.trials or 0) < 0 or self.evolve < 0 or self.n_points < 2:
             raise KvtunerError("--rungs must be 1 or more, --trials and --evolve 0 or more, --points 2 or more")
 
+        if 0 < self.evolve <= self.n_points:
+            raise KvtunerError(
+                f"--evolve {self.evolve} is less than the {self.n_points + 1} plans that it may begin with: give at "
+                f"least {self.n_points + 1}, or less --points"
+            )
+
     def span(self, shape: ModelShape) -> int | None:
         """Positions of a block that has a center of its own; None where centers do not turn."""
         return DEFAULT_SPAN if self.center and shape.has_turned else None

@@ -19,7 +19,7 @@ WRITERS = {
     "center": ["in", "in", "-o", "OUT"],
     "cluster": ["in", "in", "-o", "OUT"],
     "eval": ["there", "--png", "OUT"],
-    "fetch-model": ["no-such-model", "-o", "OUT"],
+    "fetch-model": ["smollm2-135m", "-o", "OUT"],
     "import-kvtuner": ["in", "-o", "OUT"],
     "inspect": ["in", "--png", "OUT"],
     "plan": ["in", "--uniform", "q4_0", "-o", "OUT"],

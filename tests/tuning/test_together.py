@@ -176,7 +176,7 @@ def test_a_study_of_something_else_is_refused(storage: str) -> None:
         ("none/study.log", "cannot write none/study.log: there is no folder"),
         ("journal://none/study.log", "cannot write none/study.log: there is no folder"),
         ("sqlite:///none/study.db", "--storage sqlite:///none/study.db: unable to open database file; see that"),
-        ("redis://me:secret@host/0", "--storage redis://host/0: unknown kind: give the path of a journal, or a URL of"),
+        ("redis://me:secret@host/0", "--storage redis://...: unknown kind: give the path of a journal, or a URL of"),
         ("mysql+nodriver://me:secret@host/db", "--storage mysql+nodriver://host/db: no URL of a database"),
         ("postgresql://me:secret@host:many/db", "--storage postgresql://...: no URL of a database"),
         ("postgresql+asyncpg9://me:se@cret@host/db", "--storage postgresql+asyncpg9://host/db: no URL of a database"),

@@ -74,7 +74,7 @@ def test_they_are_left_only_where_the_others_fit() -> None:
     left = left_at_f16(forced, SHAPE)
     assert left.layers == LAYERS
     assert left.share < NEARLY_FREE
-    with pytest.raises(KvtunerError, match="bits per value of the candidates and --windows f16: raise --bits"):
+    with pytest.raises(KvtunerError, match="bits per value of the candidates and --windows f16: raise --mib"):
         check_goal(forced, SHAPE)
 
 
