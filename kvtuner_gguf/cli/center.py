@@ -36,12 +36,12 @@ def center_command(
     of: exact, and with less left to lose in few bits. Layers that quantize nothing stay as they are. `tune` and `plan`
     do the same on their own.
     """
-    from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape
+    from kvtuner_gguf.gguffile.metadata import measuring_obstacle, model_shape
     from kvtuner_gguf.gguffile.shards import read_model
 
     check_outputs(out, inputs=[model, text])  # CFG may be centered in place
     headers = read_model(model)
-    if obstacle := centering_obstacle(headers):
+    if obstacle := measuring_obstacle(headers):
         raise KvtunerError(f"{model}: keys cannot be centered, since this model {obstacle}")
     plan = _given(headers, config, ends)
     if not any(pair.types[0].is_quantized for pair in plan.pairs):

@@ -58,13 +58,13 @@ def plan_command(
 
     Any architecture with a KV cache has such a plan. Layers without a cache of their own are left as they are.
     """
-    from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape
+    from kvtuner_gguf.gguffile.metadata import measuring_obstacle, model_shape
     from kvtuner_gguf.gguffile.shards import read_model
 
     check_outputs(out, inputs=[model, text])
     headers = read_model(model)
     plan = _of_types(headers, uniform, fix, ends)
-    obstacle = centering_obstacle(headers)
+    obstacle = measuring_obstacle(headers)
     if center and obstacle:
         click.echo(f"keys are not centered, since this model {obstacle}", err=True)
     spread = None

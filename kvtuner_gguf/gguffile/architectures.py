@@ -101,10 +101,10 @@ PLAIN = _names(
 )
 KNOWN = PLAIN | WITHOUT_CACHE | HEADLESS | LATENT | WINDOWS.keys() | FULL_ATTENTION.keys()
 
-# why an architecture is not tuned: what its queries see is not captured
-UNTUNED = {
-    "grok": "attend without FlashAttention",
-    "minimax-m3": "choose blocks of the cache to attend to",
+# why what queries see is not captured, so that nothing is measured of an architecture
+UNCAPTURED = {
+    "grok": "attends without FlashAttention",
+    "minimax-m3": "chooses blocks of the cache to attend to",
 }
 # why the cache of an architecture cannot be counted
 UNCOUNTED = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from kvtuner_gguf.gguffile.architectures import UNTUNED
+from kvtuner_gguf.gguffile.architectures import UNCAPTURED
 from kvtuner_gguf.plan.shape import ModelShape
 
 MAKE = "make a plan with 'kvtuner-gguf plan'"
@@ -13,11 +13,10 @@ MAKE = "make a plan with 'kvtuner-gguf plan'"
 
 def tuning_obstacle(shape: ModelShape) -> str | None:
     """Why no model of ``shape`` is tuned, and what to do; None where one can be."""
-    of = f"models of the architecture {shape.architecture}"
     if not any(layer.keeps for layer in shape.layers):
-        return f"{of} keep no KV cache: there is nothing to tune"
-    why = UNTUNED.get(shape.architecture)
-    return why and f"{of} cannot be tuned, since they {why}: {MAKE}"
+        return f"models of the architecture {shape.architecture} keep no KV cache: there is nothing to tune"
+    why = UNCAPTURED.get(shape.architecture)
+    return why and f"the architecture {shape.architecture} {why}, and cannot be tuned: {MAKE}"
 
 
 def way_to_a_plan(shape: ModelShape) -> str:

@@ -179,3 +179,32 @@ def test_the_schema_knows_every_type() -> None:
     _, *spans = schema["properties"]["center_span"]["enum"]
     assert spans == [MIN_SPAN << i for i in range(len(spans))]
     assert spans[-1] == MAX_SPAN
+
+
+def test_types_are_taken_as_they_are_written(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    options = ["--uniform", "Q4_0 / q8_0", "--fix", "1=IQ4_NL", "--ends", "2+3:Q8_0", "--no-center"]
+    assert CliRunner().invoke(main, ["plan", str(model), "-o", str(out), *options]).exit_code == 0
+    plan = Plan.load(out)
+    assert plan.pairs[:2] == (Pair("q4_0", "q8_0"), Pair("iq4_nl", "iq4_nl"))
+    assert str(plan.ends) == "2+3:q8_0"
+
+
+@pytest.mark.parametrize("arch", ["grok", "minimax-m3"])
+def test_a_model_that_is_not_tuned_has_a_plan_all_the_same(arch: str, tmp_path: Path) -> None:
+    model, out = write_model(tmp_path / "m.gguf", arch=arch), tmp_path / "plan.json"
+    shown = CliRunner().invoke(main, ["inspect", str(model), "--json"])
+    command, annotate_it = json.loads(shown.stdout)["next"]
+    assert command == f"kvtuner-gguf plan {model} --uniform q8_0 -o cfg.json"
+    made = CliRunner().invoke(main, ["plan", str(model), "--uniform", "q8_0", "-o", str(out)])
+    assert made.exit_code == 0, made.output
+    assert "keys are not centered, since this model" in made.stderr
+    assert Plan.load(out).pairs == (Pair("q8_0", "q8_0"),) * N_LAYER
+    assert annotate_it == f"kvtuner-gguf annotate {model} cfg.json --in-place"
+
+
+def test_a_model_without_a_plan_is_told_the_way_to_one(model: Path) -> None:
+    said = CliRunner().invoke(main, ["inspect", str(model)]).output
+    assert said.endswith(
+        f"for a plan:\n  kvtuner-gguf tune {model} -o cfg.json\n  kvtuner-gguf annotate {model} cfg.json --in-place\n"
+    )

@@ -105,10 +105,10 @@ MISTAKES = {
     "architecture without FlashAttention": (
         ("tune", "grok.gguf"),
         1,
-        "grok cannot be tuned, since they attend without",
+        "grok attends without FlashAttention, and",
     ),
     "architecture that chooses blocks": (("tune", "minimax-m3.gguf"), 1, "make a plan with 'kvtuner-gguf plan'"),
-    "architecture that is not tuned, profile": (("profile", "grok.gguf"), 1, "grok cannot be tuned"),
+    "architecture that is not tuned, profile": (("profile", "grok.gguf"), 1, "grok attends without FlashAttention"),
     "architecture without a cache": (("tune", "mamba.gguf"), 1, "keep no KV cache: there is nothing to tune"),
     "architecture without plans": (("tune", "deepseek4.gguf"), 1, "keeps compressed keys, to which no plan applies"),
     "architecture of another engine": (

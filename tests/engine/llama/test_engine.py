@@ -55,9 +55,9 @@ NO_CACHE = "keep no KV cache: there is nothing to tune"
 REFUSED = {
     **dict.fromkeys(("dream", "llada", "llada-moe", "mamba", "mamba2", "rnd1"), NO_CACHE),
     "deepseek4": "keeps compressed keys, to which no plan applies",
-    "grok": "cannot be tuned, since they attend without FlashAttention",
+    "grok": "grok attends without FlashAttention, and cannot be tuned",
     "laguna": "is less than the 16 to 16 bits per value of the candidates",
-    "minimax-m3": "cannot be tuned, since they choose blocks of the cache",
+    "minimax-m3": "chooses blocks of the cache to attend to, and cannot be tuned",
 }
 N_TOKENS = 40
 
