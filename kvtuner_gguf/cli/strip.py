@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 import click
 
-from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.kinds import MODEL, OUTPUT
 from kvtuner_gguf.cli.outputs import model_target, what_was_written
 
 
 @click.command("strip")
-@click.argument("model", type=FILE)
-@click.option("-o", "--out", type=FILE, help="Write the model without a plan here.")
+@click.argument("model", type=MODEL)
+@click.option("-o", "--out", type=OUTPUT, help="Write the model without a plan here.")
 @click.option("--in-place", is_flag=True, help="Change MODEL, whole or not at all.")
 @click.option(
     "--keep-room", is_flag=True, help="Leave the room that the plan had, so that in place only the header changes."
 )
-def strip_command(model: Path, out: Path | None, in_place: bool, keep_room: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def strip_command(model: Path, out: Path | None, in_place: bool, keep_room: bool, as_json: bool) -> None:
     """Take the plan out of MODEL again, so that the file is as it was, byte for byte.
 
     That moves all of its data, which takes a while on large files. With --keep-room only the keys of the plan go: no
@@ -33,5 +35,10 @@ def strip_command(model: Path, out: Path | None, in_place: bool, keep_room: bool
     with byte_progress(f"strip {target.name}") as progress:
         headers = read_model(model)
         written = write_no_plan(headers, target, progress, keep_room)
-    click.echo(f"{written.path}: {'the plan is taken out' if has_plan(headers) else 'there was no plan in it'}")
-    click.echo(what_was_written(written, time.monotonic() - started))
+    seconds, had_plan = time.monotonic() - started, has_plan(headers)
+    if as_json:
+        facts = {"header_only": written.header_only, "seconds": round(seconds, 3)}
+        click.echo(json.dumps({"file": str(written.path), "had_plan": had_plan, **facts}))
+        return
+    click.echo(f"{written.path}: {'the plan is taken out' if had_plan else 'there was no plan in it'}")
+    click.echo(what_was_written(written, seconds))
