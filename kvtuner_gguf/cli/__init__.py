@@ -21,6 +21,7 @@ COMMANDS = (
     "plan",
     "profile",
     "prune",
+    "report",
     "search",
     "strip",
     "tune",

@@ -14,7 +14,7 @@ from kvtuner_gguf.cli.options import FILE, goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import make_settings, own_folder
 from kvtuner_gguf.cli.texts import texts_of
-from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json
+from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json, save_tuned_page
 from kvtuner_gguf.engine.devices import chosen_devices
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 @goal_options
 @measure_options
 @click.option("--png", type=FILE, help="Also draw the front, KLD against bits, to this file.")
+@click.option("--html", type=FILE, help="Also write a report to this file: one page that needs no network.")
 @click.option(
     "--native/--no-native", default=True, help="Have the built llama.cpp judge the plan, too.  [if it is there]"
 )
@@ -57,6 +58,7 @@ def tune_command(
     tasks: Path | None,
     n_tasks: int,
     png: Path | None,
+    html: Path | None,
     native: bool,
     as_json: bool,
     work: Path | None,
@@ -82,7 +84,7 @@ def tune_command(
     fresh = options.pop("fresh")
     host = f".{socket.gethostname()}" if options["storage"] else ""  # the others may write beside this one
     folder = own_folder(work, options["storage"]) or out.with_suffix(f"{host}.tune")
-    check_search_outputs(out, png, inputs=[model, tasks], work=folder, texts=options["texts"])
+    check_search_outputs(out, png, html, inputs=[model, tasks], work=folder, texts=options["texts"])
     devices = chosen_devices(options["device"], options["gpus"], options["engine"])
     shape, settings = make_settings(model, options)
     from kvtuner_gguf.engine.opening import open_engines
@@ -107,6 +109,8 @@ def tune_command(
     if not as_json:
         print_tuned(out, tuned)  # before native code runs, which may crash
     judged = _native_row(model, tuned, options["threads"]) if native else None
+    if html is not None:
+        save_tuned_page(html, model, out, tuned, judged)
     if as_json:
         print_tuned_json(out, tuned, judged)
     elif judged is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from kvtuner_gguf.errors import KvtunerError, about
+from kvtuner_gguf.errors import KvtunerError, about, shown
 from kvtuner_gguf.evaluation.divergence import Divergence
 from kvtuner_gguf.plan.ends import ENDS_CTX
 from kvtuner_gguf.plan.pairs import F16, Pair
@@ -42,6 +42,25 @@ class Row:
     kv_mib: float
     kld_se: float | None = None
     kind: str = OF_PLAN
+
+    @classmethod
+    def from_json(cls, data: object) -> Row:
+        """A row as `eval --json` prints it. Raises `KvtunerError` naming the value that is wrong."""
+        names = [field.name for field in fields(cls)]
+        if not isinstance(data, Mapping) or sorted(data) != sorted(names):
+            raise KvtunerError(f"it must have {', '.join(names)}, and no more: run eval --json again")
+        for name, value in data.items():
+            _check_field(name, value)
+        return cls(**data)
+
+
+def _check_field(name: str, value: object) -> None:
+    if name == "kind" and value not in KINDS:
+        raise KvtunerError(f"unknown kind {shown(value)}: use one of {', '.join(KINDS)}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_right = isinstance(value, str) if name in ("kind", "name") else is_number or (name == "kld_se" and value is None)
+    if not is_right:
+        raise KvtunerError(f"'{name}' is {shown(value)}: run eval --json again")
 
 
 def kind_of(plan: Plan, shape: ModelShape) -> str:
