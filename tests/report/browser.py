@@ -30,9 +30,9 @@ class View:
     scroll_width: int
     too_wide: list[str]
     smallest_font: float
+    background: str
     messages: list[str]
     requests: list[str]
-    screenshot: bytes
 
 
 class Browser:
@@ -42,8 +42,8 @@ class Browser:
         self._send, self._receive = send, receive
         self._n_sent, self._pending, self._events = 0, b"", []
 
-    def show(self, page: Path, width: int, scheme: str) -> View:
-        """``page`` at ``width`` pixels, in the colours of ``scheme``, light or dark."""
+    def show(self, page: Path, width: int, scheme: str, picture: Path | None = None) -> View:
+        """``page`` at ``width`` pixels, in the colours of ``scheme``, light or dark; a PNG goes to ``picture``."""
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self._events.clear()
@@ -60,10 +60,13 @@ class Browser:
             self._evaluate(session, "document.documentElement.scrollWidth"),
             self._evaluate(session, _TOO_WIDE),
             self._evaluate(session, _SMALLEST_FONT),
+            self._evaluate(session, "getComputedStyle(document.body).backgroundColor"),
             list(self._messages()),
             [e["params"]["request"]["url"] for e in self._events if e["method"] == "Network.requestWillBeSent"],
-            base64.b64decode(self._call("Page.captureScreenshot", session, captureBeyondViewport=True)["data"]),
         )
+        if picture is not None:
+            shot = self._call("Page.captureScreenshot", session, captureBeyondViewport=True)
+            picture.write_bytes(base64.b64decode(shot["data"]))
         self._call("Target.closeTarget", targetId=target)
         return view
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from kvtuner_gguf.report.figure import BITS_TICKS
-from kvtuner_gguf.report.html.markup import Markup, element, svg, text, tip
+from kvtuner_gguf.report.html.markup import Markup, element, shortened, svg, text, tip
 
-# units of a chart; a letter of its text is about LETTER wide
+# units of a chart; a letter of its text is about LETTER wide, a wide one or one of another script at most twice that
 WIDTH, HEIGHT = 400, 290
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 10, 40
 LETTER, LINE = 5.6, 12
+LONGEST = 30
 _SIGNS = {"circle": "●", "square": "■", "diamond": "◆", "triangle": "▲"}
 
 
@@ -107,7 +108,10 @@ class Chart:
             parts.append(element("path", d=f"M{LEFT} {at:.1f}H{WIDTH - RIGHT}", class_="grid"))
             parts.append(text(LEFT - 5, at + 3.5, f"{tick:.0e}" if tick < 1e-3 else f"{tick:g}", "tick", "end"))
         turned = element(
-            "text", self.y_title, class_="axis", transform=f"translate(11 {(TOP + HEIGHT - BOTTOM) / 2:g}) rotate(-90)"
+            "text",
+            shortened(self.y_title, LONGEST),
+            class_="axis",
+            transform=f"translate(11 {(TOP + HEIGHT - BOTTOM) / 2:g}) rotate(-90)",
         )
         return element("g", *parts, text((LEFT + WIDTH) / 2, HEIGHT - 8, self.x_title, "axis"), turned)
 
@@ -133,9 +137,9 @@ class Chart:
         parts: list[Markup] = []
         for x, y, name in points:
             if name:
-                box = _place(x, y, _shortened(name), taken)
+                box = _place(x, y, shortened(name, LONGEST), taken)
                 taken.append(box)
-                parts.append(text(box.left, box.bottom - 3, _shortened(name), "name"))
+                parts.append(text(box.left, box.bottom - 3, shortened(name, LONGEST), "name"))
         return element("g", *parts)
 
 
@@ -157,7 +161,7 @@ class Box:
 
 def _place(x: float, y: float, name: str, taken: Sequence[Box]) -> Box:
     """The nearest free place of a name beside ``x``, ``y``, or the first one where there is none."""
-    width = LETTER * len(name)
+    width = LETTER * sum(2 if letter in "mwMW@%" or not letter.isascii() else 1 for letter in name)
     tried: list[Box] = []
     for step in range(12):
         for dy in (step * LINE / 2, -step * LINE / 2):
@@ -165,10 +169,6 @@ def _place(x: float, y: float, name: str, taken: Sequence[Box]) -> Box:
                 tried.append(Box(left, y + dy - LINE / 2, left + width, y + dy + LINE / 2))
     free = (box for box in tried if box.is_inside and not any(box.overlaps(other) for other in taken))
     return next(free, next((box for box in tried if box.is_inside), tried[0]))
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 30 else f"{name[:29]}…"
 
 
 def _spread(axis: Axis) -> list[float]:

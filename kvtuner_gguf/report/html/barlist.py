@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvtuner_gguf.report.html.markup import Markup, element, svg, text, tip
+from kvtuner_gguf.report.html.markup import Markup, element, shortened, svg, text, tip
 
 WIDTH, ROW, HEAD, GAP = 400, 18, 20, 8
 NAME, BAR = 122, 156
-SHOWN = 20
+SHOWN, HEAD_SHOWN = 20, 50
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def bar_list(groups: Sequence[tuple[str, Sequence[Bar]]], label: str) -> Markup:
     parts: list[Markup] = []
     y = 0.0
     for title, bars in groups:
-        parts.append(text(0, y + 14, title, "head"))
+        parts.append(text(0, y + 14, shortened(title, HEAD_SHOWN), "head"))
         y += HEAD
         for bar in bars:
             parts.append(_bar(bar, y))
@@ -38,11 +38,10 @@ def bar_list(groups: Sequence[tuple[str, Sequence[Bar]]], label: str) -> Markup:
 
 def _bar(bar: Bar, y: float) -> Markup:
     width = max(BAR * min(bar.share, 1), 1)
-    name = bar.name if len(bar.name) <= SHOWN else f"{bar.name[: SHOWN - 1]}…"
     return element(
         "g",
         tip(f"{bar.name}: {bar.said}"),
-        text(NAME - 6, y + 13, name, "tick", "end"),
+        text(NAME - 6, y + 13, shortened(bar.name, SHOWN), "tick", "end"),
         element("rect", x=NAME, y=y + 3, width=width, height=ROW - 6, rx=2, class_="mark"),
         text(NAME + width + 5, y + 13, bar.said, "tick"),
         class_=bar.style,

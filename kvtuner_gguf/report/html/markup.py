@@ -53,6 +53,11 @@ def text(x: float, y: float, content: object, class_: str | None = None, anchor:
     return element("text", content, x=x, y=y, class_=class_, text_anchor=anchor)
 
 
+def shortened(name: str, most: int) -> str:
+    """``name`` in at most so many characters: a picture does not break lines."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def tip(content: object) -> Markup:
     """What a browser shows where the pointer rests."""
     return element("title", content)
