@@ -14,7 +14,7 @@ from kvtuner_gguf.report.html.markup import Markup, element, shortened, svg, tex
 WIDTH, HEIGHT = 400, 290
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 10, 40
 LETTER, LINE = 5.6, 12
-LONGEST = 30
+LONGEST = 26
 _SIGNS = {"circle": "●", "square": "■", "diamond": "◆", "triangle": "▲"}
 
 
@@ -162,10 +162,11 @@ class Box:
 def _place(x: float, y: float, name: str, taken: Sequence[Box]) -> Box:
     """The nearest free place of a name beside ``x``, ``y``, or the first one where there is none."""
     width = LETTER * sum(2 if letter in "mwMW@%" or not letter.isascii() else 1 for letter in name)
+    middle = min(max(x - width / 2, LEFT), WIDTH - 2 - width)
     tried: list[Box] = []
     for step in range(12):
         for dy in (step * LINE / 2, -step * LINE / 2):
-            for left in (x + 7, x - 7 - width, x - width / 2):
+            for left in (x + 7, x - 7 - width, middle):
                 tried.append(Box(left, y + dy - LINE / 2, left + width, y + dy + LINE / 2))
     free = (box for box in tried if box.is_inside and not any(box.overlaps(other) for other in taken))
     return next(free, next((box for box in tried if box.is_inside), tried[0]))

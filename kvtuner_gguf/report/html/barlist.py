@@ -9,7 +9,7 @@ from kvtuner_gguf.report.html.markup import Markup, element, shortened, svg, tex
 
 WIDTH, ROW, HEAD, GAP = 400, 18, 20, 8
 NAME, BAR = 122, 156
-SHOWN, HEAD_SHOWN = 20, 50
+SHOWN, HEAD_SHOWN = 20, 40
 
 
 @dataclass(frozen=True)
