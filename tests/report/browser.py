@@ -118,7 +118,7 @@ def browser() -> Iterator[Browser]:
     """A running browser with a profile of its own, which has no network but may read files."""
     to_read, to_send = os.pipe()
     to_receive, to_write = os.pipe()
-    options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
+    options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
     offline = ("--disable-background-networking", "--disable-component-update", "--proxy-server=127.0.0.1:9")
     with tempfile.TemporaryDirectory(prefix="kvtuner-browser-", ignore_cleanup_errors=True) as profile:
         command = [str(chromium()), *options, *offline, f"--user-data-dir={profile}", "--remote-debugging-pipe"]

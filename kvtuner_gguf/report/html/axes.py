@@ -13,7 +13,7 @@ from kvtuner_gguf.report.html.markup import Markup, element, shortened, svg, tex
 # units of a chart; a letter of its text is about LETTER wide, a wide one or one of another script at most twice that
 WIDTH, HEIGHT = 400, 290
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 10, 40
-LETTER, LINE = 5.6, 12
+LETTER, LINE = 6.2, 12
 LONGEST = 26
 _SIGNS = {"circle": "●", "square": "■", "diamond": "◆", "triangle": "▲"}
 

@@ -63,11 +63,12 @@ def tip(content: object) -> Markup:
     return element("title", content)
 
 
-def table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> Markup:
+def table(head: tuple[str, ...], rows: list[tuple[object, ...]], class_: str | None = None) -> Markup:
     """A table in a box of its own, which scrolls where the page is too narrow for it."""
     body = [element("tr", *(element("td", cell) for cell in row)) for row in rows]
     names = element("tr", *(element("th", name) for name in head))
-    return element("div", element("table", element("thead", names), element("tbody", *body)), class_="wide")
+    made = element("table", element("thead", names), element("tbody", *body), class_=class_)
+    return element("div", made, class_="wide")
 
 
 def section(title: str, *children: object) -> Markup:

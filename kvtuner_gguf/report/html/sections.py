@@ -61,22 +61,13 @@ def judged(found: Findings) -> Markup:
 
 def _row_table(rows: Iterable[Row]) -> Markup:
     head = ("cache K/V", "kind", "bits", "with ends", "MiB", "KLD mean", "same top %", "PPL ratio")
-    return table(
-        head,
-        [
-            (
-                row.name,
-                row.kind,
-                f"{row.bits_per_value:.2f}",
-                f"{row.bits_with_ends:.2f}",
-                f"{row.kv_mib:.2f}",
-                with_error(row.kld_mean, row.kld_se),
-                f"{row.same_top:.2f}",
-                f"{row.ppl_ratio:.4f}",
-            )
-            for row in rows
-        ],
-    )
+    return table(head, [_cells(row) for row in rows], "numbers")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    bits = (f"{row.bits_per_value:.2f}", f"{row.bits_with_ends:.2f}", f"{row.kv_mib:.2f}")
+    kld = with_error(row.kld_mean, row.kld_se)
+    return (row.name, row.kind, *bits, kld, f"{row.same_top:.2f}", f"{row.ppl_ratio:.4f}")
 
 
 def memory(found: Findings) -> Markup:
