@@ -18,7 +18,7 @@ from kvtuner_gguf.report.numbers import with_error
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 # the wide one first, then those that stand side by side where there is room
 _WIDE = (sections.layers,)
-_RESULTS = (sections.fronts, sections.memory, sections.judged, sections.centering, sections.speed)
+_RESULTS = (sections.fronts, sections.memory, sections.speed, sections.judged, sections.centering)
 _ORIGIN = (sections.repeating, sections.provenance)
 
 

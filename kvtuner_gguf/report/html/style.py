@@ -17,6 +17,7 @@ section { background: var(--box); border: 1px solid var(--rule); border-radius: 
   min-width: 0; }
 .beside { columns: 2 560px; column-gap: 16px; }
 .beside section { break-inside: avoid; }
+.beside + .beside { margin-top: 16px; }
 .note { color: var(--soft); font-size: 13px; margin: 2px 0 8px; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 8px; margin: 0 0 16px; }
 .tile { background: var(--box); border: 1px solid var(--rule); border-radius: 8px; padding: 8px 12px; min-width: 0; }
@@ -52,6 +53,7 @@ table { border-collapse: collapse; font-size: 13px; }
 td, th { text-align: left; padding: 3px 12px 3px 0; border-bottom: 1px solid var(--rule); vertical-align: top;
   overflow-wrap: anywhere; min-width: 60px; unicode-bidi: isolate; }
 td:first-child, .numbers td { white-space: nowrap; }
+.numbers td, .numbers th { padding-right: 8px; min-width: 0; font-size: 12px; overflow-wrap: normal; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 12px/1.5 ui-monospace, "DejaVu Sans Mono", monospace;
   margin: 8px 0; unicode-bidi: isolate; }
 @media (max-width: 560px) { body { padding: 6px; } section { padding: 8px 10px; } }
