@@ -50,12 +50,19 @@ class DemoSettings:
 class Demo:
     """Runs the steps in ``folder`` and tells them through ``say``; finished ones are skipped.
 
-    ``flags`` say how much the commands tell that work long.
+    Commands that it runs print to the descriptor ``out``, by default where this process does. ``flags`` say how much
+    those tell that work long.
     """
 
     def __init__(
-        self, folder: Path, settings: DemoSettings, say: Callable[[str], object], flags: Sequence[str] = ()
+        self,
+        folder: Path,
+        settings: DemoSettings,
+        say: Callable[[str], object],
+        out: int | None = None,
+        flags: Sequence[str] = (),
     ) -> None:
+        self._out = out
         self._folder = folder
         self._settings = settings
         self._say = say
@@ -66,6 +73,12 @@ class Demo:
         self._rows = folder / "eval.json"
         self._chart = folder / "eval.png"
         self._log = folder / "server.log"
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What `run` has left: the files, and the rows that judge the plan."""
+        files = {"plan": self._plan, "model": self._model, "chart": self._chart, "log": self._log}
+        return {**{name: str(path) for name, path in files.items()}, "rows": json.loads(self._rows.read_text())}
 
     def run(self, force: bool) -> None:
         """Raises `KvtunerError` where a step fails or the reports differ."""
@@ -197,7 +210,7 @@ class Demo:
         arguments = [str(word) for word in words]
         self._say(f"$ kvtuner-gguf {' '.join(arguments)}")
         program = "from kvtuner_gguf.cli import main; main(prog_name='kvtuner-gguf')"
-        pipe = subprocess.PIPE if capture else None
+        pipe = subprocess.PIPE if capture else self._out
         with others_talk():
             result = subprocess.run([sys.executable, "-c", program, *arguments], stdout=pipe, text=True, check=False)
         if result.returncode:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import click
 
-from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.kinds import INPUT, MODEL, OUTPUT
 from kvtuner_gguf.cli.outputs import model_target
 from kvtuner_gguf.plan.plan import Plan
 
 
 @click.command("annotate")
-@click.argument("model", type=FILE)
-@click.argument("config", metavar="CFG", type=FILE)
-@click.option("-o", "--out", type=FILE, help="Write the annotated model here.")
+@click.argument("model", type=MODEL)
+@click.argument("config", metavar="CFG", type=INPUT)
+@click.option("-o", "--out", type=OUTPUT, help="Write the annotated model here.")
 @click.option("--in-place", is_flag=True, help="Replace MODEL, whole or not at all.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def annotate_command(model: Path, config: Path, out: Path | None, in_place: bool, as_json: bool) -> None:

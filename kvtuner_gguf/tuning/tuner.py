@@ -17,7 +17,6 @@ from kvtuner_gguf.plan.front import Front, Point
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan, of_caches
 from kvtuner_gguf.progress import Progress
-from kvtuner_gguf.tuning.calibration import Texts
 from kvtuner_gguf.tuning.cluster import Groups
 from kvtuner_gguf.tuning.crew import Crew
 from kvtuner_gguf.tuning.fixed import fixed_facts
@@ -31,6 +30,7 @@ from kvtuner_gguf.tuning.rivals import rivals
 from kvtuner_gguf.tuning.search import Search, front_of, sweep
 from kvtuner_gguf.tuning.settings import Settings, facts_of, identity_of
 from kvtuner_gguf.tuning.stages import Stage, Stages
+from kvtuner_gguf.tuning.texts import Texts
 from kvtuner_gguf.tuning.together import SharedStudy, search_together
 from kvtuner_gguf.tuning.windows import left_facts
 

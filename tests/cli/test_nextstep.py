@@ -23,7 +23,7 @@ def test_what_plan_names_can_be_typed(tmp_path: Path, monkeypatch: pytest.Monkey
     args = ["plan", str(model), "--uniform", "q8_0", "--no-center", "-o", "my plan.json"]
     said = CliRunner().invoke(main, args).stdout.splitlines()[-1]
     assert said.startswith("next: kvtuner-gguf annotate ")
-    assert json.loads(CliRunner().invoke(main, [*args, "--json"]).stdout)["next"] == said.removeprefix("next: ")
+    assert json.loads(CliRunner().invoke(main, [*args, "--json"]).stdout)["next"] == [said.removeprefix("next: ")]
     done = CliRunner().invoke(main, shlex.split(said)[2:])
     assert done.exit_code == 0, done.output
     found = plan_of([read_gguf(tmp_path / "a model-kv.gguf")])

@@ -20,17 +20,17 @@ from click.testing import CliRunner
 
 from kvtuner_gguf.cli import main
 from kvtuner_gguf.engine import devices
-from kvtuner_gguf.engine.devices import VISIBLE, Device, chosen_devices
+from kvtuner_gguf.engine.devices import VISIBLE, Device, check_torch_has, chosen_devices
 from kvtuner_gguf.engine.llama.weights import QUANTIZED
 from kvtuner_gguf.engine.opening import Helper, open_engines
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.backends import chosen_backend
-from kvtuner_gguf.tuning.calibration import Texts
 from kvtuner_gguf.tuning.crew import Crew
 from kvtuner_gguf.tuning.goal import Goal
 from kvtuner_gguf.tuning.settings import Settings
+from kvtuner_gguf.tuning.texts import Texts
 from kvtuner_gguf.tuning.tuner import Tuned, Tuner
 from tests.made_up_engine import MadeUp
 
@@ -229,7 +229,8 @@ def test_a_profile_of_two_devices_is_the_same(given: list, tmp_path: Path) -> No
         ("cuda:0,", None, "has an empty name"),
         ("", None, "has an empty name"),
         ("cuda:0,cuda:1,cuda:2", None, "--device names cuda:2, and there are 2 GPUs: name fewer"),
-        ("cpu", 3, "--gpus names cuda:2, and there are 2 GPUs: name fewer"),
+        ("cpu", 3, " names cuda:2, and there are 2 GPUs: name fewer"),
+        ("abacus", None, "unknown device 'abacus': give cpu, cuda, or a GPU such as cuda:1"),
         ("cuda:1,cuda:1", None, "--device cuda:1,cuda:1: cuda:1 is named twice: a GPU has room for one process"),
         ("cuda,cuda:0", None, "cuda:0 is named twice"),
         ("cpu,cuda:0", None, "they do not measure alike: name devices of one kind"),
@@ -243,10 +244,11 @@ def test_a_profile_of_two_devices_is_the_same(given: list, tmp_path: Path) -> No
 def test_devices_of_no_use_are_refused(
     device: str, n_gpus: int | None, words: str, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(devices, "_torch_without_cuda", lambda: None)
     for name in ("_n_torch", "_n_llama"):
         monkeypatch.setattr(devices, name, lambda: 2)
     with pytest.raises(KvtunerError) as caught:
-        chosen_devices(device, n_gpus, engine)
+        check_torch_has(chosen_devices(device, n_gpus, engine))
     assert words in str(caught.value)
 
 
@@ -262,7 +264,7 @@ def test_a_process_with_llama_cpp_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_torch_names_its_gpus_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_n_torch", lambda: 2)
+    monkeypatch.setattr(devices, "_torch_without_cuda", lambda: None)
     monkeypatch.setenv(VISIBLE, "")
     assert chosen_devices("cpu", 2, "auto") == [Device("cuda:0"), Device("cuda:1")]
     assert os.environ[VISIBLE] == ""
