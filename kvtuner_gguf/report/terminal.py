@@ -20,11 +20,11 @@ def is_animated(stream: Console) -> bool:
     return stream.file.isatty() and not stream.is_dumb_terminal
 
 
-def print_text(text: str) -> None:
-    """Print lines to stdout, broken between words where a terminal is narrower; a file has each line whole."""
-    stdout = console()
+def print_text(text: str, stderr: bool = False) -> None:
+    """Print lines, broken between words where a terminal is narrower; a file has each line whole."""
+    stream = console(stderr)
     for line in text.splitlines():
-        click.echo(wrapped(line, stdout.width) if stdout.is_terminal else line)
+        click.echo(wrapped(line, stream.width) if stream.is_terminal else line, err=stderr)
 
 
 def wrapped(line: str, width: int) -> str:
