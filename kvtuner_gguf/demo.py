@@ -50,8 +50,8 @@ class DemoSettings:
 class Demo:
     """Runs the steps in ``folder`` and tells them through ``say``; finished ones are skipped.
 
-    Commands that it runs print to the descriptor ``out``, by default where this process does. ``flags`` say how much
-    those tell that work long.
+    ``flags`` say how much the commands tell that work long. They print to the descriptor ``out``, by default where this
+    process does.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class Demo:
         folder: Path,
         settings: DemoSettings,
         say: Callable[[str], object],
-        out: int | None = None,
         flags: Sequence[str] = (),
+        out: int | None = None,
     ) -> None:
         self._out = out
         self._folder = folder

@@ -25,6 +25,7 @@ COMMANDS = (
     "plan",
     "profile",
     "prune",
+    "report",
     "search",
     "strip",
     "tune",

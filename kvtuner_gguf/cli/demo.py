@@ -38,9 +38,9 @@ def demo_command(folder: Path, bits: float, chunks: int, force: bool, as_json: b
     goes_on_from(folder)
     settings = DemoSettings(bits=bits, chunks=chunks)
     if not as_json:
-        Demo(folder, settings, click.echo, flags=flags()).run(force)
+        Demo(folder, settings, click.echo, flags()).run(force)
         return
-    demo = Demo(folder, settings, click.echo, sys.stderr.fileno(), flags())
+    demo = Demo(folder, settings, click.echo, flags(), sys.stderr.fileno())
     with redirect_stdout(sys.stderr):
         demo.run(force)
     click.echo(json.dumps(demo.results))

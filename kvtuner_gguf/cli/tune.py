@@ -18,7 +18,7 @@ from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import asked, own_folder
 from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.texts import texts_of
-from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json
+from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json, save_tuned_page
 from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.evaluation.tasks import load_tasks
 from kvtuner_gguf.tuning.settings import check_goal
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 @goal_options
 @measure_options
 @click.option("--png", type=OUTPUT, help="Also draw the front, KLD against bits, to this file.")
+@click.option("--html", type=OUTPUT, help="Also write a report to this file: one page that needs no network.")
 @click.option(
     "--native/--no-native", default=True, help="Have the built llama.cpp judge the plan, too.  [if it is there]"
 )
@@ -64,6 +65,7 @@ def tune_command(
     tasks: Path | None,
     n_tasks: int,
     png: Path | None,
+    html: Path | None,
     native: bool,
     as_json: bool,
     work: Path | None,
@@ -90,7 +92,7 @@ def tune_command(
     host = f".{socket.gethostname()}" if options["storage"] else ""  # the others may write beside this one
     folder = own_folder(work, options["storage"]) or out.with_suffix(f"{host}.tune")
     goes_on_from(folder)
-    check_search_outputs(out, png, inputs=[model, tasks], work=folder, texts=options["texts"])
+    check_search_outputs(out, png, html, inputs=[model, tasks], work=folder, texts=options["texts"])
     shape, settings, devices = asked(model, {**options, "fresh": fresh}, folder)
     from kvtuner_gguf.report.stages import step_progress
 
@@ -118,6 +120,8 @@ def tune_command(
     if not as_json:
         print_tuned(out, tuned)  # before native code runs, which may crash
     judged = _native_row(model, tuned, options["threads"]) if native else None
+    if html is not None:
+        save_tuned_page(html, model, out, tuned, judged)
     if as_json:
         print_tuned_json(out, tuned, judged, annotating(model, out))
         return

@@ -38,6 +38,16 @@ def print_tuned_json(out: Path, tuned: Tuned, native: Row | None, following: str
     click.echo(json.dumps({**data, **judged, "memory": memory, "front": front, "next": [following]}, indent=1))
 
 
+def save_tuned_page(html: Path, model: Path, out: Path, tuned: Tuned, native: Row | None) -> None:
+    """The report of ``tuned``, whose plan is in ``out``."""
+    from kvtuner_gguf.report.html.findings import Findings
+    from kvtuner_gguf.report.html.page import save_page
+
+    rows = {"held-out text": [tuned.row] if native is None else [tuned.row, native]}
+    prices = [] if tuned.prices is None else [tuned.prices]
+    save_page(Findings({out.name: tuned.plan}, {"front": tuned.front}, prices, rows, model=model.name), html)
+
+
 def print_judged(tuned: Tuned, native: Row) -> None:
     """What the built llama.cpp makes of the plan."""
     from kvtuner_gguf.report.rows import print_rows

@@ -32,6 +32,7 @@ from kvtuner_gguf.tuning.settings import Settings, facts_of, identity_of
 from kvtuner_gguf.tuning.stages import Stage, Stages
 from kvtuner_gguf.tuning.texts import Texts
 from kvtuner_gguf.tuning.together import SharedStudy, search_together
+from kvtuner_gguf.tuning.uniform import uniform_points
 from kvtuner_gguf.tuning.windows import left_facts
 
 
@@ -206,6 +207,7 @@ class Tuner:
         held_out = list(stages.texts.held_out.numpy().astype(np.int32))
         with stages.show("verify on held-out text") as progress:
             row, *others = self._held_out(plan, prices, held_out, progress)
+        front = self._beside_uniform(front)
         by_kld = self._settings.objective == "kld"
         error, floor = (stages.ledger.standard_error(point.pairs), stages.noise_floor) if by_kld else (None, None)
         provenance = {
@@ -234,6 +236,19 @@ class Tuner:
         """The standard error of its loss; None where another worker has measured it."""
         ledger = self._stages.ledger
         return ledger.standard_error(point.pairs) if ledger.has(point.pairs) else None
+
+    def _beside_uniform(self, front: Front) -> Front:
+        """``front`` with what uniform pairs lose, and its method; tasks take too long to judge more plans by them."""
+        stages, facts = self._stages, {**front.provenance, "method": self._settings.method}
+        if self._settings.objective == "failed":
+            return replace(front, provenance=facts)
+        losses = {"kld": stages.ledger.kld, "perplexity": stages.ledger.perplexity}
+        given = (stages.backend.names, self._sizes.shape)
+        with stages.show("judge uniform pairs") as progress:
+            if self._settings.objective == "kld":
+                stages.ahead(lambda judge: uniform_points(judge.kld, *given), progress)
+            points = uniform_points(losses[self._settings.objective], *given)
+        return replace(front, provenance=facts, uniform=points)
 
     def _held_out(
         self, plan: Plan, prices: Prices | None, chunks: Sequence[np.ndarray], progress: Progress
