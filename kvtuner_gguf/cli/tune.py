@@ -95,12 +95,14 @@ def tune_command(
     goes_on_from(folder)
     check_search_outputs(out, png, html, inputs=[model, tasks], work=folder, texts=options["texts"])
     shape, settings, devices = asked(model, {**options, "fresh": fresh}, folder)
+    from kvtuner_gguf.report.stages import step_progress
+
     with wrong_usage():
         check_goal(settings, shape)
     given_tasks = _tasks(options["objective"], tasks, n_tasks)
-    import_torch(options["threads"])
+    with step_progress("load torch"):
+        import_torch(options["threads"])
     from kvtuner_gguf.engine.opening import open_engines
-    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of

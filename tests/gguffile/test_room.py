@@ -264,7 +264,7 @@ def test_annotate_says_what_it_wrote_and_what_comes_next(model: Path, tmp_path: 
     lines = run("annotate", out, tmp_path / "plan.json", "--in-place").output.splitlines()
     assert lines[-2].startswith("only the header was changed, in ")
     found = json.loads(run("annotate", out, tmp_path / "plan.json", "--in-place", "--json").output)
-    assert (found["header_only"], found["next"]) == (True, lines[-1].removeprefix("next: "))
+    assert (found["header_only"], found["next"]) == (True, [lines[-1].removeprefix("next: ")])
 
 
 def test_the_first_of_many_shards_has_room_too(tmp_path: Path) -> None:
