@@ -9,9 +9,10 @@ BIN     := .venv/bin
 OTHER   := $(if $(filter-out native,$(CPU)),-$(CPU))
 BUILD   := build/$(BACKEND)$(OTHER)
 STOCK   := build/stock$(OTHER)
-CPP     := $(foreach end,h c cpp cu cuh,$(wildcard cpp/*.$(end) cpp/*/*.$(end) cpp/*/*/*.$(end))) $(wildcard tools/*.cpp)
+CPP     := $(foreach end,h c cpp cu cuh,$(wildcard cpp/*.$(end) cpp/*/*.$(end) cpp/*/*/*.$(end))) $(wildcard tools/*.cpp) \
+	$(foreach end,h cpp,$(wildcard tests/metal/*/*.$(end)))
 
-.PHONY: help setup build stock browser demo test test-quick test-large test-upstream test-sanitize test-arm test-avx2 test-variants fuzz soak lint format clean
+.PHONY: help setup build stock browser demo docs docs-pages test test-quick test-large test-upstream test-sanitize test-arm test-avx2 test-variants fuzz soak lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -133,6 +134,17 @@ test-variants: ## each CPU variant that runs here, in the build of all of them, 
 
 soak: build ## load a server with a mixed plan, compare its answers with those of each request alone
 	$(BIN)/python tools/soak_server.py
+
+docs-pages: build ## write the pages that are made of the commands' help and of configs/
+	$(BIN)/python tools/command_pages.py
+	$(BIN)/python tools/gallery_page.py
+
+.venv/.docs: .venv/.package
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+docs: .venv/.docs ## build the documentation as a site in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file tools/mkdocs.yml
 
 lint: build ## check the style of Python and C++, and the types of the package
 	$(BIN)/ruff check kvtuner_gguf tools tests

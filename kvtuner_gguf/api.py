@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kvtuner_gguf.engine.devices import chosen_devices
 from kvtuner_gguf.engine.llama.devices import offered_backend
-from kvtuner_gguf.engine.opening import open_engines
+from kvtuner_gguf.engine.opening import check_engine, engine_on_gpus, open_engines
 from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.errors import about
 from kvtuner_gguf.evaluation import by_either
@@ -22,6 +22,9 @@ from kvtuner_gguf.plan.backends import chosen_backend
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal
+from kvtuner_gguf.tuning.settings import Settings, check_goal
+from kvtuner_gguf.tuning.texts import Texts
+from kvtuner_gguf.tuning.work import facts_of
 
 
 def tune(
@@ -59,15 +62,8 @@ def tune(
 
     Raises `KvtunerError` where the engine cannot load the model, no plan fits, or what tuning needs is not installed.
     """
-    import_torch(threads)
-    from kvtuner_gguf.tuning.calibration import Texts
-    from kvtuner_gguf.tuning.crew import Crew
-    from kvtuner_gguf.tuning.settings import Settings, check_goal
-    from kvtuner_gguf.tuning.tuner import Tuner
-    from kvtuner_gguf.tuning.work import facts_of
-
-    devices = chosen_devices(device, None, engine)
     headers = read_model(model)
+    devices = chosen_devices(device, None, engine_on_gpus(headers, engine))
     shape = model_shape(headers)
     settings = Settings(
         goal=Goal(bits, n_ctx=for_ctx),
@@ -80,6 +76,11 @@ def tune(
         windows=windows,
     )
     check_goal(settings, shape)
+    check_engine(Path(model), headers, engine, devices[0].in_engine)
+    import_torch(threads)
+    from kvtuner_gguf.tuning.crew import Crew
+    from kvtuner_gguf.tuning.tuner import Tuner
+
     texts = Texts((fetch_text(TUNING_TEXT) if text is None else Path(text),), (1.0,))
     folder = None if work is None else Path(work)
     opened, helpers = open_engines(Path(model), shape, devices, threads, engine, facts_of(folder))

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 
 MAX_QUOTED = 40
+_BEFORE_REMEDY = re.compile(r"[:;] ")
 
 
 class KvtunerError(ValueError):
     """Bad input. The message is one line and says what to do about it."""
+
+
+def in_parts(message: str) -> tuple[str, str | None]:
+    """What is wrong, and the remedy, which a message has after its last colon or semicolon; None where it has none."""
+    *before, remedy = _BEFORE_REMEDY.split(message)
+    return (message.removesuffix(remedy).rstrip(": ;"), remedy) if before else (message, None)
 
 
 @contextmanager

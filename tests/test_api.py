@@ -158,7 +158,7 @@ class TestEvaluate:
 
     def test_only_the_torch_evaluator_starts_at_a_position(self, model: Path, tmp_path: Path) -> None:
         (tmp_path / "text").write_text("some words")
-        with pytest.raises(KvtunerError, match="judged from position 0, not 28000: use the torch evaluator"):
+        with pytest.raises(KvtunerError, match="judges from position 0, not --start-pos 28000: add --evaluator torch"):
             kvtuner_gguf.evaluate(model, {}, text=tmp_path / "text", start_pos=28000)
         with pytest.raises(KvtunerError, match="start at position -1: give 0 or more"):
             kvtuner_gguf.evaluate(model, {}, text=tmp_path / "text", start_pos=-1)

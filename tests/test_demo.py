@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,13 @@ def test_the_whole_way(tuned_at_once: list[str], tmp_path: Path) -> None:
     assert said.count(ranges(range(0, 30, 3))) == 3
     assert f"{PLAN.pairs[0]}" in said
     assert {"plan.json", "eval.json", "eval.png", "server.log"} < {path.name for path in (tmp_path / "demo").iterdir()}
+    options = ["demo", "--dir", str(tmp_path / "demo"), "--chunks", "1", "--json"]
+    program = "from kvtuner_gguf.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, *options], capture_output=True, text=True, check=True)
+    data = json.loads(done.stdout)
+    assert Path(data["model"]).exists()
+    assert [row["name"] for row in data["rows"]][1] == "auto"
+    assert "give the same 30 pairs" in done.stderr
     tuned_at_once.clear()
     assert run_demo(tmp_path / "demo").count("done before, skipped") == 3
     assert tuned_at_once == ["inspect"]

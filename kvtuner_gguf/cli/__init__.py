@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib
+from difflib import get_close_matches
 
 import click
 
 from kvtuner_gguf import __version__
+from kvtuner_gguf.cli.failures import asks_for_json, failure_of
+from kvtuner_gguf.cli.talk import LONG, interrupted, talking
 from kvtuner_gguf.errors import KvtunerError
 
 COMMANDS = (
     "annotate",
     "center",
     "cluster",
+    "completion",
     "demo",
     "eval",
     "fetch-model",
@@ -27,10 +31,12 @@ COMMANDS = (
     "tune",
     "verify",
 )
+# where a context keeps whether its command was asked for JSON
+AS_JSON = "kvtuner_gguf.as_json"
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module only when that command is asked for; prints errors as one line."""
+    """Imports a command's module only when that command is asked for; prints errors as one line, or as JSON."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -39,16 +45,34 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         word = cmd_name.replace("-", "_")
-        return getattr(importlib.import_module(f"kvtuner_gguf.cli.{word}"), f"{word}_command")
+        command = getattr(importlib.import_module(f"kvtuner_gguf.cli.{word}"), f"{word}_command")
+        return talking(command) if cmd_name in LONG else command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        name = args[0]
+        like = [] if name in COMMANDS or name.startswith("-") else get_close_matches(name, COMMANDS, n=1)
+        if like:
+            ctx.fail(f"No such command {name!r}. Did you mean {like[0]!r}?")
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[AS_JSON] = asks_for_json(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except KvtunerError as err:
-            raise click.ClickException(" ".join(str(err).split())) from err
+        except (KvtunerError, click.ClickException) as err:
+            raise failure_of(err, ctx.meta[AS_JSON]) from err
+        except KeyboardInterrupt as err:
+            raise interrupted() from err
 
 
 @click.group(cls=LazyGroup)
 @click.version_option(__version__, prog_name="kvtuner-gguf")
 def main() -> None:
-    """Per-layer K and V cache types for llama.cpp: tune them, write them into the GGUF, measure them."""
+    """Per-layer K and V cache types for llama.cpp: tune them, write them into the GGUF, measure them.
+
+    A command ends with 0 where it did what was asked, with 2 where the command line is wrong, with 1 where anything
+    else is. With --json the error, too, is an object on stdout: what is wrong as "error", what to do as "hint".
+    """

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
-from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.kinds import COUNT, INPUT, OUTPUT, POSITIVE
+from kvtuner_gguf.cli.nextstep import ANY_MODEL, next_command, print_next
 from kvtuner_gguf.cli.outputs import check_outputs
-from kvtuner_gguf.engine.torch.install import import_torch
+from kvtuner_gguf.engine.torch.install import check_installed
 
 
 @click.command("cluster")
-@click.argument("profile", type=FILE)
-@click.argument("candidates", type=FILE)
-@click.option("-o", "--out", type=FILE, default="groups.json", show_default=True, help="Write the groups here.")
-@click.option("--eps", type=float, default=0.05, show_default=True, help="Distance of e_o within a group.")
-@click.option("--min-samples", type=int, default=2, show_default=True, help="Layers that make a group.")
-def cluster_command(profile: Path, candidates: Path, out: Path, eps: float, min_samples: int) -> None:
+@click.argument("profile", type=INPUT)
+@click.argument("candidates", type=INPUT)
+@click.option("-o", "--out", type=OUTPUT, default="groups.json", show_default=True, help="Write the groups here.")
+@click.option("--eps", type=POSITIVE, default=0.05, show_default=True, help="Distance of e_o within a group.")
+@click.option("--min-samples", type=COUNT, default=2, show_default=True, help="Layers that make a group.")
+@click.option("--json", "as_json", is_flag=True, help="Print the groups as JSON.")
+def cluster_command(profile: Path, candidates: Path, out: Path, eps: float, min_samples: int, as_json: bool) -> None:
     """Group the layers that have the same CANDIDATES and much the same e_o in PROFILE (DBSCAN)."""
     check_outputs(out, inputs=[profile, candidates])
-    import_torch(None)
+    check_installed()
     from kvtuner_gguf.files import artifact
     from kvtuner_gguf.report.layers import ranges
     from kvtuner_gguf.tuning.cluster import cluster
@@ -30,6 +33,10 @@ def cluster_command(profile: Path, candidates: Path, out: Path, eps: float, min_
     profiled = artifact.load(profile, Profile.from_json, "profile")
     groups = cluster(profiled, artifact.load(candidates, Candidates.from_json, "list"), eps, min_samples)
     artifact.save(out, groups.to_json())
+    if as_json:
+        click.echo(json.dumps({"file": str(out), **groups.to_json()}))
+        return
     click.echo(f"{out}: {len(groups.groups)} groups")
     for group in groups.groups:
         click.echo(f"layers {ranges(group.layers)}: {' '.join(map(str, group.pairs))}")
+    print_next(next_command("search", ANY_MODEL, profile, out))

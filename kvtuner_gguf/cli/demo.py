@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
 
-from kvtuner_gguf.cli.options import FOLDER
+from kvtuner_gguf.cli.kinds import COUNT, FOLDER, POSITIVE
+from kvtuner_gguf.cli.talk import flags, goes_on_from
 
 
 @click.command("demo")
@@ -18,12 +22,11 @@ from kvtuner_gguf.cli.options import FOLDER
     show_default=True,
     help="Where plan, annotated model, results and logs go.",
 )
-@click.option("--bits", type=float, default=6.5, show_default=True, help="Budget in true bits per cached value.")
-@click.option(
-    "--chunks", type=click.IntRange(min=1), default=8, show_default=True, help="Chunks of 512 tokens to judge by."
-)
+@click.option("--bits", type=POSITIVE, default=6.5, show_default=True, help="Budget in true bits per cached value.")
+@click.option("--chunks", type=COUNT, default=8, show_default=True, help="Chunks of 512 tokens to judge by.")
 @click.option("--force", is_flag=True, help="Do finished steps again.")
-def demo_command(folder: Path, bits: float, chunks: int, force: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print files and rows as JSON, all else on stderr.")
+def demo_command(folder: Path, bits: float, chunks: int, force: bool, as_json: bool) -> None:
     """Tune, annotate, judge and run SmolLM2-135M.
 
     Fetches the model, tunes a plan on web text, writes it into a copy of the model, judges that against uniform pairs
@@ -32,4 +35,12 @@ def demo_command(folder: Path, bits: float, chunks: int, force: bool) -> None:
     """
     from kvtuner_gguf.demo import Demo, DemoSettings
 
-    Demo(folder, DemoSettings(bits=bits, chunks=chunks), click.echo).run(force)
+    goes_on_from(folder)
+    settings = DemoSettings(bits=bits, chunks=chunks)
+    if not as_json:
+        Demo(folder, settings, click.echo, flags()).run(force)
+        return
+    demo = Demo(folder, settings, click.echo, flags(), sys.stderr.fileno())
+    with redirect_stdout(sys.stderr):
+        demo.run(force)
+    click.echo(json.dumps(demo.results))

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import click
 
-from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.kinds import OUTPUT
 from kvtuner_gguf.cli.outputs import check_outputs
+from kvtuner_gguf.cli.talk import goes_on_from
+from kvtuner_gguf.files import assets
 
 
 @click.command("fetch-model")
-@click.argument("name")
-@click.option("-o", "--output", type=FILE, help="Also copy the model to this file.")
+@click.argument("name", type=click.Choice(list(assets.MODELS)), metavar="NAME")
+@click.option("-o", "--output", type=OUTPUT, help="Also copy the model to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print name, path, sha256 and bytes as JSON.")
 def fetch_model_command(name: str, output: Path | None, as_json: bool) -> None:
     """Fetch the model NAME, check it, and print its path.
@@ -23,8 +25,10 @@ def fetch_model_command(name: str, output: Path | None, as_json: bool) -> None:
     cache folder is $KVTUNER_CACHE, else kvtuner-gguf in $XDG_CACHE_HOME or ~/.cache.
     """
     from kvtuner_gguf.files import assets
-    from kvtuner_gguf.report.bars import byte_progress
+    from kvtuner_gguf.files.wheels import cache_folder
+    from kvtuner_gguf.report.stages import byte_progress
 
+    goes_on_from(cache_folder())
     check_outputs(output)
     with byte_progress(f"fetch {name}") as progress:
         path = assets.fetch_model(name, progress)

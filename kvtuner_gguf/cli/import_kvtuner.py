@@ -3,39 +3,43 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from kvtuner_gguf.cli.options import ENDS_HELP, FILE
+from kvtuner_gguf.cli.kinds import ENDS, INPUT, MODEL, OUTPUT, Kind
+from kvtuner_gguf.cli.nextstep import ANY_MODEL, annotating, print_next
+from kvtuner_gguf.cli.options import ENDS_HELP
 from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.chosen_ends import DEFAULT_ENDS
-from kvtuner_gguf.published.bitstable import DEFAULT_TYPES
+from kvtuner_gguf.published.bitstable import DEFAULT_TYPES, parse_types
 
 if TYPE_CHECKING:
     from kvtuner_gguf.plan.plan import Plan
 
 
 @click.command("import-kvtuner")
-@click.argument("file", type=FILE)
-@click.option("-o", "--out", type=FILE, default="cfg.json", show_default=True, help="Write the plan here.")
+@click.argument("file", type=INPUT)
+@click.option("-o", "--out", type=OUTPUT, default="cfg.json", show_default=True, help="Write the plan here.")
 @click.option("--name", help="Which table of FILE, as MODEL_MODE_PRESET; needed where it has several.")
 @click.option(
     "--types",
+    type=Kind("types", parse_types),
     metavar="BITS=TYPE,...",
     help=f"The cache type for each number of bits, over the default: {DEFAULT_TYPES}.",
 )
-@click.option("--model", type=FILE, help="Fit the plan to this GGUF file: take its shape, refuse what does not fit.")
-@click.option("--ends", metavar="F+L[:TYPE]", help=f"{ENDS_HELP}  [{DEFAULT_ENDS} with --model, else none]")
+@click.option("--model", type=MODEL, help="Fit the plan to this GGUF file: take its shape, refuse what does not fit.")
+@click.option("--ends", type=ENDS, metavar="F+L[:TYPE]", help=f"{ENDS_HELP}  [{DEFAULT_ENDS} with --model, else none]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def import_kvtuner_command(
     file: Path,
     out: Path,
     name: str | None,
-    types: str | None,
+    types: Mapping[int, str] | None,
     model: Path | None,
     ends: str | None,
     as_json: bool,
@@ -57,7 +61,7 @@ def import_kvtuner_command(
     check_outputs(out, inputs=[file, model])
     found = read_table(file, name)
     table = None if isinstance(found, Plan) else found
-    plan = _own_plan(found, types) if isinstance(found, Plan) else found.plan(_types(types))
+    plan = _own_plan(found, types) if isinstance(found, Plan) else found.plan(types or parse_types())
     plan = _with_ends(_fitted(plan, model), ends, model is not None)
     if table is not None:
         plan = table.described(plan)
@@ -70,15 +74,10 @@ def import_kvtuner_command(
     if table is not None:
         bits = plan.bits_per_value()
         click.echo(f"{table.mean_bits:.4f} payload bits per value, as the paper counts; {bits:.4f} true bits per value")
+    print_next(annotating(model or ANY_MODEL, out))
 
 
-def _types(types: str | None) -> dict[int, str]:
-    from kvtuner_gguf.published.bitstable import parse_types
-
-    return parse_types(types)
-
-
-def _own_plan(plan: Plan, types: str | None) -> Plan:
+def _own_plan(plan: Plan, types: Mapping[int, str] | None) -> Plan:
     if types is not None:
         raise KvtunerError("the file is a plan, which has its types: leave out --types")
     return plan

@@ -7,25 +7,23 @@ from pathlib import Path
 
 import click
 
-from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.kinds import MODEL, OUTPUT
+from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.errors import KvtunerError, about
 from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.plan.pairs import F16
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 
 
-def _default_plan(model: Path) -> Plan:
+def _default_plan(shape: ModelShape) -> Plan:
     """What the runtime allocates for a model without a plan."""
-    from kvtuner_gguf.gguffile.metadata import model_shape
-    from kvtuner_gguf.gguffile.shards import read_model
-
-    shape = model_shape(read_model(model))
     return Plan(Plan.uniform(F16, shape.n_layer).pairs, shape)
 
 
 @click.command("inspect")
-@click.argument("model_or_cfg", type=FILE)
-@click.option("--png", type=FILE, help="Also draw the keys of each layer, before and after centering, to this file.")
+@click.argument("model_or_cfg", type=MODEL)
+@click.option("--png", type=OUTPUT, help="Also draw the keys of each layer, before and after centering, to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None:
     """Show the plan of a GGUF file or of a plan file: the types of each layer, true bits per value, bytes per token.
@@ -34,18 +32,26 @@ def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None
     positions, in the MiB also those of a ubatch of 512 tokens, which a context keeps once.
 
     Where keys are centered, a table shows the largest and the root mean square key of each layer before and after. For
-    a model without a plan, show what llama.cpp then allocates: f16 in every layer.
+    a model without a plan, show what llama.cpp then allocates, f16 in every layer, and the commands that give it one.
     """
+    from kvtuner_gguf.gguffile.metadata import model_shape
+    from kvtuner_gguf.gguffile.shards import read_model
     from kvtuner_gguf.gguffile.stored_plan import load_plan
+    from kvtuner_gguf.gguffile.tunable import steps_to_a_plan
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
-    from kvtuner_gguf.report.spreads import key_table
+    from kvtuner_gguf.report.spreads import print_keys
 
+    check_outputs(png, inputs=[model_or_cfg])
     plan, source = load_plan(model_or_cfg)
+    steps: list[str] = []
     if plan is None:
-        plan, source = _default_plan(model_or_cfg), "default"
+        shape = model_shape(read_model(model_or_cfg))
+        plan, source = _default_plan(shape), "default"
+        steps = steps_to_a_plan(model_or_cfg, shape)
     with about(model_or_cfg):
         spread = KeySpread.from_json(plan.provenance["keys"]) if "keys" in plan.provenance else None
-        shown = json.dumps({"source": source, **plan_to_json(plan)}, indent=1) if as_json else plan_summary(plan)
+        data = {"source": source, **plan_to_json(plan), "next": steps}
+        shown = json.dumps(data, indent=1) if as_json else plan_summary(plan)
     if png is not None:
         _draw_keys(spread, png, model_or_cfg)
     if source == "default" and not as_json:
@@ -57,7 +63,9 @@ def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None
         if name != "keys":
             click.echo(f"{name}: {value}")
     if spread is not None:
-        click.echo(key_table(spread))
+        print_keys(spread)
+    if steps:
+        click.echo("\n".join(["for a plan:", *(f"  {step}" for step in steps)]))
 
 
 def _draw_keys(spread: KeySpread | None, png: Path, source: Path) -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from kvtuner_gguf.cli.options import FILE, measure_options
+from kvtuner_gguf.cli.kinds import MODEL, OUTPUT
+from kvtuner_gguf.cli.nextstep import next_command, print_next
+from kvtuner_gguf.cli.options import measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
-from kvtuner_gguf.cli.settings import make_settings
+from kvtuner_gguf.cli.settings import asked
+from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.texts import texts_of
-from kvtuner_gguf.engine.devices import chosen_devices
+from kvtuner_gguf.engine.torch.install import import_torch
 
 
 @click.command("profile")
-@click.argument("model", type=FILE)
-@click.option("-o", "--out", type=FILE, default="profile.json", show_default=True, help="Write the profile here.")
+@click.argument("model", type=MODEL)
+@click.option("-o", "--out", type=OUTPUT, default="profile.json", show_default=True, help="Write the profile here.")
 @measure_options
-def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
+def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, as_json: bool, **options: Any) -> None:
     """Measure how much each pair of cache types disturbs the attention of each layer of MODEL.
 
     From full-precision queries, keys and values, each layer alone: the mean relative errors of keys, values and
@@ -27,11 +32,12 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
     """
     from kvtuner_gguf.files import artifact
 
+    goes_on_from(work)
     check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
-    devices = chosen_devices(options["device"], options["gpus"], options["engine"])
-    shape, settings = make_settings(model, options)
+    shape, settings, devices = asked(model, {**options, "fresh": fresh}, work)
+    import_torch(options["threads"])
     from kvtuner_gguf.engine.opening import open_engines
-    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of
@@ -41,5 +47,9 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, **op
     with Crew(helpers) as crew:
         profiled = Tuner(engine, texts_of(options["texts"]), settings, work, fresh, step_progress, crew).profile
     artifact.save(out, profiled.to_json())
+    if as_json:
+        click.echo(json.dumps({"file": str(out), **profiled.to_json()}))
+        return
     n_pairs = len(profiled.layers[0])
-    click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers; prune it with 'kvtuner-gguf prune {out}'")
+    click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers")
+    print_next(next_command("prune", out))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
-from kvtuner_gguf.cli.options import FILE
+from kvtuner_gguf.cli.kinds import OUTPUT
 from kvtuner_gguf.cli.outputs import check_outputs
 
 
 @click.command("report")
 @click.argument("files", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True)
-@click.option("-o", "--out", type=FILE, required=True, help="Write the page here.")
+@click.option("-o", "--out", type=OUTPUT, required=True, help="Write the page here.")
 @click.option("--model", metavar="NAME", help="The name of the model's file, for the title and the commands.")
-def report_command(files: tuple[Path, ...], out: Path, model: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def report_command(files: tuple[Path, ...], out: Path, model: str | None, as_json: bool) -> None:
     """Put what FILES hold on one page of HTML, which needs no network and no script.
 
     FILES are plans, folders of a tuning (OUT.tune) or fronts and prices out of one, what `eval --json` printed, and
@@ -25,4 +27,4 @@ def report_command(files: tuple[Path, ...], out: Path, model: str | None) -> Non
 
     check_outputs(out, inputs=files)
     save_page(gather(files, model), out)
-    click.echo(str(out))
+    click.echo(json.dumps({"file": str(out)}) if as_json else str(out))

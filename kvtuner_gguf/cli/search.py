@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from kvtuner_gguf.cli.options import FILE, goal_options, measure_options
+from kvtuner_gguf.cli.failures import wrong_usage
+from kvtuner_gguf.cli.kinds import INPUT, MODEL, OUTPUT
+from kvtuner_gguf.cli.nextstep import annotating, print_next
+from kvtuner_gguf.cli.options import goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
-from kvtuner_gguf.cli.settings import make_settings, own_folder
+from kvtuner_gguf.cli.settings import asked, own_folder
+from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.cli.tuned import print_tuned, print_tuned_json
-from kvtuner_gguf.engine.devices import chosen_devices
 from kvtuner_gguf.engine.torch.install import import_torch
+from kvtuner_gguf.plan.backends import of_types
+from kvtuner_gguf.tuning.settings import check_goal
 
 
 @click.command("search")
-@click.argument("model", type=FILE)
-@click.argument("profile", type=FILE)
-@click.argument("stage", metavar="CANDIDATES|GROUPS", type=FILE)
-@click.option("-o", "--out", type=FILE, default="cfg.json", show_default=True, help="Write the plan here.")
-@click.option("--front", type=FILE, help="Also write the front here.")
+@click.argument("model", type=MODEL)
+@click.argument("profile", type=INPUT)
+@click.argument("stage", metavar="CANDIDATES|GROUPS", type=INPUT)
+@click.option("-o", "--out", type=OUTPUT, default="cfg.json", show_default=True, help="Write the plan here.")
+@click.option("--front", type=OUTPUT, help="Also write the front here.")
 @goal_options
 @measure_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -34,23 +40,28 @@ def search_command(
     types are those of the profile, and the text and its tokens must be, too.
     """
     check_search_outputs(out, front, inputs=[model, profile, stage], work=options["work"], texts=options["texts"])
-    devices = chosen_devices(options["device"], options["gpus"], options["engine"])
-    import_torch(options["threads"])
-    from kvtuner_gguf.engine.opening import open_engines
     from kvtuner_gguf.files import artifact
-    from kvtuner_gguf.report.bars import step_progress
-    from kvtuner_gguf.tuning.crew import Crew
-    from kvtuner_gguf.tuning.given import candidates_or_groups
+    from kvtuner_gguf.tuning.given import candidates_or_groups, check_model_given, types_given
     from kvtuner_gguf.tuning.profile import Profile
-    from kvtuner_gguf.tuning.tuner import Tuner
-    from kvtuner_gguf.tuning.work import facts_of
 
     profiled = artifact.load(profile, Profile.from_json, "profile")
     candidates, groups = artifact.load(stage, candidates_or_groups, "candidates or groups")
-    method = "exact" if groups is None else "paper"
-    shape, settings = make_settings(model, {**options, "method": method})
-    text = texts_of(options["texts"])
     folder = own_folder(options["work"], options["storage"])
+    goes_on_from(folder)
+    method = "exact" if groups is None else "paper"
+    shape, settings, devices = asked(model, {**options, "method": method}, folder)
+    for path, given in ((profile, profiled), (stage, candidates)):
+        check_model_given(str(path), given, str(model), shape)
+    with wrong_usage():
+        check_goal(replace(settings, backend=of_types(types_given(profiled, groups, settings.fixed))), shape)
+    import_torch(options["threads"])
+    from kvtuner_gguf.engine.opening import open_engines
+    from kvtuner_gguf.report.stages import step_progress
+    from kvtuner_gguf.tuning.crew import Crew
+    from kvtuner_gguf.tuning.tuner import Tuner
+    from kvtuner_gguf.tuning.work import facts_of
+
+    text = texts_of(options["texts"])
     before = facts_of(folder, options["fresh"])
     engine, helpers = open_engines(model, shape, devices, options["threads"], options["engine"], before)
     with Crew(helpers) as crew:
@@ -61,6 +72,7 @@ def search_command(
     if front is not None:
         artifact.save(front, tuned.front.to_json())
     if as_json:
-        print_tuned_json(out, tuned, None)
-    else:
-        print_tuned(out, tuned)
+        print_tuned_json(out, tuned, None, annotating(model, out))
+        return
+    print_tuned(out, tuned)
+    print_next(annotating(model, out))

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kvtuner_gguf.tuning.calibration import Texts
+    from kvtuner_gguf.tuning.texts import Texts
 
 
-def texts_of(names: Sequence[str]) -> Texts:
-    """The texts that are named, or else the default one."""
-    from kvtuner_gguf.tuning.calibration import Texts
+def texts_of(named: Sequence[tuple[Path, float]]) -> Texts:
+    """The texts that are ``named`` with their weights, or else the default one."""
+    from kvtuner_gguf.tuning.texts import Texts
 
-    parts = [text_and_weight(name) for name in names] or [(default_text(), 1.0)]
-    paths, weights = zip(*parts, strict=True)
+    paths, weights = zip(*(named or [(default_text(), 1.0)]), strict=True)
     return Texts(paths, weights)
 
 
@@ -31,7 +30,7 @@ def text_and_weight(name: str) -> tuple[Path, float]:
 def default_text() -> Path:
     """The pinned calibration text, fetched once."""
     from kvtuner_gguf.files import assets
-    from kvtuner_gguf.report.bars import byte_progress
+    from kvtuner_gguf.report.stages import byte_progress
 
     with byte_progress("fetch the calibration text") as progress:
         return assets.fetch_text(assets.TUNING_TEXT, progress)

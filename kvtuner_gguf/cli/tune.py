@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvtuner_gguf.cli.options import FILE, goal_options, measure_options
+from kvtuner_gguf.cli.failures import wrong_usage
+from kvtuner_gguf.cli.kinds import COUNT, INPUT, MODEL, OUTPUT
+from kvtuner_gguf.cli.nextstep import annotating, print_next
+from kvtuner_gguf.cli.options import goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
-from kvtuner_gguf.cli.settings import make_settings, own_folder
+from kvtuner_gguf.cli.settings import asked, own_folder
+from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json, save_tuned_page
-from kvtuner_gguf.engine.devices import chosen_devices
+from kvtuner_gguf.engine.torch.install import import_torch
+from kvtuner_gguf.evaluation.tasks import load_tasks
+from kvtuner_gguf.tuning.settings import check_goal
 
 if TYPE_CHECKING:
     from kvtuner_gguf.evaluation.rows import Row
+    from kvtuner_gguf.evaluation.tasks import Task
     from kvtuner_gguf.tuning.judges import TaskJudge
     from kvtuner_gguf.tuning.tuner import Tuned
 
 
 @click.command("tune")
-@click.argument("model", type=FILE)
-@click.option("-o", "--out", type=FILE, default="cfg.json", show_default=True, help="Write the plan here.")
+@click.argument("model", type=MODEL)
+@click.option("-o", "--out", type=OUTPUT, default="cfg.json", show_default=True, help="Write the plan here.")
 @click.option(
     "--method",
     type=click.Choice(["exact", "paper"]),
@@ -41,13 +48,13 @@ if TYPE_CHECKING:
     help="What the paper's method minimises; failed: the share of --tasks that llama.cpp does not solve.",
 )
 @click.option(
-    "--tasks", type=FILE, help="JSON lines with 'question' and 'answer', as in GSM8K; the last 4 are examples."
+    "--tasks", type=INPUT, help="JSON lines with 'question' and 'answer', as in GSM8K; the last 4 are examples."
 )
-@click.option("--n-tasks", type=int, default=200, show_default=True, help="Tasks of that file.")
+@click.option("--n-tasks", type=COUNT, default=200, show_default=True, help="Tasks of that file.")
 @goal_options
 @measure_options
-@click.option("--png", type=FILE, help="Also draw the front, KLD against bits, to this file.")
-@click.option("--html", type=FILE, help="Also write a report to this file: one page that needs no network.")
+@click.option("--png", type=OUTPUT, help="Also draw the front, KLD against bits, to this file.")
+@click.option("--html", type=OUTPUT, help="Also write a report to this file: one page that needs no network.")
 @click.option(
     "--native/--no-native", default=True, help="Have the built llama.cpp judge the plan, too.  [if it is there]"
 )
@@ -84,19 +91,21 @@ def tune_command(
     fresh = options.pop("fresh")
     host = f".{socket.gethostname()}" if options["storage"] else ""  # the others may write beside this one
     folder = own_folder(work, options["storage"]) or out.with_suffix(f"{host}.tune")
+    goes_on_from(folder)
     check_search_outputs(out, png, html, inputs=[model, tasks], work=folder, texts=options["texts"])
-    devices = chosen_devices(options["device"], options["gpus"], options["engine"])
-    shape, settings = make_settings(model, options)
+    shape, settings, devices = asked(model, {**options, "fresh": fresh}, folder)
+    with wrong_usage():
+        check_goal(settings, shape)
+    given_tasks = _tasks(options["objective"], tasks, n_tasks)
+    import_torch(options["threads"])
     from kvtuner_gguf.engine.opening import open_engines
-    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.crew import Crew
-    from kvtuner_gguf.tuning.settings import check_goal
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of
 
-    check_goal(settings, shape)
     text = texts_of(options["texts"])
-    with _task_judge(model, options["objective"], tasks, n_tasks, options["threads"]) as by_tasks:
+    with _task_judge(model, given_tasks, options["threads"]) as by_tasks:
         before = facts_of(folder, fresh)
         engine, helpers = open_engines(model, shape, devices, options["threads"], options["engine"], before)
         with Crew(helpers) as crew:
@@ -112,26 +121,31 @@ def tune_command(
     if html is not None:
         save_tuned_page(html, model, out, tuned, judged)
     if as_json:
-        print_tuned_json(out, tuned, judged)
-    elif judged is not None:
+        print_tuned_json(out, tuned, judged, annotating(model, out))
+        return
+    if judged is not None:
         print_judged(tuned, judged)
+    print_next(annotating(model, out))
+
+
+def _tasks(objective: str, tasks: Path | None, n_tasks: int) -> list[Task]:
+    """Those that plans are judged by, where they are the objective."""
+    if objective != "failed":
+        return []
+    if tasks is None:
+        raise click.UsageError("--objective failed needs --tasks: give a file of tasks")
+    return load_tasks(tasks, n_tasks)
 
 
 @contextmanager
-def _task_judge(
-    model: Path, objective: str, tasks: Path | None, n_tasks: int, threads: int | None
-) -> Generator[TaskJudge | None]:
-    """What judges plans by tasks, where they are the objective."""
-    if objective != "failed":
+def _task_judge(model: Path, tasks: Sequence[Task], threads: int | None) -> Generator[TaskJudge | None]:
+    """What judges plans by ``tasks``, if there are any."""
+    if not tasks:
         yield None
         return
-    from kvtuner_gguf.errors import KvtunerError
     from kvtuner_gguf.evaluation.task_runner import TaskRunner
-    from kvtuner_gguf.evaluation.tasks import load_tasks
 
-    if tasks is None:
-        raise KvtunerError("--objective failed needs --tasks: give a file of tasks")
-    with TaskRunner(model, load_tasks(tasks, n_tasks), threads) as runner:
+    with TaskRunner(model, tasks, threads) as runner:
         yield runner
 
 
@@ -141,7 +155,7 @@ def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
     from kvtuner_gguf.errors import KvtunerError
     from kvtuner_gguf.evaluation.by_llama import evaluate
     from kvtuner_gguf.evaluation.chunks import Chunks
-    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.report.stages import step_progress
 
     try:
         patched_llama_cpp()

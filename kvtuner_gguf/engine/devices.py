@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from kvtuner_gguf.errors import KvtunerError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+# what torch runs on without CUDA
+_OTHERS = ("cpu", "mps")
+# of which one is there where torch has a GPU on Linux: NVIDIA's, its own boards', WSL's, AMD's
+_DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
 _COUNT = "from kvtuner_gguf.engine.llama.devices import n_cuda; print(n_cuda())"
 
 
@@ -19,21 +25,30 @@ class Device(NamedTuple):
     name: str
     visible: str | None = None
 
+    @property
+    def in_engine(self) -> str:
+        """As an engine calls it: llama.cpp takes the one that it sees."""
+        return self.name if self.visible is None else "cpu"
+
 
 def chosen_devices(device: str, n_gpus: int | None, engine: str) -> list[Device]:
     """Those of ``--device`` A,B,... or ``--gpus``, of which this process takes the first.
 
     llama.cpp spreads a model over all GPUs that it sees, so from here on this process sees that one alone; it is to be
-    loaded after this. Raises `KvtunerError` where a device is not there, or named twice.
+    loaded after this. Torch is not imported: how many GPUs it has `check_torch_has` asks.
+    Raises `KvtunerError` where a device is not there, or named twice.
     """
     names = _names(device, n_gpus)
     option = "--device" if n_gpus is None else "--gpus"
-    on_cuda = names[0].startswith("cuda")
-    if not on_cuda or (engine != "llama" and len(names) == 1):
+    if names[0] in _OTHERS:
         return [Device(name) for name in names]
-    _check_there(names, _n_torch() if engine != "llama" else _n_llama(), option)
+    for name in names:
+        _index(name)
     if engine != "llama":
+        if why := _torch_without_cuda():
+            raise KvtunerError(f"{option} names {names[0]}, and {why}: give --device cpu")
         return [Device(name) for name in names]
+    _check_there(names, _n_llama(), option)
     known = os.environ.get(VISIBLE)
     ids = [known.split(",")[_index(name)] if known else str(_index(name)) for name in names]
     os.environ[VISIBLE] = ids[0]
@@ -61,6 +76,13 @@ def _names(device: str, n_gpus: int | None) -> list[str]:
     return names
 
 
+def check_torch_has(devices: Sequence[Device]) -> None:
+    """Raise `KvtunerError` where torch, which is imported here, does not find one of ``devices``."""
+    names = [device.name for device in devices if device.name not in _OTHERS]
+    if names:
+        _check_there(names, _n_torch(), "--device")
+
+
 def _check_there(names: list[str], n_there: int, option: str) -> None:
     for name in names:
         if n_there == 0:
@@ -75,6 +97,18 @@ def _index(name: str) -> int:
     if kind != "cuda" or not (index or "0").isdecimal():
         raise KvtunerError(f"unknown device {name!r}: give cpu, cuda, or a GPU such as cuda:1")
     return int(index or 0)
+
+
+def _torch_without_cuda() -> str | None:
+    """Why torch cannot have a GPU, as far as that is known without importing it; None where it may."""
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:  # told with all else that is to be installed
+        return None
+    if version.endswith("+cpu"):
+        return f"torch {version} is built for the CPU alone"
+    is_there = sys.platform != "linux" or any(os.path.exists(path) for path in _DRIVERS)
+    return None if is_there else "no GPU is found here"
 
 
 def _n_torch() -> int:

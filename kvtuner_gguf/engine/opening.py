@@ -10,10 +10,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from kvtuner_gguf.engine import ENGINES
-from kvtuner_gguf.engine.devices import Device
+from kvtuner_gguf.engine.devices import Device, check_torch_has
+from kvtuner_gguf.engine.llama.native import patched_llama_cpp
 from kvtuner_gguf.engine.llama.weights import available_memory, n_weights
-from kvtuner_gguf.engine.torch.install import import_torch
-from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.engine.torch.install import check_installed, import_torch
+from kvtuner_gguf.errors import KvtunerError, shown
 from kvtuner_gguf.gguffile.reader import GgufHeader
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.shape import ModelShape
@@ -57,6 +58,31 @@ def open_engine(
     return LlamaEngine(model, shape, threads, before.get("weights"))
 
 
+def check_engine(model: Path, headers: Sequence[GgufHeader], engine: str, device: str = "cpu") -> None:
+    """Raise `KvtunerError` where ``engine`` cannot run the ``model`` on ``device``, or what it needs is not installed.
+
+    As far as that is known without torch, and without loading the model.
+    """
+    check_installed()
+    if engine == "auto":
+        engine = "torch" if device != "cpu" else chosen_engine(headers)
+    if engine == "llama":
+        patched_llama_cpp()
+    elif why := _torch_obstacle(headers):
+        raise KvtunerError(f"{model}: torch cannot run this model, since {why}: give --engine llama")
+
+
+def _torch_obstacle(headers: Sequence[GgufHeader]) -> str | None:
+    """Why the reference in torch does not run the model as llama.cpp does; None where it does."""
+    first = headers[0]
+    if first.architecture not in OF_TORCH:
+        return f"it knows {', '.join(OF_TORCH)}, not {first.architecture}"
+    if len(headers) > 1:
+        return "it is split"
+    scaling = first.get(f"{first.architecture}.rope.scaling.type")
+    return None if scaling in (None, "none") else f"it leaves out the RoPE scaling {shown(scaling)}"
+
+
 def _engine_of(facts: Mapping[str, Any]) -> str | None:
     found = facts.get("engine")
     return found if found in ENGINES and found != "auto" else None
@@ -80,18 +106,21 @@ def open_engines(
 ) -> tuple[Engine, list[Helper]]:
     """`open_engine` on the first of ``devices``, and how the same one is opened on each of the others."""
 
-    def name(device: Device) -> str:
-        return device.name if device.visible is None else "cpu"  # llama.cpp takes the one that it sees
-
+    import_torch(threads)
+    if engine != "llama":
+        check_torch_has(devices)
     first, *others = devices
-    opened = open_engine(model, shape, name(first), threads, engine, before)
+    opened = open_engine(model, shape, first.in_engine, threads, engine, before)
     chosen = (threads, opened.name, {**before, **opened.versions})
-    return opened, [Helper(other, partial(open_engine, model, shape, name(other), *chosen)) for other in others]
+    return opened, [Helper(other, partial(open_engine, model, shape, other.in_engine, *chosen)) for other in others]
+
+
+def engine_on_gpus(headers: Sequence[GgufHeader], engine: str) -> str:
+    """``engine``; where that is ``"auto"``, llama for a model that torch does not run as llama.cpp does."""
+    return "llama" if engine == "auto" and _torch_obstacle(headers) else engine
 
 
 def chosen_engine(headers: Sequence[GgufHeader]) -> str:
     """torch where its reference is exact and fits in memory, else llama."""
-    first = headers[0]
-    scaling = first.get(f"{first.architecture}.rope.scaling.type")
-    is_exact = first.architecture in OF_TORCH and len(headers) == 1 and scaling in (None, "none")
+    is_exact = _torch_obstacle(headers) is None
     return "torch" if is_exact and _BYTES * n_weights(headers) <= available_memory() else "llama"

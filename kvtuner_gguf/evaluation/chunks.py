@@ -43,9 +43,11 @@ class Sample:
         """Arrays of ``n_ctx`` tokens; raises `KvtunerError` where the text is too short for all of them."""
         tokens = model.tokenize(self.text)
         if len(tokens) < self.n_chunks * self.n_ctx:
+            n_chunks = len(tokens) // self.n_ctx
+            fewer = f"give at most --chunks {n_chunks}, a smaller" if n_chunks else "give a smaller"
             raise KvtunerError(
                 f"the text has {len(tokens)} tokens, less than {self.n_chunks} chunks of {self.n_ctx}: "
-                f"give at most --chunks {len(tokens) // self.n_ctx}, a smaller --ctx, or a longer text"
+                f"{fewer} --ctx, or a longer text"
             )
         chunks = [tokens[i * self.n_ctx : (i + 1) * self.n_ctx].copy() for i in range(self.n_chunks)]
         if model.bos is not None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from kvtuner_gguf.errors import KvtunerError, about
 from kvtuner_gguf.files import atomicfile, strictjson
+from kvtuner_gguf.files.inputs import unreadable
 
 MAX_JSON_BYTES = 16 << 20
 
@@ -34,7 +35,8 @@ def read(path: Path, limit: int, what: str) -> bytes:
         with Path(path).open("rb") as file:
             raw = file.read(limit + 1)
     except OSError as err:
-        raise KvtunerError(f"cannot read {path}: {err.strerror}; check the path") from err
+        why = unreadable(Path(path)) or f"{err.strerror}; check the path"
+        raise KvtunerError(f"cannot read {path}: {why}") from err
     if len(raw) > limit:
         raise KvtunerError(f"{path}: more than {limit >> 20} MiB is no {what}: check the path")
     return raw

@@ -83,6 +83,11 @@ def is_temporary(path: Path) -> bool:
 def _refusing(target: Path) -> Generator[None]:
     try:
         yield
+    except FileNotFoundError as err:
+        folder = Path(os.path.realpath(target)).parent
+        raise KvtunerError(
+            f"cannot write {target}: there is no folder {folder}; make it, or choose another target"
+        ) from err
     except OSError as err:
         raise KvtunerError(f"cannot write {target}: {err.strerror or err}; choose another target") from err
 

@@ -101,6 +101,11 @@ PLAIN = _names(
 )
 KNOWN = PLAIN | WITHOUT_CACHE | HEADLESS | LATENT | WINDOWS.keys() | FULL_ATTENTION.keys()
 
+# why what queries see is not captured, so that nothing is measured of an architecture
+UNCAPTURED = {
+    "grok": "attends without FlashAttention",
+    "minimax-m3": "chooses blocks of the cache to attend to",
+}
 # why the cache of an architecture cannot be counted
 UNCOUNTED = {
     "deepseek4": "keeps compressed keys, to which no plan applies",

@@ -40,12 +40,12 @@ def chosen_ends(text: str | None, shape: ModelShape) -> Ends | None:
 
 def parse_ends(text: str) -> tuple[Ends, bool]:
     """Ends as they are written, and whether their type is; raises `KvtunerError` for text of another form."""
-    match = _FORM.fullmatch(text)
+    match = _FORM.fullmatch(text.strip())
     if match is None:
         raise KvtunerError(
             f"the ends are {shown(text)}: give FIRST+LAST or FIRST+LAST:TYPE, for example {DEFAULT_ENDS}, or {NONE}"
         )
-    return Ends(int(match[1]), int(match[2]), match[3] or DEFAULT_ENDS.type), match[3] is not None
+    return Ends(int(match[1]), int(match[2]), (match[3] or DEFAULT_ENDS.type).lower()), match[3] is not None
 
 
 def _layers(shape: ModelShape) -> dict[int, LayerShape]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape, scaling_obstacle
 from kvtuner_gguf.gguffile.reader import GgufHeader
+from kvtuner_gguf.gguffile.tunable import way_to_a_plan
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan, of_caches
 from kvtuner_gguf.plan.shape import ModelShape
@@ -16,6 +17,8 @@ from kvtuner_gguf.plan.shape import ModelShape
 def fitted(plan: Plan, headers: list[GgufHeader]) -> Plan:
     """The plan for this very model: layers without a cache carry f16. Raises `KvtunerError` where it does not fit."""
     shape = model_shape(headers)
+    if not any(layer.keeps for layer in shape.layers):
+        raise KvtunerError("the model has no layer with a KV cache: a plan has no use there")
     if plan.model is not None:
         _check_same_model(plan.model, shape)
     plan.check(shape)
@@ -41,7 +44,7 @@ def _check_same_model(tuned: ModelShape, found: ModelShape) -> None:
     for what, planned, real in differences:
         if planned != real:
             raise KvtunerError(
-                f"the plan is for another model: its {what} is {planned}, this model's {real}: tune this model"
+                f"the plan is for another model: its {what} is {planned}, this model's {real}: {way_to_a_plan(found)}"
             )
 
 

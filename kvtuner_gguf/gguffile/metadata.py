@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from kvtuner_gguf.gguffile.architectures import UNCAPTURED
 from kvtuner_gguf.gguffile.counts import count
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.layers import is_latent, layer_shapes
@@ -38,6 +39,11 @@ def centering_obstacle(headers: list[GgufHeader]) -> str | None:
     if any(tensor.name.endswith(SINKS_SUFFIX) for header in headers for tensor in header.tensors):
         return "adds attention sinks to the softmax"
     return None
+
+
+def measuring_obstacle(headers: list[GgufHeader]) -> str | None:
+    """Why keys of this model cannot be measured and centered, or None where they can."""
+    return centering_obstacle(headers) or UNCAPTURED.get(headers[0].architecture)
 
 
 def scaling_obstacle(shape: ModelShape) -> str | None:

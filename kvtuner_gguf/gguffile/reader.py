@@ -22,6 +22,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.cursor import Cursor
 from kvtuner_gguf.gguffile.keys import Keys
+from kvtuner_gguf.gguffile.nomodel import cannot_read, other_weights
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -115,11 +116,12 @@ def read_gguf(path: Path | str) -> GgufHeader:
         with path.open("rb") as file:
             magic = file.read(len(MAGIC))
             if magic != MAGIC:
-                raise KvtunerError(f"{path}: not a GGUF file (it starts with {magic!r}): check the path")
+                remedy = other_weights(path) or "check the path"
+                raise KvtunerError(f"{path}: not a GGUF file (it starts with {magic!r}): {remedy}")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _header(path, data)
     except OSError as err:
-        raise KvtunerError(f"cannot read {path}: {err.strerror or err}; check the path") from err
+        raise cannot_read(path, err) from err
 
 
 def _header(path: Path, data: mmap.mmap) -> GgufHeader:

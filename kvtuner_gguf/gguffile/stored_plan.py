@@ -12,6 +12,7 @@ from kvtuner_gguf.errors import KvtunerError, about, shown
 from kvtuner_gguf.gguffile.cursor import Skipped
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.nomodel import cannot_read
 from kvtuner_gguf.gguffile.reader import MAGIC, Field, GgufHeader
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.cachetypes import cache_type
@@ -150,7 +151,7 @@ def _is_gguf(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC or path.suffix == ".gguf"
     except OSError as err:
-        raise KvtunerError(f"cannot read {path}: {err.strerror or err}; check the path") from err
+        raise cannot_read(path, err) from err
 
 
 def load_plan(path: Path) -> tuple[Plan | None, str]:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.plan.cachetypes import cache_type
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.typed import typed_type
 
 SOURCE = "KVTuner, arXiv 2502.04420"
 NOTE = "from the paper, not measured with these types"
@@ -79,8 +79,8 @@ def _types(text: str) -> dict[int, str]:
     for item in text.split(","):
         bits, _, name = (part.strip() for part in item.partition("="))
         if not name or bits not in map(str, range(1, MAX_BITS + 1)):
-            raise KvtunerError(f"--types has {item!r:.40}: write BITS=TYPE, for example {DEFAULT_TYPES}")
+            raise KvtunerError(f"{item!r:.40} gives no type to bits: write BITS=TYPE, for example {DEFAULT_TYPES}")
         if int(bits) in types:
-            raise KvtunerError(f"--types names two types for {bits} bits: keep one")
-        types[int(bits)] = cache_type(name).name
+            raise KvtunerError(f"there are two types for {bits} bits: keep one")
+        types[int(bits)] = typed_type(name).name
     return types

@@ -1,1 +1,1 @@
-"""The offline stage: from a calibration text to a plan. Imports torch, never llama_cpp."""
+"""The offline stage: from a calibration text to a plan. What measures imports torch, nothing llama_cpp."""

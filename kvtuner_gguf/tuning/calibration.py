@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.tuning.texts import Texts, read_text, too_short
 
 # enough for any chunk of a natural text: a token is rarely longer
 BYTES_PER_TOKEN = 12
@@ -29,44 +28,6 @@ class Calibration:
     @property
     def n_tokens(self) -> int:
         return self.tuning.numel()
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Texts to calibrate on, and how much each counts. Raises `KvtunerError` for a weight that is not above 0."""
-
-    paths: tuple[Path, ...]
-    weights: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        for path, weight in zip(self.paths, self.weights, strict=True):
-            if not (math.isfinite(weight) and weight > 0):
-                raise KvtunerError(f"{path} has the weight {weight!r}: give a number above 0")
-
-    @property
-    def name(self) -> str:
-        """Their file names, with the weights where they differ."""
-        if len(set(self.weights)) == 1:
-            return " + ".join(path.name for path in self.paths)
-        return " + ".join(f"{weight:g} {path.name}" for path, weight in zip(self.paths, self.weights, strict=True))
-
-    @property
-    def sha256(self) -> str:
-        """Of the text, or of the hashes of several; raises `KvtunerError` where one cannot be read."""
-        hashes = [hashlib.sha256(read_text(path)).hexdigest() for path in self.paths]
-        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-    def shares(self, n: int) -> list[int]:
-        """``n`` things, at least one for each text, parted by the weights."""
-        if n < len(self.paths):
-            raise KvtunerError(f"{len(self.paths)} texts for {n} chunks: give more --tokens, or a smaller --ctx")
-        wanted = [n * weight / sum(self.weights) for weight in self.weights]
-        counts = [max(1, int(share)) for share in wanted]
-        while sum(counts) != n:
-            step = 1 if sum(counts) < n else -1
-            room = [i for i, count in enumerate(counts) if count + step >= 1]
-            counts[max(room, key=lambda i: (step * (wanted[i] - counts[i]), -i))] += step
-        return counts
 
 
 def calibrate_texts(
@@ -108,16 +69,5 @@ def calibrate(
 
 def _chunk(tokens: list[int], n_ctx: int, path: Path, n_chunks: int) -> list[int]:
     if len(tokens) < n_ctx:
-        raise KvtunerError(
-            f"{path}: too short for {n_chunks} chunks of {n_ctx} tokens (one has {len(tokens)}): "
-            "give a longer text, or less --tokens or --ctx"
-        )
+        raise too_short(path, n_chunks, n_ctx, f"one has {len(tokens)}")
     return tokens[:n_ctx]
-
-
-def read_text(path: Path) -> bytes:
-    """The bytes of a text; raises `KvtunerError` where it cannot be read."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as err:
-        raise KvtunerError(f"cannot read {path}: {err.strerror}; check the path") from err

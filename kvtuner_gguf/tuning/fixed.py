@@ -9,6 +9,7 @@ from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.pairs import EXACT, Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.shape import ModelShape
+from kvtuner_gguf.plan.typed import typed_pair
 
 _RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?", re.ASCII)
 
@@ -24,7 +25,7 @@ def parse_fixed(entries: Iterable[str]) -> dict[int, Pair]:
         for il in _layers(entry, layers):
             if il in fixed:
                 raise KvtunerError(f"layer {il} is fixed twice, as {fixed[il]} and by {entry!r}: keep one")
-            fixed[il] = Pair.parse(pair)
+            fixed[il] = typed_pair(pair)
     return fixed
 
 
@@ -34,7 +35,7 @@ def _layers(entry: str, text: str) -> list[int]:
         match = _RANGE.fullmatch(part.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
-            raise KvtunerError(f"--fix {entry!r}: give layers and a pair, for example --fix 0,26-27=q8_0/q4_0")
+            raise KvtunerError(f"{entry!r} fixes nothing: give layers and a pair, for example --fix 0,26-27=q8_0/q4_0")
         found += range(first, last + 1)
     return found
 

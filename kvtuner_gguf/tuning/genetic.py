@@ -171,7 +171,7 @@ def starts(groups: Groups, seeds: Sequence[Sequence[Pair]], trials: int) -> list
     """The seeds as parameters of the study."""
     distinct = list(dict.fromkeys(map(tuple, seeds)))
     if len(distinct) > trials:
-        raise KvtunerError(f"{len(distinct)} seeds do not fit into {trials} trials: raise the trials")
+        raise KvtunerError(f"{len(distinct)} seeds do not fit into {trials} trials: raise --trials")
     return [{group_name(ig): _index(groups, ig, seed) for ig in range(len(groups.groups))} for seed in distinct]
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.plan.pairs import UNQUANTIZED, Pair
+from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.tuning.cluster import SCHEMA as GROUPS_SCHEMA
 from kvtuner_gguf.tuning.cluster import Groups
+from kvtuner_gguf.tuning.optionnames import option_name
 from kvtuner_gguf.tuning.profile import Profile
 from kvtuner_gguf.tuning.prune import Candidates
 
@@ -29,14 +31,19 @@ def candidates_or_groups(data: object) -> tuple[Candidates, Groups | None]:
     return Candidates.from_json(data), None
 
 
+def check_model_given(name: str, given: Profile | Candidates | Groups, model: str, shape: ModelShape) -> None:
+    """Raise `KvtunerError` unless ``given`` is of ``model``, which has this ``shape``."""
+    if given.model != shape:
+        raise KvtunerError(f"{name}: it is of another model: run that stage again for {model}")
+
+
 def check_given(name: str, given: Profile | Candidates | Groups, engine: Engine, facts: Mapping[str, Any]) -> None:
     """Raise `KvtunerError` unless ``given`` is of the model of ``engine`` and of the text of ``facts``."""
-    if given.model != engine.shape:
-        raise KvtunerError(f"{name}: it is of another model: run that stage again for {engine.model}")
+    check_model_given(name, given, engine.model, engine.shape)
     for fact in ("text_sha256", "text_tokens", "n_ctx", "seed"):
         if given.provenance.get(fact) != facts[fact]:
             raise KvtunerError(
-                f"{name}: {fact} is {given.provenance.get(fact)!r}, not {facts[fact]!r}: give the text, "
+                f"{name}: {option_name(fact)} is {given.provenance.get(fact)!r}, not {facts[fact]!r}: give the text, "
                 "--tokens, --ctx and --seed of the profile"
             )
 

@@ -15,6 +15,10 @@ from kvtuner_gguf.plan.sizes import Sizes
 DEFAULT_BITS = 6.5
 
 
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 @dataclass(frozen=True)
 class Goal:
     """``bits`` true bits per value; or ``mib`` MiB; or at most ``max_kld`` nats per token.
@@ -30,13 +34,12 @@ class Goal:
     def __post_init__(self) -> None:
         given = [name for name in ("bits", "mib", "max_kld") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise KvtunerError(
-                f"one goal is needed, not {' and '.join(given) or 'none'}: give --bits, --mib or --max-kld"
-            )
+            named = " and ".join(map(_option, given)) or "none"
+            raise KvtunerError(f"one goal is needed, not {named}: give --bits, --mib or --max-kld")
         (name,) = given
         value = getattr(self, name)
         if not math.isfinite(value) or value <= 0:
-            raise KvtunerError(f"--{name.replace('_', '-')} is {value!r}: give a positive number")
+            raise KvtunerError(f"{_option(name)} is {value!r}: give a positive number")
         if self.mib is not None and self.n_ctx is None:
             raise KvtunerError(f"--mib is for 1 to {MAX_COUNT} tokens: add --for-ctx, for example --for-ctx 32768")
         if self.n_ctx is not None and not 0 < self.n_ctx <= MAX_COUNT:

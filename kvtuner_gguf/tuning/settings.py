@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kvtuner_gguf
-from kvtuner_gguf.engine.base import Engine
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.gguffile.tunable import tuning_obstacle
 from kvtuner_gguf.plan.backends import BACKENDS, DEFAULT_BACKEND, Backend
 from kvtuner_gguf.plan.centers import DEFAULT_SPAN
 from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.sizes import Sizes
-from kvtuner_gguf.tuning.calibration import Texts
 from kvtuner_gguf.tuning.fixed import check_fixed, with_fixed
 from kvtuner_gguf.tuning.goal import DEFAULT_BITS, Goal
 from kvtuner_gguf.tuning.windows import WINDOWS, left_at_f16, with_left
+
+if TYPE_CHECKING:
+    from kvtuner_gguf.engine.base import Engine
+    from kvtuner_gguf.tuning.texts import Texts
 
 METHODS = ("exact", "paper")
 PRICES = ("fisher", "kld")
@@ -81,6 +84,12 @@ class Settings:
         if self.n_rungs < 1 or (self.trials or 0) < 0 or self.evolve < 0 or self.n_points < 2:
             raise KvtunerError("--rungs must be 1 or more, --trials and --evolve 0 or more, --points 2 or more")
 
+        if 0 < self.evolve <= self.n_points:
+            raise KvtunerError(
+                f"--evolve {self.evolve} is less than the {self.n_points + 1} plans that it may begin with: give at "
+                f"least {self.n_points + 1}, or less --points"
+            )
+
     def span(self, shape: ModelShape) -> int | None:
         """Positions of a block that has a center of its own; None where centers do not turn."""
         return DEFAULT_SPAN if self.center and shape.has_turned else None
@@ -90,24 +99,32 @@ class Settings:
         return self.goal.sizes(shape, self.ends, self.span(shape))
 
 
+def check_tunable(shape: ModelShape) -> None:
+    """Raise `KvtunerError` where no model of ``shape`` can be tuned."""
+    if why := tuning_obstacle(shape):
+        raise KvtunerError(why)
+
+
 def check_goal(settings: Settings, shape: ModelShape) -> None:
-    """Raise `KvtunerError` where the candidates cannot meet the budget, before anything is loaded or measured."""
-    if not any(layer.keeps for layer in shape.layers):
-        raise KvtunerError(
-            f"models of the architecture {shape.architecture} keep no KV cache: there is nothing to tune"
-        )
+    """Raise `KvtunerError` where the model cannot be tuned, or the budget is out of reach of the candidates.
+
+    Before anything is loaded or measured; of a budget that all candidates keep within there is nothing to search for.
+    """
+    check_tunable(shape)
     check_fixed(settings.fixed, shape)
     sizes = settings.sizes(shape)
     budget = settings.goal.budget(sizes)
     pairs = settings.backend.fitting(shape).pairs()
     left = left_at_f16(settings, shape)
     smallest, largest = sizes.range(with_fixed([pairs] * shape.n_layer, with_left(left, settings.fixed)))
-    if budget is not None and smallest > budget:
+    if budget is not None and not smallest <= budget <= largest:
         what = "the candidates" + " and --fix" * bool(settings.fixed) + " and --windows f16" * (left is not None)
         what += f" with {sizes.beside} for {sizes.n_ctx} tokens" if sizes.beside else ""
+        less, remedy = ("less", "raise") if budget < smallest else ("more", "lower")
+        option = "--mib" if settings.goal.bits is None else "--bits"
         raise KvtunerError(
-            f"{settings.goal} is less than the {sizes.bits(smallest):g} to {sizes.bits(largest):g} bits per value of "
-            f"{what}: raise it, or change --candidates"
+            f"{settings.goal} is {less} than the {sizes.bits(smallest):g} to {sizes.bits(largest):g} bits per value of "
+            f"{what}: {remedy} {option}, or change --candidates"
         )
 
 
@@ -117,17 +134,33 @@ def facts_of(engine: Engine, texts: Texts, settings: Settings) -> dict[str, Any]
         "version": kvtuner_gguf.__version__,
         "engine": engine.name,
         **engine.versions,
-        "text": texts.name,
-        "text_sha256": texts.sha256,
-        "text_tokens": settings.n_tokens // settings.n_ctx * settings.n_ctx,
-        "n_ctx": settings.n_ctx,
-        "seed": settings.seed,
+        **_text_facts(texts, settings),
         "device": engine.device.partition(":")[0],  # one GPU measures as the others do
     }
 
 
 def identity_of(engine: Engine, facts: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """All that measurements depend on: the ``facts``, what caches are read with, and the shape of the model."""
+    return {**facts, **_cache_facts(engine.shape, settings)}
+
+
+def asked_facts(shape: ModelShape, texts: Texts | None, settings: Settings) -> dict[str, Any]:
+    """Those of `identity_of` that are known before there is an engine, and those of the ``texts`` if they are there."""
+    of_text = {} if texts is None else _text_facts(texts, settings)
+    return {"version": kvtuner_gguf.__version__, **of_text, **_cache_facts(shape, settings)}
+
+
+def _text_facts(texts: Texts, settings: Settings) -> dict[str, Any]:
+    return {
+        "text": texts.name,
+        "text_sha256": texts.sha256,
+        "text_tokens": settings.n_tokens // settings.n_ctx * settings.n_ctx,
+        "n_ctx": settings.n_ctx,
+        "seed": settings.seed,
+    }
+
+
+def _cache_facts(shape: ModelShape, settings: Settings) -> dict[str, Any]:
     ends = None if settings.ends is None else str(settings.ends)
-    centering = {"center": settings.center, "center_span": settings.span(engine.shape), "scale": settings.center}
-    return {**facts, **centering, "ends": ends, "model": engine.shape.to_json()}
+    centering = {"center": settings.center, "center_span": settings.span(shape), "scale": settings.center}
+    return {**centering, "ends": ends, "model": shape.to_json()}

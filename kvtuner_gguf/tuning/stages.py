@@ -20,7 +20,7 @@ from kvtuner_gguf.plan.pairs import F16, Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.plan.scales import Scales
 from kvtuner_gguf.progress import Progress
-from kvtuner_gguf.tuning.calibration import Texts, calibrate_texts
+from kvtuner_gguf.tuning.calibration import calibrate_texts
 from kvtuner_gguf.tuning.center import measure_centers
 from kvtuner_gguf.tuning.cluster import Groups, cluster
 from kvtuner_gguf.tuning.crew import Asked, Bench, Crew
@@ -29,10 +29,12 @@ from kvtuner_gguf.tuning.fixed import check_fixed, fixed_facts, with_fixed
 from kvtuner_gguf.tuning.given import can_leave, check_given, types_given
 from kvtuner_gguf.tuning.judges import ErrorJudge
 from kvtuner_gguf.tuning.prices import Prices, price, priced_pairs
-from kvtuner_gguf.tuning.profile import Profile, profile
+from kvtuner_gguf.tuning.profile import Profile
+from kvtuner_gguf.tuning.profiling import profile
 from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, Candidates, prune, prune_by_prices
 from kvtuner_gguf.tuning.scale import measure_scales
 from kvtuner_gguf.tuning.settings import Settings, facts_of, identity_of
+from kvtuner_gguf.tuning.texts import Texts
 from kvtuner_gguf.tuning.windows import left_at_f16, left_facts, with_left
 from kvtuner_gguf.tuning.work import Work
 

@@ -16,9 +16,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.files import atomicfile
+from kvtuner_gguf.tuning.storageurl import check_storage, journal_path
 
-DATABASES = ("sqlite", "postgresql", "mysql")
 # of drivers whose package has another name
 PACKAGES = {"psycopg2": "psycopg2-binary", "psycopg": "'psycopg[binary]'", "MySQLdb": "mysqlclient"}
 # seconds between two signs of life of a trial: after twice that without one, another worker runs it again
@@ -36,23 +35,9 @@ def open_storage(url: str) -> BaseStorage:
 
     Raises `KvtunerError` where it cannot be reached or written; messages have no password.
     """
-    kind = url.partition("://")[0].partition("+")[0]
-    if (path := journal_path(url)) is not None:
-        return _journal(path)
-    if kind not in DATABASES:
-        raise KvtunerError(
-            f"--storage {shown(url)}: unknown kind: give the path of a journal, or a URL of "
-            f"{', '.join(DATABASES[:-1])} or {DATABASES[-1]}"
-        )
-    return _database(url)
-
-
-def journal_path(url: str) -> Path | None:
-    """The file that ``url`` names, if it is one of a journal."""
-    start, separator, rest = url.partition("://")
-    if (separator and start != "journal") or url.partition(":")[0].partition("+")[0] in (*DATABASES, "postgres"):
-        return None  # without // it is no path either: it may hold a password
-    return Path(rest if separator else url)
+    check_storage(url)
+    path = journal_path(url)
+    return _database(url) if path is None else _journal(path)
 
 
 def shown(url: str) -> str:
@@ -106,7 +91,6 @@ class _Journal(JournalFileBackend):
 
 
 def _journal(path: Path) -> JournalStorage:
-    atomicfile.check_target(path)
     lock = JournalFileOpenLock(str(path))
     try:
         lock.acquire()

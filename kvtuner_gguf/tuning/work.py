@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files import artifact, atomicfile
 from kvtuner_gguf.tuning.journal import Journal
+from kvtuner_gguf.tuning.optionnames import option_name
 
 SCHEMA = "kvtuner.tuning/1"
 RECORD = "tuning.json"
@@ -76,19 +80,46 @@ def facts_of(folder: Path | None, fresh: bool = False) -> Mapping[str, Any]:
     return artifact.load(folder / RECORD, _mapping, "record")
 
 
+def check_folder(folder: Path, asked: Mapping[str, Any], fresh: bool) -> None:
+    """Raise `KvtunerError` where `Work` would refuse ``folder``, as far as ``asked``, a part of its identity, tells.
+
+    Nothing is made or emptied.
+    """
+    with _using(folder):
+        above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if not folder.exists():
+            return
+        _check_ours(folder)
+    if before := facts_of(folder, fresh):
+        _check_record(folder, {key: before.get(key) for key in asked}, json.loads(json.dumps(asked)))
+
+
 def _prepare(folder: Path, identity: Mapping[str, Any], fresh: bool) -> None:
     record = folder / RECORD
-    try:
+    with _using(folder):
         if fresh and record.exists():  # nothing but a folder of ours is ever emptied
             _empty(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        found = [path for path in folder.iterdir() if not atomicfile.is_temporary(path)]
-    except OSError as err:
-        raise KvtunerError(f"cannot use {folder}: {err.strerror}; choose another with --work") from err
+        _check_ours(folder)
     atomicfile.check_target(record)
     if record.exists():
         _check_record(folder, artifact.load(record, _mapping, "record"), json.loads(json.dumps(identity)))
-    elif found:
+
+
+@contextmanager
+def _using(folder: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise KvtunerError(f"cannot use {folder}: {err.strerror}; choose another with --work") from err
+
+
+def _check_ours(folder: Path) -> None:
+    if any(not atomicfile.is_temporary(path) for path in folder.iterdir()) and not (folder / RECORD).exists():
         raise KvtunerError(f"{folder} is no folder of a tuning and is not empty: choose another with --work")
 
 
@@ -113,7 +144,7 @@ def difference(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | No
     before, wanted = _flat(before), _flat(wanted)
     for key in sorted({*wanted, *before}):
         if wanted.get(key) != before.get(key):
-            return f"{key} {_words(before.get(key))}, not {_words(wanted.get(key))}"
+            return f"{option_name(key)} {_words(before.get(key))}, not {_words(wanted.get(key))}"
     return None
 
 

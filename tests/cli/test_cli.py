@@ -28,6 +28,11 @@ def test_every_command_has_help(name: str) -> None:
         assert option.param_type_name == "argument" or option.help, option.name
 
 
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "completion"])
+def test_every_command_has_json(name: str) -> None:
+    assert "--json" in [word for option in main.get_command(None, name).params for word in option.opts]
+
+
 OF_MODELS = {
     "annotate": ("{model}", "{plan}", "--in-place"),
     "center": ("{model}", "{plan}", "-o", "{out}"),
@@ -86,10 +91,9 @@ def test_light_commands_import_nothing_heavy(model: Path, tmp_path: Path) -> Non
     assert imports_of("inspect", str(model)) == set()
 
 
-@pytest.mark.parametrize("options", [[], ["--json"]])
-def test_inspect_says_of_a_model_without_a_cache_that_and_nothing_else(options: list[str], tmp_path: Path) -> None:
+def test_inspect_says_of_a_model_without_a_cache_that_and_nothing_else(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m.gguf", arch="mamba")
-    result = CliRunner().invoke(main, ["inspect", str(model), *options])
+    result = CliRunner().invoke(main, ["inspect", str(model)])
     assert result.exit_code == 1
     assert result.output == f"Error: {model}: the model has no layer with a KV cache: a plan has no use there\n"
 
@@ -158,7 +162,7 @@ def test_a_plan_is_made_without_a_search(model: Path, tmp_path: Path) -> None:
 )
 def test_a_plan_of_wrong_types_is_refused(args: list[str], reason: str, model: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["plan", str(model), *args, "--no-center", "-o", str(tmp_path / "plan.json")])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert reason in result.output
     assert not (tmp_path / "plan.json").exists()
 
@@ -175,3 +179,32 @@ def test_the_schema_knows_every_type() -> None:
     _, *spans = schema["properties"]["center_span"]["enum"]
     assert spans == [MIN_SPAN << i for i in range(len(spans))]
     assert spans[-1] == MAX_SPAN
+
+
+def test_types_are_taken_as_they_are_written(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    options = ["--uniform", "Q4_0 / q8_0", "--fix", "1=IQ4_NL", "--ends", "2+3:Q8_0", "--no-center"]
+    assert CliRunner().invoke(main, ["plan", str(model), "-o", str(out), *options]).exit_code == 0
+    plan = Plan.load(out)
+    assert plan.pairs[:2] == (Pair("q4_0", "q8_0"), Pair("iq4_nl", "iq4_nl"))
+    assert str(plan.ends) == "2+3:q8_0"
+
+
+@pytest.mark.parametrize("arch", ["grok", "minimax-m3"])
+def test_a_model_that_is_not_tuned_has_a_plan_all_the_same(arch: str, tmp_path: Path) -> None:
+    model, out = write_model(tmp_path / "m.gguf", arch=arch), tmp_path / "plan.json"
+    shown = CliRunner().invoke(main, ["inspect", str(model), "--json"])
+    command, annotate_it = json.loads(shown.stdout)["next"]
+    assert command == f"kvtuner-gguf plan {model} --uniform q8_0 -o cfg.json"
+    made = CliRunner().invoke(main, ["plan", str(model), "--uniform", "q8_0", "-o", str(out)])
+    assert made.exit_code == 0, made.output
+    assert "keys are not centered, since this model" in made.stderr
+    assert Plan.load(out).pairs == (Pair("q8_0", "q8_0"),) * N_LAYER
+    assert annotate_it == f"kvtuner-gguf annotate {model} cfg.json --in-place"
+
+
+def test_a_model_without_a_plan_is_told_the_way_to_one(model: Path) -> None:
+    said = CliRunner().invoke(main, ["inspect", str(model)]).output
+    assert said.endswith(
+        f"for a plan:\n  kvtuner-gguf tune {model} -o cfg.json\n  kvtuner-gguf annotate {model} cfg.json --in-place\n"
+    )

@@ -105,7 +105,7 @@ def test_a_plan_passes_through(model: Path, tmp_path: Path) -> None:
 def test_it_does_not_overwrite_what_it_reads(preset: Path, model: Path) -> None:
     for args in ((preset, "-o", preset), (preset, "--model", model, "-o", model)):
         result = run(*args)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert "another target" in result.output
     assert preset.read_text() == PRESET
     assert model.read_bytes()[:4] == b"GGUF"
@@ -114,9 +114,10 @@ def test_it_does_not_overwrite_what_it_reads(preset: Path, model: Path) -> None:
 def test_errors_are_one_line(preset: Path, tmp_path: Path) -> None:
     out = tmp_path / "cfg.json"
     preset.write_text("0: [[[{a: *b}]]]")
-    for args in ((preset,), (tmp_path / "none.yaml",), ("x" * 5000,), (TABLES,), (TABLES, "--name", "\x1b[2J")):
+    absent = ((tmp_path / "none.yaml",), ("x" * 5000,))
+    for args in ((preset,), *absent, (TABLES,), (TABLES, "--name", "\x1b[2J")):
         result = run(*args, "-o", out)
-        assert result.exit_code == 1
+        assert result.exit_code == (2 if args in absent else 1)
         assert result.output.startswith("Error: ")
         assert result.output.count("\n") == 1
         assert "\x1b" not in result.output

@@ -13,24 +13,25 @@ from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from tests.conftest import N_LAYER
 
-# inputs that are not there: a command that reads first tells of them, not of the output
+# inputs with nothing of use in them: a command that reads first tells of them, not of the output
 WRITERS = {
-    "annotate": ["no.gguf", "no.json", "-o", "OUT"],
-    "center": ["no.gguf", "no.json", "-o", "OUT"],
-    "cluster": ["no.json", "no2.json", "-o", "OUT"],
+    "annotate": ["in", "in", "-o", "OUT"],
+    "center": ["in", "in", "-o", "OUT"],
+    "cluster": ["in", "in", "-o", "OUT"],
     "eval": ["there", "--png", "OUT"],
-    "fetch-model": ["no-such-model", "-o", "OUT"],
-    "import-kvtuner": ["no.yaml", "-o", "OUT"],
-    "plan": ["no.gguf", "--uniform", "q4_0", "-o", "OUT"],
-    "profile": ["no.gguf", "-o", "OUT"],
-    "prune": ["no.json", "-o", "OUT"],
-    "search": ["no.gguf", "no.json", "no2.json", "-o", "OUT"],
-    "search front": ["no.gguf", "no.json", "no2.json", "-o", "there", "--front", "OUT"],
-    "strip": ["no.gguf", "-o", "OUT"],
-    "tune": ["no.gguf", "-o", "OUT"],
-    "tune png": ["no.gguf", "-o", "there", "--png", "OUT"],
+    "fetch-model": ["smollm2-135m", "-o", "OUT"],
+    "import-kvtuner": ["in", "-o", "OUT"],
+    "inspect": ["in", "--png", "OUT"],
+    "plan": ["in", "--uniform", "q4_0", "-o", "OUT"],
+    "profile": ["in", "-o", "OUT"],
+    "prune": ["in", "-o", "OUT"],
+    "search": ["in", "in", "in", "-o", "OUT"],
+    "search front": ["in", "in", "in", "-o", "there", "--front", "OUT"],
+    "strip": ["in", "-o", "OUT"],
+    "tune": ["in", "-o", "OUT"],
+    "tune png": ["in", "-o", "there", "--png", "OUT"],
 }
-READERS = {"demo", "inspect", "verify"}
+READERS = {"completion", "demo", "verify"}
 
 
 def run(*args: object) -> Result:
@@ -44,22 +45,30 @@ def test_no_command_is_forgotten() -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "there").write_text("kept")
+    for name in ("in", "in2", "there"):
+        (tmp_path / name).write_text("kept")
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to("fifo")
+    (tmp_path / "folder").mkdir()
     return tmp_path
 
 
 @pytest.mark.parametrize(
-    ("out", "words"), [("fifo", "it is a pipe"), ("link", "it is a pipe"), ("no/out", "No such file or directory")]
+    ("out", "words"),
+    [
+        ("fifo", "it is a pipe"),
+        ("link", "it is a pipe"),
+        ("no/out", "there is no folder /"),
+        ("folder", "it is a folder"),
+    ],
 )
 @pytest.mark.parametrize("name", WRITERS)
 def test_an_output_that_cannot_be_replaced_is_refused_first(name: str, out: str, words: str, folder: Path) -> None:
     result = run(name.split()[0], *(out if word == "OUT" else word for word in WRITERS[name]))
-    assert result.exit_code == 1, result.output
-    assert result.output.startswith(f"Error: cannot write {out}: ")
+    assert result.exit_code == 2, result.output
+    assert f": cannot write {out}: " in result.output
     assert words in result.output
-    assert sorted(path.name for path in folder.iterdir()) == ["fifo", "link", "there"]
+    assert sorted(path.name for path in folder.iterdir()) == ["fifo", "folder", "in", "in2", "link", "there"]
     assert (folder / "fifo").is_fifo()
     assert (folder / "there").read_text() == "kept"
 
@@ -67,19 +76,19 @@ def test_an_output_that_cannot_be_replaced_is_refused_first(name: str, out: str,
 @pytest.mark.parametrize(
     "args",
     [
-        ["annotate", "no.gguf", "there", "-o", "there"],
-        ["center", "there", "no.json", "-o", "there"],
-        ["center", "no.gguf", "no.json", "--text", "there", "-o", "there"],
-        ["cluster", "no.json", "there", "-o", "there"],
+        ["annotate", "in", "there", "-o", "there"],
+        ["center", "there", "in", "-o", "there"],
+        ["center", "in", "in", "--text", "there", "-o", "there"],
+        ["cluster", "in", "there", "-o", "there"],
         ["eval", "there", "--png", "there"],
         ["import-kvtuner", "there", "-o", "there"],
         ["plan", "there", "--uniform", "q4_0", "-o", "there"],
-        ["plan", "no.gguf", "--uniform", "q4_0", "--text", "there", "-o", "there"],
+        ["plan", "in", "--uniform", "q4_0", "--text", "there", "-o", "there"],
         ["profile", "there", "-o", "there"],
         ["prune", "there", "-o", "there"],
-        ["search", "no.gguf", "no.json", "there", "-o", "there"],
+        ["search", "in", "in", "there", "-o", "there"],
         ["tune", "there", "-o", "there"],
-        ["tune", "no.gguf", "--text", "there=2", "-o", "there"],
+        ["tune", "in", "--text", "there=2", "-o", "there"],
     ],
 )
 @pytest.mark.parametrize("by_link", [False, True])
@@ -88,15 +97,16 @@ def test_an_input_is_never_overwritten(args: list[str], by_link: bool, folder: P
         (folder / "other").symlink_to("there")
         args = [*args[:-1], "other"]
     result = run(*args)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "would be overwritten" in result.output
     assert (folder / "there").read_text() == "kept"
 
 
 def test_two_outputs_need_two_names(folder: Path) -> None:
-    for args in (["tune", "no.gguf", "-o", "a", "--png", "a"], ["search", "m", "p", "c", "-o", "a", "--front", "./a"]):
+    stages = ["search", "in", "in", "in2"]
+    for args in (["tune", "in", "-o", "a", "--png", "a"], [*stages, "-o", "a", "--front", "./a"]):
         assert "to hold two outputs" in run(*args).output
-    for args in (["tune", "m", "-o", "a.tune"], ["profile", "m", "-o", "w", "--work", "w"]):
+    for args in (["tune", "in", "-o", "a.tune"], ["profile", "in", "-o", "w", "--work", "w"]):
         assert "is also the folder of what is finished" in run(*args).output
 
 

@@ -21,11 +21,11 @@ from kvtuner_gguf.plan.ends import ENDS_CTX, Ends  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
 from kvtuner_gguf.plan.plan import Plan  # noqa: E402
 from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
-from kvtuner_gguf.tuning.calibration import Texts  # noqa: E402
 from kvtuner_gguf.tuning.center import center_plan  # noqa: E402
 from kvtuner_gguf.tuning.goal import Goal  # noqa: E402
 from kvtuner_gguf.tuning.profile import Profile  # noqa: E402
 from kvtuner_gguf.tuning.settings import Settings  # noqa: E402
+from kvtuner_gguf.tuning.texts import Texts  # noqa: E402
 from kvtuner_gguf.tuning.tuner import Tuned, Tuner  # noqa: E402
 from tests.made_up_engine import N_LAYER, MadeUp  # noqa: E402
 

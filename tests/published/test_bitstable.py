@@ -16,9 +16,9 @@ def test_types_go_over_the_defaults() -> None:
     ("text", "word"),
     [
         ("", "BITS=TYPE"),
-        ("8", "--types has '8'"),
+        ("8", "'8' gives no type"),
         ("8=q9_9", "q9_9"),
-        ("8=", "--types has '8='"),
+        ("8=", "'8=' gives no type"),
         ("0=f16", "0=f16"),
         ("17=f32", "17=f32"),
         ("2=q2_nl,2=q3_nl", "two types for 2 bits"),

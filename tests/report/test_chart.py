@@ -24,7 +24,7 @@ from kvtuner_gguf.report.chart import save_chart
 from kvtuner_gguf.report.fronts import save_front_chart
 from kvtuner_gguf.report.labels import place_labels
 from kvtuner_gguf.report.numbers import with_error
-from kvtuner_gguf.report.table import print_rows
+from kvtuner_gguf.report.rows import print_rows
 
 SHAPE = ModelShape("llama", (2, 2), 64, 64)
 CENTERS = Centers.from_arrays([np.ones(2 * 64)] * 2)

@@ -20,19 +20,20 @@ from click.testing import CliRunner
 
 from kvtuner_gguf.cli import main
 from kvtuner_gguf.engine import devices
-from kvtuner_gguf.engine.devices import VISIBLE, Device, chosen_devices
+from kvtuner_gguf.engine.devices import VISIBLE, Device, check_torch_has, chosen_devices
 from kvtuner_gguf.engine.llama.weights import QUANTIZED
-from kvtuner_gguf.engine.opening import Helper, open_engines
+from kvtuner_gguf.engine.opening import Helper, engine_on_gpus, open_engines
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.backends import chosen_backend
-from kvtuner_gguf.tuning.calibration import Texts
 from kvtuner_gguf.tuning.crew import Crew
 from kvtuner_gguf.tuning.goal import Goal
 from kvtuner_gguf.tuning.settings import Settings
+from kvtuner_gguf.tuning.texts import Texts
 from kvtuner_gguf.tuning.tuner import Tuned, Tuner
 from tests.made_up_engine import MadeUp
+from tests.tiny import write_tiny
 
 CPU = Device("cpu")
 
@@ -229,7 +230,8 @@ def test_a_profile_of_two_devices_is_the_same(given: list, tmp_path: Path) -> No
         ("cuda:0,", None, "has an empty name"),
         ("", None, "has an empty name"),
         ("cuda:0,cuda:1,cuda:2", None, "--device names cuda:2, and there are 2 GPUs: name fewer"),
-        ("cpu", 3, "--gpus names cuda:2, and there are 2 GPUs: name fewer"),
+        ("cpu", 3, " names cuda:2, and there are 2 GPUs: name fewer"),
+        ("abacus", None, "unknown device 'abacus': give cpu, cuda, or a GPU such as cuda:1"),
         ("cuda:1,cuda:1", None, "--device cuda:1,cuda:1: cuda:1 is named twice: a GPU has room for one process"),
         ("cuda,cuda:0", None, "cuda:0 is named twice"),
         ("cpu,cuda:0", None, "they do not measure alike: name devices of one kind"),
@@ -243,10 +245,11 @@ def test_a_profile_of_two_devices_is_the_same(given: list, tmp_path: Path) -> No
 def test_devices_of_no_use_are_refused(
     device: str, n_gpus: int | None, words: str, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(devices, "_torch_without_cuda", lambda: None)
     for name in ("_n_torch", "_n_llama"):
         monkeypatch.setattr(devices, name, lambda: 2)
     with pytest.raises(KvtunerError) as caught:
-        chosen_devices(device, n_gpus, engine)
+        check_torch_has(chosen_devices(device, n_gpus, engine))
     assert words in str(caught.value)
 
 
@@ -262,11 +265,18 @@ def test_a_process_with_llama_cpp_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_torch_names_its_gpus_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_n_torch", lambda: 2)
+    monkeypatch.setattr(devices, "_torch_without_cuda", lambda: None)
     monkeypatch.setenv(VISIBLE, "")
     assert chosen_devices("cpu", 2, "auto") == [Device("cuda:0"), Device("cuda:1")]
     assert os.environ[VISIBLE] == ""
     assert chosen_devices("cuda:1", None, "torch") == [Device("cuda:1")]
+
+
+@pytest.mark.parametrize(("arch", "engine"), [("llama", "auto"), ("gemma3", "llama")])
+def test_auto_on_gpus_is_llama_for_what_torch_does_not_have(arch: str, engine: str, tmp_path: Path) -> None:
+    headers = read_model(write_tiny(tmp_path / "m.gguf", arch))
+    assert engine_on_gpus(headers, "auto") == engine
+    assert engine_on_gpus(headers, "torch") == "torch"
 
 
 def test_llama_cpp_that_is_loaded_already_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,9 +108,9 @@ def worth(prices: Prices, pairs: Sequence[Pair]) -> list[Pair]:
 
 def test_a_tuning_keeps_its_prices(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kvtuner_gguf.plan.backends import chosen_backend
-    from kvtuner_gguf.tuning.calibration import Texts
     from kvtuner_gguf.tuning.goal import Goal
     from kvtuner_gguf.tuning.settings import Settings
+    from kvtuner_gguf.tuning.texts import Texts
     from kvtuner_gguf.tuning.tuner import Tuner
 
     text = tmp_path / "text.txt"

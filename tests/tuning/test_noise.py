@@ -19,13 +19,13 @@ from kvtuner_gguf.plan.backends import chosen_backend  # noqa: E402
 from kvtuner_gguf.plan.pairs import EXACT, Pair  # noqa: E402
 from kvtuner_gguf.plan.plan import Plan  # noqa: E402
 from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
-from kvtuner_gguf.tuning.calibration import Texts  # noqa: E402
 from kvtuner_gguf.tuning.goal import Goal  # noqa: E402
 from kvtuner_gguf.tuning.journal import Journal  # noqa: E402
 from kvtuner_gguf.tuning.prices import Prices, interpolate_shares  # noqa: E402
 from kvtuner_gguf.tuning.reasons import reasons  # noqa: E402
 from kvtuner_gguf.tuning.settings import Settings  # noqa: E402
 from kvtuner_gguf.tuning.solver import WORTH  # noqa: E402
+from kvtuner_gguf.tuning.texts import Texts  # noqa: E402
 from kvtuner_gguf.tuning.tuner import Tuned, Tuner  # noqa: E402
 from tests.made_up_engine import N_LAYER, MadeUp  # noqa: E402
 

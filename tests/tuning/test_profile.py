@@ -20,7 +20,7 @@ from kvtuner_gguf.tuning import disturbance  # noqa: E402
 from kvtuner_gguf.tuning.journal import Journal  # noqa: E402
 from kvtuner_gguf.tuning.judges import Ledger  # noqa: E402
 from kvtuner_gguf.tuning.prices import price, priced_pairs  # noqa: E402
-from kvtuner_gguf.tuning.profile import profile  # noqa: E402
+from kvtuner_gguf.tuning.profiling import profile  # noqa: E402
 
 SHAPE = ModelShape("llama", (2, 2), 64, 64)
 NAMES = ("q8_0", "q5_0", "q4_0")

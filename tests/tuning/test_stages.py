@@ -19,12 +19,13 @@ from kvtuner_gguf.plan.ends import Ends  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
 from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
 from kvtuner_gguf.plan.sizes import Sizes  # noqa: E402
-from kvtuner_gguf.tuning.calibration import Texts, calibrate, calibrate_texts  # noqa: E402
+from kvtuner_gguf.tuning.calibration import calibrate, calibrate_texts  # noqa: E402
 from kvtuner_gguf.tuning.prices import Prices  # noqa: E402
 from kvtuner_gguf.tuning.profile import PairError, Profile  # noqa: E402
 from kvtuner_gguf.tuning.prune import prune  # noqa: E402
 from kvtuner_gguf.tuning.settings import Settings  # noqa: E402
 from kvtuner_gguf.tuning.solver import solve  # noqa: E402
+from kvtuner_gguf.tuning.texts import Texts  # noqa: E402
 
 SHAPE = ModelShape("llama", (2, 2, 1), 64, 64)
 NAMES = ("q8_0", "q5_0", "q4_0")

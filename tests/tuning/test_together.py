@@ -158,7 +158,7 @@ def test_another_tuning_is_refused_by_name(storage: str) -> None:
     join(storage, 4)
     shared = SharedStudy(storage)
     shared.check(TUNING)
-    with pytest.raises(KvtunerError, match=r"study\.\w+ holds a tuning with text a\.txt, not b\.txt: choose another"):
+    with pytest.raises(KvtunerError, match=r"study\.\w+ holds a tuning with --text a\.txt, not b\.txt: choose another"):
         shared.check({**TUNING, "text": "b.txt"})
     groups = shared.study.user_attrs[IDENTITY]["group"]
     with pytest.raises(KvtunerError, match=r"group 4 layers 4 of q4_0/q4_0.*, not layers 4 of f16: .* same profile"):
@@ -174,10 +174,10 @@ def test_a_study_of_something_else_is_refused(storage: str) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("none/study.log", "cannot write none/study.log: No such file or directory"),
-        ("journal://none/study.log", "cannot write none/study.log: No such file or directory"),
+        ("none/study.log", "cannot write none/study.log: there is no folder"),
+        ("journal://none/study.log", "cannot write none/study.log: there is no folder"),
         ("sqlite:///none/study.db", "--storage sqlite:///none/study.db: unable to open database file; see that"),
-        ("redis://me:secret@host/0", "--storage redis://host/0: unknown kind: give the path of a journal, or a URL of"),
+        ("redis://me:secret@host/0", "--storage redis://...: unknown kind: give the path of a journal, or a URL of"),
         ("mysql+nodriver://me:secret@host/db", "--storage mysql+nodriver://host/db: no URL of a database"),
         ("postgresql://me:secret@host:many/db", "--storage postgresql://...: no URL of a database"),
         ("postgresql+asyncpg9://me:se@cret@host/db", "--storage postgresql+asyncpg9://host/db: no URL of a database"),

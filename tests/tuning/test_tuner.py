@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_plan(tmp_path: Path) -> None:
     [
         (
             ("--bits", "2", "--ends", "none", "--no-center"),
-            "2 bits per value is less than the 2.25 to 16 bits per value of the candidates: raise it",
+            "2 bits per value is less than the 2.25 to 16 bits per value of the candidates: raise --bits",
         ),
         (
             ("--bits", "2.25", "--ends", "none"),
@@ -85,17 +85,17 @@ def test_the_same_seed_gives_the_same_plan(tmp_path: Path) -> None:
         ),
         (("--ends", "4"), "the ends are '4': give FIRST+LAST or FIRST+LAST:TYPE"),
         (("--candidates", "q9_9"), "q9_9"),
-        (("--text", "/nowhere"), "cannot read"),
+        (("--text", "/nowhere"), "there is no such file"),
         (("--mib", "100"), "--for-ctx"),
         (("--bits", "4", "--max-kld", "0.1"), "one goal"),
-        (("--backend", "abacus"), "cpu, cuda, metal, vulkan, portable"),
-        (("--tokens", "8"), "at least one context"),
+        (("--backend", "abacus"), "'cpu', 'cuda', 'metal', 'vulkan', 'portable'"),
+        (("--tokens", "64"), "at least one context"),
     ],
 )
 def test_bad_input_is_one_line(args: tuple[str, ...], words: str, tmp_path: Path) -> None:
     model = fetch_model("smollm2-135m")
     result = CliRunner().invoke(main, ["tune", str(model), "-o", str(tmp_path / "x.json"), *args])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     (line,) = result.output.strip().splitlines()
     assert words in line
 

@@ -18,11 +18,11 @@ from kvtuner_gguf.plan.ends import Ends  # noqa: E402
 from kvtuner_gguf.plan.pairs import F16, Pair  # noqa: E402
 from kvtuner_gguf.plan.plan import Plan  # noqa: E402
 from kvtuner_gguf.plan.shape import ModelShape  # noqa: E402
-from kvtuner_gguf.tuning.calibration import Texts  # noqa: E402
 from kvtuner_gguf.tuning.goal import Goal  # noqa: E402
 from kvtuner_gguf.tuning.prune import Candidates  # noqa: E402
 from kvtuner_gguf.tuning.reasons import reasons  # noqa: E402
 from kvtuner_gguf.tuning.settings import Settings, check_goal  # noqa: E402
+from kvtuner_gguf.tuning.texts import Texts  # noqa: E402
 from kvtuner_gguf.tuning.tuner import Tuned, Tuner  # noqa: E402
 from kvtuner_gguf.tuning.windows import NEARLY_FREE, left_at_f16  # noqa: E402
 from tests.made_up_engine import N_LAYER, WINDOWED, MadeUp  # noqa: E402
@@ -74,7 +74,7 @@ def test_they_are_left_only_where_the_others_fit() -> None:
     left = left_at_f16(forced, SHAPE)
     assert left.layers == LAYERS
     assert left.share < NEARLY_FREE
-    with pytest.raises(KvtunerError, match="bits per value of the candidates and --windows f16: raise it"):
+    with pytest.raises(KvtunerError, match="bits per value of the candidates and --windows f16: raise --mib"):
         check_goal(forced, SHAPE)
 
 

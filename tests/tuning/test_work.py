@@ -76,7 +76,7 @@ def test_finished_stages_are_read_back(tmp_path: Path) -> None:
 def test_another_tuning_is_refused_or_forgotten(tmp_path: Path) -> None:
     folder = tmp_path / "work"
     Work(folder, {"seed": 1}).stage("one", Number.from_json, lambda: Number(5))
-    with pytest.raises(KvtunerError, match=r"seed 1, not 2: begin anew with --fresh"):
+    with pytest.raises(KvtunerError, match=r"--seed 1, not 2: begin anew with --fresh"):
         Work(folder, {"seed": 2})
     assert Work(folder, {"seed": 2}, fresh=True).stage("one", Number.from_json, lambda: Number(6)).value == 6
 
@@ -98,7 +98,7 @@ def test_a_folder_is_taken_with_the_first_measurement(tmp_path: Path) -> None:
         assert not list(folder.iterdir())
         keep(work)
         Work(folder, {"seed": 3})
-        with pytest.raises(KvtunerError, match=r"seed 3, not 4"):
+        with pytest.raises(KvtunerError, match=r"--seed 3, not 4"):
             Work(folder, {"seed": 4})
         shutil.rmtree(folder)
 
@@ -120,12 +120,12 @@ def test_differences_are_told_in_words(tmp_path: Path) -> None:
     record = {"center": True, "model": model, "text": "a.txt"}
     Work(tmp_path, record).stage("one", Number.from_json, lambda: Number(5))
     for change, words in (
-        ({"model": {**model, "head_dim_k": 32}}, "model head_dim_k 64, not 32: "),
-        ({"model": {**model, "n_head_kv": [2, 1]}}, "model n_head_kv 2,2, not 2,1: "),
-        ({"model": {**model, "n_head_kv": [1] * 500}}, "model n_head_kv 2,2, not 1,1,1,1,1"),
-        ({"center": False}, "center on, not off: "),
-        ({"text": None}, "text a.txt, not none: "),
-        ({"device": "cuda"}, "device none, not cuda: "),
+        ({"model": {**model, "head_dim_k": 32}}, "model head dim k 64, not 32: "),
+        ({"model": {**model, "n_head_kv": [2, 1]}}, "model n head kv 2,2, not 2,1: "),
+        ({"model": {**model, "n_head_kv": [1] * 500}}, "model n head kv 2,2, not 1,1,1,1,1"),
+        ({"center": False}, "--center on, not off: "),
+        ({"text": None}, "--text a.txt, not none: "),
+        ({"device": "cuda"}, "--device none, not cuda: "),
     ):
         with pytest.raises(KvtunerError) as caught:
             Work(tmp_path, {**record, **change})

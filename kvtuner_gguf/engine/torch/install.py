@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 from kvtuner_gguf.errors import KvtunerError
 
+NEEDED = ("accelerate", "optuna", "psutil", "sklearn", "torch", "transformers")
 # of <malloc.h>
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
+def check_installed() -> None:
+    """Raise `KvtunerError` where a package that `kvtuner_gguf.tuning` needs is not there; imports none."""
+    missing = next((name for name in NEEDED if find_spec(name) is None), None)
+    if missing is not None:
+        raise KvtunerError(f"tuning needs {missing}: pip install 'kvtuner-gguf[tune]'")
+
+
 def import_torch(threads: int | None) -> None:
     """Raise `KvtunerError` where what `kvtuner_gguf.tuning` needs is not installed; set torch's threads."""
+    check_installed()
     try:
         import accelerate  # noqa: F401
         import optuna  # noqa: F401

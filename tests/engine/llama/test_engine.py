@@ -40,9 +40,9 @@ from kvtuner_gguf.plan.contextsize import ContextSize  # noqa: E402
 from kvtuner_gguf.plan.ends import Ends  # noqa: E402
 from kvtuner_gguf.plan.pairs import Pair  # noqa: E402
 from kvtuner_gguf.plan.plan import Plan  # noqa: E402
-from kvtuner_gguf.tuning.calibration import Texts  # noqa: E402
 from kvtuner_gguf.tuning.goal import Goal  # noqa: E402
 from kvtuner_gguf.tuning.settings import Settings, check_goal  # noqa: E402
+from kvtuner_gguf.tuning.texts import Texts  # noqa: E402
 from kvtuner_gguf.tuning.tuner import Tuned, Tuner  # noqa: E402
 from tests.native.archs import write_models  # noqa: E402
 from tests.tiny import write_tiny  # noqa: E402
@@ -55,9 +55,9 @@ NO_CACHE = "keep no KV cache: there is nothing to tune"
 REFUSED = {
     **dict.fromkeys(("dream", "llada", "llada-moe", "mamba", "mamba2", "rnd1"), NO_CACHE),
     "deepseek4": "keeps compressed keys, to which no plan applies",
-    "grok": "layer 0: this model does not attend by FlashAttention there",
+    "grok": "grok attends without FlashAttention, and cannot be tuned",
     "laguna": "is less than the 16 to 16 bits per value of the candidates",
-    "minimax-m3": "an attention of this kind is not captured",
+    "minimax-m3": "chooses blocks of the cache to attend to, and cannot be tuned",
 }
 N_TOKENS = 40
 
@@ -430,4 +430,4 @@ def test_a_killed_tuning_goes_on_and_gives_the_same_plan(text: Path, tmp_path: P
     assert tune_into("whole", "--no-native").returncode == 0, "auto keeps to the engine of the folder"
     other = tune_into("whole", "--engine", "torch", "--no-native")
     assert other.returncode == 1
-    assert "holds a tuning with engine llama, not torch" in " ".join(other.stderr.split())
+    assert "holds a tuning with --engine llama, not torch" in " ".join(other.stderr.split())
