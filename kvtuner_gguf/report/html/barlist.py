@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from kvtuner_gguf.report.html.markup import Markup, element, shortened, svg, text, tip
 
 WIDTH, ROW, HEAD, GAP = 400, 18, 20, 8
-NAME, BAR = 122, 156
-SHOWN, HEAD_SHOWN = 20, 40
+NAME, BAR = 126, 152
+SHOWN, HEAD_SHOWN = 18, 40
 
 
 @dataclass(frozen=True)
