@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TREE = Path(os.environ.get("KVTUNER_METAL_TREE", ROOT / "build" / "src"))
 UPSTREAM = TREE / "vendor" / "llama.cpp" / "ggml" / "src"
-CACHE = Path(os.environ.get("KVTUNER_METAL_BUILD", ROOT / "build" / "metal"))
+CACHE = Path(os.environ.get("KVTUNER_METAL_BUILD", ROOT / "build" / "metal-emulator"))
 # where the first is not installed, the second is: a wheel with clang in it
 CLANG, WHEEL = "clang++-19", "ziglang"
 AS_CLANG = ["-mcpu=baseline", "-fno-sanitize=undefined", "-D_LIBCPP_REMOVE_TRANSITIVE_INCLUDES"]
@@ -98,14 +98,15 @@ def _compile(file: Path, kernels: Collection[str], includes: Path, folder: Path,
     paths = [f"-I{path}" for path in (folder, HERE / "shim", HERE / "emulator", includes / "ggml-metal", includes)]
     main = folder / "kernels.o"
     include = ["-include", str(HERE / "shim" / "metal_stdlib")]
-    _run([*KERNELS, *paths, *include, "-x", "c++", "-c", str(folder / file.name), "-o", str(main)])
+    run_compiler([*KERNELS, *paths, *include, "-x", "c++", "-c", str(folder / file.name), "-o", str(main)])
     own = [str(path) for path in sorted((HERE / "emulator").glob("*.cpp"))]
     unfinished = folder / made.name
-    _run([*RUNTIME, "-shared", str(main), *own, "-ldl", "-o", str(unfinished)])
+    run_compiler([*RUNTIME, "-shared", str(main), *own, "-ldl", "-o", str(unfinished)])
     unfinished.replace(made)
 
 
-def _run(arguments: list[str]) -> None:
+def run_compiler(arguments: list[str]) -> None:
+    """Raises `RuntimeError` with the compiler's words where it fails."""
     command = [*(compiler() or []), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
