@@ -11,7 +11,7 @@ BUILD   := build/$(BACKEND)$(OTHER)
 STOCK   := build/stock$(OTHER)
 CPP     := $(foreach end,h c cpp cu cuh,$(wildcard cpp/*.$(end) cpp/*/*.$(end) cpp/*/*/*.$(end))) $(wildcard tools/*.cpp)
 
-.PHONY: help setup build stock demo docs docs-pages test test-quick test-large test-upstream test-sanitize test-arm test-avx2 test-variants fuzz soak lint format clean
+.PHONY: help setup build stock demo test test-quick test-large test-upstream test-sanitize test-arm test-avx2 test-variants fuzz soak lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -129,6 +129,8 @@ test-variants: ## each CPU variant that runs here, in the build of all of them, 
 
 soak: build ## load a server with a mixed plan, compare its answers with those of each request alone
 	$(BIN)/python tools/soak_server.py
+
+.PHONY: docs docs-pages
 
 docs-pages: build ## write the pages that are made of the commands' help and of configs/
 	$(BIN)/python tools/command_pages.py
