@@ -219,6 +219,15 @@ def test_axes_go_by_ratios() -> None:
     assert log_axis([1e-6, 0.1], 0, 1).within() == pytest.approx([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1])
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that has the files which plans name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.gguf", "a.txt", "b c.txt", "`reboot`"):
+        Path(name).touch()
+
+
+@pytest.mark.usefixtures("here")
 def test_the_commands_are_those_of_this_version() -> None:
     tune, annotate, *_, again = commands(PLAN, "my cfg.json", None)
     words = shlex.split(tune)
@@ -243,6 +252,7 @@ def test_the_commands_are_those_of_this_version() -> None:
         ({"goal": "$(reboot)", "text": "`reboot`"}, ["--text", "`reboot`"]),
     ],
 )
+@pytest.mark.usefixtures("here")
 def test_a_command_has_the_options_of_its_plan(facts: dict, words: list[str]) -> None:
     found = shlex.split(commands(replace(PLAN, provenance={**FACTS, **facts}), "cfg.json", None)[0])
     tune_command.make_context("tune", found[2:])
