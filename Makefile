@@ -9,9 +9,10 @@ BIN     := .venv/bin
 OTHER   := $(if $(filter-out native,$(CPU)),-$(CPU))
 BUILD   := build/$(BACKEND)$(OTHER)
 STOCK   := build/stock$(OTHER)
-CPP     := $(foreach end,h c cpp cu cuh,$(wildcard cpp/*.$(end) cpp/*/*.$(end) cpp/*/*/*.$(end))) $(wildcard tools/*.cpp)
+CPP     := $(foreach end,h c cpp cu cuh,$(wildcard cpp/*.$(end) cpp/*/*.$(end) cpp/*/*/*.$(end))) $(wildcard tools/*.cpp) \
+	$(foreach end,h cpp,$(wildcard tests/metal/*/*.$(end)))
 
-.PHONY: help setup build stock demo test test-quick test-large test-upstream test-sanitize test-arm test-avx2 test-variants fuzz soak lint format clean
+.PHONY: help setup build stock browser demo docs docs-pages test test-quick test-large test-upstream test-sanitize test-arm test-avx2 test-variants fuzz soak lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -50,6 +51,10 @@ $(STOCK)/.built: build/src/.git/kvtuner-stamp cpp/cpu.cmake tools/build_stock.py
 
 stock: $(STOCK)/.built ## compile the unpatched library, which tests compare with
 
+browser: ## install Debian's Chromium for the tests of HTML pages, where this may (else they are skipped)
+	@command -v chromium > /dev/null || { apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium; } \
+		|| echo "no browser here, so the tests of HTML pages are skipped: apt install chromium"
+
 demo: build ## tune, annotate, measure and run SmolLM2-135M
 	$(BIN)/kvtuner-gguf demo
 
@@ -61,7 +66,7 @@ build/cpu-haswell/kvtuner-count-instructions: $(NATIVE) | .venv/.package
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/cpu-haswell --parallel $(JOBS) --target $(notdir $@)
 	touch $@
 
-test: build stock $(COUNTER) ## all tests that need neither a GPU nor a large model
+test: build stock browser $(COUNTER) ## all tests that need neither a GPU nor a large model
 	$(BIN)/ruff check kvtuner_gguf tools tests
 	$(BIN)/ty check --no-progress
 	$(BIN)/python -m pytest -m "not large and not gpu and not variants"
@@ -129,6 +134,18 @@ test-variants: ## each CPU variant that runs here, in the build of all of them, 
 
 soak: build ## load a server with a mixed plan, compare its answers with those of each request alone
 	$(BIN)/python tools/soak_server.py
+
+
+docs-pages: build ## write the pages that are made of the commands' help and of configs/
+	$(BIN)/python tools/command_pages.py
+	$(BIN)/python tools/gallery_page.py
+
+.venv/.docs: .venv/.package
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+docs: .venv/.docs ## build the documentation as a site in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file tools/mkdocs.yml
 
 lint: build ## check the style of Python and C++, and the types of the package
 	$(BIN)/ruff check kvtuner_gguf tools tests

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kvtuner_gguf.engine.devices import chosen_devices
 from kvtuner_gguf.engine.llama.devices import offered_backend
-from kvtuner_gguf.engine.opening import check_engine, open_engines
+from kvtuner_gguf.engine.opening import check_engine, engine_on_gpus, open_engines
 from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.errors import about
 from kvtuner_gguf.evaluation import by_either
@@ -62,8 +62,8 @@ def tune(
 
     Raises `KvtunerError` where the engine cannot load the model, no plan fits, or what tuning needs is not installed.
     """
-    devices = chosen_devices(device, None, engine)
     headers = read_model(model)
+    devices = chosen_devices(device, None, engine_on_gpus(headers, engine))
     shape = model_shape(headers)
     settings = Settings(
         goal=Goal(bits, n_ctx=for_ctx),

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
-from kvtuner_gguf.report.bars import byte_progress
 from kvtuner_gguf.report.layers import pair_lines
-from kvtuner_gguf.report.table import print_rows
+from kvtuner_gguf.report.rows import print_rows
+from kvtuner_gguf.report.stages import byte_progress, others_talk
 from kvtuner_gguf.server.cachereport import CacheReport, layer_pairs
 from kvtuner_gguf.server.llama_server import running_server
 
@@ -50,16 +50,23 @@ class DemoSettings:
 class Demo:
     """Runs the steps in ``folder`` and tells them through ``say``; finished ones are skipped.
 
-    Commands that it runs print to the descriptor ``out``, by default where this process does.
+    ``flags`` say how much the commands tell that work long. They print to the descriptor ``out``, by default where this
+    process does.
     """
 
     def __init__(
-        self, folder: Path, settings: DemoSettings, say: Callable[[str], object], out: int | None = None
+        self,
+        folder: Path,
+        settings: DemoSettings,
+        say: Callable[[str], object],
+        flags: Sequence[str] = (),
+        out: int | None = None,
     ) -> None:
         self._out = out
         self._folder = folder
         self._settings = settings
         self._say = say
+        self._flags = flags
         self._plan = folder / "plan.json"
         self._tuning = folder / "plan.tune"
         self._model = folder / f"{MODEL}.kvtuner.gguf"
@@ -111,20 +118,21 @@ class Demo:
         self._head(2, f"A plan of at most {self._settings.bits:g} true bits per value")
         if not self._is_done(self._plan):
             self._forget(self._model, self._rows, self._chart)
-            self._command("tune", source, "-o", self._plan, "--bits", f"{self._settings.bits:g}")
+            self._command("tune", source, "-o", self._plan, "--bits", f"{self._settings.bits:g}", *self._flags)
 
     def _annotate(self, source: Path) -> None:
         self._head(3, "The plan goes into the model file")
         if not self._is_done(self._model):
             self._forget(self._rows, self._chart)
-            self._command("annotate", source, self._plan, "-o", self._model)
+            self._command("annotate", source, self._plan, "-o", self._model, *self._flags)
 
     def _evaluate(self) -> None:
         self._head(4, "The plan against uniform pairs, on text that it was not tuned on")
         if not self._is_done(self._rows, self._chart):
             uniform = [word for pair in UNIFORM for word in ("--uniform", pair)]
             sample = ("--ctx", f"{N_CTX}", "--chunks", f"{self._settings.chunks}")
-            out = self._command("eval", self._model, *uniform, *sample, "--png", self._chart, "--json", capture=True)
+            outputs = ("--png", self._chart, "--json", *self._flags)
+            out = self._command("eval", self._model, *uniform, *sample, *outputs, capture=True)
             atomicfile.write_text(self._rows, out)
         rows = [Row(**row) for row in json.loads(self._rows.read_text())]
         print_rows(rows, f"{self._settings.chunks} x {N_CTX} tokens of encyclopedia text; 'auto' is the plan")
@@ -203,7 +211,8 @@ class Demo:
         self._say(f"$ kvtuner-gguf {' '.join(arguments)}")
         program = "from kvtuner_gguf.cli import main; main(prog_name='kvtuner-gguf')"
         pipe = subprocess.PIPE if capture else self._out
-        result = subprocess.run([sys.executable, "-c", program, *arguments], stdout=pipe, text=True, check=False)
+        with others_talk():
+            result = subprocess.run([sys.executable, "-c", program, *arguments], stdout=pipe, text=True, check=False)
         if result.returncode:
             raise KvtunerError(f"'{arguments[0]}' {how_it_ended(result.returncode)}; see its messages above")
         return result.stdout or ""

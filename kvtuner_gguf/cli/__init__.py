@@ -9,6 +9,7 @@ import click
 
 from kvtuner_gguf import __version__
 from kvtuner_gguf.cli.failures import asks_for_json, failure_of
+from kvtuner_gguf.cli.talk import LONG, interrupted, talking
 from kvtuner_gguf.errors import KvtunerError
 
 COMMANDS = (
@@ -24,11 +25,14 @@ COMMANDS = (
     "plan",
     "profile",
     "prune",
+    "report",
     "search",
     "strip",
     "tune",
     "verify",
 )
+# characters that no first sentence of a help has
+SENTENCE = 1000
 # where a context keeps whether its command was asked for JSON
 AS_JSON = "kvtuner_gguf.as_json"
 
@@ -43,7 +47,14 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         word = cmd_name.replace("-", "_")
-        return getattr(importlib.import_module(f"kvtuner_gguf.cli.{word}"), f"{word}_command")
+        command = getattr(importlib.import_module(f"kvtuner_gguf.cli.{word}"), f"{word}_command")
+        return talking(command) if cmd_name in LONG else command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The whole first sentence of each command, of which click would cut the end."""
+        commands = [(name, self.get_command(ctx, name)) for name in COMMANDS]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, found.get_short_help_str(SENTENCE)) for name, found in commands if found])
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
         name = args[0]
@@ -61,6 +72,8 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except (KvtunerError, click.ClickException) as err:
             raise failure_of(err, ctx.meta[AS_JSON]) from err
+        except KeyboardInterrupt as err:
+            raise interrupted(ctx.meta[AS_JSON]) from err
 
 
 @click.group(cls=LazyGroup)

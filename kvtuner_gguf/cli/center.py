@@ -48,7 +48,7 @@ def center_command(
         raise KvtunerError("no layer of the plan has a quantized K: nothing to center")
     plan, spread = with_centers(model, model_shape(headers), plan, text, measured)
     plan.save(out)
-    print_plan(out, plan, spread, as_json)
+    print_plan(model, out, plan, spread, as_json)
 
 
 def _given(headers: list[GgufHeader], config: Path, ends: str | None) -> Plan:

@@ -11,6 +11,7 @@ import click
 
 from kvtuner_gguf.cli.failures import wrong_usage
 from kvtuner_gguf.cli.kinds import COUNT, INPUT, N_TOKENS, SEED
+from kvtuner_gguf.cli.nextstep import annotating, print_next
 from kvtuner_gguf.cli.options import engine_option
 from kvtuner_gguf.cli.texts import default_text
 
@@ -43,8 +44,9 @@ def with_centers(
 ) -> tuple[Plan, KeySpread]:
     """``plan`` with the centers and scales of ``model`` on ``text``; ``measured`` are the other options."""
     from kvtuner_gguf.engine.opening import check_engine, open_engine
+    from kvtuner_gguf.engine.torch.install import import_torch
     from kvtuner_gguf.gguffile.shards import read_model
-    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.settings import Settings
     from kvtuner_gguf.tuning.texts import Texts
 
@@ -54,6 +56,8 @@ def with_centers(
     check_engine(model, read_model(model), engine)
     if text is not None:
         Texts((text,), (1.0,)).check_long_enough(tokens, ctx)
+    with step_progress("load torch"):
+        import_torch(threads)
     runs = open_engine(model, shape, threads=threads, engine=engine)
     from kvtuner_gguf.tuning.center import center_plan
 
@@ -61,14 +65,17 @@ def with_centers(
         return center_plan(runs, plan, text or default_text(), tokens, ctx, seed, progress)
 
 
-def print_plan(out: Path, plan: Plan, spread: KeySpread | None, as_json: bool) -> None:
-    """The ``plan`` that was written to ``out``; ``spread`` is that of its keys where they are centered."""
+def print_plan(model: Path, out: Path, plan: Plan, spread: KeySpread | None, as_json: bool) -> None:
+    """The ``plan`` of ``model`` that was written to ``out``; ``spread`` is that of its keys where they are centered."""
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
-    from kvtuner_gguf.report.spreads import key_table
+    from kvtuner_gguf.report.spreads import print_keys
+    from kvtuner_gguf.report.terminal import print_text
 
     if as_json:
-        click.echo(json.dumps({"file": str(out), **plan_to_json(plan)}, indent=1))
+        click.echo(json.dumps({"file": str(out), **plan_to_json(plan), "next": [annotating(model, out)]}, indent=1))
         return
-    click.echo(f"{out}\n{plan_summary(plan)}")
+    click.echo(f"{out}")
+    print_text(plan_summary(plan))
     if spread is not None:
-        click.echo(key_table(spread))
+        print_keys(spread)
+    print_next(annotating(model, out))

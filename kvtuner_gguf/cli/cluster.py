@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from kvtuner_gguf.cli.kinds import COUNT, INPUT, OUTPUT, POSITIVE
+from kvtuner_gguf.cli.nextstep import ANY_MODEL, next_command, print_next
 from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.engine.torch.install import check_installed
 
@@ -38,3 +39,4 @@ def cluster_command(profile: Path, candidates: Path, out: Path, eps: float, min_
     click.echo(f"{out}: {len(groups.groups)} groups")
     for group in groups.groups:
         click.echo(f"layers {ranges(group.layers)}: {' '.join(map(str, group.pairs))}")
+    print_next(next_command("search", ANY_MODEL, profile, out))

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from kvtuner_gguf.cli.kinds import COUNT, FOLDER, POSITIVE
+from kvtuner_gguf.cli.talk import flags, goes_on_from
 
 
 @click.command("demo")
@@ -34,11 +35,12 @@ def demo_command(folder: Path, bits: float, chunks: int, force: bool, as_json: b
     """
     from kvtuner_gguf.demo import Demo, DemoSettings
 
+    goes_on_from(folder)
     settings = DemoSettings(bits=bits, chunks=chunks)
     if not as_json:
-        Demo(folder, settings, click.echo).run(force)
+        Demo(folder, settings, click.echo, flags()).run(force)
         return
-    demo = Demo(folder, settings, click.echo, sys.stderr.fileno())
+    demo = Demo(folder, settings, click.echo, flags(), sys.stderr.fileno())
     with redirect_stdout(sys.stderr):
         demo.run(force)
     click.echo(json.dumps(demo.results))

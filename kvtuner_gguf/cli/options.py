@@ -42,8 +42,8 @@ engine_option = click.option(
     default="auto",
     show_default=True,
     help="What runs the model: torch in float32, or the built llama.cpp, which runs any architecture; auto is torch "
-    "where it has the architecture and the memory, or what an interrupted tuning has begun with; with --device it is "
-    "torch.",
+    "where it has the architecture and the memory, or what an interrupted tuning has begun with; on GPUs where it has "
+    "the architecture.",
 )
 
 _MEASURE = (

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kvtuner_gguf.cli.failures import wrong_usage
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files import atomicfile
+
+if TYPE_CHECKING:
+    from kvtuner_gguf.gguffile.annotate import Written
 
 
 @wrong_usage()
@@ -71,3 +75,9 @@ def model_target(model: Path, out: Path | None, in_place: bool, config: Path | N
         raise KvtunerError(f"{out} is the model itself: use --in-place for that, or another target")
     check_outputs(out, inputs=[config])
     return out
+
+
+def what_was_written(written: Written, seconds: float) -> str:
+    """How much of a model was written, and in which time."""
+    done = "only the header was changed" if written.header_only else "the whole file was made anew"
+    return f"{done}, in {seconds:.2f} s"

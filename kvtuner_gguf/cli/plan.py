@@ -71,7 +71,7 @@ def plan_command(
     if center and not obstacle and any(pair.types[0].is_quantized for pair in plan.pairs):
         plan, spread = with_centers(model, model_shape(headers), plan, text, measured)
     plan.save(out)
-    print_plan(out, plan, spread, as_json)
+    print_plan(model, out, plan, spread, as_json)
 
 
 def _of_types(headers: list[GgufHeader], uniform: Pair, fix: Iterable[str], ends: str | None) -> Plan:

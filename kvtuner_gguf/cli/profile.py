@@ -9,9 +9,11 @@ from typing import Any
 import click
 
 from kvtuner_gguf.cli.kinds import MODEL, OUTPUT
+from kvtuner_gguf.cli.nextstep import next_command, print_next
 from kvtuner_gguf.cli.options import measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import asked
+from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.engine.torch.install import import_torch
 
@@ -29,12 +31,14 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, as_j
     output's error over that of the output (error).
     """
     from kvtuner_gguf.files import artifact
+    from kvtuner_gguf.report.stages import step_progress
 
+    goes_on_from(work)
     check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
     shape, settings, devices = asked(model, {**options, "fresh": fresh}, work)
-    import_torch(options["threads"])
+    with step_progress("load torch"):
+        import_torch(options["threads"])
     from kvtuner_gguf.engine.opening import open_engines
-    from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of
@@ -48,4 +52,5 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, as_j
         click.echo(json.dumps({"file": str(out), **profiled.to_json()}))
         return
     n_pairs = len(profiled.layers[0])
-    click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers; prune it with 'kvtuner-gguf prune {out}'")
+    click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers")
+    print_next(next_command("prune", out))

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from kvtuner_gguf.cli.kinds import INPUT, OUTPUT
+from kvtuner_gguf.cli.nextstep import ANY_MODEL, next_command, print_next
 from kvtuner_gguf.cli.outputs import check_outputs
 
 
@@ -38,3 +39,4 @@ def prune_command(profile: Path, out: Path, rule: str, as_json: bool) -> None:
         return
     counts = [len(pairs) for pairs in found.layers]
     click.echo(f"{out}: {min(counts)} to {max(counts)} pairs a layer")
+    print_next(next_command("search", ANY_MODEL, profile, out))

@@ -10,9 +10,11 @@ import click
 
 from kvtuner_gguf.cli.failures import wrong_usage
 from kvtuner_gguf.cli.kinds import INPUT, MODEL, OUTPUT
+from kvtuner_gguf.cli.nextstep import annotating, print_next
 from kvtuner_gguf.cli.options import goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import asked, own_folder
+from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.cli.tuned import print_tuned, print_tuned_json
 from kvtuner_gguf.engine.torch.install import import_torch
@@ -39,21 +41,23 @@ def search_command(
     """
     check_search_outputs(out, front, inputs=[model, profile, stage], work=options["work"], texts=options["texts"])
     from kvtuner_gguf.files import artifact
+    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.given import candidates_or_groups, check_model_given, types_given
     from kvtuner_gguf.tuning.profile import Profile
 
     profiled = artifact.load(profile, Profile.from_json, "profile")
     candidates, groups = artifact.load(stage, candidates_or_groups, "candidates or groups")
     folder = own_folder(options["work"], options["storage"])
+    goes_on_from(folder)
     method = "exact" if groups is None else "paper"
     shape, settings, devices = asked(model, {**options, "method": method}, folder)
     for path, given in ((profile, profiled), (stage, candidates)):
         check_model_given(str(path), given, str(model), shape)
     with wrong_usage():
         check_goal(replace(settings, backend=of_types(types_given(profiled, groups, settings.fixed))), shape)
-    import_torch(options["threads"])
+    with step_progress("load torch"):
+        import_torch(options["threads"])
     from kvtuner_gguf.engine.opening import open_engines
-    from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of
@@ -69,6 +73,7 @@ def search_command(
     if front is not None:
         artifact.save(front, tuned.front.to_json())
     if as_json:
-        print_tuned_json(out, tuned, None)
-    else:
-        print_tuned(out, tuned)
+        print_tuned_json(out, tuned, None, annotating(model, out))
+        return
+    print_tuned(out, tuned)
+    print_next(annotating(model, out))

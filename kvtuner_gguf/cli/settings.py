@@ -12,7 +12,7 @@ import click
 from kvtuner_gguf.cli.failures import wrong_usage
 from kvtuner_gguf.engine.devices import Device, chosen_devices
 from kvtuner_gguf.engine.llama.devices import offered_backend
-from kvtuner_gguf.engine.opening import check_engine
+from kvtuner_gguf.engine.opening import check_engine, engine_on_gpus
 from kvtuner_gguf.gguffile.chosen_ends import chosen_ends
 from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape
 from kvtuner_gguf.gguffile.shards import read_model
@@ -50,7 +50,7 @@ def asked(model: Path, options: dict[str, Any], work: Path | None) -> Asked:
     shape = model_shape(headers)
     check_tunable(shape)
     with wrong_usage():
-        devices = chosen_devices(options["device"], options["gpus"], options["engine"])
+        devices = chosen_devices(options["device"], options["gpus"], engine_on_gpus(headers, options["engine"]))
         settings = _settings(shape, headers, options)
         if settings.storage is not None:
             check_storage(settings.storage)

@@ -30,7 +30,7 @@ def text_and_weight(name: str) -> tuple[Path, float]:
 def default_text() -> Path:
     """The pinned calibration text, fetched once."""
     from kvtuner_gguf.files import assets
-    from kvtuner_gguf.report.bars import byte_progress
+    from kvtuner_gguf.report.stages import byte_progress
 
     with byte_progress("fetch the calibration text") as progress:
         return assets.fetch_text(assets.TUNING_TEXT, progress)

@@ -12,11 +12,13 @@ import click
 
 from kvtuner_gguf.cli.failures import wrong_usage
 from kvtuner_gguf.cli.kinds import COUNT, INPUT, MODEL, OUTPUT
+from kvtuner_gguf.cli.nextstep import annotating, print_next
 from kvtuner_gguf.cli.options import goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.settings import asked, own_folder
+from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.texts import texts_of
-from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json
+from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json, save_tuned_page
 from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.tasks import load_tasks
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 @goal_options
 @measure_options
 @click.option("--png", type=OUTPUT, help="Also draw the front, KLD against bits, to this file.")
+@click.option("--html", type=OUTPUT, help="Also write a report to this file: one page that needs no network.")
 @click.option(
     "--native/--no-native", default=True, help="Have the built llama.cpp judge the plan, too.  [if it is there]"
 )
@@ -63,6 +66,7 @@ def tune_command(
     tasks: Path | None,
     n_tasks: int,
     png: Path | None,
+    html: Path | None,
     native: bool,
     as_json: bool,
     work: Path | None,
@@ -88,14 +92,17 @@ def tune_command(
     fresh = options.pop("fresh")
     host = f".{socket.gethostname()}" if options["storage"] else ""  # the others may write beside this one
     folder = own_folder(work, options["storage"]) or out.with_suffix(f"{host}.tune")
-    check_search_outputs(out, png, inputs=[model, tasks], work=folder, texts=options["texts"])
+    goes_on_from(folder)
+    check_search_outputs(out, png, html, inputs=[model, tasks], work=folder, texts=options["texts"])
     shape, settings, devices = asked(model, {**options, "fresh": fresh}, folder)
+    from kvtuner_gguf.report.stages import step_progress
+
     with wrong_usage():
         check_goal(settings, shape)
     given_tasks = _tasks(options["objective"], tasks, n_tasks)
-    import_torch(options["threads"])
+    with step_progress("load torch"):
+        import_torch(options["threads"])
     from kvtuner_gguf.engine.opening import open_engines
-    from kvtuner_gguf.report.bars import step_progress
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of
@@ -114,10 +121,14 @@ def tune_command(
     if not as_json:
         print_tuned(out, tuned)  # before native code runs, which may crash
     judged = _native_row(model, tuned, options["threads"]) if native else None
+    if html is not None:
+        save_tuned_page(html, model, out, tuned, judged)
     if as_json:
-        print_tuned_json(out, tuned, judged)
-    elif judged is not None:
+        print_tuned_json(out, tuned, judged, annotating(model, out))
+        return
+    if judged is not None:
         print_judged(tuned, judged)
+    print_next(annotating(model, out))
 
 
 def _tasks(objective: str, tasks: Path | None, n_tasks: int) -> list[Task]:
@@ -147,7 +158,7 @@ def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
     from kvtuner_gguf.engine.llama.native import patched_llama_cpp
     from kvtuner_gguf.evaluation.by_llama import evaluate
     from kvtuner_gguf.evaluation.chunks import Chunks
-    from kvtuner_gguf.report.bars import step_progress
+    from kvtuner_gguf.report.stages import step_progress
 
     try:
         patched_llama_cpp()

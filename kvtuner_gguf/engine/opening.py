@@ -115,6 +115,11 @@ def open_engines(
     return opened, [Helper(other, partial(open_engine, model, shape, other.in_engine, *chosen)) for other in others]
 
 
+def engine_on_gpus(headers: Sequence[GgufHeader], engine: str) -> str:
+    """``engine``; where that is ``"auto"``, llama for a model that torch does not run as llama.cpp does."""
+    return "llama" if engine == "auto" and _torch_obstacle(headers) else engine
+
+
 def chosen_engine(headers: Sequence[GgufHeader]) -> str:
     """torch where its reference is exact and fits in memory, else llama."""
     is_exact = _torch_obstacle(headers) is None

@@ -46,7 +46,6 @@ def evaluate(
     sample: Sample,
     n_threads: int | None = None,
     progress: Progress | None = None,
-    verbose: bool = False,
 ) -> list[Row]:
     """A row for the f16 cache and one for each of ``caches`` (by name), by one of `EVALUATORS`.
 
@@ -54,7 +53,7 @@ def evaluate(
     """
     check_evaluator(evaluator, sample.start_pos)
     if evaluator == "native":
-        return by_llama.evaluate(model, shape, caches, sample, n_threads, progress, verbose)
+        return by_llama.evaluate(model, shape, caches, sample, n_threads, progress)
     engine = open_engine(model, shape, threads=n_threads, engine="torch")
     from kvtuner_gguf.evaluation import by_engine
 

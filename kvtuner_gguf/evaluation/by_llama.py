@@ -45,7 +45,6 @@ def evaluate(
     sample: Sample | Chunks,
     n_threads: int | None = None,
     progress: Progress | None = None,
-    verbose: bool = False,
 ) -> list[Row]:
     """A row for the f16 cache and one for each of ``caches`` (by name), in this order.
 
@@ -53,7 +52,7 @@ def evaluate(
     """
     plans = as_plans(caches, shape)
     with ExitStack() as stack:
-        model = stack.enter_context(open_model(model_path, n_threads, verbose))
+        model = stack.enter_context(open_model(model_path, n_threads))
         chunks = sample.chunks(model)
         n_batch = min(N_BATCH, sample.n_ctx)
         used = (BASELINE, *list(plans.values())[1:])

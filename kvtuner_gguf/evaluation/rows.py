@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from kvtuner_gguf.errors import KvtunerError, about
+from kvtuner_gguf.errors import KvtunerError, about, shown
 from kvtuner_gguf.evaluation.divergence import Divergence
 from kvtuner_gguf.plan.ends import ENDS_CTX
 from kvtuner_gguf.plan.pairs import F16, Pair
@@ -16,12 +16,15 @@ BASELINE = F16
 # tokens of a batch, which a sliding window keeps room for. Every context holds the logits of one batch twice, with a
 # vocabulary of 152k that is 0.6 MB a token.
 N_BATCH = 256
+# what a row is of: the f16 cache, one pair in all layers, the same with centered keys, or types of each layer
+KINDS = (OF_F16, OF_UNIFORM, OF_CENTERED, OF_PLAN) = ("f16", "uniform", "centered uniform", "plan")
 
 
 @dataclass(frozen=True)
 class Row:
     """One cache against the f16 cache. KLDs in nats, `same_top` in percent, `kv_mib` as allocated for the context.
 
+    ``kind``: one of `KINDS`, as `kind_of` tells it.
     ``kld_se``: the standard error of ``kld_mean``, None where too little was scored to tell.
     ``bits_with_ends``: with the plan's exact ends and turned centers, in a context of `ENDS_CTX` tokens.
     """
@@ -38,6 +41,36 @@ class Row:
     ppl_ratio: float
     kv_mib: float
     kld_se: float | None = None
+    kind: str = OF_PLAN
+
+    @classmethod
+    def from_json(cls, data: object) -> Row:
+        """A row as `eval --json` prints it. Raises `KvtunerError` naming the value that is wrong."""
+        names = [field.name for field in fields(cls)]
+        if not isinstance(data, Mapping) or sorted(data) != sorted(names):
+            raise KvtunerError(f"it must have {', '.join(names)}, and no more: run eval --json again")
+        for name, value in data.items():
+            _check_field(name, value)
+        return cls(**data)
+
+
+def _check_field(name: str, value: object) -> None:
+    if name == "kind" and value not in KINDS:
+        raise KvtunerError(f"unknown kind {shown(value)}: use one of {', '.join(KINDS)}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_right = isinstance(value, str) if name in ("kind", "name") else is_number or (name == "kld_se" and value is None)
+    if not is_right:
+        raise KvtunerError(f"'{name}' is {shown(value)}: run eval --json again")
+
+
+def kind_of(plan: Plan, shape: ModelShape) -> str:
+    """Which of `KINDS` the caches of ``plan`` are in a model of this shape, whatever it is called."""
+    pairs = {pair for pair, layer in zip(plan.pairs, shape.layers, strict=True) if layer.keeps}
+    if len(pairs) > 1:
+        return OF_PLAN
+    if pairs <= {F16}:
+        return OF_F16
+    return OF_UNIFORM if plan.centers is None else OF_CENTERED
 
 
 def as_plans(caches: Mapping[str, Pair | Plan], shape: ModelShape) -> dict[str, Plan]:
@@ -71,4 +104,5 @@ def make_row(name: str, plan: Plan, shape: ModelShape, result: Divergence, base:
         ppl_ratio=result.ppl / base.ppl,
         kv_mib=kv_mib,
         kld_se=result.kld_se,
+        kind=kind_of(plan, shape),
     )

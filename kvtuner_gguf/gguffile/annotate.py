@@ -1,28 +1,41 @@
-"""Write a plan into a GGUF file, or take it out: every other key and every tensor byte stay as they are."""
+"""Write a plan into a GGUF file, or take it out: every other key and every tensor byte stay as they are.
+
+In place, a header with room for the plan is changed where it stands (`room.py`), and nothing else of the file is even
+read. Elsewhere the file is replaced whole, with room for the next plan.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
-import shutil
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files import atomicfile
-from kvtuner_gguf.gguffile.fields import count_fields, plan_fields, string_field
+from kvtuner_gguf.files.copying import BLOCK_BYTES, copy_range
+from kvtuner_gguf.gguffile.fields import plan_fields
 from kvtuner_gguf.gguffile.fit import fitted
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.metadata import model_shape
-from kvtuner_gguf.gguffile.reader import MAGIC, GgufHeader
+from kvtuner_gguf.gguffile.reader import MAGIC, Field, GgufHeader, read_gguf
+from kvtuner_gguf.gguffile.room import N_KEYS, room_bytes, room_fields, room_of, switch
 from kvtuner_gguf.gguffile.shards import SHARD_NAME, read_model, shard_paths
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.progress import Progress
 
-CHUNK_BYTES = 8 << 20
-HEADER_BYTES = 24  # magic, version and two counts
-COUNT_BYTES = 8
 MAPPED_ALIGNMENT = 32  # TENSOR_ALIGNMENT of ggml: it ends the program where mapped data lies otherwise
+
+
+@dataclass(frozen=True)
+class Written:
+    """``path``: the file with the new header; ``header_only``: nothing else of it was written."""
+
+    path: Path
+    header_only: bool
 
 
 def annotate(model: Path | str, plan: Plan, target: Path | str, progress: Progress | None = None) -> Plan:
@@ -33,69 +46,119 @@ def annotate(model: Path | str, plan: Plan, target: Path | str, progress: Progre
     """
     headers = read_model(model)
     plan = fitted(plan, headers)
-    _write(headers, plan_fields(plan, model_shape(headers)), target, progress)
+    write_plan(headers, plan, target, progress)
     return plan
 
 
 def strip(model: Path | str, target: Path | str, progress: Progress | None = None) -> bool:
-    """Write ``model`` without a plan to ``target``; whether there was one."""
+    """Write ``model`` as it was before there was a plan in it to ``target``; whether there was one."""
     headers = read_model(model)
-    _write(headers, b"", target, progress)
-    return any(Keys.is_ours(key) for key in headers[0].fields)
+    write_no_plan(headers, target, progress)
+    return has_plan(headers)
 
 
-def _write(headers: list[GgufHeader], fields: bytes, target: Path | str, progress: Progress | None) -> None:
+def has_plan(headers: list[GgufHeader]) -> bool:
+    """Whether a model has anything of a plan, usable or not; room for one is nothing."""
+    return any(Keys.is_ours(key) and key not in Keys.ROOM for key in headers[0].fields)
+
+
+def write_plan(headers: list[GgufHeader], plan: Plan, target: Path | str, progress: Progress | None = None) -> Written:
+    """As `annotate`, with a plan that is already `fitted`."""
+    return _write(headers, plan_fields(plan, model_shape(headers)), target, progress)
+
+
+def write_no_plan(
+    headers: list[GgufHeader], target: Path | str, progress: Progress | None = None, keep_room: bool = False
+) -> Written:
+    """As `strip`; with ``keep_room`` the room for a plan stays, so that in place only the header changes."""
+    return _write(headers, [] if keep_room else None, target, progress)
+
+
+def _write(
+    headers: list[GgufHeader], fields: list[bytes] | None, target: Path | str, progress: Progress | None
+) -> Written:
+    """Write a model with room that holds ``fields``, or without room."""
     target = _checked_target(headers, Path(target))
+    in_place = target.exists() and target.samefile(headers[0].path)
+    if fields is not None and in_place and _write_in_place(target, fields):
+        return Written(target, header_only=True)
+    _write_whole(headers, fields, target, progress)
+    return Written(target, header_only=False)
+
+
+def _write_in_place(path: Path, fields: list[bytes]) -> bool:
+    """Change nothing but the header of ``path``; whether that can be done."""
+    try:
+        with path.open("r+b", buffering=0) as file:
+            is_locked = _lock(file)
+            header = read_gguf(path)
+            room = room_of(header)
+            if not is_locked or room is None or not room.fits(fields) or not _is_alone(file, path):
+                return False
+            switch(file.fileno(), room, fields, len(_kept(header)))
+    except OSError as err:
+        raise KvtunerError(f"cannot write {path}: {err.strerror or err}; choose another target with -o") from err
+    return True
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Wait for other commands that are changing this file; whether its file system has locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
+
+
+def _is_alone(file: BinaryIO, path: Path) -> bool:
+    """Whether the open file has this one name: others keep what they hold, as they do where files are replaced."""
+    found = os.fstat(file.fileno())
+    return found.st_nlink == 1 and os.path.samestat(found, path.stat())
+
+
+def _write_whole(
+    headers: list[GgufHeader], fields: list[bytes] | None, target: Path, progress: Progress | None
+) -> None:
     header = headers[0]
+    room = b"" if fields is None else _room(header, fields, model_shape(headers))
+    n_ours = 0 if fields is None else len(fields) + N_KEYS
     try:
         source = header.path.open("rb")
     except OSError as err:
         raise KvtunerError(f"cannot read {header.path}: {err.strerror}; check the path") from err
     with source, atomicfile.replacing(target) as file:
         _link_other_shards(headers, target)  # before: with the first shard the model is whole
-        _write_header(header, source, fields, file)
-        _copy(source, file, header.data_start, header.file_size, progress)
+        kept = _kept(header)
+        file.write(MAGIC + struct.pack("<IQQ", header.version, len(header.tensors), len(kept) + n_ours) + room)
+        for field in kept:
+            file.write(_range(source, field.start, field.end))
+        file.write(_range(source, header.fields_end, header.infos_end))
+        file.write(b"\0" * (-file.tell() % header.alignment))
+        copy_range(source, header.data_start, header.file_size, file, progress)
 
 
-def _write_header(header: GgufHeader, source: BinaryIO, added: bytes, file: BinaryIO) -> None:
-    kept = [field for key, field in header.fields.items() if not Keys.is_ours(key)]
-    if added:
-        added = _padded(header, sum(field.end - field.start for field in kept), added)
-    n_fields = len(kept) + count_fields(added)
-    file.write(MAGIC + struct.pack("<IQQ", header.version, len(header.tensors), n_fields))
-    for field in kept:
-        file.write(_range(source, field.start, field.end))
-    file.write(added[8:])
-    file.write(_range(source, header.fields_end, header.infos_end))
-    file.write(b"\0" * (-file.tell() % header.alignment))
+def _kept(header: GgufHeader) -> list[Field]:
+    """The model's own keys."""
+    return [field for key, field in header.fields.items() if not Keys.is_ours(key)]
 
 
-def _padded(header: GgufHeader, n_kept: int, added: bytes) -> bytes:
-    """With one more field where a small alignment would put the tensor data where llama.cpp cannot map it."""
-    end = HEADER_BYTES + n_kept + len(added) - COUNT_BYTES + header.infos_end - header.fields_end
-    if _aligned(end, header.alignment) % MAPPED_ALIGNMENT == 0:
-        return added
-    n_fields = struct.pack("<Q", count_fields(added) + 1)
-    padding = string_field(Keys.PADDING, "")
-    missing = -(end + len(padding)) % MAPPED_ALIGNMENT
-    return n_fields + added[COUNT_BYTES:] + string_field(Keys.PADDING, " " * missing)
+def _room(header: GgufHeader, fields: list[bytes], shape: ModelShape) -> bytes:
+    """Room with ``fields``, so large that tensor data lies as before in a block of the disk.
 
-
-def _aligned(position: int, alignment: int) -> int:
-    return -(-position // alignment) * alignment
+    Where a small alignment had it where llama.cpp cannot map it, it moves to where that can.
+    """
+    others = header.infos_end - sum(
+        field.end - field.start for field in header.fields.values() if Keys.is_ours(field.key)
+    )
+    n_bytes = room_bytes(fields, shape)
+    before = -(-header.data_start // MAPPED_ALIGNMENT) * MAPPED_ALIGNMENT
+    slack = (before - others - len(room_fields(fields, n_bytes))) % BLOCK_BYTES
+    return room_fields(fields, n_bytes + slack)
 
 
 def _range(source: BinaryIO, start: int, end: int) -> bytes:
     source.seek(start)
     return source.read(end - start)
-
-
-def _copy(source: BinaryIO, file: BinaryIO, start: int, end: int, progress: Progress | None) -> None:
-    source.seek(start)
-    for done in range(start, max(end, start + 1), CHUNK_BYTES):
-        file.write(source.read(min(CHUNK_BYTES, end - done)))
-        if progress:
-            progress(min(done + CHUNK_BYTES, end) - start, end - start)
 
 
 def _first_shard(headers: list[GgufHeader], target: Path) -> Path:
@@ -134,4 +197,4 @@ def _link_other_shards(headers: list[GgufHeader], target: Path) -> None:
             os.link(os.path.realpath(header.path), other)  # a link to a relative link would lead nowhere
         except OSError:  # another file system, or a link that dangles
             with header.path.open("rb") as source, atomicfile.replacing(other) as file:
-                shutil.copyfileobj(source, file, CHUNK_BYTES)
+                copy_range(source, 0, header.file_size, file)

@@ -16,10 +16,10 @@ from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.vectors import flat_float32
 
 
-def plan_fields(plan: Plan, shape: ModelShape) -> bytes:
-    """The encoded fields for a model of this shape, after their number in 8 bytes."""
+def plan_fields(plan: Plan, shape: ModelShape) -> list[bytes]:
+    """The encoded fields for a model of this shape."""
     arch = shape.architecture
-    fields = [
+    return [
         _string_list(Keys.TYPE_K.format(arch=arch), [pair.k for pair in plan.pairs]),
         _string_list(Keys.TYPE_V.format(arch=arch), [pair.v for pair in plan.pairs]),
         _scalar(Keys.SCHEMA, GGUFValueType.UINT32, "<I", SCHEMA_VERSION),
@@ -31,7 +31,6 @@ def plan_fields(plan: Plan, shape: ModelShape) -> bytes:
         *_end_fields(plan, arch),
         *_known_provenance(plan),
     ]
-    return struct.pack("<Q", len(fields)) + b"".join(fields)
 
 
 def _center_fields(plan: Plan, shape: ModelShape) -> Iterable[bytes]:
@@ -67,11 +66,6 @@ def _known_provenance(plan: Plan) -> Iterable[bytes]:
             yield _float_list(Keys.KEY_SPREAD.format(field=name), np.array(values, np.float32))
 
 
-def count_fields(added: bytes) -> int:
-    """The number that `plan_fields` puts first; none for no bytes."""
-    return struct.unpack("<Q", added[:8])[0] if added else 0
-
-
 def _string(text: str) -> bytes:
     raw = text.encode()
     return struct.pack("<Q", len(raw)) + raw
@@ -94,3 +88,8 @@ def _string_list(key: str, values: list[str]) -> bytes:
 def _float_list(key: str, values: np.ndarray) -> bytes:
     kind = struct.pack("<IIQ", GGUFValueType.ARRAY, GGUFValueType.FLOAT32, len(values))
     return _string(key) + kind + values.astype("<f4").tobytes()
+
+
+def uint64_list_start(key: str, count: int) -> bytes:
+    """All of a field that holds ``count`` values of uint64 but these."""
+    return _string(key) + struct.pack("<IIQ", GGUFValueType.ARRAY, GGUFValueType.UINT64, count)

@@ -54,10 +54,14 @@ class Keys:
     TEXT_SHA256 = "kvtuner.text_sha256"
     TEXT_TOKENS = "kvtuner.text_tokens"
     KLD_MEAN = "kvtuner.kld_mean"
-    # text without a meaning, so long that the tensor data starts where llama.cpp can map it
+    # without a meaning: room for the next plan, see `gguffile/room.py`, which has bytes of the name `RESERVED` counted
+    RESERVED = "kvtuner.reserved"
     PADDING = "kvtuner.padding"
+    SPARE = "kvtuner.spare"
     # one float32 per layer and key: the fields of `KeySpread`
     KEY_SPREAD = "kvtuner.key_spread.{field}"
+
+    ROOM = (RESERVED, PADDING, SPARE)
 
     @staticmethod
     def is_ours(key: str) -> bool:

@@ -39,13 +39,14 @@ class Backend:
         return Backend(names, self.mixed and not shape.latent)
 
 
-_OF_BASE = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+# the types of llama.cpp without patches
+OF_BASE = ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 DEFAULT_BACKEND = "cpu"
 BACKENDS = {
-    "cpu": Backend((*_OF_BASE, "q3_nl", "q2_nl"), mixed=True),
+    "cpu": Backend((*OF_BASE, "q3_nl", "q2_nl"), mixed=True),
     "cuda": Backend(("f16", "q8_0", "q5_0", "q4_0", "iq4_nl", "q3_nl", "q2_nl"), mixed=True),
     "metal": Backend(("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"), mixed=False),
-    "vulkan": Backend(_OF_BASE, mixed=True),
+    "vulkan": Backend(OF_BASE, mixed=True),
     "portable": Backend(("f16", "q8_0", "q4_0"), mixed=False),
 }
 

@@ -39,6 +39,7 @@ class Point:
 class Front:
     """``points`` by rising bytes; ``measure`` says what the loss is: mean KLD in nats, perplexity, or failed tasks.
 
+    ``uniform``: plans of one pair in all layers, judged alike, to compare with.
     Plans have ``ends`` and centers with a ``span``, which are counted in a context of ``n_ctx`` tokens.
     """
 
@@ -49,9 +50,10 @@ class Front:
     ends: Ends | None = None
     n_ctx: int = ENDS_CTX
     span: int | None = None
+    uniform: tuple[Point, ...] = ()
 
     def __post_init__(self) -> None:
-        for point in self.points:
+        for point in (*self.points, *self.uniform):
             self.plan(point).check(self.model)
         sizes = [self.n_bytes(point) for point in self.points]
         if sizes != sorted(sizes):
@@ -95,7 +97,13 @@ class Front:
         return next((point for point in self.points if point.loss <= loss), None)
 
     def to_json(self) -> dict[str, Any]:
-        points = [
+        ends = None if self.ends is None else self.ends.to_json()
+        body = {"measure": self.measure, "ends": ends, "center_span": self.span, "n_ctx": self.n_ctx}
+        points = {"points": self._to_json(self.points), "uniform": self._to_json(self.uniform)}
+        return stage_to_json(SCHEMA, self.model, self.provenance, {**body, **points})
+
+    def _to_json(self, points: Iterable[Point]) -> list[dict[str, Any]]:
+        return [
             {
                 "bits": self.bits(point),
                 "bits_with_ends": self.bits_with_ends(point),
@@ -105,31 +113,34 @@ class Front:
                 "priced": point.priced,
                 "layers": [str(pair) for pair in point.pairs],
             }
-            for point in self.points
+            for point in points
         ]
-        ends = None if self.ends is None else self.ends.to_json()
-        body = {"measure": self.measure, "ends": ends, "center_span": self.span, "n_ctx": self.n_ctx, "points": points}
-        return stage_to_json(SCHEMA, self.model, self.provenance, body)
 
     @classmethod
     def from_json(cls, data: object) -> Front:
         """Raises `KvtunerError` naming what is wrong. Bits and bytes are computed anew, not read."""
         model, provenance, body = stage_from_json(data, SCHEMA)
-        points = body.get("points")
-        if not isinstance(points, list):
-            raise KvtunerError("'points' must be a list: search again")
-        parsed = entries_from_json(points, _point, "point {} of the front", "search again")
+        points = _points(body.get("points"), "points", "point {} of the front")
+        uniform = _points(body.get("uniform", []), "uniform", "uniform pair {} of the front")
         ends = Ends.from_json(body.get("ends"))
         span = body.get("center_span")
         if span is not None:
             check_span(span)
-        return cls(model, str(body.get("measure")), parsed, provenance, ends, _context(body.get("n_ctx")), span)
+        n_ctx = _context(body.get("n_ctx"))
+        return cls(model, str(body.get("measure")), points, provenance, ends, n_ctx, span, uniform)
 
 
 def _context(n_ctx: object) -> int:
     if not is_count(n_ctx) or n_ctx == 0:
         raise KvtunerError(f"the bytes are counted in {n_ctx!r} tokens, not in 1 or more: search again")
     return n_ctx
+
+
+def _points(points: object, key: str, name: str) -> tuple[Point, ...]:
+    """The points under ``key``; errors call one ``name``, with its number in place of the braces."""
+    if not isinstance(points, list):
+        raise KvtunerError(f"'{key}' must be a list: search again")
+    return entries_from_json(points, _point, name, "search again")
 
 
 def _point(data: Mapping[str, Any]) -> Point:

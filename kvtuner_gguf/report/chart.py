@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.report.figure import new_figure, save_figure
+from kvtuner_gguf.evaluation.rows import OF_CENTERED, OF_PLAN, OF_UNIFORM
+from kvtuner_gguf.report.figure import new_figure, save_figure, set_bits_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from kvtuner_gguf.evaluation.rows import Row
 
-_UNIFORM = re.compile(r"\w+/\w+( centered)?( ends \S+)?")
-_STYLES = {True: ("o", "tab:gray", "uniform pairs"), False: ("D", "tab:red", "plans")}
+# marker, colour and name in the legend
+_STYLES = {
+    OF_UNIFORM: ("o", "tab:gray", "uniform pairs"),
+    OF_CENTERED: ("s", "tab:blue", "uniform pairs, centered"),
+    OF_PLAN: ("D", "tab:red", "plans"),
+}
 
 
 def save_chart(rows: Sequence[Row], path: Path, title: str) -> None:
@@ -31,9 +35,10 @@ def save_chart(rows: Sequence[Row], path: Path, title: str) -> None:
         raise KvtunerError("no row differs from the f16 cache, so there is nothing to draw: add --uniform or --config")
     figure = new_figure()
     axes = figure.add_subplot()
-    for is_uniform in (True, False):
-        _draw(axes, [row for row in shown if bool(_UNIFORM.fullmatch(row.name)) is is_uniform], is_uniform)
-    axes.set(xlabel="true bits per cached value", ylabel="mean KLD against the f16 cache (nats)", title=title)
+    for kind in _STYLES:
+        _draw(axes, [row for row in shown if row.kind == kind], kind)
+    set_bits_axis(axes)
+    axes.set(ylabel="mean KLD against the f16 cache (nats)", title=title)
     axes.set_yscale("log")
     axes.margins(x=0.15, y=0.15)
     axes.grid(which="both", alpha=0.25)
@@ -42,8 +47,8 @@ def save_chart(rows: Sequence[Row], path: Path, title: str) -> None:
     save_figure(figure, path)
 
 
-def _draw(axes: Axes, rows: Sequence[Row], is_uniform: bool) -> None:
-    marker, color, label = _STYLES[is_uniform]
+def _draw(axes: Axes, rows: Sequence[Row], kind: str) -> None:
+    marker, color, label = _STYLES[kind]
     if rows:
         axes.scatter(
             [r.bits_with_ends for r in rows], [r.kld_mean for r in rows], marker=marker, color=color, label=label

@@ -16,3 +16,11 @@ def with_error(value: float, error: float | None) -> str:
         return f"{value:.3g} +- {error:.1g}"
     digits = max(0, -math.floor(math.log10(error)))
     return f"{value:.{digits}f} +- {error:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """``12.3 s``, or ``3 min 50 s`` from a minute on."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"

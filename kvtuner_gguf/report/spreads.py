@@ -6,15 +6,21 @@ from pathlib import Path
 
 from kvtuner_gguf.plan.keyspread import KeySpread
 from kvtuner_gguf.report.figure import new_figure, save_figure
+from kvtuner_gguf.report.table import Column, print_table
 
-_HEADER = f"{'layer':>5} {'largest key':>12} {'centered':>10} {'rms key':>10} {'centered':>10}"
+_COLUMNS: tuple[Column[tuple[float, ...]], ...] = (
+    Column("layer", lambda row: f"{row[0]}"),
+    Column("largest key", lambda row: f"{row[1]:.2f}"),
+    Column("centered", lambda row: f"{row[2]:.2f}"),
+    Column("rms key", lambda row: f"{row[3]:.3f}", rank=1),
+    Column("rms centered", lambda row: f"{row[4]:.3f}", rank=1),
+)
 
 
-def key_table(spread: KeySpread) -> str:
-    """One line per layer."""
-    rows = zip(spread.largest, spread.largest_centered, spread.rms, spread.rms_centered, strict=True)
-    lines = [f"{il:>5} {a:>12.2f} {b:>10.2f} {c:>10.3f} {d:>10.3f}" for il, (a, b, c, d) in enumerate(rows)]
-    return "\n".join([_HEADER, *lines])
+def print_keys(spread: KeySpread) -> None:
+    """Print a line per layer to stdout."""
+    sides = (spread.largest, spread.largest_centered, spread.rms, spread.rms_centered)
+    print_table(_COLUMNS, list(zip(range(spread.n_layer), *sides, strict=True)), "keys before and after centering")
 
 
 def save_key_chart(spread: KeySpread, path: Path, title: str) -> None:

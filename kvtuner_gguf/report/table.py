@@ -1,43 +1,79 @@
-"""Evaluation rows as a table on the terminal."""
+"""Tables on the terminal: where it is narrow columns go by their rank, where it is narrower a row becomes a record."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from rich.console import Console
+from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from kvtuner_gguf.evaluation.rows import Row
+from kvtuner_gguf.report.terminal import console, has_width, print_text
 
-# Wide enough for all columns where stdout is a file.
-_FILE_WIDTH = 152
+# columns that a frame takes beside what is in a cell, and once in a row
+_FRAME, _EDGE = 3, 1
 
-_COLUMNS = (
-    ("cache K/V", lambda row: row.name),
-    ("bits/value", lambda row: f"{row.bits_per_value:.2f}"),
-    ("with ends", lambda row: f"{row.bits_with_ends:.3f}"),
-    ("bytes/token", lambda row: f"{row.kv_bytes_per_token}"),
-    ("MiB", lambda row: f"{row.kv_mib:.2f}"),
-    ("KLD mean", lambda row: f"{row.kld_mean:.5f}"),
-    ("+-", lambda row: "" if row.kld_se is None else f"{row.kld_se:.5f}"),
-    ("median", lambda row: f"{row.kld_median:.5f}"),
-    ("99.9 %", lambda row: f"{row.kld_p999:.4f}"),
-    ("same top %", lambda row: f"{row.same_top:.2f}"),
-    ("PPL", lambda row: f"{row.ppl:.4f}"),
-    ("PPL ratio", lambda row: f"{row.ppl_ratio:.5f}"),
-)
+R = TypeVar("R")
 
 
-def print_rows(rows: Iterable[Row], title: str) -> None:
-    """Print one line per row to stdout."""
-    table = Table(title=title, title_justify="left")
-    for i, (header, _) in enumerate(_COLUMNS):
-        table.add_column(header, justify="right" if i else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(cell(row) for _, cell in _COLUMNS))
-    console = Console()
-    if not console.is_terminal:
-        console.width = _FILE_WIDTH
-    console.print(table)
+@dataclass(frozen=True)
+class Column(Generic[R]):
+    """``rank`` 0 stays in every table; of the others the highest goes first."""
+
+    header: str
+    cell: Callable[[R], str]
+    rank: int = 0
+
+
+def print_table(columns: Sequence[Column[R]], rows: Sequence[R], title: str) -> None:
+    """Print ``rows`` to stdout, the first column to the left; what a terminal has no room for is named below."""
+    stdout = console()
+    cells = [[column.cell(row) for row in rows] for column in columns]
+    widths = [max(map(cell_len, [column.header, *texts])) for column, texts in zip(columns, cells, strict=True)]
+    shown = _fitting(columns, widths, stdout.width) if has_width(stdout) else list(range(len(columns)))
+    print_text(title)
+    if shown is None:
+        _print_records(columns, cells)
+        return
+    stdout.width = _total([widths[i] for i in shown])
+    stdout.print(_framed(columns, cells, shown))
+    left_out = [column.header for i, column in enumerate(columns) if i not in shown]
+    if left_out:
+        print_text(f"a wider terminal also has: {', '.join(left_out)}")
+
+
+def _fitting(columns: Sequence[Column[R]], widths: Sequence[int], room: int) -> list[int] | None:
+    """The columns that ``room`` has place for; None where not even those of rank 0 fit."""
+    shown = list(range(len(columns)))
+    while _total([widths[i] for i in shown]) > room:
+        least = max(shown, key=lambda i: columns[i].rank)
+        if not columns[least].rank:
+            return None
+        shown.remove(least)
+    return shown
+
+
+def _total(widths: Sequence[int]) -> int:
+    return _EDGE + sum(width + _FRAME for width in widths)
+
+
+def _framed(columns: Sequence[Column[R]], cells: Sequence[Sequence[str]], shown: Sequence[int]) -> Table:
+    table = Table()
+    for i in shown:
+        table.add_column(Text(columns[i].header), justify="right" if i else "left", no_wrap=True)
+    for row in zip(*(cells[i] for i in shown), strict=True):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _print_records(columns: Sequence[Column[R]], cells: Sequence[Sequence[str]]) -> None:
+    """The first cell of each row, and below it a line for each of the others that is not empty."""
+    first, *others = columns
+    longest = max(cell_len(column.header) for column in others)
+    for name, *texts in zip(*cells, strict=True):
+        print_text(name or first.header)
+        for column, text in zip(others, texts, strict=True):
+            if text:
+                print_text(f"  {column.header:<{longest}}  {text}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,8 +21,10 @@ from kvtuner_gguf.plan.pairs import EXACT, UNQUANTIZED, Pair
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.plan.stagefile import layers_from_json, stage_from_json, stage_to_json
 from kvtuner_gguf.progress import Progress
-from kvtuner_gguf.tuning.judges import ErrorJudge
-from kvtuner_gguf.tuning.profile import Profile
+
+if TYPE_CHECKING:  # a profile imports torch, which those who only read prices need not have
+    from kvtuner_gguf.tuning.judges import ErrorJudge
+    from kvtuner_gguf.tuning.profile import Profile
 
 SCHEMA = "kvtuner.prices/1"
 # where nothing is lost the logarithm needs something

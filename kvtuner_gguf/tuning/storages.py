@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -63,6 +64,32 @@ def answering(url: str) -> Generator[None]:
         ) from None  # what it comes from may show the password
 
 
+class _Journal(JournalFileBackend):
+    """A journal whose disk may fail while workers are at it."""
+
+    def __init__(self, path: Path, lock: JournalFileOpenLock) -> None:
+        super().__init__(str(path), lock)
+        self.path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with self._telling():
+            super().append_logs(logs)
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        with self._telling():
+            yield from super().read_logs(log_number_from)
+
+    @contextmanager
+    def _telling(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as err:
+            raise KvtunerError(
+                f"--storage {self.path}: {err.strerror}; see that its disk is there, has room and lets this user "
+                "write, then give the same command again"
+            ) from err
+
+
 def _journal(path: Path) -> JournalStorage:
     lock = JournalFileOpenLock(str(path))
     try:
@@ -71,7 +98,7 @@ def _journal(path: Path) -> JournalStorage:
             path.open("ab").close()
         finally:
             lock.release()
-        return JournalStorage(JournalFileBackend(str(path), lock))
+        return JournalStorage(_Journal(path, lock))
     except OSError as err:
         raise KvtunerError(f"cannot write {path}: {err.strerror}; choose another path with --storage") from err
     except (ValueError, KeyError, TypeError) as err:

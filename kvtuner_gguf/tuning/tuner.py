@@ -26,11 +26,13 @@ from kvtuner_gguf.tuning.judges import TaskJudge
 from kvtuner_gguf.tuning.prices import Prices
 from kvtuner_gguf.tuning.profile import Profile
 from kvtuner_gguf.tuning.prune import Candidates
+from kvtuner_gguf.tuning.rivals import rivals
 from kvtuner_gguf.tuning.search import Search, front_of, sweep
 from kvtuner_gguf.tuning.settings import Settings, facts_of, identity_of
 from kvtuner_gguf.tuning.stages import Stage, Stages
 from kvtuner_gguf.tuning.texts import Texts
 from kvtuner_gguf.tuning.together import SharedStudy, search_together
+from kvtuner_gguf.tuning.uniform import uniform_points
 from kvtuner_gguf.tuning.windows import left_facts
 
 
@@ -40,7 +42,9 @@ class Tuned:
 
     ``loss_tuning``: the objective on the tuning text, for KLD the mean in nats per token against the exact model, with
     its standard error ``loss_tuning_se`` and the ``noise_floor``, as `Stages.noise_floor`; None for others.
-    ``row``: the plan on the held-out text, ``held_out``, against the f16 cache, as `eval` has it.
+    ``front_se``: the standard errors of the losses of the front's points, None for those that were not measured here.
+    ``row``: the plan on the held-out text, ``held_out``, against the f16 cache, as `eval` has it; ``rivals``: the
+    uniform plans of about its size, as `kvtuner_gguf.tuning.rivals` chooses them.
     """
 
     plan: Plan
@@ -51,6 +55,8 @@ class Tuned:
     noise_floor: float | None
     row: Row
     held_out: list[np.ndarray]
+    rivals: tuple[Row, ...] = ()
+    front_se: tuple[float | None, ...] = ()
 
 
 class Tuner:
@@ -200,7 +206,8 @@ class Tuner:
         stages, plan = self._stages, self._plan(point.pairs)
         held_out = list(stages.texts.held_out.numpy().astype(np.int32))
         with stages.show("verify on held-out text") as progress:
-            row = self._held_out(plan, held_out, progress)
+            row, *others = self._held_out(plan, prices, held_out, progress)
+        front = self._beside_uniform(front)
         by_kld = self._settings.objective == "kld"
         error, floor = (stages.ledger.standard_error(point.pairs), stages.noise_floor) if by_kld else (None, None)
         provenance = {
@@ -222,12 +229,38 @@ class Tuner:
         }
         front = stages.work.stage("front", Front.from_json, lambda: front, front.__eq__)
         plan = replace(plan, provenance=provenance)
-        return Tuned(plan, front, prices, point.loss, error, floor, row, held_out)
+        errors = tuple(self._error(point) if by_kld else None for point in front.points)
+        return Tuned(plan, front, prices, point.loss, error, floor, row, held_out, tuple(others), errors)
 
-    def _held_out(self, plan: Plan, chunks: Sequence[np.ndarray], progress: Progress) -> Row:
-        engine = self._stages.engine
+    def _error(self, point: Point) -> float | None:
+        """The standard error of its loss; None where another worker has measured it."""
+        ledger = self._stages.ledger
+        return ledger.standard_error(point.pairs) if ledger.has(point.pairs) else None
+
+    def _beside_uniform(self, front: Front) -> Front:
+        """``front`` with what uniform pairs lose, and its method; tasks take too long to judge more plans by them."""
+        stages, facts = self._stages, {**front.provenance, "method": self._settings.method}
+        if self._settings.objective == "failed":
+            return replace(front, provenance=facts)
+        losses = {"kld": stages.ledger.kld, "perplexity": stages.ledger.perplexity}
+        given = (stages.backend.names, self._sizes.shape)
+        with stages.show("judge uniform pairs") as progress:
+            if self._settings.objective == "kld":
+                stages.ahead(lambda judge: uniform_points(judge.kld, *given), progress)
+            points = uniform_points(losses[self._settings.objective], *given)
+        return replace(front, provenance=facts, uniform=points)
+
+    def _held_out(
+        self, plan: Plan, prices: Prices | None, chunks: Sequence[np.ndarray], progress: Progress
+    ) -> list[Row]:
+        """The row of ``plan``, and those of what it has to win over."""
+        stages, engine = self._stages, self._stages.engine
+        beside = rivals(plan, engine.shape, self._sizes.n_ctx, stages.backend.pairs(), self._plan, prices)
+        caches = {f"plan, {engine.name}": plan, **beside}
 
         def measure() -> dict[str, Any]:
-            return asdict(evaluate(engine, {f"plan, {engine.name}": plan}, chunks, progress)[1])
+            _, *rows = evaluate(engine, caches, chunks, progress)
+            return {"rows": [asdict(row) for row in rows]}
 
-        return Row(**self._stages.work.journal.remember(" ".join(["held-out", *map(str, plan.pairs)]), measure))
+        key = " ".join(["held-out", *map(str, plan.pairs), *beside])
+        return [Row(**row) for row in stages.work.journal.remember(key, measure)["rows"]]

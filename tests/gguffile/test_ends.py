@@ -51,7 +51,7 @@ def test_a_plan_without_ends_leaves_no_key_of_them(model: Path, tmp_path: Path) 
     annotate(model, PLAN.without_ends(), plain)
     assert b"exact_" not in plain.read_bytes()
     annotate(path, PLAN.without_ends(), path)
-    assert path.read_bytes() == plain.read_bytes()
+    assert read_gguf(path).fields.keys() == read_gguf(plain).fields.keys()
 
 
 def test_inspect_and_verify_show_the_ends(model: Path, tmp_path: Path) -> None:

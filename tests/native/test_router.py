@@ -68,6 +68,12 @@ def test_each_model_has_its_own_plan(model: str, plan: Plan, router: Server, fol
     assert report["layers"] == plan_to_json(plan)["layers"]
 
 
+def test_the_page_of_a_plan_is_that_of_a_named_model(router: Server) -> None:
+    assert router.call("/kv?model=preset&format=json") == router.call("/props?model=preset")["kv_cache"]
+    with pytest.raises(KvtunerError, match=r"\(400\): a router has no KV cache of its own: name a model"):
+        router.call("/kv")
+
+
 def test_a_request_cannot_change_the_plan(router: Server) -> None:
     router.call("/completion", {"model": "preset", "prompt": "One", "n_predict": 1, "kv_config": "none"})
     assert router.call("/props?model=preset")["kv_cache"]["fingerprint"] == OTHER.fingerprint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -21,7 +22,7 @@ def point(name: str, loss: float) -> Point:
 
 
 POINTS = (point("q4_0", 0.4), point("q5_0", 0.2), point("q8_0", 0.1))
-FRONT = Front(SHAPE, "kld", POINTS, {"seed": 0})
+FRONT = Front(SHAPE, "kld", POINTS, {"seed": 0}, uniform=(point("q4_0", 0.5), point("q5_1", 0.3)))
 
 
 def test_only_what_nothing_beats_is_on_the_front() -> None:
@@ -36,6 +37,9 @@ def test_a_front_survives_its_file() -> None:
     assert Front.from_json(data) == FRONT
     assert [entry["bits"] for entry in data["points"]] == [4.5, 5.5, 8.5]
     assert [entry["payload_bits"] for entry in data["points"]] == [4, 5, 8]
+    assert [entry["loss"] for entry in data["uniform"]] == [0.5, 0.3]
+    del data["uniform"]  # as earlier versions wrote it
+    assert Front.from_json(data) == replace(FRONT, uniform=())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import gguf
 import pytest
-from bench_cuda import cache_rate, options_of, plan_named
+from bench_cuda import cache_rate, depth_groups, options_of, plan_named
 from synthetic_models import SHAPES, Shape, write_model
 
 from kvtuner_gguf.gguffile.metadata import model_shape
@@ -53,3 +53,11 @@ def test_a_row_of_the_base_has_its_own_types(tmp_path: Path) -> None:
     folder, (option, config) = options_of(args, "q8_0/q4_0", 4)
     assert (folder, option) == (Path("ours"), "--kv-config")
     assert Plan.load(Path(config)).pairs == (Pair("q8_0", "q4_0"),) * 4
+
+
+@pytest.mark.parametrize(
+    ("depths", "groups"),
+    [("0,8192,65536", [("0", 8), ("8192,65536", 2)]), ("8192", [("8192", 2)]), ("0", [("0", 8)])],
+)
+def test_depth_0_is_repeated_more_often(depths: str, groups: list[tuple[str, int]]) -> None:
+    assert depth_groups(depths, 2) == groups

@@ -22,7 +22,7 @@ from kvtuner_gguf.cli import main
 from kvtuner_gguf.engine import devices
 from kvtuner_gguf.engine.devices import VISIBLE, Device, check_torch_has, chosen_devices
 from kvtuner_gguf.engine.llama.weights import QUANTIZED
-from kvtuner_gguf.engine.opening import Helper, open_engines
+from kvtuner_gguf.engine.opening import Helper, engine_on_gpus, open_engines
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.shards import read_model
@@ -33,6 +33,7 @@ from kvtuner_gguf.tuning.settings import Settings
 from kvtuner_gguf.tuning.texts import Texts
 from kvtuner_gguf.tuning.tuner import Tuned, Tuner
 from tests.made_up_engine import MadeUp
+from tests.tiny import write_tiny
 
 CPU = Device("cpu")
 
@@ -269,6 +270,13 @@ def test_torch_names_its_gpus_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen_devices("cpu", 2, "auto") == [Device("cuda:0"), Device("cuda:1")]
     assert os.environ[VISIBLE] == ""
     assert chosen_devices("cuda:1", None, "torch") == [Device("cuda:1")]
+
+
+@pytest.mark.parametrize(("arch", "engine"), [("llama", "auto"), ("gemma3", "llama")])
+def test_auto_on_gpus_is_llama_for_what_torch_does_not_have(arch: str, engine: str, tmp_path: Path) -> None:
+    headers = read_model(write_tiny(tmp_path / "m.gguf", arch))
+    assert engine_on_gpus(headers, "auto") == engine
+    assert engine_on_gpus(headers, "torch") == "torch"
 
 
 def test_llama_cpp_that_is_loaded_already_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

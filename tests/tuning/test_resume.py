@@ -267,9 +267,11 @@ def test_who_joins_a_search_has_its_plan(kind: str, tuning: Tuning) -> None:
     assert "study" not in first.decode()
     works = [tuning.folder / f"{name}.{socket.gethostname()}.tune" for name in ("first", "second", "third")]
     assert (works[0] / "front.json").read_bytes() == (works[1] / "front.json").read_bytes()
-    held_out, chosen = (works[1] / "journal.jsonl").read_text().splitlines()
+    held_out, *measured = (works[1] / "journal.jsonl").read_text().splitlines()
     assert held_out.startswith('["held-out')
-    assert chosen.startswith('["tuning'), "of its plan alone, for the standard error"
+    assert all(line.startswith('["tuning') for line in measured)
+    n_uniform = len(json.loads((works[1] / "front.json").read_text())["uniform"])
+    assert len(measured) == n_uniform + 1, "beside uniform pairs its plan alone, for the standard error"
     refused = tuning.run("third.json", *PAPER, *storage, "--bits", "4")
     assert "holds a tuning with goal 5 bits per value, not 4 bits per value: choose another --storage" in refused.output
     assert not works[2].exists()

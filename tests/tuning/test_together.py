@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,29 @@ def test_a_database_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(storages, "_connected", refuse)
     with pytest.raises(KvtunerError, match=r"^--storage mysql://host/db: no host takes \*\*\*; see that it runs"):
         SharedStudy("mysql://me:secret@host/db")
+
+
+@pytest.mark.parametrize("work", [lambda study: study.finished(), lambda study: study.study.set_user_attr("a", 1)])
+def test_a_journal_whose_disk_goes_away_is_told(work: Callable[[SharedStudy], object], tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    study = SharedStudy(str(folder / "study.log"))
+    folder.rename(tmp_path / "gone")
+    with pytest.raises(KvtunerError, match=r"study\.log: No such file or directory; see that its disk is there"):
+        work(study)
+
+
+def test_a_full_disk_under_a_journal_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = SharedStudy(str(tmp_path / "study.log"))
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(
+        KvtunerError, match=r"study\.log: No space left on device; see that its disk is there, has room"
+    ):
+        study.study.set_user_attr("a", 1)
 
 
 def test_a_url_is_shown_without_what_is_secret() -> None:

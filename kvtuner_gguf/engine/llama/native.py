@@ -194,16 +194,14 @@ class Model:
 
 
 @contextmanager
-def open_model(
-    path: Path, n_threads: int | None = None, verbose: bool = False, vocab_only: bool = False
-) -> Generator[Model]:
-    """Load the GGUF model at ``path``, or its vocabulary alone; its native log goes to stderr only if ``verbose``.
+def open_model(path: Path, n_threads: int | None = None, vocab_only: bool = False) -> Generator[Model]:
+    """Load the GGUF model at ``path``, or its vocabulary alone.
 
     Raises `KvtunerError` with the native reason where the file cannot be loaded.
     """
     llama_cpp = patched_llama_cpp()
     llama_cpp.llama_backend_init()
-    with captured_log(llama_cpp, verbose) as log:
+    with captured_log(llama_cpp) as log:
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = vocab_only
         pointer = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)

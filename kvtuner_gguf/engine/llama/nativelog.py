@@ -1,30 +1,30 @@
-"""What llama.cpp logs while a model is open: kept for error messages, shown only where it is asked for."""
+"""What llama.cpp logs while a model is open: its errors are kept for messages, all goes to a `logging.Logger`."""
 
 from __future__ import annotations
 
 import ctypes
-import sys
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 _ERROR_LEVEL = 4
+# gets what llama.cpp writes, at the level of debugging, piece by piece: it ends its lines itself
+LOGGER = logging.getLogger("kvtuner_gguf.llama_cpp")
 
 
 class NativeLog:
     """Keeps the errors."""
 
-    def __init__(self, verbose: bool) -> None:
-        self._verbose = verbose
+    def __init__(self) -> None:
         self._errors: list[str] = []
 
     def __call__(self, level: int, text: bytes | None, _user_data: object) -> None:
         line = (text or b"").decode(errors="replace")
         if level == _ERROR_LEVEL:
             self._errors.append(line.strip())
-        if self._verbose:
-            print(line, end="", file=sys.stderr, flush=True)
+        LOGGER.debug("%s", line)
 
     def reason(self) -> str:
         """The first error since the last call: later ones only say that the caller failed, too."""
@@ -61,9 +61,9 @@ _ACTIVE = _Active()
 
 
 @contextmanager
-def captured_log(llama_cpp: ModuleType, verbose: bool) -> Generator[NativeLog]:
+def captured_log(llama_cpp: ModuleType) -> Generator[NativeLog]:
     """All log lines of llama.cpp go to the `NativeLog` until the block ends, or to that of a later block."""
-    log = NativeLog(verbose)
+    log = NativeLog()
     _ACTIVE.add(llama_cpp, log)
     try:
         yield log

@@ -96,7 +96,7 @@ def f16_copy(path: Path, n_threads: int) -> Generator[Path]:
     with _temporary_file() as copy:
         params = lib.llama_model_quantize_default_params()
         params.ftype, params.allow_requantize, params.nthread = LlamaFileType.MOSTLY_F16, True, n_threads
-        with captured_log(lib, verbose=False) as log:
+        with captured_log(lib) as log:
             if lib.llama_model_quantize(os.fsencode(path), os.fsencode(copy), ctypes.byref(params)):
                 raise KvtunerError(
                     f"{path}: no copy with f16 weights can be made ({log.reason()}): give TMPDIR more room, or tune a "

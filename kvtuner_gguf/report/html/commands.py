@@ -1,0 +1,78 @@
+"""The commands that make a plan and its page again, from what the plan says of itself."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kvtuner_gguf.files.assets import TEXTS, TUNING_TEXT
+from kvtuner_gguf.plan.plan import Plan
+
+# how a goal reads in provenance, and the options that give it
+_GOALS = (
+    (re.compile(r"([\d.e+-]+) bits per value(?: for (\d+) tokens)?"), "--bits"),
+    (re.compile(r"([\d.e+-]+) MiB(?: for (\d+) tokens)?"), "--mib"),
+    (re.compile(r"a mean KLD of ([\d.e+-]+)"), "--max-kld"),
+)
+_OPTIONS = {"text_tokens": "--tokens", "n_ctx": "--ctx", "seed": "--seed", "for_ctx": "--for-ctx"}
+
+
+def commands(plan: Plan, name: str, model: str | None) -> list[str]:
+    """One line each, quoted for a shell; ``name`` is the plan's file, without ``model`` a name stands for it."""
+    model, cfg = model or "model.gguf", name
+    work = f"{cfg.removesuffix('.json')}.tune"
+    tuned = [_tune(plan, model, cfg)] if "goal" in plan.provenance else []
+    judged = ["--config", cfg, "--uniform", "q8_0", "--uniform", "q4_0", "--centers", cfg]
+    judged = judged if plan.centers is not None else judged[:-2]
+    ends = [] if plan.ends is None else ["--ends", str(plan.ends)]
+    shown = ["report", cfg, *([work] if tuned else []), "eval.json", "bench.json", "-o", "report.html"]
+    return [
+        *tuned,
+        _line(["kvtuner-gguf", "annotate", model, cfg, "--in-place"]),
+        _line(["llama-server", "-m", model]),
+        _line(["kvtuner-gguf", "eval", model, *judged, *ends, "--json"]) + " > eval.json",
+        _line(["llama-bench", "-m", model, "-fa", "1", "--kv-config", f"none,{cfg}", "-o", "json"]) + " > bench.json",
+        _line(["kvtuner-gguf", *shown]),
+    ]
+
+
+def _line(words: Iterable[str]) -> str:
+    return shlex.join(words)
+
+
+def _tune(plan: Plan, model: str, cfg: str) -> str:
+    facts = plan.provenance
+    words = ["kvtuner-gguf", "tune", model, "-o", cfg, *_goal(str(facts["goal"]))]
+    words += ["--ends", "none" if plan.ends is None else str(plan.ends)]
+    words += [word for key, option in _OPTIONS.items() if key in facts for word in (option, str(facts[key]))]
+    return _line([*words, *_choices(facts)])
+
+
+def _goal(goal: str) -> list[str]:
+    for pattern, option in _GOALS:
+        if found := pattern.fullmatch(goal):
+            return [option, found[1]]
+    return []
+
+
+def _texts(names: str) -> list[str]:
+    """Texts with weights as options name them: ``"0.5 a.txt + 1 b.txt"`` is ``a.txt=0.5`` and ``b.txt=1``."""
+    found = [re.fullmatch(r"(\d\S*) (.+)", part) for part in names.split(" + ")]
+    return [f"{one[2]}={one[1]}" if one else part for one, part in zip(found, names.split(" + "), strict=True)]
+
+
+def _choices(facts: Mapping[str, Any]) -> list[str]:
+    """Options for what is not as `tune` has it by default."""
+    words: list[str] = []
+    if facts.get("text") not in (None, TEXTS[TUNING_TEXT].filename):
+        words += [word for text in _texts(str(facts["text"])) for word in ("--text", text)]
+    if isinstance(names := facts.get("candidates"), list):
+        words += ["--candidates", ",".join(map(str, names))]
+    for key, usual in (("method", "exact"), ("objective", "kld"), ("device", "cpu"), ("prices", None)):
+        if facts.get(key) not in (None, usual):
+            words += [f"--{key}", str(facts[key])]
+    if isinstance(fixed := facts.get("fixed"), Mapping):
+        words += [word for il, pair in fixed.items() for word in ("--fix", f"{il}={pair}")]
+    return words if "keys" in facts else [*words, "--no-center"]

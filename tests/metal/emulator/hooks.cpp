@@ -1,0 +1,41 @@
+// What clang calls before each access of a kernel's memory: -fsanitize=thread, with this in place of its library.
+#include "memory.h"
+
+#include <cstring>
+
+#define HERE ((uintptr_t)__builtin_return_address(0))
+#define ACCESS(size)                                               \
+    extern "C" void __tsan_read##size(void * address) {            \
+        emulator::memory().read(address, size, HERE);              \
+    }                                                              \
+    extern "C" void __tsan_write##size(void * address) {           \
+        emulator::memory().write(address, size, HERE);             \
+    }                                                              \
+    extern "C" void __tsan_unaligned_read##size(void * address) {  \
+        emulator::memory().read(address, size, HERE);              \
+    }                                                              \
+    extern "C" void __tsan_unaligned_write##size(void * address) { \
+        emulator::memory().write(address, size, HERE);             \
+    }
+ACCESS(1)
+ACCESS(2)
+ACCESS(4)
+ACCESS(8)
+ACCESS(16)
+
+extern "C" void __tsan_init() {
+}
+extern "C" void * __tsan_memcpy(void * to, const void * from, size_t size) {
+    emulator::memory().read(from, size, HERE);
+    emulator::memory().write(to, size, HERE);
+    return memmove(to, from, size);
+}
+extern "C" void * __tsan_memmove(void * to, const void * from, size_t size) {
+    emulator::memory().read(from, size, HERE);
+    emulator::memory().write(to, size, HERE);
+    return memmove(to, from, size);
+}
+extern "C" void * __tsan_memset(void * to, int value, size_t size) {
+    emulator::memory().write(to, size, HERE);
+    return memset(to, value, size);
+}
