@@ -77,6 +77,8 @@ def tune(
     )
     check_goal(settings, shape)
     check_engine(Path(model), headers, engine, devices[0].in_engine)
+    if text is not None:
+        Texts((Path(text),), (1.0,)).check_long_enough(tokens, ctx)
     import_torch(threads)
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.tuner import Tuner

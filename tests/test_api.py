@@ -99,6 +99,19 @@ class TestTune:
             with pytest.raises(KvtunerError, match=words_of):
                 kvtuner_gguf.tune(model, **asked, text=words)
 
+    def test_it_is_refused_before_torch_is_loaded(self, words: Path, tiny, tmp_path: Path) -> None:
+        model = tiny(tmp_path / "m.gguf", "llama")
+        script = (
+            "import sys, kvtuner_gguf\n"
+            "for asked in ({'bits': 99}, {'device': 'abacus'}, {'ends': 'all'}, {'ctx': 8}, {'text': 'none.txt'}):\n"
+            f"    try: kvtuner_gguf.tune({str(model)!r}, **asked)\n"
+            "    except kvtuner_gguf.KvtunerError: continue\n"
+            "    raise SystemExit(f'{asked} is not refused')\n"
+            "raise SystemExit('torch is loaded' if 'torch' in sys.modules else 0)"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
 
 class TestEvaluate:
     @pytest.mark.native
