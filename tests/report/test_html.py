@@ -235,7 +235,7 @@ def test_the_commands_are_those_of_this_version() -> None:
         given = context.params
     wanted = {"bits": 3.25, "tokens": 1024, "ctx": 512, "seed": 3, "for_ctx": 8192, "ends": "4+128:q8_0", "texts": ()}
     assert {name: given[name] for name in wanted} == wanted
-    assert (given["candidates"], given["prices"], given["center"]) == (",".join(NAMES), "fisher", True)
+    assert (given["candidates"], given["prices"], given["center"]) == (tuple(NAMES), "fisher", True)
     assert annotate == "kvtuner-gguf annotate model.gguf 'my cfg.json' --in-place"
     assert again == "kvtuner-gguf report 'my cfg.json' 'my cfg.tune' eval.json bench.json -o report.html"
 
