@@ -113,7 +113,7 @@ def test_ctrl_c_says_where_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.M
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kvtuner_gguf.gguffile.annotate.strip", interrupt)
+    monkeypatch.setattr("kvtuner_gguf.gguffile.annotate.write_no_plan", interrupt)
     model = write_model(tmp_path / "m.gguf")
     result = CliRunner().invoke(main, ["strip", str(model), "--in-place"])
     assert result.exit_code == 130
