@@ -219,6 +219,15 @@ def test_axes_go_by_ratios() -> None:
     assert log_axis([1e-6, 0.1], 0, 1).within() == pytest.approx([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1])
 
 
+@pytest.fixture
+def beside(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model and texts in the folder where commands are read."""
+    monkeypatch.chdir(model.parent)
+    for name in ("a.txt", "b c.txt", "`reboot`"):
+        Path(name).write_text("text")
+
+
+@pytest.mark.usefixtures("beside")
 def test_the_commands_are_those_of_this_version() -> None:
     tune, annotate, *_, again = commands(PLAN, "my cfg.json", None)
     words = shlex.split(tune)
@@ -226,11 +235,12 @@ def test_the_commands_are_those_of_this_version() -> None:
         given = context.params
     wanted = {"bits": 3.25, "tokens": 1024, "ctx": 512, "seed": 3, "for_ctx": 8192, "ends": "4+128:q8_0", "texts": ()}
     assert {name: given[name] for name in wanted} == wanted
-    assert (given["candidates"], given["prices"], given["center"]) == (",".join(NAMES), "fisher", True)
+    assert (given["candidates"], given["prices"], given["center"]) == (NAMES, "fisher", True)
     assert annotate == "kvtuner-gguf annotate model.gguf 'my cfg.json' --in-place"
     assert again == "kvtuner-gguf report 'my cfg.json' 'my cfg.tune' eval.json bench.json -o report.html"
 
 
+@pytest.mark.usefixtures("beside")
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
