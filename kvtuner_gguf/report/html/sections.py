@@ -56,14 +56,14 @@ def judged(found: Findings) -> Markup:
 
 
 def _row_table(rows: Iterable[Row]) -> Markup:
-    head = ("cache K/V", "kind", "bits", "with ends", "MiB", "KLD mean", "same top %", "PPL ratio")
+    head = ("cache K/V", "KLD mean", "with ends", "bits", "MiB", "same top %", "PPL ratio", "kind")
     return table(head, [_cells(row) for row in rows], "numbers")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    bits = (f"{row.bits_per_value:.2f}", f"{row.bits_with_ends:.2f}", f"{row.kv_mib:.2f}")
+    size = (f"{row.bits_with_ends:.2f}", f"{row.bits_per_value:.2f}", f"{row.kv_mib:.2f}")
     kld = with_error(row.kld_mean, row.kld_se)
-    return (row.name, row.kind, *bits, kld, f"{row.same_top:.2f}", f"{row.ppl_ratio:.4f}")
+    return (row.name, kld, *size, f"{row.same_top:.2f}", f"{row.ppl_ratio:.4f}", row.kind)
 
 
 def memory(found: Findings) -> Markup:
