@@ -135,6 +135,7 @@ test-variants: ## each CPU variant that runs here, in the build of all of them, 
 soak: build ## load a server with a mixed plan, compare its answers with those of each request alone
 	$(BIN)/python tools/soak_server.py
 
+
 docs-pages: build ## write the pages that are made of the commands' help and of configs/
 	$(BIN)/python tools/command_pages.py
 	$(BIN)/python tools/gallery_page.py

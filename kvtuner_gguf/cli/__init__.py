@@ -31,6 +31,8 @@ COMMANDS = (
     "tune",
     "verify",
 )
+# characters that no first sentence of a help has
+SENTENCE = 1000
 # where a context keeps whether its command was asked for JSON
 AS_JSON = "kvtuner_gguf.as_json"
 
@@ -47,6 +49,12 @@ class LazyGroup(click.Group):
         word = cmd_name.replace("-", "_")
         command = getattr(importlib.import_module(f"kvtuner_gguf.cli.{word}"), f"{word}_command")
         return talking(command) if cmd_name in LONG else command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The whole first sentence of each command, of which click would cut the end."""
+        commands = [(name, self.get_command(ctx, name)) for name in COMMANDS]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, found.get_short_help_str(SENTENCE)) for name, found in commands if found])
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
         name = args[0]
@@ -65,7 +73,7 @@ class LazyGroup(click.Group):
         except (KvtunerError, click.ClickException) as err:
             raise failure_of(err, ctx.meta[AS_JSON]) from err
         except KeyboardInterrupt as err:
-            raise interrupted() from err
+            raise interrupted(ctx.meta[AS_JSON]) from err
 
 
 @click.group(cls=LazyGroup)

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from kvtuner_gguf.cli.kinds import INPUT, MODEL, OUTPUT
+from kvtuner_gguf.cli.nextstep import print_next
 from kvtuner_gguf.cli.outputs import model_target, what_was_written
 from kvtuner_gguf.plan.plan import Plan
 
@@ -35,6 +36,7 @@ def annotate_command(model: Path, config: Path, out: Path | None, in_place: bool
     from kvtuner_gguf.gguffile.shards import read_model
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
     from kvtuner_gguf.report.stages import byte_progress
+    from kvtuner_gguf.report.terminal import print_text
 
     target = model_target(model, out, in_place, config)
     started = time.monotonic()
@@ -45,8 +47,9 @@ def annotate_command(model: Path, config: Path, out: Path | None, in_place: bool
     seconds = time.monotonic() - started
     next_command = f"llama-server -m {shlex.quote(str(written.path))}"
     if as_json:
-        facts = {"header_only": written.header_only, "seconds": round(seconds, 3), "next": next_command}
+        facts = {"header_only": written.header_only, "seconds": round(seconds, 3), "next": [next_command]}
         click.echo(json.dumps({"file": str(written.path), **facts, **plan_to_json(plan)}, indent=1))
     else:
-        click.echo(f"{written.path}\n{plan_summary(plan)}")
-        click.echo(f"{what_was_written(written, seconds)}\nnext: {next_command}")
+        click.echo(f"{written.path}")
+        print_text(f"{plan_summary(plan)}\n{what_was_written(written, seconds)}")
+        print_next(next_command)

@@ -44,6 +44,7 @@ def with_centers(
 ) -> tuple[Plan, KeySpread]:
     """``plan`` with the centers and scales of ``model`` on ``text``; ``measured`` are the other options."""
     from kvtuner_gguf.engine.opening import check_engine, open_engine
+    from kvtuner_gguf.engine.torch.install import import_torch
     from kvtuner_gguf.gguffile.shards import read_model
     from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.settings import Settings
@@ -55,6 +56,8 @@ def with_centers(
     check_engine(model, read_model(model), engine)
     if text is not None:
         Texts((text,), (1.0,)).check_long_enough(tokens, ctx)
+    with step_progress("load torch"):
+        import_torch(threads)
     runs = open_engine(model, shape, threads=threads, engine=engine)
     from kvtuner_gguf.tuning.center import center_plan
 
@@ -69,7 +72,7 @@ def print_plan(model: Path, out: Path, plan: Plan, spread: KeySpread | None, as_
     from kvtuner_gguf.report.terminal import print_text
 
     if as_json:
-        click.echo(json.dumps({"file": str(out), **plan_to_json(plan), "next": annotating(model, out)}, indent=1))
+        click.echo(json.dumps({"file": str(out), **plan_to_json(plan), "next": [annotating(model, out)]}, indent=1))
         return
     click.echo(f"{out}")
     print_text(plan_summary(plan))

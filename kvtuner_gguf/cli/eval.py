@@ -14,6 +14,7 @@ from kvtuner_gguf.cli.failures import wrong_usage
 from kvtuner_gguf.cli.kinds import COUNT, ENDS, INPUT, MODEL, OUTPUT, PAIR
 from kvtuner_gguf.cli.options import ENDS_HELP
 from kvtuner_gguf.cli.outputs import check_outputs
+from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.chosen_ends import NONE
 
 if TYPE_CHECKING:
@@ -99,8 +100,9 @@ def eval_command(
     caches = _plans(headers, configs, auto) | pairs
     if centers is not None:
         caches |= _centered(headers, centers, uniform, ends)
-    if png and not caches:
-        raise click.UsageError("--png has nothing to draw but the f16 cache: add --uniform or --config")
+    with wrong_usage():
+        if png and not caches:
+            raise KvtunerError("--png has nothing to draw but the f16 cache: add --uniform or --config")
     sample = Sample(read_text(text), ctx, chunks, start_pos)
     with step_progress(f"eval {model.name}") as progress:
         rows = evaluate(evaluator, model, shape, caches, sample, threads, progress)
@@ -158,7 +160,6 @@ def _uniform(shape: ModelShape, uniform: Sequence[Pair], ends: str, like: Plan |
 
 def _centered(headers: list, source: Path, uniform: Sequence[Pair], ends: str) -> dict[str, Plan]:
     """Each uniform pair with such ends and the centers and scales of the plan in ``source``."""
-    from kvtuner_gguf.errors import KvtunerError
     from kvtuner_gguf.gguffile.fit import fitted
     from kvtuner_gguf.gguffile.metadata import model_shape
     from kvtuner_gguf.gguffile.stored_plan import load_plan

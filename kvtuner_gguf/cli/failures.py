@@ -24,8 +24,10 @@ class Failure(click.ClickException):
         self._object = {"error": error, "hint": hint} if as_json else None
 
     def show(self, file: IO[Any] | None = None) -> None:
+        from kvtuner_gguf.report.terminal import print_text
+
         if self._object is None:
-            super().show(file)
+            print_text(f"Error: {self.format_message()}", stderr=True)
         else:
             click.echo(json.dumps(self._object))
 

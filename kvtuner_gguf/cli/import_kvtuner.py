@@ -57,6 +57,7 @@ def import_kvtuner_command(
     from kvtuner_gguf.plan.plan import Plan
     from kvtuner_gguf.published.forms import read_table
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
+    from kvtuner_gguf.report.terminal import print_text
 
     check_outputs(out, inputs=[file, model])
     found = read_table(file, name)
@@ -66,15 +67,18 @@ def import_kvtuner_command(
     if table is not None:
         plan = table.described(plan)
     plan.save(out)
+    following = annotating(model or ANY_MODEL, out)
     if as_json:
         payload = None if table is None else table.mean_bits
-        click.echo(json.dumps({"file": str(out), "payload_bits": payload, **plan_to_json(plan)}, indent=1))
+        data = {"file": str(out), "payload_bits": payload, **plan_to_json(plan), "next": [following]}
+        click.echo(json.dumps(data, indent=1))
         return
-    click.echo(f"{out}\n{plan_summary(plan)}")
+    click.echo(f"{out}")
+    print_text(plan_summary(plan))
     if table is not None:
         bits = plan.bits_per_value()
-        click.echo(f"{table.mean_bits:.4f} payload bits per value, as the paper counts; {bits:.4f} true bits per value")
-    print_next(annotating(model or ANY_MODEL, out))
+        print_text(f"{table.mean_bits:.4f} payload bits per value, as the paper counts; {bits:.4f} true bits per value")
+    print_next(following)
 
 
 def _own_plan(plan: Plan, types: Mapping[int, str] | None) -> Plan:

@@ -40,6 +40,7 @@ def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None
     from kvtuner_gguf.gguffile.tunable import steps_to_a_plan
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
     from kvtuner_gguf.report.spreads import print_keys
+    from kvtuner_gguf.report.terminal import print_text
 
     check_outputs(png, inputs=[model_or_cfg])
     plan, source = load_plan(model_or_cfg)
@@ -56,12 +57,13 @@ def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None
         _draw_keys(spread, png, model_or_cfg)
     if source == "default" and not as_json:
         click.echo(f"{model_or_cfg}: no plan; llama.cpp allocates")
-    click.echo(shown)
     if as_json:
+        click.echo(shown)
         return
+    print_text(shown)
     for name, value in plan.provenance.items():
         if name != "keys":
-            click.echo(f"{name}: {value}")
+            print_text(f"{name}: {value}")
     if spread is not None:
         print_keys(spread)
     if steps:

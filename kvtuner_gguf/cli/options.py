@@ -61,6 +61,7 @@ _MEASURE = (
     click.option(
         "--backend",
         type=click.Choice(list(BACKENDS), case_sensitive=False),
+        metavar="NAME",
         help="Only pairs that it runs fast: cpu, cuda, metal, vulkan, or portable, which all of them run. Default: "
         "that of the first GPU of the built llama.cpp, or cpu.",
     ),

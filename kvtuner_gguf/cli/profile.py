@@ -31,13 +31,14 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, as_j
     output's error over that of the output (error).
     """
     from kvtuner_gguf.files import artifact
+    from kvtuner_gguf.report.stages import step_progress
 
     goes_on_from(work)
     check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
     shape, settings, devices = asked(model, {**options, "fresh": fresh}, work)
-    import_torch(options["threads"])
+    with step_progress("load torch"):
+        import_torch(options["threads"])
     from kvtuner_gguf.engine.opening import open_engines
-    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of

@@ -41,6 +41,7 @@ def search_command(
     """
     check_search_outputs(out, front, inputs=[model, profile, stage], work=options["work"], texts=options["texts"])
     from kvtuner_gguf.files import artifact
+    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.given import candidates_or_groups, check_model_given, types_given
     from kvtuner_gguf.tuning.profile import Profile
 
@@ -54,9 +55,9 @@ def search_command(
         check_model_given(str(path), given, str(model), shape)
     with wrong_usage():
         check_goal(replace(settings, backend=of_types(types_given(profiled, groups, settings.fixed))), shape)
-    import_torch(options["threads"])
+    with step_progress("load torch"):
+        import_torch(options["threads"])
     from kvtuner_gguf.engine.opening import open_engines
-    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of

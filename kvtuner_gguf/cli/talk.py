@@ -12,6 +12,8 @@ from typing import Any, cast
 
 import click
 
+from kvtuner_gguf.cli.failures import Failure
+
 # those that may take more than a second
 LONG = (
     "annotate",
@@ -22,7 +24,6 @@ LONG = (
     "fetch-model",
     "plan",
     "profile",
-    "prune",
     "search",
     "strip",
     "tune",
@@ -31,21 +32,19 @@ LONG = (
 _FOLDER = "kvtuner_gguf.folder"
 
 
-class Interrupted(click.ClickException):
+class Interrupted(Failure):
     """Ctrl-C, as shells number it."""
 
     exit_code = 130
 
-    def show(self, file: Any = None) -> None:
-        click.echo(f"\nInterrupted: {self.message}", err=True)
 
-
-def interrupted() -> Interrupted:
+def interrupted(as_json: bool) -> Interrupted:
     """What to say of the command that was interrupted."""
     folder = click.get_current_context().meta.get(_FOLDER)
-    if folder is None:
-        return Interrupted("no file is left half written; the same command begins anew")
-    return Interrupted(f"the same command goes on from what is in {folder}")
+    hint = "no file is left half written; the same command begins anew"
+    if folder is not None:
+        hint = f"the same command goes on from what is in {folder}"
+    return Interrupted(f"interrupted: {hint}", "interrupted", hint, as_json)
 
 
 def goes_on_from(folder: Path | None) -> None:

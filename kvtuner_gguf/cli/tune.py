@@ -20,6 +20,7 @@ from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json, save_tuned_page
 from kvtuner_gguf.engine.torch.install import import_torch
+from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.tasks import load_tasks
 from kvtuner_gguf.tuning.settings import check_goal
 
@@ -94,12 +95,14 @@ def tune_command(
     goes_on_from(folder)
     check_search_outputs(out, png, html, inputs=[model, tasks], work=folder, texts=options["texts"])
     shape, settings, devices = asked(model, {**options, "fresh": fresh}, folder)
+    from kvtuner_gguf.report.stages import step_progress
+
     with wrong_usage():
         check_goal(settings, shape)
     given_tasks = _tasks(options["objective"], tasks, n_tasks)
-    import_torch(options["threads"])
+    with step_progress("load torch"):
+        import_torch(options["threads"])
     from kvtuner_gguf.engine.opening import open_engines
-    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.tuner import Tuner
     from kvtuner_gguf.tuning.work import facts_of
@@ -132,8 +135,9 @@ def _tasks(objective: str, tasks: Path | None, n_tasks: int) -> list[Task]:
     """Those that plans are judged by, where they are the objective."""
     if objective != "failed":
         return []
-    if tasks is None:
-        raise click.UsageError("--objective failed needs --tasks: give a file of tasks")
+    with wrong_usage():
+        if tasks is None:
+            raise KvtunerError("--objective failed needs --tasks: give a file of tasks")
     return load_tasks(tasks, n_tasks)
 
 
@@ -152,7 +156,6 @@ def _task_judge(model: Path, tasks: Sequence[Task], threads: int | None) -> Gene
 def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
     """The plan on the held-out text in the built llama.cpp; None, with a word on stderr, where that is not there."""
     from kvtuner_gguf.engine.llama.native import patched_llama_cpp
-    from kvtuner_gguf.errors import KvtunerError
     from kvtuner_gguf.evaluation.by_llama import evaluate
     from kvtuner_gguf.evaluation.chunks import Chunks
     from kvtuner_gguf.report.stages import step_progress

@@ -35,7 +35,7 @@ def print_tuned_json(out: Path, tuned: Tuned, native: Row | None, following: str
     memory = [size.to_json() for size in cache_sizes(tuned.plan, tuned.front.model)]
     points = zip(tuned.front.to_json()["points"], tuned.front_se, strict=True)
     front = [{**point, "loss_se": error} for point, error in points]
-    click.echo(json.dumps({**data, **judged, "memory": memory, "front": front, "next": following}, indent=1))
+    click.echo(json.dumps({**data, **judged, "memory": memory, "front": front, "next": [following]}, indent=1))
 
 
 def save_tuned_page(html: Path, model: Path, out: Path, tuned: Tuned, native: Row | None) -> None:

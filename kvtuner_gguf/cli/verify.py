@@ -39,7 +39,9 @@ def verify_command(model_or_cfg: Path, model: Path | None, as_json: bool) -> Non
         click.echo(json.dumps({"ok": True, **facts}))
     else:
         bits = f"{plan.bits_per_value():.4f} bits per value{_beside(plan)}"
-        click.echo(f"OK: {plan.n_layer} layers, {bits}, {plan.fingerprint}")
+        from kvtuner_gguf.report.terminal import print_text
+
+        print_text(f"OK: {plan.n_layer} layers, {bits}, {plan.fingerprint}")
 
 
 def _beside(plan: Plan) -> str:

@@ -117,7 +117,7 @@ class Talk:
         def note(done: int, total: int) -> None:
             stage.done, stage.total = done, total
 
-        if self._level == Level.QUIET or not is_animated(self._console):
+        if self._level != Level.NORMAL or not is_animated(self._console):  # the log of llama.cpp would run into a bar
             yield note
             return
         outermost = self._bars is None

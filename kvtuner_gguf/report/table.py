@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from kvtuner_gguf.report.terminal import console, print_text
+from kvtuner_gguf.report.terminal import console, has_width, print_text
 
 # columns that a frame takes beside what is in a cell, and once in a row
 _FRAME, _EDGE = 3, 1
@@ -32,7 +32,7 @@ def print_table(columns: Sequence[Column[R]], rows: Sequence[R], title: str) -> 
     stdout = console()
     cells = [[column.cell(row) for row in rows] for column in columns]
     widths = [max(map(cell_len, [column.header, *texts])) for column, texts in zip(columns, cells, strict=True)]
-    shown = _fitting(columns, widths, stdout.width) if stdout.is_terminal else list(range(len(columns)))
+    shown = _fitting(columns, widths, stdout.width) if has_width(stdout) else list(range(len(columns)))
     print_text(title)
     if shown is None:
         _print_records(columns, cells)

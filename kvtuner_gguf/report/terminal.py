@@ -15,16 +15,21 @@ def console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, color_system=colors, markup=False, emoji=False, highlight=False)
 
 
+def has_width(stream: Console) -> bool:
+    """Whether lines have an end: those of a file have none, also where it is to have colors."""
+    return stream.file.isatty()
+
+
 def is_animated(stream: Console) -> bool:
     """Whether what was written can be replaced: a file keeps it all, and so does a dumb terminal."""
-    return stream.file.isatty() and not stream.is_dumb_terminal
+    return has_width(stream) and not stream.is_dumb_terminal
 
 
-def print_text(text: str) -> None:
-    """Print lines to stdout, broken between words where a terminal is narrower; a file has each line whole."""
-    stdout = console()
+def print_text(text: str, stderr: bool = False) -> None:
+    """Print lines, broken between words where a terminal is narrower; a file has each line whole."""
+    stream = console(stderr)
     for line in text.splitlines():
-        click.echo(wrapped(line, stdout.width) if stdout.is_terminal else line)
+        click.echo(wrapped(line, stream.width) if has_width(stream) else line, err=stderr)
 
 
 def wrapped(line: str, width: int) -> str:

@@ -23,7 +23,7 @@ def test_what_plan_names_can_be_typed(tmp_path: Path, monkeypatch: pytest.Monkey
     args = ["plan", str(model), "--uniform", "q8_0", "--no-center", "-o", "my plan.json"]
     said = CliRunner().invoke(main, args).stdout.splitlines()[-1]
     assert said.startswith("next: kvtuner-gguf annotate ")
-    assert json.loads(CliRunner().invoke(main, [*args, "--json"]).stdout)["next"] == said.removeprefix("next: ")
+    assert json.loads(CliRunner().invoke(main, [*args, "--json"]).stdout)["next"] == [said.removeprefix("next: ")]
     done = CliRunner().invoke(main, shlex.split(said)[2:])
     assert done.exit_code == 0, done.output
     found = plan_of([read_gguf(tmp_path / "a model-kv.gguf")])
@@ -34,3 +34,12 @@ def test_what_plan_names_can_be_typed(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_shards_are_annotated_in_place() -> None:
     said = annotating(Path("m-00002-of-00003.gguf"), Path("p.json"))
     assert said == "kvtuner-gguf annotate m-00002-of-00003.gguf p.json --in-place"
+
+
+def test_a_table_of_the_paper_names_its_next_command_in_json_too(tmp_path: Path) -> None:
+    table, out = tmp_path / "table.yaml", tmp_path / "plan.json"
+    table.write_text("".join(f"{il}: {{nbits_key: 8, nbits_value: 4}}\n" for il in range(4)))
+    for args, model in (([], "MODEL.gguf"), (["--model", str(write_model(tmp_path / "m.gguf"))], tmp_path / "m.gguf")):
+        shown = CliRunner().invoke(main, ["import-kvtuner", str(table), "-o", str(out), *args, "--json"])
+        assert shown.exit_code == 0, shown.output
+        assert json.loads(shown.stdout)["next"] == [annotating(Path(model), out)]

@@ -25,10 +25,12 @@ WRITERS = {
     "plan": ["in", "--uniform", "q4_0", "-o", "OUT"],
     "profile": ["in", "-o", "OUT"],
     "prune": ["in", "-o", "OUT"],
+    "report": ["in", "-o", "OUT"],
     "search": ["in", "in", "in", "-o", "OUT"],
     "search front": ["in", "in", "in", "-o", "there", "--front", "OUT"],
     "strip": ["in", "-o", "OUT"],
     "tune": ["in", "-o", "OUT"],
+    "tune html": ["in", "-o", "there", "--html", "OUT"],
     "tune png": ["in", "-o", "there", "--png", "OUT"],
 }
 READERS = {"completion", "demo", "verify"}

@@ -39,7 +39,9 @@ def start(args: list[str]) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_shows_progress_can_be_told_how_much(name: str) -> None:
     source = (ROOT / "kvtuner_gguf" / "cli" / f"{name.replace('-', '_')}.py").read_text()
-    works_long = any(word in source for word in ("_progress", "import_torch", "with_centers", "Demo("))
+    works_long = any(
+        word in source for word in ("_progress", "import_torch", "check_installed", "with_centers", "Demo(")
+    )
     assert works_long == (name in LONG)
     found = main.get_command(click.Context(main), name)
     assert found is not None
@@ -53,7 +55,7 @@ def test_a_tuning_tells_its_stages_on_stderr(tmp_path: Path, tiny) -> None:
     assert result.exit_code == 0, result.output
     said = [line for line in result.stderr.splitlines() if not line.endswith(" so far")]
     stages = [line.rpartition(": ")[0] for line in said[:-1]]
-    assert stages[0] == "load the reference model"
+    assert stages[:2] == ["load torch", "load the reference model"]
     assert {"center keys", "price layers", "search 4 bits per value", "verify on held-out text"} <= set(stages)
     assert " s in all" in said[-1]
     again = CliRunner().invoke(main, command(tmp_path, tiny, "-o", str(tmp_path / "b.json"), "--json", "-q"))
@@ -94,7 +96,9 @@ def test_after_ctrl_c_the_same_command_goes_on(tmp_path: Path, tiny) -> None:
             break
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    assert said.splitlines()[-1] == f"Interrupted: the same command goes on from what is in {tmp_path / 'cfg.tune'}"
+    assert (
+        said.splitlines()[-1] == f"Error: interrupted: the same command goes on from what is in {tmp_path / 'cfg.tune'}"
+    )
     assert "Traceback" not in said
     assert not out.exists()
     again = start([*args, "-o", str(out)])
@@ -113,7 +117,7 @@ def test_ctrl_c_says_where_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.M
     model = write_model(tmp_path / "m.gguf")
     result = CliRunner().invoke(main, ["strip", str(model), "--in-place"])
     assert result.exit_code == 130
-    assert result.stderr == "\nInterrupted: no file is left half written; the same command begins anew\n"
+    assert result.stderr == "Error: interrupted: no file is left half written; the same command begins anew\n"
 
 
 @pytest.mark.native

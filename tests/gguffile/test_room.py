@@ -263,8 +263,8 @@ def test_annotate_says_what_it_wrote_and_what_comes_next(model: Path, tmp_path: 
     assert lines[-1] == f"next: llama-server -m '{out}'"
     lines = run("annotate", out, tmp_path / "plan.json", "--in-place").output.splitlines()
     assert lines[-2].startswith("only the header was changed, in ")
-    found = json.loads(run("annotate", out, tmp_path / "plan.json", "--in-place", "--json").output)
-    assert (found["header_only"], found["next"]) == (True, lines[-1].removeprefix("next: "))
+    found = json.loads(run("annotate", out, tmp_path / "plan.json", "--in-place", "--json").stdout)
+    assert (found["header_only"], found["next"]) == (True, [lines[-1].removeprefix("next: ")])
 
 
 def test_the_first_of_many_shards_has_room_too(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.metal.library import locate
+from tests.metal.lint import THREADGROUP_LIMIT
 
 
 class Order(IntEnum):
@@ -98,6 +99,8 @@ class Device:
         ``buffers`` are its buffers in order; those that are among ``outputs`` may be written, from what they hold.
         Raises `Fault`.
         """
+        if sum(threadgroup_bytes) > THREADGROUP_LIMIT:
+            raise Fault(f"{kernel}: {sum(threadgroup_bytes)} bytes of threadgroup memory")
         self._library.emulator_clear()
         for number, value in (constants or {}).items():
             self._library.emulator_set_constant(number, value)

@@ -20,18 +20,21 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TREE = Path(os.environ.get("KVTUNER_METAL_TREE", ROOT / "build" / "src"))
 UPSTREAM = TREE / "vendor" / "llama.cpp" / "ggml" / "src"
-CACHE = Path(os.environ.get("KVTUNER_METAL_BUILD", ROOT / "build" / "metal"))
+CACHE = Path(os.environ.get("KVTUNER_METAL_BUILD", ROOT / "build" / "metal-emulator"))
 # where the first is not installed, the second is: a wheel with clang in it
 CLANG, WHEEL = "clang++-19", "ziglang"
+AS_CLANG = ["-mcpu=baseline", "-fno-sanitize=undefined", "-D_LIBCPP_REMOVE_TRANSITIVE_INCLUDES"]
 COMMON = ["-std=c++17", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]
 RUNTIME = [*COMMON, "-O2"]
 QUIET = [
     "pass-failed", "duplicate-decl-specifier", "user-defined-literals", "c99-designator",
     "unused-function", "unused-variable", "unused-const-variable",
 ]  # fmt: skip
-# each access calls the emulator, also one that a write follows; half is computed in half
+# each access calls the emulator, also one that a write follows; of vectors longer than 16 bytes clang would tell
+# nothing; half is computed in half
 KERNELS = [
-    *COMMON, "-O1", "-fsanitize=thread", "-fno-strict-aliasing", "-DGGML_METAL_HAS_BF16",
+    *COMMON, "-O1", "-fsanitize=thread", "-fno-vectorize", "-fno-slp-vectorize", "-fno-strict-aliasing",
+    "-DGGML_METAL_HAS_BF16",
     *(f"-Wno-{name}" for name in QUIET),
     "-mllvm", "-tsan-instrument-read-before-write", "-mllvm", "-tsan-instrument-func-entry-exit=0",
     "-Xclang", "-ffloat16-excess-precision=none",
@@ -45,7 +48,7 @@ def compiler() -> list[str] | None:
     if found := shutil.which(CLANG):
         return [found]
     if importlib.util.find_spec(WHEEL):
-        return [sys.executable, "-m", WHEEL, "c++", "-fno-sanitize=undefined", "-D_LIBCPP_REMOVE_TRANSITIVE_INCLUDES"]
+        return [sys.executable, "-m", WHEEL, "c++", *AS_CLANG]
     return None
 
 
@@ -95,14 +98,15 @@ def _compile(file: Path, kernels: Collection[str], includes: Path, folder: Path,
     paths = [f"-I{path}" for path in (folder, HERE / "shim", HERE / "emulator", includes / "ggml-metal", includes)]
     main = folder / "kernels.o"
     include = ["-include", str(HERE / "shim" / "metal_stdlib")]
-    _run([*KERNELS, *paths, *include, "-x", "c++", "-c", str(folder / file.name), "-o", str(main)])
+    run_compiler([*KERNELS, *paths, *include, "-x", "c++", "-c", str(folder / file.name), "-o", str(main)])
     own = [str(path) for path in sorted((HERE / "emulator").glob("*.cpp"))]
     unfinished = folder / made.name
-    _run([*RUNTIME, "-shared", str(main), *own, "-ldl", "-o", str(unfinished)])
+    run_compiler([*RUNTIME, "-shared", str(main), *own, "-ldl", "-o", str(unfinished)])
     unfinished.replace(made)
 
 
-def _run(arguments: list[str]) -> None:
+def run_compiler(arguments: list[str]) -> None:
+    """Raises `RuntimeError` with the compiler's words where it fails."""
     command = [*(compiler() or []), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -234,14 +234,14 @@ def test_axes_go_by_ratios() -> None:
 
 
 @pytest.fixture
-def beside(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model and texts in the folder where commands are read."""
-    monkeypatch.chdir(model.parent)
-    for name in ("a.txt", "b c.txt", "`reboot`"):
-        Path(name).write_text("text")
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that has the files which plans name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.gguf", "a.txt", "b c.txt", "`reboot`"):
+        Path(name).touch()
 
 
-@pytest.mark.usefixtures("beside")
+@pytest.mark.usefixtures("here")
 def test_the_commands_are_those_of_this_version() -> None:
     tune, annotate, *_, again = commands(PLAN, "my cfg.json", None)
     words = shlex.split(tune)
@@ -249,12 +249,12 @@ def test_the_commands_are_those_of_this_version() -> None:
         given = context.params
     wanted = {"bits": 3.25, "tokens": 1024, "ctx": 512, "seed": 3, "for_ctx": 8192, "ends": "4+128:q8_0", "texts": ()}
     assert {name: given[name] for name in wanted} == wanted
-    assert (given["candidates"], given["prices"], given["center"]) == (NAMES, "fisher", True)
+    assert (given["candidates"], given["prices"], given["center"]) == (tuple(NAMES), "fisher", True)
     assert annotate == "kvtuner-gguf annotate model.gguf 'my cfg.json' --in-place"
     assert again == "kvtuner-gguf report 'my cfg.json' 'my cfg.tune' eval.json bench.json -o report.html"
 
 
-@pytest.mark.usefixtures("beside")
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
@@ -267,6 +267,7 @@ def test_the_commands_are_those_of_this_version() -> None:
         ({"goal": "$(reboot)", "text": "`reboot`"}, ["--text", "`reboot`"]),
     ],
 )
+@pytest.mark.usefixtures("here")
 def test_a_command_has_the_options_of_its_plan(facts: dict, words: list[str]) -> None:
     found = shlex.split(commands(replace(PLAN, provenance={**FACTS, **facts}), "cfg.json", None)[0])
     tune_command.make_context("tune", found[2:])

@@ -74,12 +74,13 @@ def test_a_wide_terminal_shows_more_and_a_narrow_one_what_matters() -> None:
     assert {"95.67"} <= shown(80) < shown(120)
 
 
-def test_a_file_has_all_columns_of_a_row_in_one_line() -> None:
+@pytest.mark.parametrize("extra", [{"COLUMNS": "40"}, {"FORCE_COLOR": "1"}])
+def test_a_file_has_all_columns_of_a_row_in_one_line(extra: dict[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment(COLUMNS="40"), check=True
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment(**extra), check=True
     )
-    assert "\x1b" not in done.stdout
-    assert "left out" not in done.stdout
+    assert ("\x1b" in done.stdout) == ("FORCE_COLOR" in extra)
+    assert "a wider terminal" not in done.stdout
     (line,) = [line for line in done.stdout.splitlines() if "[of mine]" in line]
     assert all(number in line for number in (*OTHERS, "6.375", "0.01234", "0.00089"))
 

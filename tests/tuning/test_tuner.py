@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_plan(tmp_path: Path) -> None:
     assert plan.bits_per_value() < plan.bits_with_ends(plan.model, 8192) <= 6
     assert plan.n_layer == 30
     assert plan.provenance["kld_mean"] > 0
-    assert json.loads(result.output)["n_layer"] == 30
+    assert json.loads(result.stdout)["n_layer"] == 30
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-// The emulator as a C library: memory, function constants, and dispatches of kernels by name.
+#include "dispatch.h"
+
 #include <dlfcn.h>
 #include <map>
 #include <string>
@@ -87,14 +88,6 @@ void memory_fault(const char * kind, uintptr_t code, uintptr_t other_code) {
 
 using namespace emulator;
 
-struct emulator_dispatch_arguments {
-    const char * kernel;
-    void ** pointers;
-    unsigned n_pointers;
-    Position grid, threads;
-    Rules rules;
-};
-
 extern "C" void emulator_clear() {
     memory().clear();
     constants().clear();
@@ -107,7 +100,10 @@ extern "C" void emulator_set_constant(int id, long value) {
     constants()[id] = value;
 }
 
-// what went wrong, or nullptr
+extern "C" int emulator_pointers(const char * kernel) {
+    const auto found = kernels().find(kernel);
+    return found == kernels().end() ? -1 : (int)found->second.pointers;
+}
 extern "C" const char * emulator_dispatch(const emulator_dispatch_arguments * arguments) {
     static std::string failure;
     const auto found = kernels().find(arguments->kernel);

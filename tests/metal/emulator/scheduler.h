@@ -6,20 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "dispatch.h"
 #include "fiber.h"
-#include "runtime.h"
 
 namespace emulator {
-
-enum class Order { forward, reverse, random };
-
-struct Rules {
-    Order order;
-    unsigned seed;
-    bool strict;       // only barriers order memory, not every operation of a simdgroup
-    bool poison;       // garbage for lanes past a shuffle's end
-    int skip_barrier;  // the line of a barrier that is left out, or 0
-};
 
 struct Lane {
     Identity identity;

@@ -1,0 +1,124 @@
+// Stands in for upstream's ggml-metal-device.m: pipelines, and the encoder, which runs what it is given at once.
+#include "ggml-metal-device.h"
+
+#include "ggml-impl.h"
+
+#include <algorithm>
+
+#include "kernels.h"
+
+static constexpr int n_slots = 31;
+
+struct ggml_metal_cv {
+    std::map<int, long> values;
+};
+struct ggml_metal_pipeline {
+    MetalKernel * kernel;
+};
+struct ggml_metal_library {
+    ggml_metal_device_t device;
+    ggml_metal_pipelines_t pipelines;
+};
+struct ggml_metal_encoder {
+    ggml_metal_pipeline_t pipeline;
+    std::vector<char> bytes[n_slots];
+    std::vector<void *> buffers;
+    std::vector<size_t> threadgroup_bytes;
+};
+
+ggml_metal_cv_t ggml_metal_cv_init(void) {
+    return new ggml_metal_cv;
+}
+void ggml_metal_cv_free(ggml_metal_cv_t cv) {
+    delete cv;
+}
+void ggml_metal_cv_set_int16(ggml_metal_cv_t cv, int16_t value, int32_t idx) {
+    cv->values[idx] = value;
+}
+void ggml_metal_cv_set_int32(ggml_metal_cv_t cv, int32_t value, int32_t idx) {
+    cv->values[idx] = value;
+}
+void ggml_metal_cv_set_bool(ggml_metal_cv_t cv, bool value, int32_t idx) {
+    cv->values[idx] = value;
+}
+
+ggml_metal_pipeline_t ggml_metal_pipeline_init(void) {
+    return new ggml_metal_pipeline{};
+}
+void ggml_metal_pipeline_free(ggml_metal_pipeline_t pipeline) {
+    delete pipeline->kernel;
+    delete pipeline;
+}
+int ggml_metal_pipeline_max_theads_per_threadgroup(ggml_metal_pipeline_with_params) {
+    return 1024;
+}
+
+ggml_metal_library_t ggml_metal_library_init(ggml_metal_device_t dev) {
+    return new ggml_metal_library{ dev, ggml_metal_pipelines_init() };
+}
+ggml_metal_library_t ggml_metal_library_init_from_source(ggml_metal_device_t, const char *, bool) {
+    return nullptr;
+}
+void ggml_metal_library_free(ggml_metal_library_t lib) {
+    ggml_metal_pipelines_free(lib->pipelines);
+    delete lib;
+}
+ggml_metal_device_t ggml_metal_library_get_device(ggml_metal_library_t lib) {
+    return lib->device;
+}
+ggml_metal_pipeline_with_params ggml_metal_library_get_pipeline(ggml_metal_library_t lib, const char * name) {
+    ggml_metal_pipeline_with_params result{};
+    result.pipeline = ggml_metal_pipelines_get(lib->pipelines, name);
+    return result;
+}
+ggml_metal_pipeline_with_params ggml_metal_library_compile_pipeline(ggml_metal_library_t lib, const char * base,
+                                                                    const char * name, ggml_metal_cv_t cv) {
+    ggml_metal_pipeline_with_params result = ggml_metal_library_get_pipeline(lib, name);
+    if (!result.pipeline) {
+        MetalKernel * kernel = metal_kernel(base, cv ? cv->values : std::map<int, long>());
+        if (kernel) {
+            result.pipeline = new ggml_metal_pipeline{ kernel };
+            ggml_metal_pipelines_add(lib->pipelines, name, result.pipeline);
+        }
+    }
+    return result;
+}
+
+ggml_metal_encoder_t ggml_metal_encoder_init(ggml_metal_cmd_buf_t, bool) {
+    return new ggml_metal_encoder{};
+}
+void ggml_metal_encoder_free(ggml_metal_encoder_t encoder) {
+    delete encoder;
+}
+void ggml_metal_encoder_debug_group_push(ggml_metal_encoder_t, const char *) {
+}
+void ggml_metal_encoder_debug_group_pop(ggml_metal_encoder_t) {
+}
+void ggml_metal_encoder_set_pipeline(ggml_metal_encoder_t encoder, ggml_metal_pipeline_with_params pipeline) {
+    encoder->pipeline = pipeline.pipeline;
+    encoder->buffers.assign(n_slots, nullptr);
+    encoder->threadgroup_bytes.clear();
+}
+void ggml_metal_encoder_set_bytes(ggml_metal_encoder_t encoder, void * data, size_t size, int idx) {
+    encoder->bytes[idx].assign((char *)data, (char *)data + size);
+    encoder->buffers[idx] = encoder->bytes[idx].data();
+}
+void ggml_metal_encoder_set_buffer(ggml_metal_encoder_t encoder, ggml_metal_buffer_id buffer, int idx) {
+    encoder->buffers[idx] = (char *)buffer.metal + buffer.offs;
+}
+void ggml_metal_encoder_set_threadgroup_memory_size(ggml_metal_encoder_t encoder, size_t size, int idx) {
+    GGML_ASSERT(size % 16 == 0 && size <= 32768);
+    encoder->threadgroup_bytes.resize(std::max(encoder->threadgroup_bytes.size(), (size_t)idx + 1));
+    encoder->threadgroup_bytes[idx] = size;
+}
+void ggml_metal_encoder_dispatch_threadgroups(ggml_metal_encoder_t encoder, int tg0, int tg1, int tg2, int tptg0,
+                                              int tptg1, int tptg2) {
+    GGML_ASSERT(encoder->pipeline && "a dispatch without a pipeline");
+    const emulator::Position grid{ (unsigned)tg0, (unsigned)tg1, (unsigned)tg2 };
+    const emulator::Position threads{ (unsigned)tptg0, (unsigned)tptg1, (unsigned)tptg2 };
+    encoder->pipeline->kernel->dispatch(encoder->buffers, encoder->threadgroup_bytes, grid, threads);
+}
+void ggml_metal_encoder_memory_barrier(ggml_metal_encoder_t) {
+}
+void ggml_metal_encoder_end_encoding(ggml_metal_encoder_t) {
+}

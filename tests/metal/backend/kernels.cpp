@@ -1,0 +1,77 @@
+#include "kernels.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <dlfcn.h>
+
+template <class Function>
+static void find(void * handle, const char * name, Function *& function) {
+    function = reinterpret_cast<Function *>(dlsym(handle, name));
+}
+
+// the path that `tests.metal.pipeline` prints; empty where it fails
+static std::string compiled(const std::string & name) {
+    const char * command = getenv("KVTUNER_METAL_COMPILE");
+    FILE * pipe = popen((std::string(command ? command : "false") + " " + name).c_str(), "r");
+    char path[4096] = "";
+    if (!pipe || !fgets(path, sizeof path, pipe)) {
+        path[0] = '\0';
+    }
+    const bool done = pipe && pclose(pipe) == 0;
+    return done ? std::string(path).substr(0, std::string(path).find('\n')) : "";
+}
+
+static const MetalKernel::Library * load(const std::string & name) {
+    static std::map<std::string, MetalKernel::Library> by_name;
+    const auto found = by_name.find(name);
+    if (found != by_name.end()) {
+        return &found->second;
+    }
+    const std::string path = compiled(name);
+    void * handle = path.empty() ? nullptr : dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!handle) {
+        fprintf(stderr, "no kernel %s\n", name.c_str());
+        return nullptr;
+    }
+    MetalKernel::Library & library = by_name[name];
+    find(handle, "emulator_clear", library.clear);
+    find(handle, "emulator_allocate", library.allocate);
+    find(handle, "emulator_set_constant", library.set_constant);
+    find(handle, "emulator_pointers", library.pointers);
+    find(handle, "emulator_dispatch", library.dispatch);
+    return &library;
+}
+
+MetalKernel * metal_kernel(const std::string & name, const std::map<int, long> & constants) {
+    const MetalKernel::Library * library = load(name);
+    const int pointers = library ? library->pointers(name.c_str()) : -1;
+    return pointers < 0 ? nullptr : new MetalKernel{ name, constants, (unsigned)pointers, library };
+}
+
+static emulator::Rules rules() {
+    const char * text = getenv("KVTUNER_METAL_ORDER");
+    const std::string order = text ? text : "forward";
+    const auto which = order == "reverse"  ? emulator::Order::reverse
+                       : order == "random" ? emulator::Order::random
+                                           : emulator::Order::forward;
+    return { which, 1, false, true, 0 };
+}
+
+void MetalKernel::dispatch(const std::vector<void *> & buffers, const std::vector<size_t> & threadgroup_bytes,
+                           emulator::Position grid, emulator::Position threads) const {
+    static const int threadgroup_memory = 2;
+    library->clear();
+    for (const auto & [id, value] : constants) {
+        library->set_constant(id, value);
+    }
+    std::vector<void *> given(buffers.begin(), buffers.begin() + (pointers - threadgroup_bytes.size()));
+    for (const size_t size : threadgroup_bytes) {
+        given.push_back(library->allocate(size, threadgroup_memory));
+    }
+    const emulator_dispatch_arguments arguments{ name.c_str(), given.data(), (unsigned)given.size(),
+                                                 grid,         threads,      rules() };
+    if (const char * failure = library->dispatch(&arguments)) {
+        fprintf(stderr, "%s: %s\n", name.c_str(), failure);
+        exit(3);
+    }
+}
