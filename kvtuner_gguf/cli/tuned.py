@@ -43,7 +43,7 @@ def save_tuned_page(html: Path, model: Path, out: Path, tuned: Tuned, native: Ro
     from kvtuner_gguf.report.html.findings import Findings
     from kvtuner_gguf.report.html.page import save_page
 
-    rows = {"held-out text": [tuned.row] if native is None else [tuned.row, native]}
+    rows = {"held-out text": [tuned.row, *([] if native is None else [native]), *tuned.rivals]}
     prices = [] if tuned.prices is None else [tuned.prices]
     save_page(Findings({out.name: tuned.plan}, {"front": tuned.front}, prices, rows, model=model.name), html)
 

@@ -197,6 +197,20 @@ def test_the_page_has_all_that_was_found() -> None:
     assert ">720.0 MiB, 100%</text>" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("q4_0/q4_0 centered ends 4+128:q8_0", "centered uniform", "q4_0/q4_0"),
+        ("stock q4_0/q4_0", "uniform", "q4_0/q4_0"),
+        ("my plan/2", "plan", "my plan/2"),
+    ],
+)
+def test_uniform_rows_are_drawn_with_their_pair_alone(name: str, kind: str, said: str) -> None:
+    text = page(Findings(rows={"eval.json": [row(name, 4.5, 0.1, kind)]}))
+    assert f'class="name">{said}</text>' in text
+    assert f"<td>{name}</td>" in text
+
+
 def test_what_was_not_given_is_left_out() -> None:
     text = page(Findings({"cfg.json": Plan(PLAN.pairs)}))
     assert "<h2>Types by layer</h2>" in text
@@ -240,6 +254,7 @@ def test_the_commands_are_those_of_this_version() -> None:
     assert again == "kvtuner-gguf report 'my cfg.json' 'my cfg.tune' eval.json bench.json -o report.html"
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("facts", "words"),
     [

@@ -64,7 +64,7 @@ def _chosen(front: Front, plans: Mapping[str, Plan]) -> list[Series]:
 
 
 def row_chart(rows: Sequence[Row]) -> Markup:
-    """``rows`` that differ from the f16 cache, each with its name."""
+    """``rows`` that differ from the f16 cache, each with its name in short."""
     series = []
     for kind, (title, style, shape) in _STYLES.items():
         shown = [
@@ -72,8 +72,15 @@ def row_chart(rows: Sequence[Row]) -> Markup:
         ]
         points = [(row.bits_with_ends, row.kld_mean) for row in shown]
         if points:
-            series.append(Series(title, points, style, shape, names=[row.name for row in shown]))
+            series.append(Series(title, points, style, shape, names=[_short_name(row) for row in shown]))
     return Chart(series, BITS, "mean KLD (nats)").draw("divergences over bits") if series else Markup("")
+
+
+def _short_name(row: Row) -> str:
+    """The pair alone of a uniform one: colours tell the rest, and the table has the whole name."""
+    if row.kind == OF_PLAN:
+        return row.name
+    return next((word for word in row.name.split() if "/" in word), row.name)
 
 
 def key_chart(spread: KeySpread) -> Markup:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kvtuner_gguf.errors import KvtunerError, about
+from kvtuner_gguf.errors import about
 from kvtuner_gguf.evaluation.rows import Row
-from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.front import Front
 from kvtuner_gguf.plan.keyspread import KeySpread
-from kvtuner_gguf.plan.pairs import F16, Pair
-from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.plan.pairs import F16
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.report.html.barlist import Bar, bar_list
 from kvtuner_gguf.report.html.charts import front_chart, key_chart, row_chart
@@ -20,11 +18,9 @@ from kvtuner_gguf.report.html.findings import Findings
 from kvtuner_gguf.report.html.heatmap import heat_map
 from kvtuner_gguf.report.html.markup import Markup, element, joined, note, section, table
 from kvtuner_gguf.report.html.speeds import Speed
+from kvtuner_gguf.report.memory import LENGTHS, CacheSize, cache_sizes
 from kvtuner_gguf.report.numbers import with_error
 from kvtuner_gguf.report.plans import plan_summary
-
-CONTEXTS = (4096, 32768, 131072)
-Q8 = Pair("q8_0", "q8_0")
 
 
 def layers(found: Findings) -> Markup:
@@ -60,14 +56,14 @@ def judged(found: Findings) -> Markup:
 
 
 def _row_table(rows: Iterable[Row]) -> Markup:
-    head = ("cache K/V", "kind", "bits", "with ends", "MiB", "KLD mean", "same top %", "PPL ratio")
+    head = ("cache K/V", "KLD mean", "with ends", "bits", "MiB", "same top %", "PPL ratio", "kind")
     return table(head, [_cells(row) for row in rows], "numbers")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    bits = (f"{row.bits_per_value:.2f}", f"{row.bits_with_ends:.2f}", f"{row.kv_mib:.2f}")
+    size = (f"{row.bits_with_ends:.2f}", f"{row.bits_per_value:.2f}", f"{row.kv_mib:.2f}")
     kld = with_error(row.kld_mean, row.kld_se)
-    return (row.name, row.kind, *bits, kld, f"{row.same_top:.2f}", f"{row.ppl_ratio:.4f}")
+    return (row.name, kld, *size, f"{row.same_top:.2f}", f"{row.ppl_ratio:.4f}", row.kind)
 
 
 def memory(found: Findings) -> Markup:
@@ -75,29 +71,21 @@ def memory(found: Findings) -> Markup:
     parts = []
     for name, plan in found.plans.items():
         if plan.model is not None:
-            groups = [(f"{n_ctx // 1024}k tokens", _sizes(name, plan, plan.model, n_ctx)) for n_ctx in CONTEXTS]
+            sizes = cache_sizes(plan, plan.model)
+            groups = [(f"{n_ctx // 1024}k tokens", _sizes(sizes, i)) for i, n_ctx in enumerate(LENGTHS)]
             parts.append(_titled(name, bar_list(groups, "MiB of caches by context length")))
     told = note("MiB that a context of one sequence allocates, exact ends and tables of centers included.")
     return section("Memory by context length", told, *parts) if parts else Markup("")
 
 
-def _sizes(name: str, plan: Plan, shape: ModelShape, n_ctx: int) -> list[Bar]:
-    uniform = {"f16": (F16, "is-uniform"), "q8_0": (Q8, "is-centered")}
-    caches = [(said, Plan.uniform(pair, shape.n_layer), style) for said, (pair, style) in uniform.items()]
-    most = _mib(caches[0][1], shape, n_ctx)
-    bars = []
-    for said, cache, style in [*caches, (name, plan, "is-plan")]:
-        try:
-            mib = _mib(cache, shape, n_ctx)
-        except KvtunerError:  # heads that blocks of q8_0 do not divide
-            continue
-        bars.append(Bar(said, mib / most, f"{mib:,.1f} MiB, {mib / most:.0%}", style))
-    return bars
-
-
-def _mib(plan: Plan, shape: ModelShape, n_ctx: int) -> float:
-    context = ContextSize(n_ctx)
-    return (plan.n_bytes(shape, context) + plan.centers_bytes(shape, context)) / 2**20
+def _sizes(sizes: Sequence[CacheSize], i: int) -> list[Bar]:
+    """A bar for each cache in the context that has number ``i``."""
+    styles = {"f16": "is-uniform", "q8_0": "is-centered"}
+    shares = [one.n_bytes[i] / (sizes[0].n_bytes[i] or 1) for one in sizes]
+    return [
+        Bar(one.name, share, f"{one.n_bytes[i] / 2**20:,.1f} MiB, {share:.0%}", styles.get(one.name, "is-plan"))
+        for one, share in zip(sizes, shares, strict=True)
+    ]
 
 
 def centering(found: Findings) -> Markup:

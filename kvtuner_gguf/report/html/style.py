@@ -53,6 +53,7 @@ table { border-collapse: collapse; font-size: 13px; }
 td, th { text-align: left; padding: 3px 12px 3px 0; border-bottom: 1px solid var(--rule); vertical-align: top;
   overflow-wrap: anywhere; min-width: 60px; unicode-bidi: isolate; }
 td:first-child, .numbers td { white-space: nowrap; }
+.numbers td:first-child { white-space: normal; min-width: 110px; max-width: 240px; overflow-wrap: anywhere; }
 .numbers td, .numbers th { padding-right: 8px; min-width: 0; font-size: 12px; overflow-wrap: normal; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 12px/1.5 ui-monospace, "DejaVu Sans Mono", monospace;
   margin: 8px 0; unicode-bidi: isolate; }
