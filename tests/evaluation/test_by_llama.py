@@ -36,6 +36,7 @@ FIELDS = [
     "ppl_ratio",
     "kv_mib",
     "kld_se",
+    "kind",
 ]
 
 
