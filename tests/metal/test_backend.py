@@ -16,7 +16,9 @@ from tests.metal.library import ROOT, WHEEL, compiler
 pytestmark = pytest.mark.native
 
 NUMBER = re.compile(r"(\d+)/(\d+) tests passed")
-ATTENTION = "hsk={size},hsv={size},nh=4,nr23=.1,1.,kv=512,nb={rows},mask=1,sinks=1,max_bias=8.*type_K={kind},.*permute=.0,1"
+ATTENTION = (
+    "hsk={size},hsv={size},nh=4,nr23=.1,1.,kv=512,nb={rows},mask=1,sinks=1,max_bias=8.*type_K={kind},.*permute=.0,1"
+)
 
 
 @pytest.fixture(scope="module")
