@@ -68,6 +68,7 @@ def environment(libraries: Path, order: str) -> dict[str, str]:
         "GGML_BACKEND_PATH": str(build_backend(libraries)),
         "KVTUNER_METAL_COMPILE": f"{sys.executable} -m tests.metal.backend",
         "KVTUNER_METAL_ORDER": order,
+        "LLAMA_TEST_FA_VEC_DISABLE": "1",  # test-backend-ops' cases of long caches take hours here
     }
 
 

@@ -1,0 +1,59 @@
+"""Upstream's own cases through its Metal host code and the emulator."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kvtuner_gguf.server.llama_server import find_tool
+from tests.metal.backend import environment, supported_operations
+from tests.metal.library import ROOT, WHEEL, compiler
+
+pytestmark = pytest.mark.native
+
+NUMBER = re.compile(r"(\d+)/(\d+) tests passed")
+ATTENTION = (
+    "hsk={size},hsv={size},nh=4,nr23=.1,1.,kv=512,nb={rows},mask=1,sinks=1,max_bias=8.*type_K={kind},.*permute=.0,1"
+)
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    if WHEEL in (compiler() or []):
+        pytest.skip(f"a back end of {WHEEL} has another C++ library than ggml")
+    return find_tool("test-backend-ops")
+
+
+def passed(program: Path, order: str, operation: str, cases: str) -> int:
+    """How many of upstream's ``cases`` pass, which is all of them."""
+    command = [program, "test", "-b", "MTL0", "-o", operation, "-p", cases]
+    variables = os.environ | environment(program.resolve().parent, order)
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    ok, n_cases = NUMBER.findall(done.stdout)[-1]
+    assert ok == n_cases, done.stdout
+    return int(ok)
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse", "random"])
+@pytest.mark.parametrize("rows", [1, 32])
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_0"])
+def test_attention(program: Path, kind: str, rows: int, order: str) -> None:
+    assert passed(program, order, "FLASH_ATTN_EXT", ATTENTION.format(size=64, rows=rows, kind=kind)) >= 1
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse", "random"])
+def test_writes(program: Path, order: str) -> None:
+    cases = r"type_src=f32,type_dst=(f16|q8_0|q4_0),type_idx=i64,ne=.(96|33),.*r=[12]"
+    assert passed(program, order, "SET_ROWS", cases) >= 12
+
+
+def test_what_is_supported_is_upstreams_own_word() -> None:
+    text = supported_operations()
+    assert text.startswith("static bool ggml_metal_supports_mul_mat_op(")
+    assert "case GGML_OP_FLASH_ATTN_EXT:" in text
+    assert text.count("{") == text.count("}")
