@@ -33,7 +33,11 @@ def command(folder: Path, tiny, *extra: str) -> list[str]:
 def start(args: list[str]) -> subprocess.Popen[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([*PROGRAM, *args], text=True, env=env, **pipes)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a background process ignores, its do, too
+    try:
+        return subprocess.Popen([*PROGRAM, *args], text=True, env=env, **pipes)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
