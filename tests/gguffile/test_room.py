@@ -186,7 +186,8 @@ def test_a_loss_of_power_leaves_the_old_plan_or_the_new_one(
 
 def test_kills_at_any_moment_lose_nothing(tmp_path: Path) -> None:
     command = [sys.executable, Path(__file__).with_name("killed.py"), tmp_path, "1000", "3"]
-    states = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=300).stdout)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    states = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=300, env=env).stdout)
     assert set(states["calls in place"]) == {"large", "small"}
     assert set(states["calls whole"]) == {"large", "none"}
     assert len(states["calls in place"]) >= 8
