@@ -12,10 +12,9 @@ from kvtuner_gguf.cli.kinds import MODEL, OUTPUT
 from kvtuner_gguf.cli.nextstep import next_command, print_next
 from kvtuner_gguf.cli.options import measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
+from kvtuner_gguf.cli.running import running
 from kvtuner_gguf.cli.settings import asked
 from kvtuner_gguf.cli.talk import goes_on_from
-from kvtuner_gguf.cli.texts import texts_of
-from kvtuner_gguf.engine.torch.install import import_torch
 
 
 @click.command("profile")
@@ -23,7 +22,7 @@ from kvtuner_gguf.engine.torch.install import import_torch
 @click.option("-o", "--out", type=OUTPUT, default="profile.json", show_default=True, help="Write the profile here.")
 @measure_options
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as JSON.")
-def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, as_json: bool, **options: Any) -> None:
+def profile_command(model: Path, out: Path, work: Path | None, as_json: bool, **options: Any) -> None:
     """Measure how much each pair of cache types disturbs the attention of each layer of MODEL.
 
     From full-precision queries, keys and values, each layer alone: the mean relative errors of keys, values and
@@ -31,26 +30,16 @@ def profile_command(model: Path, out: Path, work: Path | None, fresh: bool, as_j
     output's error over that of the output (error).
     """
     from kvtuner_gguf.files import artifact
-    from kvtuner_gguf.report.stages import step_progress
 
     goes_on_from(work)
     check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
-    shape, settings, devices = asked(model, {**options, "fresh": fresh}, work)
-    with step_progress("load torch"):
-        import_torch(options["threads"])
-    from kvtuner_gguf.engine.opening import open_engines
-    from kvtuner_gguf.tuning.crew import Crew
-    from kvtuner_gguf.tuning.tuner import Tuner
-    from kvtuner_gguf.tuning.work import facts_of
-
-    before = facts_of(work, fresh)
-    engine, helpers = open_engines(model, shape, devices, options["threads"], options["engine"], before)
-    with Crew(helpers) as crew:
-        profiled = Tuner(engine, texts_of(options["texts"]), settings, work, fresh, step_progress, crew).profile
+    wanted = asked(model, options, work)
+    with running(model, wanted, options, work) as tuner:
+        profiled = tuner.profile
     artifact.save(out, profiled.to_json())
     if as_json:
         click.echo(json.dumps({"file": str(out), **profiled.to_json()}))
         return
     n_pairs = len(profiled.layers[0])
-    click.echo(f"{out}: {n_pairs} pairs in {shape.n_layer} layers")
+    click.echo(f"{out}: {n_pairs} pairs in {wanted.shape.n_layer} layers")
     print_next(next_command("prune", out))

@@ -13,11 +13,10 @@ from kvtuner_gguf.cli.kinds import INPUT, MODEL, OUTPUT
 from kvtuner_gguf.cli.nextstep import annotating, print_next
 from kvtuner_gguf.cli.options import goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
+from kvtuner_gguf.cli.running import running
 from kvtuner_gguf.cli.settings import asked, own_folder
 from kvtuner_gguf.cli.talk import goes_on_from
-from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.cli.tuned import print_tuned, print_tuned_json
-from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.plan.backends import of_types
 from kvtuner_gguf.tuning.settings import check_goal
 
@@ -41,7 +40,6 @@ def search_command(
     """
     check_search_outputs(out, front, inputs=[model, profile, stage], work=options["work"], texts=options["texts"])
     from kvtuner_gguf.files import artifact
-    from kvtuner_gguf.report.stages import step_progress
     from kvtuner_gguf.tuning.given import candidates_or_groups, check_model_given, types_given
     from kvtuner_gguf.tuning.profile import Profile
 
@@ -50,23 +48,13 @@ def search_command(
     folder = own_folder(options["work"], options["storage"])
     goes_on_from(folder)
     method = "exact" if groups is None else "paper"
-    shape, settings, devices = asked(model, {**options, "method": method}, folder)
+    wanted = asked(model, {**options, "method": method}, folder)
     for path, given in ((profile, profiled), (stage, candidates)):
-        check_model_given(str(path), given, str(model), shape)
+        check_model_given(str(path), given, str(model), wanted.shape)
     with wrong_usage():
-        check_goal(replace(settings, backend=of_types(types_given(profiled, groups, settings.fixed))), shape)
-    with step_progress("load torch"):
-        import_torch(options["threads"])
-    from kvtuner_gguf.engine.opening import open_engines
-    from kvtuner_gguf.tuning.crew import Crew
-    from kvtuner_gguf.tuning.tuner import Tuner
-    from kvtuner_gguf.tuning.work import facts_of
-
-    text = texts_of(options["texts"])
-    before = facts_of(folder, options["fresh"])
-    engine, helpers = open_engines(model, shape, devices, options["threads"], options["engine"], before)
-    with Crew(helpers) as crew:
-        tuner = Tuner(engine, text, settings, folder, options["fresh"], step_progress, crew)
+        backend = of_types(types_given(profiled, groups, wanted.settings.fixed))
+        check_goal(replace(wanted.settings, backend=backend), wanted.shape)
+    with running(model, wanted, options, folder) as tuner:
         tuner.take(profiled, candidates, groups)
         tuned = tuner.run()
     tuned.plan.save(out)

@@ -15,11 +15,10 @@ from kvtuner_gguf.cli.kinds import COUNT, INPUT, MODEL, OUTPUT
 from kvtuner_gguf.cli.nextstep import annotating, print_next
 from kvtuner_gguf.cli.options import goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
+from kvtuner_gguf.cli.running import running
 from kvtuner_gguf.cli.settings import asked, own_folder
 from kvtuner_gguf.cli.talk import goes_on_from
-from kvtuner_gguf.cli.texts import texts_of
 from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json, save_tuned_page
-from kvtuner_gguf.engine.torch.install import import_torch
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.tasks import load_tasks
 from kvtuner_gguf.tuning.settings import check_goal
@@ -89,30 +88,16 @@ def tune_command(
     goal for the same model takes the profile and the prices from there. With --storage that is OUT.HOST.tune, or
     HOST in the folder of --work.
     """
-    fresh = options.pop("fresh")
     host = f".{socket.gethostname()}" if options["storage"] else ""  # the others may write beside this one
     folder = own_folder(work, options["storage"]) or out.with_suffix(f"{host}.tune")
     goes_on_from(folder)
     check_search_outputs(out, png, html, inputs=[model, tasks], work=folder, texts=options["texts"])
-    shape, settings, devices = asked(model, {**options, "fresh": fresh}, folder)
-    from kvtuner_gguf.report.stages import step_progress
-
+    wanted = asked(model, options, folder)
     with wrong_usage():
-        check_goal(settings, shape)
+        check_goal(wanted.settings, wanted.shape)
     given_tasks = _tasks(options["objective"], tasks, n_tasks)
-    with step_progress("load torch"):
-        import_torch(options["threads"])
-    from kvtuner_gguf.engine.opening import open_engines
-    from kvtuner_gguf.tuning.crew import Crew
-    from kvtuner_gguf.tuning.tuner import Tuner
-    from kvtuner_gguf.tuning.work import facts_of
-
-    text = texts_of(options["texts"])
-    with _task_judge(model, given_tasks, options["threads"]) as by_tasks:
-        before = facts_of(folder, fresh)
-        engine, helpers = open_engines(model, shape, devices, options["threads"], options["engine"], before)
-        with Crew(helpers) as crew:
-            tuned = Tuner(engine, text, settings, folder, fresh, step_progress, crew).run(by_tasks)
+    with running(model, wanted, options, folder) as tuner, _task_judge(model, given_tasks, options["threads"]) as judge:
+        tuned = tuner.run(judge)
     tuned.plan.save(out)
     if png is not None:
         from kvtuner_gguf.report.fronts import save_front_chart

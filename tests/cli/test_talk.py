@@ -44,7 +44,7 @@ def start(args: list[str]) -> subprocess.Popen[str]:
 def test_what_shows_progress_can_be_told_how_much(name: str) -> None:
     source = (ROOT / "kvtuner_gguf" / "cli" / f"{name.replace('-', '_')}.py").read_text()
     works_long = any(
-        word in source for word in ("_progress", "import_torch", "check_installed", "with_centers", "Demo(")
+        word in source for word in ("_progress", "import_torch", "check_installed", "with_centers", "running(", "Demo(")
     )
     assert works_long == (name in LONG)
     found = main.get_command(click.Context(main), name)
