@@ -29,14 +29,24 @@ class Backend:
 
         Raises `KvtunerError` where none is left.
         """
-        sizes = sorted({size for layer in shape.layers if layer.keeps for size in (layer.head_dim_k, layer.head_dim_v)})
-        names = tuple(n for n in self.names if not any(size % cache_type(n).block_size for size in sizes))
+        names = fitting_names(self.names, shape)
         if not names:
             raise KvtunerError(
-                f"no block of {', '.join(self.names)} divides heads of {' and '.join(map(str, sizes))} "
+                f"no block of {', '.join(self.names)} divides heads of {' and '.join(map(str, _head_sizes(shape)))} "
                 "values: name other types with --candidates"
             )
         return Backend(names, self.mixed and not shape.latent)
+
+
+def fitting_names(names: Iterable[str], shape: ModelShape) -> tuple[str, ...]:
+    """Those of the types ``names`` whose blocks divide the head sizes of ``shape``."""
+    sizes = _head_sizes(shape)
+    return tuple(n for n in names if not any(size % cache_type(n).block_size for size in sizes))
+
+
+def _head_sizes(shape: ModelShape) -> list[int]:
+    """Of keys and values in layers that keep a cache."""
+    return sorted({size for layer in shape.layers if layer.keeps for size in (layer.head_dim_k, layer.head_dim_v)})
 
 
 # the types of llama.cpp without patches

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from kvtuner_gguf.plan.backends import fitting_names
 from kvtuner_gguf.plan.contextsize import ContextSize
-from kvtuner_gguf.plan.pairs import F16, Pair
+from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan, of_caches
 from kvtuner_gguf.plan.shape import ModelShape
 from kvtuner_gguf.report.table import Column, print_table
 
 # tokens of the contexts
 LENGTHS = (4096, 32768, 131072)
-_COMPARED = (F16, Pair("q8_0", "q8_0"))
+_COMPARED = ("f16", "q8_0")
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,8 @@ class CacheSize:
 
 def cache_sizes(plan: Plan, shape: ModelShape) -> list[CacheSize]:
     """Of f16 and q8_0, where heads can have it, and of ``plan``."""
-    heads = [n for layer in shape.layers if layer.keeps for n in (layer.head_dim_k, layer.head_dim_v)]
-    fitting = [pair for pair in _COMPARED if not any(n % side.block_size for n in heads for side in pair.types)]
-    uniform = {pair.k: Plan(of_caches([pair] * shape.n_layer, shape)) for pair in fitting}
+    names = fitting_names(_COMPARED, shape)
+    uniform = {name: Plan(of_caches([Pair(name, name)] * shape.n_layer, shape)) for name in names}
     return [_size(name, made, shape) for name, made in {**uniform, "plan": plan}.items()]
 
 

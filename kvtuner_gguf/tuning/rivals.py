@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from kvtuner_gguf.plan.backends import OF_BASE
-from kvtuner_gguf.plan.cachetypes import cache_type
+from kvtuner_gguf.plan.backends import OF_BASE, fitting_names
 from kvtuner_gguf.plan.pairs import F16, Pair
 from kvtuner_gguf.plan.plan import Plan, of_caches
 from kvtuner_gguf.plan.shape import ModelShape
@@ -53,13 +52,7 @@ def _losses(uniform: Mapping[Pair, Plan], prices: Prices | None) -> dict[Pair, f
 
 def _stock(shape: ModelShape, n_ctx: int, size: float, taken: Collection[str]) -> dict[str, Plan]:
     """The one that is nearest to ``size`` bits, unless it is one of those with the fingerprints ``taken``."""
-    heads = {n for layer in shape.layers if layer.keeps for n in (layer.head_dim_k, layer.head_dim_v)}
-    names = [name for name in OF_BASE if name != F16.k and not any(n % cache_type(name).block_size for n in heads)]
-    plans = [Plan(of_caches([Pair(name, name)] * shape.n_layer, shape), shape) for name in names]
-    nearest = sorted(plans, key=lambda plan: abs(plan.bits_with_ends(shape, n_ctx) - size))[:1]
-    return {f"stock {_pair(plan)}": plan for plan in nearest if plan.fingerprint not in taken}
-
-
-def _pair(plan: Plan) -> Pair:
-    """The one of the layers that keep a cache."""
-    return next(pair for pair in plan.pairs if pair != F16)
+    pairs = [Pair(name, name) for name in fitting_names(OF_BASE, shape) if name != F16.k]
+    plans = {pair: Plan(of_caches([pair] * shape.n_layer, shape), shape) for pair in pairs}
+    nearest = sorted(plans, key=lambda pair: abs(plans[pair].bits_with_ends(shape, n_ctx) - size))[:1]
+    return {f"stock {pair}": plans[pair] for pair in nearest if plans[pair].fingerprint not in taken}
