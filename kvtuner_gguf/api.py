@@ -77,13 +77,14 @@ def tune(
     )
     check_goal(settings, shape)
     check_engine(Path(model), headers, engine, devices[0].in_engine)
-    if text is not None:
-        Texts((Path(text),), (1.0,)).check_long_enough(tokens, ctx)
+    texts = None if text is None else Texts((Path(text),), (1.0,))
+    if texts is not None:
+        texts.check_long_enough(tokens, ctx)
     import_torch(threads)
     from kvtuner_gguf.tuning.crew import Crew
     from kvtuner_gguf.tuning.tuner import Tuner
 
-    texts = Texts((fetch_text(TUNING_TEXT) if text is None else Path(text),), (1.0,))
+    texts = texts or Texts((fetch_text(TUNING_TEXT),), (1.0,))
     folder = None if work is None else Path(work)
     opened, helpers = open_engines(Path(model), shape, devices, threads, engine, facts_of(folder))
     with Crew(helpers) as crew:

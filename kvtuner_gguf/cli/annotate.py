@@ -45,7 +45,7 @@ def annotate_command(model: Path, config: Path, out: Path | None, in_place: bool
         plan = fitted(Plan.load(config), headers)
         written = write_plan(headers, plan, target, progress)
     seconds = time.monotonic() - started
-    next_command = f"llama-server -m {shlex.quote(str(written.path))}"
+    next_command = shlex.join(["llama-server", "-m", str(written.path)])
     if as_json:
         facts = {"header_only": written.header_only, "seconds": round(seconds, 3), "next": [next_command]}
         click.echo(json.dumps({"file": str(written.path), **facts, **plan_to_json(plan)}, indent=1))

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from kvtuner_gguf.cli.kinds import MODEL, OUTPUT
+from kvtuner_gguf.cli.nextstep import steps_to_a_plan
 from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.errors import KvtunerError, about
 from kvtuner_gguf.plan.keyspread import KeySpread
@@ -37,7 +38,6 @@ def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None
     from kvtuner_gguf.gguffile.metadata import model_shape
     from kvtuner_gguf.gguffile.shards import read_model
     from kvtuner_gguf.gguffile.stored_plan import load_plan
-    from kvtuner_gguf.gguffile.tunable import steps_to_a_plan
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
     from kvtuner_gguf.report.spreads import print_keys
     from kvtuner_gguf.report.terminal import print_text

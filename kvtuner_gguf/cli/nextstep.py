@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from kvtuner_gguf.plan.shape import ModelShape
 
 PROGRAM = "kvtuner-gguf"
 # for a model that a command is not given
@@ -24,6 +28,14 @@ def annotating(model: Path, plan: Path) -> str:
     if len(shard_paths(model)) > 1:
         return next_command("annotate", model, plan, "--in-place")
     return next_command("annotate", model, plan, "-o", f"{model.stem}-kv{model.suffix}")
+
+
+def steps_to_a_plan(model: Path, shape: ModelShape) -> list[str]:
+    """The commands that give ``model`` a plan."""
+    from kvtuner_gguf.gguffile.tunable import tuning_obstacle
+
+    made = ("plan", model, "--uniform", "q8_0") if tuning_obstacle(shape) else ("tune", model)
+    return [next_command(*made, "-o", "cfg.json"), next_command("annotate", model, "cfg.json", "--in-place")]
 
 
 def print_next(command: str) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
-
 from kvtuner_gguf.gguffile.architectures import UNCAPTURED
 from kvtuner_gguf.plan.shape import ModelShape
 
@@ -22,10 +19,3 @@ def tuning_obstacle(shape: ModelShape) -> str | None:
 def way_to_a_plan(shape: ModelShape) -> str:
     """What to do for a plan of a model of ``shape``, which has a KV cache."""
     return MAKE if tuning_obstacle(shape) else "tune this model"
-
-
-def steps_to_a_plan(model: Path, shape: ModelShape) -> list[str]:
-    """The commands that give ``model`` a plan."""
-    name = shlex.quote(str(model))
-    made = f"plan {name} --uniform q8_0" if tuning_obstacle(shape) else f"tune {name}"
-    return [f"kvtuner-gguf {made} -o cfg.json", f"kvtuner-gguf annotate {name} cfg.json --in-place"]
