@@ -8,6 +8,15 @@ using namespace kvtuner::cuda;
 
 namespace {
 
+// cached tokens of all streams up to which upstream's kernels are faster where they need no conversion
+constexpr int64_t MOST_LEFT = 10 * 1024;
+
+static bool is_left(int device, const ggml_tensor * node) {
+    const ggml_tensor *k = node->src[1], *v = node->src[2];
+    return k->type == GGML_TYPE_F16 && v->type == GGML_TYPE_F16 && k->ne[1] * k->ne[3] <= MOST_LEFT &&
+           !kvtuner_has_exact(node) && !node->src[KVTUNER_CENTERS_AT] && runs_dense(device, node);
+}
+
 #if defined(GGML_USE_HIP) || defined(GGML_USE_MUSA)
 static std::optional<attention_plan> plan_of(int, const ggml_tensor *, const rotations & = {}) {
     return std::nullopt;
@@ -49,6 +58,10 @@ static void run(ggml_backend_cuda_context & ctx, attention_plan & plan, const gg
 }  // namespace
 
 bool kvtuner_cuda_attention_is_fast(int device, const ggml_tensor * node) {
+    return is_left(device, node) || kvtuner_cuda_attention_rotates(device, node);
+}
+
+bool kvtuner_cuda_attention_rotates(int device, const ggml_tensor * node) {
     return plan_of(device, node).has_value();
 }
 
@@ -61,11 +74,14 @@ bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node,
     if (!kvtuner_is_marked(node)) {
         return false;
     }
-    if (auto plan = plan_of(ctx.device, node, around)) {
-        run(ctx, *plan, node);
-        return true;
+    const bool is_rotated = around.q || around.out;
+    if (is_rotated || !is_left(ctx.device, node)) {
+        if (auto plan = plan_of(ctx.device, node, around)) {
+            run(ctx, *plan, node);
+            return true;
+        }
     }
-    GGML_ASSERT(!around.q && !around.out);
+    GGML_ASSERT(!is_rotated);
     return attend_dense(ctx, node, masks);
 }
 

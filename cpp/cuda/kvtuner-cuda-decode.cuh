@@ -200,8 +200,8 @@ __device__ void store_and_merge(const attention_args & a, const block_place & at
 // queries and their sums, as halves in shared memory, and from there to the warps of each head
 template <int DK, int DV, int TILES>
 __device__ column_sums<DK, DV, TILES> take_queries(const attention_args & a, const block_place & at, uint2 * queries,
-                                                   float4 * sums) {
-    put_queries<DK, TILES>(a, queries, at.first_head, at.first_column);
+                                                   float4 * sums, query_rows<DK> & rows) {
+    put_queries<DK, TILES>(a, queries, at.first_head, at.first_column, rows);
     wait_for_warps(a.n_warps());
     put_sums<DK, TILES>(a, queries, sums);
     column_sums<DK, DV, TILES> columns(queries + at.head * (DK / 16) * TILES * LANES,
@@ -237,9 +237,10 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const
     ggml_cuda_pdl_sync();
     ggml_cuda_pdl_lc();
 
+    query_rows<DK> rows(a, at.warp, at.first_head, at.first_column);
     bring_first(a, at, range, from, place);
     prefetch_exact_rows(a, at, range);
-    auto sums = take_queries<DK, DV, TILES>(a, at, queries, query_sums);
+    auto sums = take_queries<DK, DV, TILES>(a, at, queries, query_sums, rows);
 
     add_exact_rows(a, at, range, sums);
     sums.q.shrink(a.high_k);

@@ -48,31 +48,68 @@ __device__ void clear_queries(const attention_args & a, uint2 * to) {
     }
 }
 
-// Queries of all heads of the block, rotated, as halves; each warp takes some columns.
-template <int DK, int TILES>
-__device__ void put_queries(const attention_args & a, uint2 * to, const int first_head, const int first_column) {
-    constexpr int STEPS = DK / 16;
-    const int lane = threadIdx.x % LANES, n_columns = a.columns_of_block(TILES);
-#pragma unroll 1
-    for (int i = threadIdx.x / LANES; i < a.heads_of_block * n_columns; i += a.n_warps()) {
-        const int of_block = a.by_columns.quotient(i), column = i - of_block * n_columns;
-        const float4 * row = query_row(a, of_block, column, first_head, first_column);
-        row_values<DK> x;
+// Queries of columns that a warp takes, as many at once as come from memory side by side.
+template <int DK>
+struct query_rows {
+    static constexpr int N = 2, PARTS = (int)(sizeof(row_values<DK>) / sizeof(float4));
+    row_values<DK> x[N];
+
+    // those of column `first` of the block's heads one after the other, and of as many further on as there are warps
+    __device__ query_rows(const attention_args & a, const int first, const int first_head, const int first_column) {
+        const int lane = threadIdx.x % LANES, n_columns = a.by_columns.d;
 #pragma unroll
-        for (int k = 0; k < (int)(sizeof(x) / sizeof(float4)); ++k) {
-            x[k] = row && VALUES_OF_LANES * k + 4 * lane < DK ? row[LANES * k + lane] : make_float4(0, 0, 0, 0);
-        }
-        rotate_row(x, a.q_rotation, lane);
+        for (int k = 0; k < N; ++k) {
+            const int i = first + k * a.n_warps(), of_block = a.by_columns.quotient(i);
+            const float4 * row = i < a.heads_of_block * n_columns
+                                         ? query_row(a, of_block, i - of_block * n_columns, first_head, first_column)
+                                         : nullptr;
 #pragma unroll
-        for (int k = 0; k < (int)(sizeof(x) / sizeof(float4)); ++k) {
-            const int step = 8 * k + lane / 4;
-            const float4 v = x[k];
-            if (step < STEPS) {
-                to[((of_block * STEPS + step) * TILES + column / COLUMNS) * LANES + column % COLUMNS * 4 + lane % 4] =
-                        make_uint2(pair_of(v.x * a.q_scale, v.z * a.q_scale),
-                                   pair_of(v.y * a.q_scale, v.w * a.q_scale));
+            for (int part = 0; part < PARTS; ++part) {
+                x[k][part] = row && VALUES_OF_LANES * part + 4 * lane < DK ? row[LANES * part + lane]
+                                                                           : make_float4(0, 0, 0, 0);
             }
         }
+    }
+};
+
+// rotated, as halves
+template <int DK, int TILES>
+__device__ void put_query(const attention_args & a, uint2 * to, const int of_block, const int column,
+                          row_values<DK> & x) {
+    constexpr int STEPS = DK / 16;
+    const int lane = threadIdx.x % LANES;
+    rotate_row(x, a.q_rotation, lane);
+#pragma unroll
+    for (int k = 0; k < query_rows<DK>::PARTS; ++k) {
+        const int step = 8 * k + lane / 4;
+        const float4 v = x[k];
+        if (step < STEPS) {
+            to[((of_block * STEPS + step) * TILES + column / COLUMNS) * LANES + column % COLUMNS * 4 + lane % 4] =
+                    make_uint2(pair_of(v.x * a.q_scale, v.z * a.q_scale), pair_of(v.y * a.q_scale, v.w * a.q_scale));
+        }
+    }
+}
+
+// Queries of all heads of the block; each warp takes some columns, of which `rows` are the first.
+template <int DK, int TILES>
+__device__ void put_queries(const attention_args & a, uint2 * to, const int first_head, const int first_column,
+                            query_rows<DK> & rows) {
+    const int n_columns = a.by_columns.d, n = a.heads_of_block * n_columns;
+    int first = threadIdx.x / LANES;
+#pragma unroll 1
+    while (true) {
+#pragma unroll
+        for (int k = 0; k < query_rows<DK>::N; ++k) {
+            const int i = first + k * a.n_warps(), of_block = a.by_columns.quotient(i);
+            if (i < n) {
+                put_query<DK, TILES>(a, to, of_block, i - of_block * n_columns, rows.x[k]);
+            }
+        }
+        first += query_rows<DK>::N * a.n_warps();
+        if (first >= n) {
+            return;
+        }
+        rows = query_rows<DK>(a, first, first_head, first_column);
     }
 }
 

@@ -66,9 +66,10 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_short
     ggml_cuda_pdl_sync();
     ggml_cuda_pdl_lc();
 
+    query_rows<DK> rows(a, at.warp, at.first_head, at.first_column);
     prefetch_exact_rows(a, at, range);
     const bool sees = sees_tokens(a, at);
-    auto sums = take_queries<DK, DV, TILES>(a, at, queries, (float4 *)shared);
+    auto sums = take_queries<DK, DV, TILES>(a, at, queries, (float4 *)shared, rows);
     add_exact_rows(a, at, range, sums);
     sums.q.shrink(a.high_k);
     sums.o.enter(a);

@@ -110,7 +110,7 @@ void kvtuner_cuda_steps::find_rotations() {
             continue;
         }
         rotations & around = attentions[i];
-        if (!kvtuner_cuda_attention_is_fast(ctx.device, node)) {
+        if (!kvtuner_cuda_attention_rotates(ctx.device, node)) {
             continue;
         }
         if (const ggml_tensor * behind = in.rotation_behind(i)) {
