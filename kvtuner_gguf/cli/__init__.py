@@ -65,7 +65,10 @@ class LazyGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[AS_JSON] = asks_for_json(args)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except (click.NoSuchOption, click.BadOptionUsage) as err:
+            raise failure_of(err, ctx.meta[AS_JSON]) from err
 
     def invoke(self, ctx: click.Context) -> object:
         try:

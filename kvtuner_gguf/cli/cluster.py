@@ -26,6 +26,7 @@ def cluster_command(profile: Path, candidates: Path, out: Path, eps: float, min_
     check_installed()
     from kvtuner_gguf.files import artifact
     from kvtuner_gguf.report.layers import ranges
+    from kvtuner_gguf.report.terminal import print_text
     from kvtuner_gguf.tuning.cluster import cluster
     from kvtuner_gguf.tuning.profile import Profile
     from kvtuner_gguf.tuning.prune import Candidates
@@ -36,7 +37,7 @@ def cluster_command(profile: Path, candidates: Path, out: Path, eps: float, min_
     if as_json:
         click.echo(json.dumps({"file": str(out), **groups.to_json()}))
         return
-    click.echo(f"{out}: {len(groups.groups)} groups")
+    print_text(f"{out}: {len(groups.groups)} groups")
     for group in groups.groups:
-        click.echo(f"layers {ranges(group.layers)}: {' '.join(map(str, group.pairs))}")
+        print_text(f"layers {ranges(group.layers)}: {' '.join(map(str, group.pairs))}")
     print_next(next_command("search", ANY_MODEL, profile, out))

@@ -46,14 +46,20 @@ class Kind(click.ParamType):
 
 
 def _read(refuses: Callable[[Path], str | None], text: str) -> Path:
-    path = Path(text)
+    path = _path(text)
     if why := refuses(path):
         raise KvtunerError(f"{path}: {why}")
     return path
 
 
+def _path(text: str) -> Path:
+    if not text:
+        raise KvtunerError("the name is empty: give that of a file")
+    return Path(text)
+
+
 def _written(text: str) -> Path:
-    path = Path(text)
+    path = _path(text)
     atomicfile.check_target(path)
     return path
 

@@ -35,7 +35,8 @@ def steps_to_a_plan(model: Path, shape: ModelShape) -> list[str]:
     from kvtuner_gguf.gguffile.tunable import tuning_obstacle
 
     made = ("plan", model, "--uniform", "q8_0") if tuning_obstacle(shape) else ("tune", model)
-    return [next_command(*made, "-o", "cfg.json"), next_command("annotate", model, "cfg.json", "--in-place")]
+    plan = Path("cfg.json")
+    return [next_command(*made, "-o", plan), annotating(model, plan)]
 
 
 def print_next(command: str) -> None:

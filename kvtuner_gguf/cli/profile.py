@@ -30,8 +30,9 @@ def profile_command(model: Path, out: Path, work: Path | None, as_json: bool, **
     output's error over that of the output (error).
     """
     from kvtuner_gguf.files import artifact
+    from kvtuner_gguf.report.terminal import print_text
 
-    goes_on_from(work)
+    goes_on_from(work, "--fresh" if options["fresh"] else None)
     check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
     wanted = asked(model, options, work)
     with running(model, wanted, options, work) as tuner:
@@ -41,5 +42,5 @@ def profile_command(model: Path, out: Path, work: Path | None, as_json: bool, **
         click.echo(json.dumps({"file": str(out), **profiled.to_json()}))
         return
     n_pairs = len(profiled.layers[0])
-    click.echo(f"{out}: {n_pairs} pairs in {wanted.shape.n_layer} layers")
+    print_text(f"{out}: {n_pairs} pairs in {wanted.shape.n_layer} layers")
     print_next(next_command("prune", out))

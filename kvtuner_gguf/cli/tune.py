@@ -90,7 +90,7 @@ def tune_command(
     """
     host = f".{socket.gethostname()}" if options["storage"] else ""  # the others may write beside this one
     folder = own_folder(work, options["storage"]) or out.with_suffix(f"{host}.tune")
-    goes_on_from(folder)
+    goes_on_from(folder, "--fresh" if options["fresh"] else None)
     check_search_outputs(out, png, html, inputs=[model, tasks], work=folder, texts=options["texts"])
     wanted = asked(model, options, folder)
     with wrong_usage():
@@ -144,11 +144,12 @@ def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
     from kvtuner_gguf.evaluation.by_llama import evaluate
     from kvtuner_gguf.evaluation.chunks import Chunks
     from kvtuner_gguf.report.stages import step_progress
+    from kvtuner_gguf.report.terminal import print_text
 
     try:
         patched_llama_cpp()
     except KvtunerError as err:
-        click.echo(f"llama.cpp does not judge the plan: {err}", err=True)
+        print_text(f"llama.cpp does not judge the plan: {err}", stderr=True)
         return None
     with step_progress("judge by llama.cpp") as progress:
         caches = {"plan, llama.cpp": tuned.plan}

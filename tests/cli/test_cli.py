@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from kvtuner_gguf.cli import COMMANDS, main
+from kvtuner_gguf.cli.nextstep import annotating
 from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
@@ -200,11 +201,28 @@ def test_a_model_that_is_not_tuned_has_a_plan_all_the_same(arch: str, tmp_path: 
     assert made.exit_code == 0, made.output
     assert "keys are not centered, since this model" in made.stderr
     assert Plan.load(out).pairs == (Pair("q8_0", "q8_0"),) * N_LAYER
-    assert annotate_it == f"kvtuner-gguf annotate {model} cfg.json --in-place"
+    assert annotate_it == f"kvtuner-gguf annotate {model} cfg.json -o m-kv.gguf"
 
 
 def test_a_model_without_a_plan_is_told_the_way_to_one(model: Path) -> None:
     said = CliRunner().invoke(main, ["inspect", str(model)]).output
-    assert said.endswith(
-        f"for a plan:\n  kvtuner-gguf tune {model} -o cfg.json\n  kvtuner-gguf annotate {model} cfg.json --in-place\n"
-    )
+    tune_it, annotate_it = said.splitlines()[-2:]
+    assert tune_it == f"next: kvtuner-gguf tune {model} -o cfg.json"
+    assert annotate_it == f"next: {annotating(model, Path('cfg.json'))}"
+
+
+def test_texts_of_a_file_do_not_reach_the_terminal_as_commands(tmp_path: Path) -> None:
+    text = {"text": "a\x1b[2J\x9b1m\u202eb", "\x1b]0;c\x07": "d"}
+    Plan((Pair.parse("q8_0"),) * 2, provenance=text).save(tmp_path / "plan.json")
+    result = CliRunner().invoke(main, ["inspect", str(tmp_path / "plan.json")])
+    assert result.exit_code == 0
+    assert "text: a\\x1b[2J\\x9b1m\\u202eb\n\\x1b]0;c\\x07: d\n" in result.output
+    assert all(char.isprintable() or char == "\n" for char in result.output)
+
+
+@pytest.mark.parametrize("words", [["--bits"], ["--json", "--bits"]])
+def test_an_option_without_its_value_is_told_where_to_look(words: list[str], model: Path) -> None:
+    result = CliRunner().invoke(main, ["tune", str(model), *words])
+    assert result.exit_code == 2
+    assert "Option '--bits' requires an argument" in result.output
+    assert "see 'main --help'" in result.output

@@ -22,6 +22,14 @@ with talk(Level.NORMAL), step_progress("a title of some length"), step_progress(
         show(i, 10)
         time.sleep(0.05)
 """
+TITLES = """
+import time
+from kvtuner_gguf.report.stages import Level, step_progress, talk
+with talk(Level.NORMAL):
+    for title in ("the first of two long titles", "the second"):
+        with step_progress(title):
+            time.sleep(0.1)
+"""
 
 
 @pytest.fixture
@@ -42,6 +50,11 @@ def test_a_stage_is_a_line_with_its_seconds(capsys: pytest.CaptureFixture[str]) 
     assert re.fullmatch(r"look at layers: 0\.\d s", first)
     assert re.fullmatch(r"copy: 0\.[2-9] s", second)
     assert re.fullmatch(r"0\.[2-9] s in all, most of them: copy 0\.[2-9] s", last)
+
+
+def test_the_last_line_is_broken_between_words() -> None:
+    lines = run_in_terminal([sys.executable, "-c", TITLES], 40, environment()).lines
+    assert "most of them: the first of two long titles" in " ".join(line.strip() for line in lines)
 
 
 @pytest.mark.usefixtures("impatient")
