@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from kvtuner_gguf.cli.kinds import INPUT, MODEL, OUTPUT
 from kvtuner_gguf.cli.nextstep import print_next
 from kvtuner_gguf.cli.outputs import model_target, what_was_written
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.report.shell import serving
 
 
 @click.command("annotate")
@@ -45,11 +45,11 @@ def annotate_command(model: Path, config: Path, out: Path | None, in_place: bool
         plan = fitted(Plan.load(config), headers)
         written = write_plan(headers, plan, target, progress)
     seconds = time.monotonic() - started
-    next_command = shlex.join(["llama-server", "-m", str(written.path)])
+    following = serving(written.path)
     if as_json:
-        facts = {"header_only": written.header_only, "seconds": round(seconds, 3), "next": [next_command]}
+        facts = {"header_only": written.header_only, "seconds": round(seconds, 3), "next": [following]}
         click.echo(json.dumps({"file": str(written.path), **facts, **plan_to_json(plan)}, indent=1))
     else:
         click.echo(f"{written.path}")
         print_text(f"{plan_summary(plan)}\n{what_was_written(written, seconds)}")
-        print_next(next_command)
+        print_next(following)

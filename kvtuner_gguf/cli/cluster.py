@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from kvtuner_gguf.cli.kinds import COUNT, INPUT, OUTPUT, POSITIVE
-from kvtuner_gguf.cli.nextstep import ANY_MODEL, next_command, print_next
+from kvtuner_gguf.cli.nextstep import ANY_MODEL, print_next
 from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.engine.torch.install import check_installed
+from kvtuner_gguf.report.shell import next_command
 
 
 @click.command("cluster")

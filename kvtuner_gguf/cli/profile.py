@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from kvtuner_gguf.cli.kinds import MODEL, OUTPUT
-from kvtuner_gguf.cli.nextstep import next_command, print_next
+from kvtuner_gguf.cli.nextstep import print_next
 from kvtuner_gguf.cli.options import measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.running import running
 from kvtuner_gguf.cli.settings import asked
 from kvtuner_gguf.cli.talk import goes_on_from
+from kvtuner_gguf.report.shell import next_command
 
 
 @click.command("profile")

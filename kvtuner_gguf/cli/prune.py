@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from kvtuner_gguf.cli.kinds import INPUT, OUTPUT
-from kvtuner_gguf.cli.nextstep import ANY_MODEL, next_command, print_next
+from kvtuner_gguf.cli.nextstep import ANY_MODEL, print_next
 from kvtuner_gguf.cli.outputs import check_outputs
+from kvtuner_gguf.report.shell import next_command
 
 
 @click.command("prune")

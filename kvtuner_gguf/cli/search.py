@@ -10,7 +10,7 @@ import click
 
 from kvtuner_gguf.cli.failures import wrong_usage
 from kvtuner_gguf.cli.kinds import INPUT, MODEL, OUTPUT
-from kvtuner_gguf.cli.nextstep import annotating, print_next
+from kvtuner_gguf.cli.nextstep import print_next
 from kvtuner_gguf.cli.options import goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.running import running
@@ -18,6 +18,7 @@ from kvtuner_gguf.cli.settings import asked, own_folder
 from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.tuned import print_tuned, print_tuned_json
 from kvtuner_gguf.plan.backends import of_types
+from kvtuner_gguf.report.shell import annotating
 from kvtuner_gguf.tuning.settings import check_goal, text_facts
 
 

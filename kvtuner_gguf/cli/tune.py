@@ -12,7 +12,7 @@ import click
 
 from kvtuner_gguf.cli.failures import wrong_usage
 from kvtuner_gguf.cli.kinds import COUNT, INPUT, MODEL, OUTPUT
-from kvtuner_gguf.cli.nextstep import annotating, print_next
+from kvtuner_gguf.cli.nextstep import print_next
 from kvtuner_gguf.cli.options import goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.running import running
@@ -21,6 +21,7 @@ from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json, save_tuned_page
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.tasks import load_tasks
+from kvtuner_gguf.report.shell import annotating
 from kvtuner_gguf.tuning.settings import check_goal
 
 if TYPE_CHECKING:

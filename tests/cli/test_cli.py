@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from kvtuner_gguf.cli import COMMANDS, main
-from kvtuner_gguf.cli.nextstep import annotating
 from kvtuner_gguf.gguffile.annotate import annotate
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.report.shell import annotating
 from tests.conftest import N_LAYER, write_model
 
 PAIRS = tuple(Pair.parse(name) for name in ("q8_0/q4_0", "f16/q5_1", "iq4_nl", "f16"))

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from click.testing import CliRunner
 
+from kvtuner_gguf.cli import main
 from kvtuner_gguf.files import artifact
 from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.shards import read_model
@@ -264,3 +266,14 @@ def test_a_mistake_is_an_object_where_json_is_asked_for(name: str, ended: dict[s
     assert "Error" not in found.err
     assert data["error"] in ended[name].err
     assert data["hint"] in ended[name].err or words == ("annotat",)
+
+
+def test_a_folder_of_another_text_than_the_default_one_is_refused_at_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tuning.json").write_text('{"schema": "kvtuner.tuning/1", "text": "other.txt"}')
+    monkeypatch.setattr("kvtuner_gguf.cli.settings.cached_text", lambda _: folder / "long.txt")
+    monkeypatch.setattr("kvtuner_gguf.cli.settings.asked_facts", lambda _, texts, __: {"text": texts and texts.name})
+    result = CliRunner().invoke(main, ["tune", str(folder / "llama.gguf"), "--work", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {tmp_path} holds a tuning with --text other.txt, not long.txt: begin anew")

@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from kvtuner_gguf.cli import main
-from kvtuner_gguf.cli.nextstep import annotating
 from kvtuner_gguf.gguffile.reader import read_gguf
 from kvtuner_gguf.gguffile.stored_plan import plan_of
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.report.shell import annotating
 from tests.conftest import write_model
 
 

@@ -31,6 +31,7 @@ from kvtuner_gguf.report.html.findings import Findings
 from kvtuner_gguf.report.html.markup import element, escaped
 from kvtuner_gguf.report.html.page import page
 from kvtuner_gguf.report.html.speeds import Speed, speeds_from_json
+from kvtuner_gguf.report.shell import annotating
 from kvtuner_gguf.tuning.prices import Prices
 from tests.report.browser import browser, chromium
 
@@ -243,14 +244,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_the_commands_are_those_of_this_version() -> None:
-    tune, annotate, *_, again = commands(PLAN, "my cfg.json", None)
+    tune, annotate, serve, *_, again = commands(PLAN, "my cfg.json", None)
     words = shlex.split(tune)
     with tune_command.make_context("tune", words[2:]) as context:
         given = context.params
     wanted = {"bits": 3.25, "tokens": 1024, "ctx": 512, "seed": 3, "for_ctx": 8192, "ends": "4+128:q8_0", "texts": ()}
     assert {name: given[name] for name in wanted} == wanted
     assert (given["candidates"], given["prices"], given["center"]) == (tuple(NAMES), "fisher", True)
-    assert annotate == "kvtuner-gguf annotate model.gguf 'my cfg.json' --in-place"
+    assert annotate == annotating(Path("model.gguf"), Path("my cfg.json"))
+    assert serve == "llama-server -m model-kv.gguf"
     assert again == "kvtuner-gguf report 'my cfg.json' 'my cfg.tune' eval.json bench.json -o report.html"
 
 
@@ -263,6 +265,7 @@ def test_the_commands_are_those_of_this_version() -> None:
         ({"text": "0.5 a.txt + 1 b c.txt"}, ["--text", "a.txt=0.5", "--text", "b c.txt=1"]),
         ({"text": "a.txt"}, ["--text", "a.txt"]),
         ({"method": "paper"}, ["--method", "paper"]),
+        ({"engine": "llama"}, ["--engine", "llama"]),
         ({"fixed": {"0": "q8_0/q4_0"}}, ["--fix", "0=q8_0/q4_0"]),
         ({"goal": "$(reboot)", "text": "`reboot`"}, ["--text", "`reboot`"]),
     ],

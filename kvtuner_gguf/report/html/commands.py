@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from kvtuner_gguf.files.assets import TEXTS, TUNING_TEXT
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.report.shell import annotated, annotating, next_command, serving, shell_command
 
 # how a goal reads in provenance, and the options that give it
 _GOALS = (
@@ -30,24 +31,21 @@ def commands(plan: Plan, name: str, model: str | None) -> list[str]:
     shown = ["report", cfg, *([work] if tuned else []), "eval.json", "bench.json", "-o", "report.html"]
     return [
         *tuned,
-        _line(["kvtuner-gguf", "annotate", model, cfg, "--in-place"]),
-        _line(["llama-server", "-m", model]),
-        _line(["kvtuner-gguf", "eval", model, *judged, *ends, "--json"]) + " > eval.json",
-        _line(["llama-bench", "-m", model, "-fa", "1", "--kv-config", f"none,{cfg}", "-o", "json"]) + " > bench.json",
-        _line(["kvtuner-gguf", *shown]),
+        annotating(Path(model), Path(cfg)),
+        serving(annotated(Path(model))),
+        next_command("eval", model, *judged, *ends, "--json") + " > eval.json",
+        shell_command("llama-bench", "-m", model, "-fa", "1", "--kv-config", f"none,{cfg}", "-o", "json")
+        + " > bench.json",
+        next_command(*shown),
     ]
-
-
-def _line(words: Iterable[str]) -> str:
-    return shlex.join(words)
 
 
 def _tune(plan: Plan, model: str, cfg: str) -> str:
     facts = plan.provenance
-    words = ["kvtuner-gguf", "tune", model, "-o", cfg, *_goal(str(facts["goal"]))]
+    words = ["tune", model, "-o", cfg, *_goal(str(facts["goal"]))]
     words += ["--ends", "none" if plan.ends is None else str(plan.ends)]
     words += [word for key, option in _OPTIONS.items() if key in facts for word in (option, str(facts[key]))]
-    return _line([*words, *_choices(facts)])
+    return next_command(*words, *_choices(facts))
 
 
 def _goal(goal: str) -> list[str]:
@@ -70,7 +68,13 @@ def _choices(facts: Mapping[str, Any]) -> list[str]:
         words += [word for text in _texts(str(facts["text"])) for word in ("--text", text)]
     if isinstance(names := facts.get("candidates"), list):
         words += ["--candidates", ",".join(map(str, names))]
-    for key, usual in (("method", "exact"), ("objective", "kld"), ("device", "cpu"), ("prices", None)):
+    for key, usual in (
+        ("engine", None),
+        ("method", "exact"),
+        ("objective", "kld"),
+        ("device", "cpu"),
+        ("prices", None),
+    ):
         if facts.get(key) not in (None, usual):
             words += [f"--{key}", str(facts[key])]
     if isinstance(fixed := facts.get("fixed"), Mapping):
