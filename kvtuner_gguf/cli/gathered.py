@@ -10,6 +10,7 @@ from typing import Any
 from kvtuner_gguf.errors import KvtunerError, about
 from kvtuner_gguf.evaluation.rows import Row, rows_from_json
 from kvtuner_gguf.files import artifact
+from kvtuner_gguf.gguffile.stored_plan import is_gguf, load_plan
 from kvtuner_gguf.plan.front import SCHEMA as FRONT
 from kvtuner_gguf.plan.front import Front
 from kvtuner_gguf.plan.pairs import F16
@@ -48,9 +49,16 @@ class _Gathered:
             self.rows[_name(path, self.rows)] = rows_from_json(data)
         elif not (isinstance(schema, str) and schema.startswith(_PASSED_OVER)):
             raise KvtunerError(
-                "it holds nothing that a report shows: give plans, the folder of a tuning, or the JSON of eval or "
-                "llama-bench"
+                "it holds nothing that a report shows: give plans, annotated models, the folder of a tuning, or the "
+                "JSON of eval or llama-bench"
             )
+
+    def take_model(self, path: Path) -> None:
+        """The plan in the model at ``path``; raises `KvtunerError` where there is none."""
+        plan, _ = load_plan(path)
+        if plan is None:
+            raise KvtunerError(f"{path}: no plan in it: annotate it, or give a plan file")
+        self._take_plan(path, plan)
 
     def _take_plan(self, path: Path, plan: Plan) -> None:
         """Centers and scales in the folder of a tuning are plans, too, which quantize nothing."""
@@ -67,6 +75,9 @@ def gather(paths: Iterable[Path], model: str | None = None) -> Findings:
     found = _Gathered()
     for path in paths:
         for file in _files(path):
+            if is_gguf(file):
+                found.take_model(file)
+                continue
             found_in = artifact.load(file, lambda data: data, "result")
             with about(file):
                 found.take(file, found_in)

@@ -40,6 +40,16 @@ MISTAKES = {
         2,
         "'CFG': none.json: there is no such file",
     ),
+    "missing file of a report": (
+        ("report", "plam.json", "-o", "x.html"),
+        2,
+        "'FILES...': plam.json: there is no such file: did you mean plan.json?",
+    ),
+    "model without a plan, report": (
+        ("report", "llama.gguf", "-o", "x.html"),
+        1,
+        "no plan in it: annotate it",
+    ),
     "missing stage": (("prune", "none.json"), 2, "there is no such file"),
     "missing stages": (("search", "llama.gguf", "none.json", "plan.json"), 2, "there is no such file"),
     "missing text": ((*TUNE, "--text", "none.txt"), 2, "'--text': none.txt: there is no such file"),

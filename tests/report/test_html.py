@@ -17,6 +17,8 @@ from kvtuner_gguf.cli import main
 from kvtuner_gguf.cli.tune import tune_command
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.rows import KINDS, Row
+from kvtuner_gguf.gguffile.annotate import annotate
+from kvtuner_gguf.gguffile.stored_plan import load_plan
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.ends import Ends
@@ -33,6 +35,7 @@ from kvtuner_gguf.report.html.page import page
 from kvtuner_gguf.report.html.speeds import Speed, speeds_from_json
 from kvtuner_gguf.report.shell import annotating
 from kvtuner_gguf.tuning.prices import Prices
+from tests.conftest import write_model
 from tests.report.browser import browser, chromium
 
 # smaller text is hard to read
@@ -305,6 +308,20 @@ def test_report_tells_files_by_what_they_hold(files: Path) -> None:
     assert done.exit_code == 0, done.output
     only = {name: one for name, one in FOUND.fronts.items() if name == "cfg.tune"}
     assert out.read_text() == page(replace(FOUND, fronts=only))
+
+
+def test_report_shows_the_plan_of_an_annotated_model(tmp_path: Path) -> None:
+    model, out = tmp_path / "my model.gguf", tmp_path / "report.html"
+    annotate(write_model(model), Plan.uniform(Pair.parse("q8_0/q4_0"), 4), model)
+    done = CliRunner().invoke(main, ["report", str(model), "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "<h2>Types by layer</h2>" in out.read_text()
+    plan, _ = load_plan(model)
+    assert plan is not None
+    serve, judge, again = commands(plan, model.name, None)
+    assert serve == "llama-server -m 'my model.gguf'"
+    assert judge == "kvtuner-gguf eval 'my model.gguf' --uniform q8_0 --uniform q4_0 --json > eval.json"
+    assert again == "kvtuner-gguf report 'my model.gguf' eval.json -o report.html"
 
 
 def test_report_passes_over_what_a_tuning_has_besides(files: Path) -> None:

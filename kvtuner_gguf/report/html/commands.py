@@ -22,22 +22,35 @@ _OPTIONS = {"text_tokens": "--tokens", "n_ctx": "--ctx", "seed": "--seed", "for_
 
 def commands(plan: Plan, name: str, model: str | None) -> list[str]:
     """One line each, quoted for a shell; ``name`` is the plan's file, without ``model`` a name stands for it."""
+    if name.endswith(".gguf"):
+        return _of_annotated(plan, name)
     model, cfg = model or "model.gguf", name
     work = f"{cfg.removesuffix('.json')}.tune"
     tuned = [_tune(plan, model, cfg)] if "goal" in plan.provenance else []
-    judged = ["--config", cfg, "--uniform", "q8_0", "--uniform", "q4_0", "--centers", cfg]
-    judged = judged if plan.centers is not None else judged[:-2]
-    ends = [] if plan.ends is None else ["--ends", str(plan.ends)]
     shown = ["report", cfg, *([work] if tuned else []), "eval.json", "bench.json", "-o", "report.html"]
     return [
         *tuned,
         annotating(Path(model), Path(cfg)),
         serving(annotated(Path(model))),
-        next_command("eval", model, *judged, *ends, "--json") + " > eval.json",
+        _judge(plan, model, cfg, "--config", cfg),
         shell_command("llama-bench", "-m", model, "-fa", "1", "--kv-config", f"none,{cfg}", "-o", "json")
         + " > bench.json",
         next_command(*shown),
     ]
+
+
+def _of_annotated(plan: Plan, model: str) -> list[str]:
+    """What can be done with a model that has ``plan`` in it, which does not tell how it was made."""
+    shown = next_command("report", model, "eval.json", "-o", "report.html")
+    return [serving(Path(model)), _judge(plan, model, model), shown]
+
+
+def _judge(plan: Plan, model: str, centered: str, *judged: str) -> str:
+    """Beside what is ``judged`` uniform pairs, with the ends and centers of ``plan``, which ``centered`` has."""
+    words = [*judged, "--uniform", "q8_0", "--uniform", "q4_0"]
+    words += [] if plan.centers is None else ["--centers", centered]
+    words += [] if plan.ends is None else ["--ends", str(plan.ends)]
+    return next_command("eval", model, *words, "--json") + " > eval.json"
 
 
 def _tune(plan: Plan, model: str, cfg: str) -> str:
