@@ -9,6 +9,7 @@ import click
 
 from kvtuner_gguf import __version__
 from kvtuner_gguf.cli.failures import asks_for_json, failure_of
+from kvtuner_gguf.cli.helptext import Context
 from kvtuner_gguf.cli.talk import LONG, interrupted, talking
 from kvtuner_gguf.errors import KvtunerError
 
@@ -40,6 +41,8 @@ AS_JSON = "kvtuner_gguf.as_json"
 class LazyGroup(click.Group):
     """Imports a command's module only when that command is asked for; prints errors as one line, or as JSON."""
 
+    context_class = Context
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -48,6 +51,7 @@ class LazyGroup(click.Group):
             return None
         word = cmd_name.replace("-", "_")
         command = getattr(importlib.import_module(f"kvtuner_gguf.cli.{word}"), f"{word}_command")
+        command.context_class = Context
         return talking(command) if cmd_name in LONG else command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

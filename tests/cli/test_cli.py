@@ -29,6 +29,15 @@ def test_every_command_has_help(name: str) -> None:
         assert option.param_type_name == "argument" or option.help, option.name
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+@pytest.mark.parametrize("name", ["", *(name for name in COMMANDS if name != "completion")])
+def test_help_fits_the_terminal(name: str, columns: int) -> None:
+    words = [name, "--help"] if name else ["--help"]
+    text = CliRunner(env={"COLUMNS": str(columns)}).invoke(main, words).output
+    assert max(map(len, text.splitlines())) <= columns
+    assert "Options:" in text
+
+
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "completion"])
 def test_every_command_has_json(name: str) -> None:
     assert "--json" in [word for option in main.get_command(None, name).params for word in option.opts]
