@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -213,6 +214,15 @@ def test_uniform_rows_are_drawn_with_their_pair_alone(name: str, kind: str, said
     text = page(Findings(rows={"eval.json": [row(name, 4.5, 0.1, kind)]}))
     assert f'class="name">{said}</text>' in text
     assert f"<td>{name}</td>" in text
+
+
+def test_commands_are_broken_between_their_words_and_copied_whole() -> None:
+    text = page(Findings({"cfg.json": PLAN}))
+    assert '<span class="word">--for-ctx</span> <span class="word">8192</span>' in text
+    (style,) = re.findall(r"\.word \{ (.*?) \}", text)
+    assert "display: inline-block" in style
+    shown = [line.rstrip() for line in "".join(Elements(text).texts).splitlines()]
+    assert all(f"$ {command}" in shown for command in commands(PLAN, "cfg.json", None)[1:])
 
 
 def test_what_was_not_given_is_left_out() -> None:
