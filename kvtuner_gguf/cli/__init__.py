@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 from difflib import get_close_matches
 
 import click
 
 from kvtuner_gguf import __version__
-from kvtuner_gguf.cli.failures import asks_for_json, failure_of
+from kvtuner_gguf.cli.failures import asks_for_json, failure_of, unprinted
 from kvtuner_gguf.cli.helptext import Context
 from kvtuner_gguf.cli.talk import LONG, interrupted, talking
 from kvtuner_gguf.errors import KvtunerError
@@ -81,6 +82,10 @@ class LazyGroup(click.Group):
             raise failure_of(err, ctx.meta[AS_JSON]) from err
         except KeyboardInterrupt as err:
             raise interrupted(ctx.meta[AS_JSON]) from err
+        except OSError as err:
+            if err.filename is not None or err.errno == errno.EPIPE:  # click ends quietly for who reads no further
+                raise
+            raise failure_of(unprinted(err), as_json=False) from err  # on stderr: stdout takes nothing
 
 
 @click.group(cls=LazyGroup)

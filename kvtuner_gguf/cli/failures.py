@@ -69,5 +69,10 @@ def failure_of(err: KvtunerError | click.ClickException, as_json: bool) -> Failu
     return kind(f"{message}: {hint}", message, hint, as_json)
 
 
+def unprinted(err: OSError) -> KvtunerError:
+    """What to raise where stdout takes no more."""
+    return KvtunerError(f"the result cannot be printed: {err.strerror or err}; send it elsewhere")
+
+
 def one_line(err: KvtunerError) -> str:
     return " ".join(str(err).split())

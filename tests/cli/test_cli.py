@@ -220,6 +220,19 @@ def test_a_model_without_a_plan_is_told_the_way_to_one(model: Path) -> None:
     assert annotate_it == f"next: {annotating(model, Path('cfg.json'))}"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full")
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_a_result_that_cannot_be_printed_is_told_in_one_line(extra: list[str], model: Path) -> None:
+    program = [sys.executable, "-c", "from kvtuner_gguf.cli import main; main()"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*program, "inspect", str(model), *extra], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: the result cannot be printed: No space left on device; send it elsewhere")
+    assert done.stderr.count("\n") == 1
+
+
 def test_texts_of_a_file_do_not_reach_the_terminal_as_commands(tmp_path: Path) -> None:
     text = {"text": "a\x1b[2J\x9b1m\u202eb", "\x1b]0;c\x07": "d"}
     Plan((Pair.parse("q8_0"),) * 2, provenance=text).save(tmp_path / "plan.json")
