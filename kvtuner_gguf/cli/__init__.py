@@ -88,7 +88,7 @@ class LazyGroup(click.Group):
             raise failure_of(unprinted(err), as_json=False) from err  # on stderr: stdout takes nothing
 
 
-@click.group(cls=LazyGroup)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="kvtuner-gguf")
 def main() -> None:
     """Per-layer K and V cache types for llama.cpp: tune them, write them into the GGUF, measure them.

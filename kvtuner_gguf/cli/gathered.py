@@ -10,7 +10,7 @@ from typing import Any
 from kvtuner_gguf.errors import KvtunerError, about
 from kvtuner_gguf.evaluation.rows import Row, rows_from_json
 from kvtuner_gguf.files import artifact
-from kvtuner_gguf.gguffile.stored_plan import is_gguf, load_plan
+from kvtuner_gguf.gguffile.stored_plan import given_plan, is_gguf
 from kvtuner_gguf.plan.front import SCHEMA as FRONT
 from kvtuner_gguf.plan.front import Front
 from kvtuner_gguf.plan.pairs import F16
@@ -55,10 +55,7 @@ class _Gathered:
 
     def take_model(self, path: Path) -> None:
         """The plan in the model at ``path``; raises `KvtunerError` where there is none."""
-        plan, _ = load_plan(path)
-        if plan is None:
-            raise KvtunerError(f"{path}: no plan in it: annotate it, or give a plan file")
-        self._take_plan(path, plan)
+        self._take_plan(path, given_plan(path))
 
     def _take_plan(self, path: Path, plan: Plan) -> None:
         """Centers and scales in the folder of a tuning are plans, too, which quantize nothing."""

@@ -160,3 +160,11 @@ def load_plan(path: Path) -> tuple[Plan | None, str]:
     if not is_gguf(path):
         return Plan.load(path), "config"
     return plan_of(read_model(path)), "gguf"
+
+
+def given_plan(path: Path) -> Plan:
+    """The plan in a file of either kind; raises `KvtunerError` where it is a model without one."""
+    plan, _ = load_plan(path)
+    if plan is None:
+        raise KvtunerError(f"{path}: no plan in it: annotate it, or give a plan file")
+    return plan

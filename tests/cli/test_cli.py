@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from kvtuner_gguf.cli import COMMANDS, main
 from kvtuner_gguf.gguffile.annotate import annotate
+from kvtuner_gguf.gguffile.stored_plan import given_plan
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.report.shell import annotating
@@ -218,6 +219,20 @@ def test_a_model_without_a_plan_is_told_the_way_to_one(model: Path) -> None:
     tune_it, annotate_it = said.splitlines()[-2:]
     assert tune_it == f"next: kvtuner-gguf tune {model} -o cfg.json"
     assert annotate_it == f"next: {annotating(model, Path('cfg.json'))}"
+
+
+def test_the_plan_of_an_annotated_model_goes_into_another_file(model: Path, tmp_path: Path) -> None:
+    plan, first, out = tmp_path / "plan.json", tmp_path / "first.gguf", tmp_path / "out.gguf"
+    Plan(PAIRS).save(plan)
+    annotate(model, Plan.load(plan), first)
+    result = CliRunner().invoke(main, ["annotate", str(model), str(first), "-o", str(out)])
+    assert result.exit_code == 0, result.output
+    assert given_plan(out) == given_plan(first)
+    assert given_plan(out).pairs == PAIRS
+
+
+def test_the_short_name_of_help_is_known() -> None:
+    assert CliRunner().invoke(main, ["tune", "-h"]).output == CliRunner().invoke(main, ["tune", "--help"]).output
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full")

@@ -67,6 +67,12 @@ MISTAKES = {
     "type": ((*TUNE, "--candidates", "q8_0,q4_O"), 2, "unknown cache type 'q4_O': did you mean q4_0?"),
     "type like none": ((*TUNE, "--candidates", "abacus"), 2, "unknown cache type 'abacus': use one of f32,"),
     "type of a pair": (("eval", "llama.gguf", "--uniform", "q8_0/q5"), 2, "unknown cache type 'q5': did you mean q5_"),
+    "list for a pair": (("eval", "llama.gguf", "--uniform", "q8_0, q4_0"), 2, "'q8_0, q4_0' is no pair of cache types"),
+    "plan that is a model without one": (
+        ("eval", "llama.gguf", "--config", "llama.gguf"),
+        1,
+        "no plan in it: annotate",
+    ),
     "type of a layer": ((*TUNE, "--fix", "0=iq4_n1"), 2, "unknown cache type 'iq4_n1': did you mean iq4_nl?"),
     "layer": ((*TUNE, "--fix", "99=q8_0"), 2, "the model has 2 layers, from 0: correct --fix"),
     "layer, plan": (("plan", "llama.gguf", "--uniform", "q8_0", "--fix", "9=f16", "-o", "x"), 2, "correct --fix"),
