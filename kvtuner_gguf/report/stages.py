@@ -142,7 +142,8 @@ class Talk:
     def _new_bars(self, stage: _Stage) -> Bars:
         room = self._console.width - len(stage.title) - BESIDE
         bar = [BarColumn(min(BAR, room))] if room > 1 else []
-        columns = (TextColumn("{task.description}"), *bar, TextColumn("{task.fields[state]}"), TimeRemainingColumn())
+        title, state = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[state]}"))
+        columns = (title, *bar, state, TimeRemainingColumn())
         return Bars(*columns, console=self._console, transient=True)
 
     def _break_silence(self) -> None:
