@@ -11,6 +11,7 @@ from kvtuner_gguf.cli.kinds import COUNT, INPUT, OUTPUT, POSITIVE
 from kvtuner_gguf.cli.nextstep import ANY_MODEL, print_next
 from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.engine.torch.install import check_installed
+from kvtuner_gguf.report.measured import measuring_options
 from kvtuner_gguf.report.shell import next_command
 
 
@@ -41,4 +42,4 @@ def cluster_command(profile: Path, candidates: Path, out: Path, eps: float, min_
     print_text(f"{out}: {len(groups.groups)} groups")
     for group in groups.groups:
         print_text(f"layers {ranges(group.layers)}: {' '.join(map(str, group.pairs))}")
-    print_next(next_command("search", ANY_MODEL, profile, out))
+    print_next(next_command("search", ANY_MODEL, profile, out, *measuring_options(profiled.provenance)))

@@ -10,6 +10,7 @@ import click
 from kvtuner_gguf.cli.kinds import INPUT, OUTPUT
 from kvtuner_gguf.cli.nextstep import ANY_MODEL, print_next
 from kvtuner_gguf.cli.outputs import check_outputs
+from kvtuner_gguf.report.measured import measuring_options
 from kvtuner_gguf.report.shell import next_command
 
 
@@ -41,4 +42,4 @@ def prune_command(profile: Path, out: Path, rule: str, as_json: bool) -> None:
         return
     counts = [len(pairs) for pairs in found.layers]
     print_text(f"{out}: {min(counts)} to {max(counts)} pairs a layer")
-    print_next(next_command("search", ANY_MODEL, profile, out))
+    print_next(next_command("search", ANY_MODEL, profile, out, *measuring_options(found.provenance)))

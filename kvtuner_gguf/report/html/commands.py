@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kvtuner_gguf.files.assets import TEXTS, TUNING_TEXT
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.report.measured import measuring_options
 from kvtuner_gguf.report.shell import annotated, annotating, next_command, serving, shell_command
 
 # how a goal reads in provenance, and the options that give it
@@ -17,7 +17,6 @@ _GOALS = (
     (re.compile(r"([\d.e+-]+) MiB(?: for (\d+) tokens)?"), "--mib"),
     (re.compile(r"a mean KLD of ([\d.e+-]+)"), "--max-kld"),
 )
-_OPTIONS = {"text_tokens": "--tokens", "n_ctx": "--ctx", "seed": "--seed", "for_ctx": "--for-ctx"}
 
 
 def commands(plan: Plan, name: str, model: str | None) -> list[str]:
@@ -57,7 +56,8 @@ def _tune(plan: Plan, model: str, cfg: str) -> str:
     facts = plan.provenance
     words = ["tune", model, "-o", cfg, *_goal(str(facts["goal"]))]
     words += ["--ends", "none" if plan.ends is None else str(plan.ends)]
-    words += [word for key, option in _OPTIONS.items() if key in facts for word in (option, str(facts[key]))]
+    words += measuring_options(facts)
+    words += ["--for-ctx", str(facts["for_ctx"])] if "for_ctx" in facts else []
     return next_command(*words, *_choices(facts))
 
 
@@ -68,17 +68,9 @@ def _goal(goal: str) -> list[str]:
     return []
 
 
-def _texts(names: str) -> list[str]:
-    """Texts with weights as options name them: ``"0.5 a.txt + 1 b.txt"`` is ``a.txt=0.5`` and ``b.txt=1``."""
-    found = [re.fullmatch(r"(\d\S*) (.+)", part) for part in names.split(" + ")]
-    return [f"{one[2]}={one[1]}" if one else part for one, part in zip(found, names.split(" + "), strict=True)]
-
-
 def _choices(facts: Mapping[str, Any]) -> list[str]:
     """Options for what is not as `tune` has it by default."""
     words: list[str] = []
-    if facts.get("text") not in (None, TEXTS[TUNING_TEXT].filename):
-        words += [word for text in _texts(str(facts["text"])) for word in ("--text", text)]
     if isinstance(names := facts.get("candidates"), list):
         words += ["--candidates", ",".join(map(str, names))]
     for key, usual in (
