@@ -15,8 +15,8 @@ from kvtuner_gguf import __version__
 from kvtuner_gguf.childprocess import how_it_ended
 from kvtuner_gguf.engine.llama.native import patched_llama_cpp
 from kvtuner_gguf.errors import KvtunerError
-from kvtuner_gguf.evaluation.rows import Row
-from kvtuner_gguf.files import atomicfile
+from kvtuner_gguf.evaluation.rows import are_rows, rows_from_json
+from kvtuner_gguf.files import artifact, atomicfile
 from kvtuner_gguf.files.assets import fetch_model
 from kvtuner_gguf.gguffile.metadata import model_shape
 from kvtuner_gguf.gguffile.shards import read_model
@@ -128,14 +128,18 @@ class Demo:
 
     def _evaluate(self) -> None:
         self._head(4, "The plan against uniform pairs, on text that it was not tuned on")
-        if not self._is_done(self._rows, self._chart):
+        if not (self._has_rows() and self._is_done(self._rows, self._chart)):
             uniform = [word for pair in UNIFORM for word in ("--uniform", pair)]
             sample = ("--ctx", f"{N_CTX}", "--chunks", f"{self._settings.chunks}")
             outputs = ("--png", self._chart, "--json", *self._flags)
             out = self._command("eval", self._model, *uniform, *sample, *outputs, capture=True)
             atomicfile.write_text(self._rows, out)
-        rows = [Row(**row) for row in json.loads(self._rows.read_text())]
+        rows = artifact.load(self._rows, rows_from_json, "result")
         print_rows(rows, f"{self._settings.chunks} x {N_CTX} tokens of encyclopedia text; 'auto' is the plan")
+
+    def _has_rows(self) -> bool:
+        """Whether there are rows that this version reads."""
+        return self._rows.exists() and artifact.load(self._rows, are_rows, "result")
 
     def _inspect(self) -> Pairs:
         self._head(5, "The plan in the file")

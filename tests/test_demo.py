@@ -6,12 +6,14 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from kvtuner_gguf.demo import Demo, DemoSettings
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.evaluation.rows import Row
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.report.layers import pair_lines, ranges
@@ -91,6 +93,20 @@ def test_a_new_plan_forgets_what_came_of_the_old_one(demo: Demo, monkeypatch: py
     demo._tune(Path("model.gguf"))
     assert demo._plan.exists()
     assert not any(path.exists() for path in (demo._model, demo._rows, demo._chart))
+
+
+@pytest.mark.parametrize("left_out", [None, "kind"])
+def test_rows_of_an_earlier_version_are_judged_anew(
+    left_out: str | None, demo: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = asdict(Row("auto", 6.0, 6.1, 100, 0.1, 0.1, 0.2, 99.0, 10.0, 1.0, 5.0, 0.01))
+    before = json.dumps([{name: value for name, value in row.items() if name != left_out}])
+    demo._rows.write_text(before)
+    asked = []
+    monkeypatch.setattr(demo, "_command", lambda *words, **_: asked.append(words[0]) or json.dumps([row]))
+    demo._evaluate()
+    assert asked == (["eval"] if left_out else [])
+    assert json.loads(demo._rows.read_text()) == [row]
 
 
 def test_a_difference_is_an_error_that_names_the_layer(demo: Demo) -> None:

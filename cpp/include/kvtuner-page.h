@@ -47,7 +47,7 @@ inline double kvtuner_bits_of(const std::string & name) {
 }
 
 // a cell of a type: few bits are warm and light, many are cold and dark, even in the logarithm from 2 to 16
-// kvtuner_gguf/report/html/colours.py has the same colours
+// the colours are those of kvtuner_gguf/report/html/colours.py, to which tests hold these
 inline std::string kvtuner_cell(const std::string & name) {
     static const std::array<double, 3> stops[] = { { 253, 224, 120 }, { 247, 165, 72 }, { 222, 96, 88 },
                                                    { 157, 62, 121 },  { 88, 52, 128 },  { 36, 40, 92 } };

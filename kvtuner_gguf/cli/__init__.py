@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 from difflib import get_close_matches
 
 import click
 
 from kvtuner_gguf import __version__
-from kvtuner_gguf.cli.failures import asks_for_json, failure_of
+from kvtuner_gguf.cli.failures import asks_for_json, failure_of, unprinted
+from kvtuner_gguf.cli.helptext import Context
 from kvtuner_gguf.cli.talk import LONG, interrupted, talking
 from kvtuner_gguf.errors import KvtunerError
 
@@ -40,6 +42,8 @@ AS_JSON = "kvtuner_gguf.as_json"
 class LazyGroup(click.Group):
     """Imports a command's module only when that command is asked for; prints errors as one line, or as JSON."""
 
+    context_class = Context
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -48,6 +52,7 @@ class LazyGroup(click.Group):
             return None
         word = cmd_name.replace("-", "_")
         command = getattr(importlib.import_module(f"kvtuner_gguf.cli.{word}"), f"{word}_command")
+        command.context_class = Context
         return talking(command) if cmd_name in LONG else command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -65,7 +70,10 @@ class LazyGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[AS_JSON] = asks_for_json(args)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except (click.NoSuchOption, click.BadOptionUsage) as err:
+            raise failure_of(err, ctx.meta[AS_JSON]) from err
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -74,9 +82,13 @@ class LazyGroup(click.Group):
             raise failure_of(err, ctx.meta[AS_JSON]) from err
         except KeyboardInterrupt as err:
             raise interrupted(ctx.meta[AS_JSON]) from err
+        except OSError as err:
+            if err.filename is not None or err.errno == errno.EPIPE:  # click ends quietly for who reads no further
+                raise
+            raise failure_of(unprinted(err), as_json=False) from err  # on stderr: stdout takes nothing
 
 
-@click.group(cls=LazyGroup)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="kvtuner-gguf")
 def main() -> None:
     """Per-layer K and V cache types for llama.cpp: tune them, write them into the GGUF, measure them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import click
 from kvtuner_gguf.cli.kinds import INPUT, MODEL, OUTPUT
 from kvtuner_gguf.cli.nextstep import print_next
 from kvtuner_gguf.cli.outputs import model_target, what_was_written
-from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.report.shell import serving
 
 
 @click.command("annotate")
@@ -22,7 +21,7 @@ from kvtuner_gguf.plan.plan import Plan
 @click.option("--in-place", is_flag=True, help="Change MODEL: its header alone where that has room, or all of it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def annotate_command(model: Path, config: Path, out: Path | None, in_place: bool, as_json: bool) -> None:
-    """Write the plan CFG into the metadata of MODEL.
+    """Write the plan CFG, a plan file or another annotated model, into the metadata of MODEL.
 
     The patched llama.cpp then uses it with no further flags; stock llama.cpp ignores it. Every other key and every
     tensor byte stay as they are. Of a split model, give any shard: only the first one changes.
@@ -34,6 +33,7 @@ def annotate_command(model: Path, config: Path, out: Path | None, in_place: bool
     from kvtuner_gguf.gguffile.annotate import write_plan
     from kvtuner_gguf.gguffile.fit import fitted
     from kvtuner_gguf.gguffile.shards import read_model
+    from kvtuner_gguf.gguffile.stored_plan import given_plan
     from kvtuner_gguf.report.plans import plan_summary, plan_to_json
     from kvtuner_gguf.report.stages import byte_progress
     from kvtuner_gguf.report.terminal import print_text
@@ -42,14 +42,14 @@ def annotate_command(model: Path, config: Path, out: Path | None, in_place: bool
     started = time.monotonic()
     with byte_progress(f"annotate {target.name}") as progress:
         headers = read_model(model)
-        plan = fitted(Plan.load(config), headers)
+        plan = fitted(given_plan(config), headers)
         written = write_plan(headers, plan, target, progress)
     seconds = time.monotonic() - started
-    next_command = shlex.join(["llama-server", "-m", str(written.path)])
+    following = serving(written.path)
     if as_json:
-        facts = {"header_only": written.header_only, "seconds": round(seconds, 3), "next": [next_command]}
+        facts = {"header_only": written.header_only, "seconds": round(seconds, 3), "next": [following]}
         click.echo(json.dumps({"file": str(written.path), **facts, **plan_to_json(plan)}, indent=1))
     else:
         click.echo(f"{written.path}")
         print_text(f"{plan_summary(plan)}\n{what_was_written(written, seconds)}")
-        print_next(next_command)
+        print_next(following)

@@ -55,9 +55,9 @@ def _given(headers: list[GgufHeader], config: Path, ends: str | None) -> Plan:
     from kvtuner_gguf.gguffile.chosen_ends import chosen_ends
     from kvtuner_gguf.gguffile.fit import fitted
     from kvtuner_gguf.gguffile.metadata import model_shape
-    from kvtuner_gguf.plan.plan import Plan
+    from kvtuner_gguf.gguffile.stored_plan import given_plan
 
-    plan = Plan.load(config).without_centers().without_scales()
+    plan = given_plan(config).without_centers().without_scales()
     if ends is not None:
         with wrong_usage():
             plan = replace(plan, ends=chosen_ends(ends, model_shape(headers)))

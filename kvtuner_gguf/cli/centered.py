@@ -11,9 +11,10 @@ import click
 
 from kvtuner_gguf.cli.failures import wrong_usage
 from kvtuner_gguf.cli.kinds import COUNT, INPUT, N_TOKENS, SEED
-from kvtuner_gguf.cli.nextstep import annotating, print_next
+from kvtuner_gguf.cli.nextstep import print_next
 from kvtuner_gguf.cli.options import engine_option
 from kvtuner_gguf.cli.texts import default_text
+from kvtuner_gguf.report.shell import annotating
 
 if TYPE_CHECKING:
     from kvtuner_gguf.plan.keyspread import KeySpread

@@ -8,9 +8,11 @@ from pathlib import Path
 import click
 
 from kvtuner_gguf.cli.kinds import COUNT, INPUT, OUTPUT, POSITIVE
-from kvtuner_gguf.cli.nextstep import ANY_MODEL, next_command, print_next
+from kvtuner_gguf.cli.nextstep import ANY_MODEL, print_next
 from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.engine.torch.install import check_installed
+from kvtuner_gguf.report.measured import measuring_options
+from kvtuner_gguf.report.shell import next_command
 
 
 @click.command("cluster")
@@ -26,6 +28,7 @@ def cluster_command(profile: Path, candidates: Path, out: Path, eps: float, min_
     check_installed()
     from kvtuner_gguf.files import artifact
     from kvtuner_gguf.report.layers import ranges
+    from kvtuner_gguf.report.terminal import print_text
     from kvtuner_gguf.tuning.cluster import cluster
     from kvtuner_gguf.tuning.profile import Profile
     from kvtuner_gguf.tuning.prune import Candidates
@@ -36,7 +39,7 @@ def cluster_command(profile: Path, candidates: Path, out: Path, eps: float, min_
     if as_json:
         click.echo(json.dumps({"file": str(out), **groups.to_json()}))
         return
-    click.echo(f"{out}: {len(groups.groups)} groups")
+    print_text(f"{out}: {len(groups.groups)} groups")
     for group in groups.groups:
-        click.echo(f"layers {ranges(group.layers)}: {' '.join(map(str, group.pairs))}")
-    print_next(next_command("search", ANY_MODEL, profile, out))
+        print_text(f"layers {ranges(group.layers)}: {' '.join(map(str, group.pairs))}")
+    print_next(next_command("search", ANY_MODEL, profile, out, *measuring_options(profiled.provenance)))

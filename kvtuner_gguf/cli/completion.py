@@ -6,9 +6,9 @@ import click
 from click.shell_completion import get_completion_class
 
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.report.shell import PROGRAM
 
 SHELLS = ("bash", "zsh", "fish")
-PROGRAM = "kvtuner-gguf"
 # what the program looks for in its environment when a shell asks it
 VARIABLE = "_KVTUNER_GGUF_COMPLETE"
 

@@ -35,7 +35,7 @@ def demo_command(folder: Path, bits: float, chunks: int, force: bool, as_json: b
     """
     from kvtuner_gguf.demo import Demo, DemoSettings
 
-    goes_on_from(folder)
+    goes_on_from(folder, "--force" if force else None)
     settings = DemoSettings(bits=bits, chunks=chunks)
     if not as_json:
         Demo(folder, settings, click.echo, flags()).run(force)

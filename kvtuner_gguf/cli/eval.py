@@ -27,7 +27,13 @@ OWN_PLAN = "auto"
 
 @click.command("eval")
 @click.argument("model", type=MODEL)
-@click.option("--config", "configs", type=INPUT, multiple=True, help="Judge this plan. Repeatable.")
+@click.option(
+    "--config",
+    "configs",
+    type=INPUT,
+    multiple=True,
+    help="Judge this plan, or that of an annotated model. Repeatable.",
+)
 @click.option(
     "--uniform", "uniform", type=PAIR, metavar="K/V", multiple=True, help="Judge this pair in all layers. Repeatable."
 )
@@ -125,8 +131,7 @@ def _plans(headers: list, configs: Sequence[Path], auto: bool) -> dict[str, Plan
     """Plans to judge, by their names in the table: the model's own, others by file name."""
     from kvtuner_gguf.errors import about
     from kvtuner_gguf.gguffile.fit import fitted
-    from kvtuner_gguf.gguffile.stored_plan import plan_of
-    from kvtuner_gguf.plan.plan import Plan
+    from kvtuner_gguf.gguffile.stored_plan import given_plan, plan_of
 
     caches: dict[str, Plan] = {}
     own = plan_of(headers) if auto else None
@@ -135,7 +140,7 @@ def _plans(headers: list, configs: Sequence[Path], auto: bool) -> dict[str, Plan
     stems = [path.stem for path in configs]
     for path in configs:
         name = path.stem if stems.count(path.stem) == 1 and path.stem != OWN_PLAN else str(path)
-        plan = Plan.load(path)
+        plan = given_plan(path)
         with about(path):
             caches[name] = fitted(plan, headers)
     return caches

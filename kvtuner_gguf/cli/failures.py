@@ -58,15 +58,20 @@ def failure_of(err: KvtunerError | click.ClickException, as_json: bool) -> Failu
     if isinstance(err, KvtunerError):
         message = one_line(err)
         return Failure(message, *in_parts(message), as_json)
-    message = err.format_message().rstrip(".")
+    message = " ".join(line.strip() for line in err.format_message().splitlines()).rstrip(".")
     kind = WrongUsage if err.exit_code == WrongUsage.exit_code else Failure
     if isinstance(err.__cause__, KvtunerError):
         return kind(message, *in_parts(message), as_json)
-    context = err.ctx if isinstance(err, click.UsageError) else None
+    context = getattr(err, "ctx", None) or click.get_current_context(silent=True)
     if context is None:
         return kind(message, message, None, as_json)
     hint = f"see '{context.command_path} --help'"
     return kind(f"{message}: {hint}", message, hint, as_json)
+
+
+def unprinted(err: OSError) -> KvtunerError:
+    """What to raise where stdout takes no more."""
+    return KvtunerError(f"the result cannot be printed: {err.strerror or err}; send it elsewhere")
 
 
 def one_line(err: KvtunerError) -> str:

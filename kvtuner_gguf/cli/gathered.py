@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kvtuner_gguf.errors import KvtunerError, about
-from kvtuner_gguf.evaluation.rows import Row
+from kvtuner_gguf.evaluation.rows import Row, rows_from_json
 from kvtuner_gguf.files import artifact
+from kvtuner_gguf.gguffile.stored_plan import given_plan, is_gguf
 from kvtuner_gguf.plan.front import SCHEMA as FRONT
 from kvtuner_gguf.plan.front import Front
 from kvtuner_gguf.plan.pairs import F16
@@ -45,12 +46,16 @@ class _Gathered:
         elif is_speeds(data):
             self.speeds += speeds_from_json(data)
         elif isinstance(data, list) and data:
-            self.rows[_name(path, self.rows)] = _rows(data)
+            self.rows[_name(path, self.rows)] = rows_from_json(data)
         elif not (isinstance(schema, str) and schema.startswith(_PASSED_OVER)):
             raise KvtunerError(
-                "it holds nothing that a report shows: give plans, the folder of a tuning, or the JSON of eval or "
-                "llama-bench"
+                "it holds nothing that a report shows: give plans, annotated models, the folder of a tuning, or the "
+                "JSON of eval or llama-bench"
             )
+
+    def take_model(self, path: Path) -> None:
+        """The plan in the model at ``path``; raises `KvtunerError` where there is none."""
+        self._take_plan(path, given_plan(path))
 
     def _take_plan(self, path: Path, plan: Plan) -> None:
         """Centers and scales in the folder of a tuning are plans, too, which quantize nothing."""
@@ -67,6 +72,9 @@ def gather(paths: Iterable[Path], model: str | None = None) -> Findings:
     found = _Gathered()
     for path in paths:
         for file in _files(path):
+            if is_gguf(file):
+                found.take_model(file)
+                continue
             found_in = artifact.load(file, lambda data: data, "result")
             with about(file):
                 found.take(file, found_in)
@@ -86,11 +94,3 @@ def _name(path: Path, taken: Mapping[str, object]) -> str:
     """A short name of the file: with its folder's where another one has the same, or where all such are called so."""
     name = path.parent.name if path.name in _OF_TUNING and path.parent.name else path.name
     return name if name not in taken else str(path)
-
-
-def _rows(data: list[Any]) -> list[Row]:
-    rows = []
-    for i, entry in enumerate(data):
-        with about(f"row {i}"):
-            rows.append(Row.from_json(entry))
-    return rows

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from kvtuner_gguf.cli.kinds import ENDS, INPUT, MODEL, OUTPUT, Kind
-from kvtuner_gguf.cli.nextstep import ANY_MODEL, annotating, print_next
+from kvtuner_gguf.cli.nextstep import ANY_MODEL, print_next
 from kvtuner_gguf.cli.options import ENDS_HELP
 from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.gguffile.chosen_ends import DEFAULT_ENDS
 from kvtuner_gguf.published.bitstable import DEFAULT_TYPES, parse_types
+from kvtuner_gguf.report.shell import annotating
 
 if TYPE_CHECKING:
     from kvtuner_gguf.plan.plan import Plan

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from kvtuner_gguf.cli.kinds import MODEL, OUTPUT
-from kvtuner_gguf.cli.nextstep import steps_to_a_plan
+from kvtuner_gguf.cli.nextstep import print_next, steps_to_a_plan
 from kvtuner_gguf.cli.outputs import check_outputs
 from kvtuner_gguf.errors import KvtunerError, about
 from kvtuner_gguf.plan.keyspread import KeySpread
@@ -56,7 +56,7 @@ def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None
     if png is not None:
         _draw_keys(spread, png, model_or_cfg)
     if source == "default" and not as_json:
-        click.echo(f"{model_or_cfg}: no plan; llama.cpp allocates")
+        print_text(f"{model_or_cfg}: no plan; llama.cpp allocates")
     if as_json:
         click.echo(shown)
         return
@@ -66,8 +66,8 @@ def inspect_command(model_or_cfg: Path, png: Path | None, as_json: bool) -> None
             print_text(f"{name}: {value}")
     if spread is not None:
         print_keys(spread)
-    if steps:
-        click.echo("\n".join(["for a plan:", *(f"  {step}" for step in steps)]))
+    for step in steps:
+        print_next(step)
 
 
 def _draw_keys(spread: KeySpread | None, png: Path, source: Path) -> None:

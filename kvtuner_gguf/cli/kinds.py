@@ -46,14 +46,20 @@ class Kind(click.ParamType):
 
 
 def _read(refuses: Callable[[Path], str | None], text: str) -> Path:
-    path = Path(text)
+    path = _path(text)
     if why := refuses(path):
         raise KvtunerError(f"{path}: {why}")
     return path
 
 
+def _path(text: str) -> Path:
+    if not text:
+        raise KvtunerError("the name is empty: give that of a file")
+    return Path(text)
+
+
 def _written(text: str) -> Path:
-    path = Path(text)
+    path = _path(text)
     atomicfile.check_target(path)
     return path
 
@@ -86,7 +92,12 @@ def _types(incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(start + name) for name in CACHE_TYPES if (start + name).startswith(incomplete)]
 
 
+def _unreadable_or_folder(path: Path) -> str | None:
+    return None if path.is_dir() else unreadable(path)
+
+
 INPUT = Kind("file", lambda text: _read(unreadable, text), _files)
+FILE_OR_FOLDER = Kind("file", lambda text: _read(_unreadable_or_folder, text), _files)
 MODEL = Kind("file", lambda text: _read(no_gguf_at, text), _files)
 OUTPUT = Kind("file", _written, _files)
 TEXT = Kind("text", _weighed, _files)

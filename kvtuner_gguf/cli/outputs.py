@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from kvtuner_gguf.cli.failures import wrong_usage
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files import atomicfile
@@ -43,10 +41,12 @@ def _is_same(a: Path, b: Path) -> bool:
 
 
 def _tell_other_names(out: Path) -> None:
+    from kvtuner_gguf.report.terminal import print_text
+
     others = out.stat().st_nlink - 1 if out.exists() else 0
     if others > 0:
         names = "another name" if others == 1 else f"{others} other names"
-        click.echo(f"{out} has {names} (hard links), which will keep what it holds now", err=True)
+        print_text(f"{out} has {names} (hard links), which will keep what it holds now", stderr=True)
 
 
 @wrong_usage()

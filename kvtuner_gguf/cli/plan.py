@@ -60,13 +60,14 @@ def plan_command(
     """
     from kvtuner_gguf.gguffile.metadata import measuring_obstacle, model_shape
     from kvtuner_gguf.gguffile.shards import read_model
+    from kvtuner_gguf.report.terminal import print_text
 
     check_outputs(out, inputs=[model, text])
     headers = read_model(model)
     plan = _of_types(headers, uniform, fix, ends)
     obstacle = measuring_obstacle(headers)
     if center and obstacle:
-        click.echo(f"keys are not centered, since this model {obstacle}", err=True)
+        print_text(f"keys are not centered, since this model {obstacle}", stderr=True)
     spread = None
     if center and not obstacle and any(pair.types[0].is_quantized for pair in plan.pairs):
         plan, spread = with_centers(model, model_shape(headers), plan, text, measured)

@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from kvtuner_gguf.cli.kinds import MODEL, OUTPUT
-from kvtuner_gguf.cli.nextstep import next_command, print_next
+from kvtuner_gguf.cli.nextstep import print_next
 from kvtuner_gguf.cli.options import measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.running import running
 from kvtuner_gguf.cli.settings import asked
 from kvtuner_gguf.cli.talk import goes_on_from
+from kvtuner_gguf.report.shell import next_command
 
 
 @click.command("profile")
@@ -30,8 +31,9 @@ def profile_command(model: Path, out: Path, work: Path | None, as_json: bool, **
     output's error over that of the output (error).
     """
     from kvtuner_gguf.files import artifact
+    from kvtuner_gguf.report.terminal import print_text
 
-    goes_on_from(work)
+    goes_on_from(work, "--fresh" if options["fresh"] else None)
     check_search_outputs(out, inputs=[model], work=work, texts=options["texts"])
     wanted = asked(model, options, work)
     with running(model, wanted, options, work) as tuner:
@@ -41,5 +43,5 @@ def profile_command(model: Path, out: Path, work: Path | None, as_json: bool, **
         click.echo(json.dumps({"file": str(out), **profiled.to_json()}))
         return
     n_pairs = len(profiled.layers[0])
-    click.echo(f"{out}: {n_pairs} pairs in {wanted.shape.n_layer} layers")
+    print_text(f"{out}: {n_pairs} pairs in {wanted.shape.n_layer} layers")
     print_next(next_command("prune", out))

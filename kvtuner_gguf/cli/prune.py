@@ -8,8 +8,10 @@ from pathlib import Path
 import click
 
 from kvtuner_gguf.cli.kinds import INPUT, OUTPUT
-from kvtuner_gguf.cli.nextstep import ANY_MODEL, next_command, print_next
+from kvtuner_gguf.cli.nextstep import ANY_MODEL, print_next
 from kvtuner_gguf.cli.outputs import check_outputs
+from kvtuner_gguf.report.measured import measuring_options
+from kvtuner_gguf.report.shell import next_command
 
 
 @click.command("prune")
@@ -29,6 +31,7 @@ def prune_command(profile: Path, out: Path, rule: str, as_json: bool) -> None:
     """Keep, of the pairs in PROFILE, those that are worth their bits in each layer."""
     check_outputs(out, inputs=[profile])
     from kvtuner_gguf.files import artifact
+    from kvtuner_gguf.report.terminal import print_text
     from kvtuner_gguf.tuning.profile import Profile
     from kvtuner_gguf.tuning.prune import CAUTIOUS, PAPER, prune
 
@@ -38,5 +41,5 @@ def prune_command(profile: Path, out: Path, rule: str, as_json: bool) -> None:
         click.echo(json.dumps({"file": str(out), **found.to_json()}))
         return
     counts = [len(pairs) for pairs in found.layers]
-    click.echo(f"{out}: {min(counts)} to {max(counts)} pairs a layer")
-    print_next(next_command("search", ANY_MODEL, profile, out))
+    print_text(f"{out}: {min(counts)} to {max(counts)} pairs a layer")
+    print_next(next_command("search", ANY_MODEL, profile, out, *measuring_options(found.provenance)))

@@ -10,7 +10,7 @@ import click
 
 from kvtuner_gguf.cli.failures import wrong_usage
 from kvtuner_gguf.cli.kinds import INPUT, MODEL, OUTPUT
-from kvtuner_gguf.cli.nextstep import annotating, print_next
+from kvtuner_gguf.cli.nextstep import print_next
 from kvtuner_gguf.cli.options import goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.running import running
@@ -18,7 +18,8 @@ from kvtuner_gguf.cli.settings import asked, own_folder
 from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.tuned import print_tuned, print_tuned_json
 from kvtuner_gguf.plan.backends import of_types
-from kvtuner_gguf.tuning.settings import check_goal
+from kvtuner_gguf.report.shell import annotating
+from kvtuner_gguf.tuning.settings import check_goal, text_facts
 
 
 @click.command("search")
@@ -40,17 +41,19 @@ def search_command(
     """
     check_search_outputs(out, front, inputs=[model, profile, stage], work=options["work"], texts=options["texts"])
     from kvtuner_gguf.files import artifact
-    from kvtuner_gguf.tuning.given import candidates_or_groups, check_model_given, types_given
+    from kvtuner_gguf.tuning.given import candidates_or_groups, check_model_given, check_text_given, types_given
     from kvtuner_gguf.tuning.profile import Profile
 
     profiled = artifact.load(profile, Profile.from_json, "profile")
     candidates, groups = artifact.load(stage, candidates_or_groups, "candidates or groups")
     folder = own_folder(options["work"], options["storage"])
-    goes_on_from(folder)
+    goes_on_from(folder, "--fresh" if options["fresh"] else None)
     method = "exact" if groups is None else "paper"
     wanted = asked(model, {**options, "method": method}, folder)
     for path, given in ((profile, profiled), (stage, candidates)):
         check_model_given(str(path), given, str(model), wanted.shape)
+        if wanted.texts is not None:
+            check_text_given(str(path), given, text_facts(wanted.texts, wanted.settings))
     with wrong_usage():
         backend = of_types(types_given(profiled, groups, wanted.settings.fixed))
         check_goal(replace(wanted.settings, backend=backend), wanted.shape)

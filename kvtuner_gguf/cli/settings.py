@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import click
-
 from kvtuner_gguf.cli.failures import wrong_usage
 from kvtuner_gguf.engine.devices import Device, chosen_devices
 from kvtuner_gguf.engine.llama.devices import offered_backend
 from kvtuner_gguf.engine.opening import check_engine, engine_on_gpus
+from kvtuner_gguf.files.assets import TUNING_TEXT, cached_text
 from kvtuner_gguf.gguffile.chosen_ends import chosen_ends
 from kvtuner_gguf.gguffile.metadata import centering_obstacle, model_shape
 from kvtuner_gguf.gguffile.shards import read_model
@@ -33,11 +32,12 @@ PAPER_TYPES = ("q8_0", "q4_0", "q2_nl")
 
 
 class Asked(NamedTuple):
-    """What a command that measures is asked for."""
+    """What a command that measures is asked for; ``texts`` is None where they are to be fetched."""
 
     shape: ModelShape
     settings: Settings
     devices: Sequence[Device]
+    texts: Texts | None
 
 
 def asked(model: Path, options: dict[str, Any], work: Path | None) -> Asked:
@@ -55,10 +55,10 @@ def asked(model: Path, options: dict[str, Any], work: Path | None) -> Asked:
         if settings.storage is not None:
             check_storage(settings.storage)
     check_engine(model, headers, options["engine"], devices[0].in_engine)
-    texts = _named_texts(options["texts"], settings)
+    texts = _texts_at_hand(options["texts"], settings)
     if work is not None:
         check_folder(work, asked_facts(shape, texts, settings), options["fresh"])
-    return Asked(shape, settings, devices)
+    return Asked(shape, settings, devices, texts)
 
 
 def own_folder(work: Path | None, storage: str | None) -> Path | None:
@@ -66,17 +66,20 @@ def own_folder(work: Path | None, storage: str | None) -> Path | None:
     return work / socket.gethostname() if work is not None and storage is not None else work
 
 
-def _named_texts(named: Sequence[tuple[Path, float]], settings: Settings) -> Texts | None:
-    """Those that are named, none of them far too short; None where the default one is to be fetched."""
-    if not named:
+def _texts_at_hand(named: Sequence[tuple[Path, float]], settings: Settings) -> Texts | None:
+    """Those that are named, or the default one, none of them far too short; None where that is to be fetched."""
+    default = cached_text(TUNING_TEXT)
+    if not named and default is None:
         return None
     with wrong_usage():
-        texts = Texts(*zip(*named, strict=True))
+        texts = Texts(*zip(*(named or [(default, 1.0)]), strict=True))
     texts.check_long_enough(settings.n_tokens, settings.n_ctx)
     return texts
 
 
 def _settings(shape: ModelShape, headers: list[GgufHeader], options: dict[str, Any]) -> Settings:
+    from kvtuner_gguf.report.terminal import print_text
+
     ends = chosen_ends(options["ends"], shape)
     names = options["candidates"]
     if options.get("method") == "paper" and not (names or options["backend"]):
@@ -87,7 +90,7 @@ def _settings(shape: ModelShape, headers: list[GgufHeader], options: dict[str, A
     center = options["center"] and obstacle is None
     settings = Settings(backend=backend, center=center, ends=ends, **measure, **_search_settings(options))
     if options["center"] and obstacle:
-        click.echo(f"keys are not centered, since this model {obstacle}", err=True)
+        print_text(f"keys are not centered, since this model {obstacle}", stderr=True)
     return settings
 
 

@@ -29,6 +29,7 @@ def strip_command(model: Path, out: Path | None, in_place: bool, keep_room: bool
     from kvtuner_gguf.gguffile.annotate import has_plan, write_no_plan
     from kvtuner_gguf.gguffile.shards import read_model
     from kvtuner_gguf.report.stages import byte_progress
+    from kvtuner_gguf.report.terminal import print_text
 
     target = model_target(model, out, in_place)
     started = time.monotonic()
@@ -40,5 +41,5 @@ def strip_command(model: Path, out: Path | None, in_place: bool, keep_room: bool
         facts = {"header_only": written.header_only, "seconds": round(seconds, 3)}
         click.echo(json.dumps({"file": str(written.path), "had_plan": had_plan, **facts}))
         return
-    click.echo(f"{written.path}: {'the plan is taken out' if had_plan else 'there was no plan in it'}")
-    click.echo(what_was_written(written, seconds))
+    print_text(f"{written.path}: {'the plan is taken out' if had_plan else 'there was no plan in it'}")
+    print_text(what_was_written(written, seconds))

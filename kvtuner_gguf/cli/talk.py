@@ -28,8 +28,8 @@ LONG = (
     "strip",
     "tune",
 )
-# where a context has the folder from which the same command goes on
-_FOLDER = "kvtuner_gguf.folder"
+# where a context has what to type after an interrupt
+_HINT = "kvtuner_gguf.hint"
 
 
 class Interrupted(Failure):
@@ -40,16 +40,19 @@ class Interrupted(Failure):
 
 def interrupted(as_json: bool) -> Interrupted:
     """What to say of the command that was interrupted."""
-    folder = click.get_current_context().meta.get(_FOLDER)
-    hint = "no file is left half written; the same command begins anew"
-    if folder is not None:
-        hint = f"the same command goes on from what is in {folder}"
+    anew = "no file is left half written; the same command begins anew"
+    hint = click.get_current_context().meta.get(_HINT, anew)
     return Interrupted(f"interrupted: {hint}", "interrupted", hint, as_json)
 
 
-def goes_on_from(folder: Path | None) -> None:
-    """Note that ``folder`` keeps what the command has finished; None where nothing does."""
-    click.get_current_context().meta[_FOLDER] = folder
+def goes_on_from(folder: Path | None, fresh: str | None = None) -> None:
+    """Note that ``folder`` keeps what the command has finished; None where nothing does.
+
+    ``fresh``: an option that was given, and with which the same command would begin anew.
+    """
+    if folder is not None:
+        command = f"the same command without {fresh}" if fresh else "the same command"
+        click.get_current_context().meta[_HINT] = f"{command} goes on from what is in {folder}"
 
 
 def talking(command: click.Command) -> click.Command:

@@ -12,7 +12,7 @@ import click
 
 from kvtuner_gguf.cli.failures import wrong_usage
 from kvtuner_gguf.cli.kinds import COUNT, INPUT, MODEL, OUTPUT
-from kvtuner_gguf.cli.nextstep import annotating, print_next
+from kvtuner_gguf.cli.nextstep import print_next
 from kvtuner_gguf.cli.options import goal_options, measure_options
 from kvtuner_gguf.cli.outputs import check_search_outputs
 from kvtuner_gguf.cli.running import running
@@ -21,6 +21,7 @@ from kvtuner_gguf.cli.talk import goes_on_from
 from kvtuner_gguf.cli.tuned import print_judged, print_tuned, print_tuned_json, save_tuned_page
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.tasks import load_tasks
+from kvtuner_gguf.report.shell import annotating
 from kvtuner_gguf.tuning.settings import check_goal
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def tune_command(
     """
     host = f".{socket.gethostname()}" if options["storage"] else ""  # the others may write beside this one
     folder = own_folder(work, options["storage"]) or out.with_suffix(f"{host}.tune")
-    goes_on_from(folder)
+    goes_on_from(folder, "--fresh" if options["fresh"] else None)
     check_search_outputs(out, png, html, inputs=[model, tasks], work=folder, texts=options["texts"])
     wanted = asked(model, options, folder)
     with wrong_usage():
@@ -144,11 +145,12 @@ def _native_row(model: Path, tuned: Tuned, threads: int | None) -> Row | None:
     from kvtuner_gguf.evaluation.by_llama import evaluate
     from kvtuner_gguf.evaluation.chunks import Chunks
     from kvtuner_gguf.report.stages import step_progress
+    from kvtuner_gguf.report.terminal import print_text
 
     try:
         patched_llama_cpp()
     except KvtunerError as err:
-        click.echo(f"llama.cpp does not judge the plan: {err}", err=True)
+        print_text(f"llama.cpp does not judge the plan: {err}", stderr=True)
         return None
     with step_progress("judge by llama.cpp") as progress:
         caches = {"plan, llama.cpp": tuned.plan}

@@ -54,6 +54,26 @@ class Row:
         return cls(**data)
 
 
+def rows_from_json(data: object) -> list[Row]:
+    """Rows as `eval --json` prints them. Raises `KvtunerError` naming the row and the value that is wrong."""
+    if not isinstance(data, list):
+        raise KvtunerError("it is no list of rows: run eval --json again")
+    rows = []
+    for i, entry in enumerate(data):
+        with about(f"row {i}"):
+            rows.append(Row.from_json(entry))
+    return rows
+
+
+def are_rows(data: object) -> bool:
+    """Whether `rows_from_json` takes ``data``: what another version has left may lack a value."""
+    try:
+        rows_from_json(data)
+    except KvtunerError:
+        return False
+    return True
+
+
 def _check_field(name: str, value: object) -> None:
     if name == "kind" and value not in KINDS:
         raise KvtunerError(f"unknown kind {shown(value)}: use one of {', '.join(KINDS)}")

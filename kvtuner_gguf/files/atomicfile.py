@@ -85,9 +85,12 @@ def _refusing(target: Path) -> Generator[None]:
         yield
     except FileNotFoundError as err:
         folder = Path(os.path.realpath(target)).parent
-        raise KvtunerError(
-            f"cannot write {target}: there is no folder {folder}; make it, or choose another target"
-        ) from err
+        why = (
+            f"no file can be made in {folder}; choose"
+            if folder.is_dir()
+            else f"there is no folder {folder}; make it, or choose"
+        )
+        raise KvtunerError(f"cannot write {target}: {why} another target") from err
     except OSError as err:
         raise KvtunerError(f"cannot write {target}: {err.strerror or err}; choose another target") from err
 

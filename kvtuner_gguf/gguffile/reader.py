@@ -117,7 +117,8 @@ def read_gguf(path: Path | str) -> GgufHeader:
             magic = file.read(len(MAGIC))
             if magic != MAGIC:
                 remedy = other_weights(path) or "check the path"
-                raise KvtunerError(f"{path}: not a GGUF file (it starts with {magic!r}): {remedy}")
+                found = f"starts with {magic!r}" if magic else "is empty"
+                raise KvtunerError(f"{path}: not a GGUF file (it {found}): {remedy}")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _header(path, data)
     except OSError as err:

@@ -146,7 +146,8 @@ def _text_start(text: str | Skipped) -> str:
     return text.start if isinstance(text, Skipped) else text
 
 
-def _is_gguf(path: Path) -> bool:
+def is_gguf(path: Path) -> bool:
+    """Whether there is a GGUF file at ``path``, or what is called so; raises `KvtunerError` where none can be read."""
     try:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC or path.suffix == ".gguf"
@@ -156,6 +157,14 @@ def _is_gguf(path: Path) -> bool:
 
 def load_plan(path: Path) -> tuple[Plan | None, str]:
     """The plan in a GGUF file or a JSON file, and where it comes from: ``gguf`` or ``config``."""
-    if not _is_gguf(path):
+    if not is_gguf(path):
         return Plan.load(path), "config"
     return plan_of(read_model(path)), "gguf"
+
+
+def given_plan(path: Path) -> Plan:
+    """The plan in a file of either kind; raises `KvtunerError` where it is a model without one."""
+    plan, _ = load_plan(path)
+    if plan is None:
+        raise KvtunerError(f"{path}: no plan in it: annotate it, or give a plan file")
+    return plan

@@ -25,7 +25,7 @@ def typed_type(text: str) -> CacheType:
 def typed_pair(text: str) -> Pair:
     """``"q8_0/q4_0"`` is K q8_0 and V q4_0; one name alone stands for both."""
     names = text.split("/")
-    if len(names) > 2:
+    if len(names) > 2 or "," in text:
         raise KvtunerError(f"{quoted(text)} is no pair of cache types: write K/V, for example q8_0/q4_0")
     return Pair(typed_type(names[0]).name, typed_type(names[-1]).name)
 

@@ -157,7 +157,11 @@ def _chosen(names: Sequence[str], name: str | None) -> str:
     if name in names:
         raise KvtunerError(f"there are {names.count(name)} tables called {name} in it: keep one")
     listed = ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
-    what = "give --name" if name is None else f"there is no table {name!r:.80} in it: give --name"
+    what = (
+        f"there are {len(names)} tables in it: give --name"
+        if name is None
+        else f"there is no table {name!r:.80} in it: give --name"
+    )
     raise KvtunerError(f"{what}, one of {listed}")
 
 

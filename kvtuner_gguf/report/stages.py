@@ -19,7 +19,7 @@ from rich.progress import Progress as Bars
 
 from kvtuner_gguf.progress import Progress
 from kvtuner_gguf.report.numbers import duration
-from kvtuner_gguf.report.terminal import console, is_animated
+from kvtuner_gguf.report.terminal import console, has_width, is_animated, wrapped
 
 # seconds without a word after which a command says how far it is, and how often it looks whether it is time to
 SILENCE, TICK = 8.0, 0.5
@@ -108,7 +108,8 @@ class Talk:
     def _say(self, text: str) -> None:
         self._last_word = time.monotonic()
         if self._level > Level.QUIET:
-            self._console.print(text, soft_wrap=True)
+            is_wide = not has_width(self._console)
+            self._console.print(text if is_wide else wrapped(text, self._console.width), soft_wrap=True)
 
     @contextmanager
     def _bar(self, stage: _Stage) -> Generator[Progress]:
@@ -141,7 +142,8 @@ class Talk:
     def _new_bars(self, stage: _Stage) -> Bars:
         room = self._console.width - len(stage.title) - BESIDE
         bar = [BarColumn(min(BAR, room))] if room > 1 else []
-        columns = (TextColumn("{task.description}"), *bar, TextColumn("{task.fields[state]}"), TimeRemainingColumn())
+        title, state = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[state]}"))
+        columns = (title, *bar, state, TimeRemainingColumn())
         return Bars(*columns, console=self._console, transient=True)
 
     def _break_silence(self) -> None:

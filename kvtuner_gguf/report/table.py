@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from kvtuner_gguf.report.terminal import console, has_width, print_text
+from kvtuner_gguf.report.terminal import console, has_width, print_text, visible
 
 # columns that a frame takes beside what is in a cell, and once in a row
 _FRAME, _EDGE = 3, 1
@@ -30,7 +30,7 @@ class Column(Generic[R]):
 def print_table(columns: Sequence[Column[R]], rows: Sequence[R], title: str) -> None:
     """Print ``rows`` to stdout, the first column to the left; what a terminal has no room for is named below."""
     stdout = console()
-    cells = [[column.cell(row) for row in rows] for column in columns]
+    cells = [[visible(column.cell(row)) for row in rows] for column in columns]
     widths = [max(map(cell_len, [column.header, *texts])) for column, texts in zip(columns, cells, strict=True)]
     shown = _fitting(columns, widths, stdout.width) if has_width(stdout) else list(range(len(columns)))
     print_text(title)

@@ -28,8 +28,13 @@ def is_animated(stream: Console) -> bool:
 def print_text(text: str, stderr: bool = False) -> None:
     """Print lines, broken between words where a terminal is narrower; a file has each line whole."""
     stream = console(stderr)
-    for line in text.splitlines():
+    for line in map(visible, text.splitlines()):
         click.echo(wrapped(line, stream.width) if has_width(stream) else line, err=stderr)
+
+
+def visible(line: str) -> str:
+    """``line`` with escapes in place of what a terminal obeys or hides: files bring texts of anyone's."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
 def wrapped(line: str, width: int) -> str:

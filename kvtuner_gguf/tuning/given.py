@@ -40,10 +40,18 @@ def check_model_given(name: str, given: Profile | Candidates | Groups, model: st
 def check_given(name: str, given: Profile | Candidates | Groups, engine: Engine, facts: Mapping[str, Any]) -> None:
     """Raise `KvtunerError` unless ``given`` is of the model of ``engine`` and of the text of ``facts``."""
     check_model_given(name, given, engine.model, engine.shape)
+    check_text_given(name, given, facts)
+
+
+def check_text_given(name: str, given: Profile | Candidates | Groups, facts: Mapping[str, Any]) -> None:
+    """Raise `KvtunerError` unless ``given`` is of the text of ``facts``."""
+    before = given.provenance
     for fact in ("text_sha256", "text_tokens", "n_ctx", "seed"):
-        if given.provenance.get(fact) != facts[fact]:
+        if before.get(fact) != facts[fact]:
+            is_named = fact == "text_sha256" and before.get("text") != facts["text"]
+            shown = "text" if is_named else fact
             raise KvtunerError(
-                f"{name}: {option_name(fact)} is {given.provenance.get(fact)!r}, not {facts[fact]!r}: give the text, "
+                f"{name}: {option_name(shown)} is {before.get(shown)!r}, not {facts[shown]!r}: give the text, "
                 "--tokens, --ctx and --seed of the profile"
             )
 

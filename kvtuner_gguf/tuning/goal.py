@@ -41,7 +41,7 @@ class Goal:
         if not math.isfinite(value) or value <= 0:
             raise KvtunerError(f"{_option(name)} is {value!r}: give a positive number")
         if self.mib is not None and self.n_ctx is None:
-            raise KvtunerError(f"--mib is for 1 to {MAX_COUNT} tokens: add --for-ctx, for example --for-ctx 32768")
+            raise KvtunerError("--mib needs the tokens of a context: add --for-ctx, for example --for-ctx 32768")
         if self.n_ctx is not None and not 0 < self.n_ctx <= MAX_COUNT:
             raise KvtunerError(f"--for-ctx is {self.n_ctx}: give 1 to {MAX_COUNT} tokens")
 

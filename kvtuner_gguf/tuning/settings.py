@@ -134,7 +134,7 @@ def facts_of(engine: Engine, texts: Texts, settings: Settings) -> dict[str, Any]
         "version": kvtuner_gguf.__version__,
         "engine": engine.name,
         **engine.versions,
-        **_text_facts(texts, settings),
+        **text_facts(texts, settings),
         "device": engine.device.partition(":")[0],  # one GPU measures as the others do
     }
 
@@ -146,11 +146,12 @@ def identity_of(engine: Engine, facts: Mapping[str, Any], settings: Settings) ->
 
 def asked_facts(shape: ModelShape, texts: Texts | None, settings: Settings) -> dict[str, Any]:
     """Those of `identity_of` that are known before there is an engine, and those of the ``texts`` if they are there."""
-    of_text = {} if texts is None else _text_facts(texts, settings)
+    of_text = {} if texts is None else text_facts(texts, settings)
     return {"version": kvtuner_gguf.__version__, **of_text, **_cache_facts(shape, settings)}
 
 
-def _text_facts(texts: Texts, settings: Settings) -> dict[str, Any]:
+def text_facts(texts: Texts, settings: Settings) -> dict[str, Any]:
+    """What a measurement depends on of ``texts``."""
     return {
         "text": texts.name,
         "text_sha256": texts.sha256,

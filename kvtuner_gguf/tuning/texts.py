@@ -49,12 +49,12 @@ class Texts:
         return counts
 
     def check_long_enough(self, n_tokens: int, n_ctx: int) -> None:
-        """Raise `KvtunerError` for a text that is too short even if each byte of it is a token.
+        """Raise `KvtunerError` for a text that is too short even if each byte of it is a token, or is no UTF-8.
 
         Such a text need not wait for the tokenizer of a model to be told so.
         """
         for path, count in zip(self.paths, self.shares(max(1, n_tokens // n_ctx)), strict=True):
-            n_bytes = len(read_text(path))
+            n_bytes = len(read_utf8(path))
             if n_bytes // (2 * count) + 1 < n_ctx:  # tokenizers may put a space in front
                 raise too_short(path, 2 * count, n_ctx, f"it has {n_bytes} bytes")
 
@@ -65,6 +65,16 @@ def too_short(path: Path, n_chunks: int, n_ctx: int, found: str) -> KvtunerError
         f"{path}: too short for {n_chunks} chunks of {n_ctx} tokens ({found}): "
         "give a longer text, or less --tokens or --ctx"
     )
+
+
+def read_utf8(path: Path) -> bytes:
+    """The bytes of a text; raises `KvtunerError` where it cannot be read, or is none."""
+    raw = read_text(path)
+    try:
+        raw.decode()
+    except UnicodeDecodeError as err:
+        raise KvtunerError(f"{path}: byte {err.start} is no UTF-8: give a text, converted to UTF-8") from err
+    return raw
 
 
 def read_text(path: Path) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from kvtuner_gguf.engine.base import Engine
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.by_engine import evaluate
-from kvtuner_gguf.evaluation.rows import Row
+from kvtuner_gguf.evaluation.rows import Row, are_rows, rows_from_json
 from kvtuner_gguf.plan.front import Front, Point
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan, of_caches
@@ -263,4 +263,8 @@ class Tuner:
             return {"rows": [asdict(row) for row in rows]}
 
         key = " ".join(["held-out", *map(str, plan.pairs), *beside])
-        return [Row(**row) for row in stages.work.journal.remember(key, measure)["rows"]]
+        return rows_from_json(stages.work.journal.remember(key, measure, _has_rows)["rows"])
+
+
+def _has_rows(kept: object) -> bool:
+    return isinstance(kept, Mapping) and are_rows(kept.get("rows"))

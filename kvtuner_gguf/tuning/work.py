@@ -18,6 +18,8 @@ from kvtuner_gguf.tuning.optionnames import option_name
 
 SCHEMA = "kvtuner.tuning/1"
 RECORD = "tuning.json"
+# what tells a model from others of its shape, but says nothing to people
+_WEIGHTS = "model fingerprint"
 # characters of a value in a message
 SHOWN = 80
 
@@ -144,6 +146,8 @@ def difference(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | No
     before, wanted = _flat(before), _flat(wanted)
     for key in sorted({*wanted, *before}):
         if wanted.get(key) != before.get(key):
+            if key == _WEIGHTS:
+                return "another model"
             return f"{option_name(key)} {_words(before.get(key))}, not {_words(wanted.get(key))}"
     return None
 

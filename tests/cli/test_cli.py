@@ -10,8 +10,10 @@ from click.testing import CliRunner
 
 from kvtuner_gguf.cli import COMMANDS, main
 from kvtuner_gguf.gguffile.annotate import annotate
+from kvtuner_gguf.gguffile.stored_plan import given_plan
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.report.shell import annotating
 from tests.conftest import N_LAYER, write_model
 
 PAIRS = tuple(Pair.parse(name) for name in ("q8_0/q4_0", "f16/q5_1", "iq4_nl", "f16"))
@@ -26,6 +28,15 @@ def test_every_command_has_help(name: str) -> None:
     assert len(text.split()) > 12, "say what the command does"
     for option in main.get_command(None, name).params:
         assert option.param_type_name == "argument" or option.help, option.name
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+@pytest.mark.parametrize("name", ["", *(name for name in COMMANDS if name != "completion")])
+def test_help_fits_the_terminal(name: str, columns: int) -> None:
+    words = [name, "--help"] if name else ["--help"]
+    text = CliRunner(env={"COLUMNS": str(columns)}).invoke(main, words).output
+    assert max(map(len, text.splitlines())) <= columns
+    assert "Options:" in text
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "completion"])
@@ -200,11 +211,55 @@ def test_a_model_that_is_not_tuned_has_a_plan_all_the_same(arch: str, tmp_path: 
     assert made.exit_code == 0, made.output
     assert "keys are not centered, since this model" in made.stderr
     assert Plan.load(out).pairs == (Pair("q8_0", "q8_0"),) * N_LAYER
-    assert annotate_it == f"kvtuner-gguf annotate {model} cfg.json --in-place"
+    assert annotate_it == f"kvtuner-gguf annotate {model} cfg.json -o m-kv.gguf"
 
 
 def test_a_model_without_a_plan_is_told_the_way_to_one(model: Path) -> None:
     said = CliRunner().invoke(main, ["inspect", str(model)]).output
-    assert said.endswith(
-        f"for a plan:\n  kvtuner-gguf tune {model} -o cfg.json\n  kvtuner-gguf annotate {model} cfg.json --in-place\n"
-    )
+    tune_it, annotate_it = said.splitlines()[-2:]
+    assert tune_it == f"next: kvtuner-gguf tune {model} -o cfg.json"
+    assert annotate_it == f"next: {annotating(model, Path('cfg.json'))}"
+
+
+def test_the_plan_of_an_annotated_model_goes_into_another_file(model: Path, tmp_path: Path) -> None:
+    plan, first, out = tmp_path / "plan.json", tmp_path / "first.gguf", tmp_path / "out.gguf"
+    Plan(PAIRS).save(plan)
+    annotate(model, Plan.load(plan), first)
+    result = CliRunner().invoke(main, ["annotate", str(model), str(first), "-o", str(out)])
+    assert result.exit_code == 0, result.output
+    assert given_plan(out) == given_plan(first)
+    assert given_plan(out).pairs == PAIRS
+
+
+def test_the_short_name_of_help_is_known() -> None:
+    assert CliRunner().invoke(main, ["tune", "-h"]).output == CliRunner().invoke(main, ["tune", "--help"]).output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full")
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_a_result_that_cannot_be_printed_is_told_in_one_line(extra: list[str], model: Path) -> None:
+    program = [sys.executable, "-c", "from kvtuner_gguf.cli import main; main()"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*program, "inspect", str(model), *extra], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: the result cannot be printed: No space left on device; send it elsewhere")
+    assert done.stderr.count("\n") == 1
+
+
+def test_texts_of_a_file_do_not_reach_the_terminal_as_commands(tmp_path: Path) -> None:
+    text = {"text": "a\x1b[2J\x9b1m\u202eb", "\x1b]0;c\x07": "d"}
+    Plan((Pair.parse("q8_0"),) * 2, provenance=text).save(tmp_path / "plan.json")
+    result = CliRunner().invoke(main, ["inspect", str(tmp_path / "plan.json")])
+    assert result.exit_code == 0
+    assert "text: a\\x1b[2J\\x9b1m\\u202eb\n\\x1b]0;c\\x07: d\n" in result.output
+    assert all(char.isprintable() or char == "\n" for char in result.output)
+
+
+@pytest.mark.parametrize("words", [["--bits"], ["--json", "--bits"]])
+def test_an_option_without_its_value_is_told_where_to_look(words: list[str], model: Path) -> None:
+    result = CliRunner().invoke(main, ["tune", str(model), *words])
+    assert result.exit_code == 2
+    assert "Option '--bits' requires an argument" in result.output
+    assert "see 'main --help'" in result.output

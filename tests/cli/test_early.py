@@ -11,15 +11,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from click.testing import CliRunner
 
+from kvtuner_gguf.cli import main
+from kvtuner_gguf.files import artifact
+from kvtuner_gguf.gguffile.metadata import model_shape
+from kvtuner_gguf.gguffile.shards import read_model
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.tuning.profile import NOTHING, Profile
+from kvtuner_gguf.tuning.prune import prune
 from tests.conftest import N_LAYER, write_model
 from tests.tiny import TEXT, write_tiny
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "optuna", "sklearn", "matplotlib")
 TUNE = ("tune", "llama.gguf")
+TABLES = str(ROOT / "configs/kvtuner/tables.json")
 # by name: the words of a command line, the status that it ends with, and words of its message
 MISTAKES = {
     "missing model": (("tune", "none.gguf"), 2, "MODEL': none.gguf: there is no such file: check the path"),
@@ -31,6 +39,16 @@ MISTAKES = {
         ("annotate", "llama.gguf", "none.json", "--in-place"),
         2,
         "'CFG': none.json: there is no such file",
+    ),
+    "missing file of a report": (
+        ("report", "plam.json", "-o", "x.html"),
+        2,
+        "'FILES...': plam.json: there is no such file: did you mean plan.json?",
+    ),
+    "model without a plan, report": (
+        ("report", "llama.gguf", "-o", "x.html"),
+        1,
+        "no plan in it: annotate it",
     ),
     "missing stage": (("prune", "none.json"), 2, "there is no such file"),
     "missing stages": (("search", "llama.gguf", "none.json", "plan.json"), 2, "there is no such file"),
@@ -49,6 +67,12 @@ MISTAKES = {
     "type": ((*TUNE, "--candidates", "q8_0,q4_O"), 2, "unknown cache type 'q4_O': did you mean q4_0?"),
     "type like none": ((*TUNE, "--candidates", "abacus"), 2, "unknown cache type 'abacus': use one of f32,"),
     "type of a pair": (("eval", "llama.gguf", "--uniform", "q8_0/q5"), 2, "unknown cache type 'q5': did you mean q5_"),
+    "list for a pair": (("eval", "llama.gguf", "--uniform", "q8_0, q4_0"), 2, "'q8_0, q4_0' is no pair of cache types"),
+    "plan that is a model without one": (
+        ("eval", "llama.gguf", "--config", "llama.gguf"),
+        1,
+        "no plan in it: annotate",
+    ),
     "type of a layer": ((*TUNE, "--fix", "0=iq4_n1"), 2, "unknown cache type 'iq4_n1': did you mean iq4_nl?"),
     "layer": ((*TUNE, "--fix", "99=q8_0"), 2, "the model has 2 layers, from 0: correct --fix"),
     "layer, plan": (("plan", "llama.gguf", "--uniform", "q8_0", "--fix", "9=f16", "-o", "x"), 2, "correct --fix"),
@@ -60,7 +84,20 @@ MISTAKES = {
     "no bits": ((*TUNE, "--bits", "0"), 2, "'--bits': 0.0 is not in the range x>0"),
     "bits that are no number": ((*TUNE, "--bits", "nan"), 2, "--bits is nan: give a positive number"),
     "two goals": ((*TUNE, "--bits", "4", "--max-kld", "0.1"), 2, "one goal is needed, not --bits and --max-kld"),
-    "memory without a context": ((*TUNE, "--mib", "100"), 2, "add --for-ctx"),
+    "memory without a context": ((*TUNE, "--mib", "100"), 2, "--mib needs the tokens of a context: add --for-ctx"),
+    "option of no command": (("--versoin",), 2, "No such option '--versoin'. Did you mean '--version'?: see"),
+    "no name of a model to fetch": (("fetch-model",), 2, "Missing argument 'NAME'. Choose from: smollm2-135m, qwen2.5"),
+    "empty name": (("tune", ""), 2, "'MODEL': the name is empty: give that of a file"),
+    "empty name of an output": ((*TUNE, "-o", ""), 2, "the name is empty: give that of a file"),
+    "folder in which no file can be made": ((*TUNE, "-o", "/proc/x"), 2, "no file can be made in /proc; choose"),
+    "empty model": (("tune", "empty.gguf"), 1, "empty.gguf: not a GGUF file (it is empty): check the path"),
+    "tables without a name": (("import-kvtuner", TABLES), 1, " tables in it: give --name, one of Meta-Llama-3.1-8B"),
+    "text that is none": ((*TUNE, "--text", "llama.gguf"), 1, " is no UTF-8: give a text, converted to UTF-8"),
+    "text of another profile": (
+        ("search", "llama.gguf", "profile.json", "candidates.json", "--text", "long.txt"),
+        1,
+        "profile.json: --text is 'other.txt', not 'long.txt': give the text",
+    ),
     "tokens": ((*TUNE, "--tokens", "0"), 2, "'--tokens': 0 is not in the range x>=16"),
     "fewer tokens than a context": ((*TUNE, "--tokens", "64"), 2, "--tokens 64 and --ctx 512: give at least one"),
     "seed": ((*TUNE, "--seed", "-1"), 2, "'--seed': -1 is not in the range"),
@@ -183,16 +220,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (path / name).write_text("{}")
     (path / "work" / "tuning.json").write_text('{"schema": "kvtuner.tuning/1", "center": false}')
     (path / "short.txt").write_text(TEXT)
+    (path / "long.txt").write_text(TEXT * 100)
+    (path / "empty.gguf").touch()
     Plan.uniform(Pair.parse("q8_0"), 2).save(path / "plan.json")
+    _save_stages(path)
     return path
+
+
+def _save_stages(folder: Path) -> None:
+    """A profile of the model ``llama.gguf`` on a text that is gone, and its candidates."""
+    shape, pair = model_shape(read_model(folder / "llama.gguf")), Pair.parse("q8_0")
+    facts = {"text": "other.txt", "text_sha256": "0", "text_tokens": 1024, "n_ctx": 512, "seed": 0}
+    profile = Profile(shape, ({pair: NOTHING},) * shape.n_layer, facts)
+    artifact.save(folder / "profile.json", profile.to_json())
+    artifact.save(folder / "candidates.json", prune(profile).to_json())
 
 
 @pytest.fixture(scope="module")
 def ended(folder: Path) -> dict[str, Ended]:
     """How each mistake ended, made without and with --json."""
-    from kvtuner_gguf.gguffile.metadata import model_shape
-    from kvtuner_gguf.gguffile.shards import read_model
-
     Plan.uniform(Pair.parse("q8_0"), N_LAYER).save(folder / "plan4.json")
     write_model(folder / "other.gguf")
     shape = model_shape(read_model(folder / "other.gguf"))
@@ -236,3 +282,14 @@ def test_a_mistake_is_an_object_where_json_is_asked_for(name: str, ended: dict[s
     assert "Error" not in found.err
     assert data["error"] in ended[name].err
     assert data["hint"] in ended[name].err or words == ("annotat",)
+
+
+def test_a_folder_of_another_text_than_the_default_one_is_refused_at_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tuning.json").write_text('{"schema": "kvtuner.tuning/1", "text": "other.txt"}')
+    monkeypatch.setattr("kvtuner_gguf.cli.settings.cached_text", lambda _: folder / "long.txt")
+    monkeypatch.setattr("kvtuner_gguf.cli.settings.asked_facts", lambda _, texts, __: {"text": texts and texts.name})
+    result = CliRunner().invoke(main, ["tune", str(folder / "llama.gguf"), "--work", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {tmp_path} holds a tuning with --text other.txt, not long.txt: begin anew")

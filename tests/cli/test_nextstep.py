@@ -10,11 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 from kvtuner_gguf.cli import main
-from kvtuner_gguf.cli.nextstep import annotating
 from kvtuner_gguf.gguffile.reader import read_gguf
 from kvtuner_gguf.gguffile.stored_plan import plan_of
 from kvtuner_gguf.plan.plan import Plan
+from kvtuner_gguf.report.shell import annotating
 from tests.conftest import write_model
+from tests.tiny import write_tiny
 
 
 def test_what_plan_names_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +30,26 @@ def test_what_plan_names_can_be_typed(tmp_path: Path, monkeypatch: pytest.Monkey
     found = plan_of([read_gguf(tmp_path / "a model-kv.gguf")])
     assert found is not None
     assert found.pairs == Plan.load(tmp_path / "my plan.json").pairs
+
+
+def test_stages_name_the_search_of_their_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is named is typed: it is refused where text, tokens, context or seed are others."""
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    write_tiny(Path("m.gguf"), "llama")
+    Path("my text.txt").write_text(" ".join(f"word{i * i % 977}" for i in range(4000)))
+    text = ["--text", "my text.txt", "--tokens", "64", "--ctx", "32", "--seed", "5"]
+    profile = ["profile", "m.gguf", "-o", "p.json", *text, "--ends", "none", "--candidates", "q8_0,q4_0"]
+    for args in (profile, ["prune", "p.json", "-o", "c.json"], ["cluster", "p.json", "c.json", "-o", "g.json"]):
+        done = CliRunner().invoke(main, args)
+        assert done.exit_code == 0, done.output
+        said = done.stdout.splitlines()[-1]
+        if args[0] == "profile":
+            assert said == "next: kvtuner-gguf prune p.json"
+            continue
+        words = ["m.gguf" if word == "MODEL.gguf" else word for word in shlex.split(said)[2:]]
+        searched = CliRunner().invoke(main, [*words, "--ends", "none", "--trials", "8"])
+        assert searched.exit_code == 0, searched.output
 
 
 def test_shards_are_annotated_in_place() -> None:

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from kvtuner_gguf.cli import COMMANDS, main
-from kvtuner_gguf.cli.talk import LONG
+from kvtuner_gguf.cli.talk import LONG, goes_on_from, interrupted
 from kvtuner_gguf.plan.plan import Plan
 from tests.conftest import write_model
 
@@ -111,6 +111,13 @@ def test_after_ctrl_c_the_same_command_goes_on(tmp_path: Path, tiny) -> None:
     assert "center keys" not in said
     assert start([*args, "-o", str(whole)]).communicate(timeout=120)
     assert Plan.load(out) == Plan.load(whole)
+
+
+@pytest.mark.parametrize(("fresh", "command"), [(None, "the same command"), ("-f", "the same command without -f")])
+def test_ctrl_c_leaves_out_what_would_begin_anew(fresh: str | None, command: str) -> None:
+    with click.Context(main):
+        goes_on_from(Path("folder"), fresh)
+        assert interrupted(as_json=False).format_message() == f"interrupted: {command} goes on from what is in folder"
 
 
 def test_ctrl_c_says_where_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -17,6 +18,8 @@ from kvtuner_gguf.cli import main
 from kvtuner_gguf.cli.tune import tune_command
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.evaluation.rows import KINDS, Row
+from kvtuner_gguf.gguffile.annotate import annotate
+from kvtuner_gguf.gguffile.stored_plan import load_plan
 from kvtuner_gguf.plan.centers import Centers
 from kvtuner_gguf.plan.contextsize import ContextSize
 from kvtuner_gguf.plan.ends import Ends
@@ -31,7 +34,9 @@ from kvtuner_gguf.report.html.findings import Findings
 from kvtuner_gguf.report.html.markup import element, escaped
 from kvtuner_gguf.report.html.page import page
 from kvtuner_gguf.report.html.speeds import Speed, speeds_from_json
+from kvtuner_gguf.report.shell import annotating
 from kvtuner_gguf.tuning.prices import Prices
+from tests.conftest import write_model
 from tests.report.browser import browser, chromium
 
 # smaller text is hard to read
@@ -211,6 +216,15 @@ def test_uniform_rows_are_drawn_with_their_pair_alone(name: str, kind: str, said
     assert f"<td>{name}</td>" in text
 
 
+def test_commands_are_broken_between_their_words_and_copied_whole() -> None:
+    text = page(Findings({"cfg.json": PLAN}))
+    assert '<span class="word">--for-ctx</span> <span class="word">8192</span>' in text
+    (style,) = re.findall(r"\.word \{ (.*?) \}", text)
+    assert "display: inline-block" in style
+    shown = [line.rstrip() for line in "".join(Elements(text).texts).splitlines()]
+    assert all(f"$ {command}" in shown for command in commands(PLAN, "cfg.json", None)[1:])
+
+
 def test_what_was_not_given_is_left_out() -> None:
     text = page(Findings({"cfg.json": Plan(PLAN.pairs)}))
     assert "<h2>Types by layer</h2>" in text
@@ -243,14 +257,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_the_commands_are_those_of_this_version() -> None:
-    tune, annotate, *_, again = commands(PLAN, "my cfg.json", None)
+    tune, annotate, serve, *_, again = commands(PLAN, "my cfg.json", None)
     words = shlex.split(tune)
     with tune_command.make_context("tune", words[2:]) as context:
         given = context.params
     wanted = {"bits": 3.25, "tokens": 1024, "ctx": 512, "seed": 3, "for_ctx": 8192, "ends": "4+128:q8_0", "texts": ()}
     assert {name: given[name] for name in wanted} == wanted
     assert (given["candidates"], given["prices"], given["center"]) == (tuple(NAMES), "fisher", True)
-    assert annotate == "kvtuner-gguf annotate model.gguf 'my cfg.json' --in-place"
+    assert annotate == annotating(Path("model.gguf"), Path("my cfg.json"))
+    assert serve == "llama-server -m model-kv.gguf"
     assert again == "kvtuner-gguf report 'my cfg.json' 'my cfg.tune' eval.json bench.json -o report.html"
 
 
@@ -263,6 +278,7 @@ def test_the_commands_are_those_of_this_version() -> None:
         ({"text": "0.5 a.txt + 1 b c.txt"}, ["--text", "a.txt=0.5", "--text", "b c.txt=1"]),
         ({"text": "a.txt"}, ["--text", "a.txt"]),
         ({"method": "paper"}, ["--method", "paper"]),
+        ({"engine": "llama"}, ["--engine", "llama"]),
         ({"fixed": {"0": "q8_0/q4_0"}}, ["--fix", "0=q8_0/q4_0"]),
         ({"goal": "$(reboot)", "text": "`reboot`"}, ["--text", "`reboot`"]),
     ],
@@ -302,6 +318,20 @@ def test_report_tells_files_by_what_they_hold(files: Path) -> None:
     assert done.exit_code == 0, done.output
     only = {name: one for name, one in FOUND.fronts.items() if name == "cfg.tune"}
     assert out.read_text() == page(replace(FOUND, fronts=only))
+
+
+def test_report_shows_the_plan_of_an_annotated_model(tmp_path: Path) -> None:
+    model, out = tmp_path / "my model.gguf", tmp_path / "report.html"
+    annotate(write_model(model), Plan.uniform(Pair.parse("q8_0/q4_0"), 4), model)
+    done = CliRunner().invoke(main, ["report", str(model), "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "<h2>Types by layer</h2>" in out.read_text()
+    plan, _ = load_plan(model)
+    assert plan is not None
+    serve, judge, again = commands(plan, model.name, None)
+    assert serve == "llama-server -m 'my model.gguf'"
+    assert judge == "kvtuner-gguf eval 'my model.gguf' --uniform q8_0 --uniform q4_0 --json > eval.json"
+    assert again == "kvtuner-gguf report 'my model.gguf' eval.json -o report.html"
 
 
 def test_report_passes_over_what_a_tuning_has_besides(files: Path) -> None:

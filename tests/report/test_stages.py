@@ -17,10 +17,18 @@ from tests.report.test_table import environment
 BARS = """
 import time
 from kvtuner_gguf.report.stages import Level, step_progress, talk
-with talk(Level.NORMAL), step_progress("a title of some length"), step_progress("a stage inside") as show:
+with talk(Level.NORMAL), step_progress("a [b]title of length"), step_progress("a stage inside") as show:
     for i in range(10):
         show(i, 10)
         time.sleep(0.05)
+"""
+TITLES = """
+import time
+from kvtuner_gguf.report.stages import Level, step_progress, talk
+with talk(Level.NORMAL):
+    for title, seconds in (("the first of two long titles", 0.5), ("the second", 0.1)):
+        with step_progress(title):
+            time.sleep(seconds)
 """
 
 
@@ -42,6 +50,11 @@ def test_a_stage_is_a_line_with_its_seconds(capsys: pytest.CaptureFixture[str]) 
     assert re.fullmatch(r"look at layers: 0\.\d s", first)
     assert re.fullmatch(r"copy: 0\.[2-9] s", second)
     assert re.fullmatch(r"0\.[2-9] s in all, most of them: copy 0\.[2-9] s", last)
+
+
+def test_the_last_line_is_broken_between_words() -> None:
+    lines = run_in_terminal([sys.executable, "-c", TITLES], 40, environment()).lines
+    assert "most of them: the first of two long titles" in " ".join(line.strip() for line in lines)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -85,13 +98,14 @@ def test_bars_fit_and_leave_lines_behind(columns: int) -> None:
     assert done.exit_code == 0, done.raw
     assert re.search(r"\d of 10", done.raw)
     assert "…" not in done.raw
-    assert [line.split(":")[0] for line in done.lines if line][:2] == ["a stage inside", "a title of some length"]
+    assert [line.split(":")[0] for line in done.lines if line][:2] == ["a stage inside", "a [b]title of length"]
+    assert done.raw.startswith("\x1b[?25la [b]title of length"), "beside its bar"
 
 
 @pytest.mark.parametrize("extra", [{"TERM": "dumb"}, {"NO_COLOR": "1"}])
 def test_plain_terminals_get_plain_lines(extra: dict[str, str]) -> None:
     done = run_in_terminal([sys.executable, "-c", BARS], 80, environment(**extra))
-    assert re.search(r"a title of some length: 0\.\d s", done.raw)
+    assert re.search(r"a \[b\]title of length: 0\.\d s", done.raw)
     assert not re.search(r"\x1b\[[0-9;]*m", done.raw)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from pseudoterminal import run_in_terminal
 
+from kvtuner_gguf.report.table import Column, print_table
+
 ROOT = Path(__file__).parents[2]
 # two rows of an evaluation, a front and keys; numbers that are looked for in what is printed
 SCRIPT = """
@@ -83,6 +85,15 @@ def test_a_file_has_all_columns_of_a_row_in_one_line(extra: dict[str, str]) -> N
     assert "a wider terminal" not in done.stdout
     (line,) = [line for line in done.stdout.splitlines() if "[of mine]" in line]
     assert all(number in line for number in (*OTHERS, "6.375", "0.01234", "0.00089"))
+
+
+def test_a_name_with_escapes_is_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    columns = [Column("name", str), Column[str]("length", lambda name: str(len(name)))]
+    print_table(columns, ["a\x1b[2Jb"], "title\x1b[2J")
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "title\\x1b[2J\n" in shown
+    assert "│ a\\x1b[2Jb │" in shown
 
 
 def test_without_colors_there_are_no_escapes() -> None:

@@ -104,6 +104,19 @@ def test_killed_anywhere_it_goes_on_to_the_same_plan(
     assert killed == whole
 
 
+def test_rows_that_an_earlier_version_has_left_are_judged_anew(tuning: Tuning) -> None:
+    before = json.loads(tuning.run("a.json", "--bits", "4", "--json").stdout)
+    journal = tuning.folder / "a.tune" / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    (held_out,) = (value for key, value in lines if key.startswith("held-out"))
+    for row in held_out["rows"]:
+        del row["kind"]
+    journal.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    after = json.loads(tuning.run("a.json", "--bits", "4", "--json").stdout)
+    assert {row["kind"] for row in before["rivals"]} >= {"uniform"}
+    assert (after["held_out"], after["rivals"]) == (before["held_out"], before["rivals"])
+
+
 def test_an_engine_that_memory_has_chosen_is_kept(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
     first = tuning.plan("a.json", "--bits", "4")
     monkeypatch.setattr("kvtuner_gguf.engine.opening.available_memory", lambda: 1 << 10)

@@ -120,6 +120,7 @@ def test_differences_are_told_in_words(tmp_path: Path) -> None:
     record = {"center": True, "model": model, "text": "a.txt"}
     Work(tmp_path, record).stage("one", Number.from_json, lambda: Number(5))
     for change, words in (
+        ({"model": {**model, "fingerprint": "a"}}, "another model: "),
         ({"model": {**model, "head_dim_k": 32}}, "model head dim k 64, not 32: "),
         ({"model": {**model, "n_head_kv": [2, 1]}}, "model n head kv 2,2, not 2,1: "),
         ({"model": {**model, "n_head_kv": [1] * 500}}, "model n head kv 2,2, not 1,1,1,1,1"),

@@ -148,9 +148,15 @@ def repeating(found: Findings) -> Markup:
     """The commands that make each plan again."""
     parts = []
     for name, plan in found.plans.items():
-        lines = "\n".join(f"$ {line}" for line in commands(plan, name, found.model))
-        parts.append(_titled(name, element("pre", lines)))
+        lines = [_command_line(line) for line in commands(plan, name, found.model)]
+        parts.append(_titled(name, element("pre", *lines)))
     return section("The commands", *parts)
+
+
+def _command_line(line: str) -> Markup:
+    """Broken between words alone: a hyphen begins an option."""
+    words = [element("span", word, class_="word") for word in f"$ {line}".split(" ")]
+    return joined(*(part for word in words for part in (word, " ")), "\n")
 
 
 def _titled(name: str, *children: object) -> Markup:

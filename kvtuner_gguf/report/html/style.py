@@ -57,5 +57,6 @@ td:first-child, .numbers td { white-space: nowrap; }
 .numbers td, .numbers th { padding-right: 8px; min-width: 0; font-size: 12px; overflow-wrap: normal; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 12px/1.5 ui-monospace, "DejaVu Sans Mono", monospace;
   margin: 8px 0; unicode-bidi: isolate; }
+.word { display: inline-block; max-width: 100%; }
 @media (max-width: 560px) { body { padding: 6px; } section { padding: 8px 10px; } }
 """
