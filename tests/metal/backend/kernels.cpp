@@ -45,7 +45,7 @@ static const MetalKernel::Library * load(const std::string & text, const std::st
     const std::string path = compiled(text, name);
     void * handle = path.empty() ? nullptr : dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!handle) {
-        fprintf(stderr, "no kernel %s\n", name.c_str());
+        fprintf(stderr, "no kernel %s: %s\n", name.c_str(), path.empty() ? "it does not compile" : dlerror());
         return nullptr;
     }
     MetalKernel::Library & library = by_name[text + " " + name];

@@ -25,6 +25,11 @@ ACCESS(16)
 
 extern "C" void __tsan_init() {
 }
+extern "C" int __tsan_atomic32_fetch_add(volatile int * to, int value, int) {
+    const int before = *to;
+    *to = before + value;
+    return before;
+}
 extern "C" void * __tsan_memcpy(void * to, const void * from, size_t size) {
     emulator::memory().read(from, size, HERE);
     emulator::memory().write(to, size, HERE);
@@ -38,4 +43,15 @@ extern "C" void * __tsan_memmove(void * to, const void * from, size_t size) {
 extern "C" void * __tsan_memset(void * to, int value, size_t size) {
     emulator::memory().write(to, size, HERE);
     return memset(to, value, size);
+}
+
+// of clang's own library, which GCC's has since version 13 alone
+extern "C" __attribute__((weak)) __bf16 __truncsfbf2(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits += value == value ? 0x7FFF + (bits >> 16 & 1) : 0;
+    const uint16_t high = (uint16_t)(bits >> 16);
+    __bf16 result;
+    memcpy(&result, &high, sizeof result);
+    return result;
 }
