@@ -6,6 +6,7 @@
 #include "ggml-metal-fusion.h"
 #include "ggml-metal-impl.h"
 #include "ggml-metal-ops.h"
+#include "kvtuner-metal.h"
 
 #include <cstdio>
 
