@@ -1,45 +1,26 @@
-// What host and kernel of the attention on Metal say to each other.
+// Attention over caches of a plan on Metal: of few queries by a kernel of ours, of many by upstream's, over copies in
+// f16 of what that does not read.
 #pragma once
 
-// kinds of caches, as function constants: a pipeline reads one kind of keys and one of values
-enum kvtuner_metal_kind {
-#define KVTUNER_NUMBER(TYPE, name) KVTUNER_METAL_##TYPE,
-#define KVTUNER_BLOCK(TYPE, name, size) KVTUNER_METAL_##TYPE,
-#include "kvtuner-formats.def"
-};
+#include "kvtuner-metal-dense.h"
 
-#define FC_KVTUNER_ATTENTION 9000  // function constants begin here
+#include "ggml-metal-device.h"
 
-#define KVTUNER_METAL_PARTS 32       // of the tokens, where more than one threadgroup has them
-#define KVTUNER_METAL_UNSEEN -65504  // a mask of this or less hides a token
+struct ggml_tensor;
 
-// bytes from a token or query, a head, a stream to the next
-typedef struct {
-    uint64_t token;
-    uint64_t head;
-    uint64_t stream;
-} kvtuner_metal_strides;
+// whether a node is up to us: upstream has no kernel for it, or a slower one
+bool kvtuner_metal_takes_attention(const ggml_tensor * node);
 
-typedef struct {
-    int32_t n_query;
-    int32_t n_head;
-    int32_t n_head_kv;
-    int32_t n_stream;
-    int32_t n_token;
-    int32_t n_exact;         // slots of a stream, tokens that have rows of their own
-    int32_t n_slot;          // of all streams
-    int32_t first_slots_at;  // among the integers, of each stream its first slot; negative: 0
-    int32_t slot_blocks_at;  // of each slot its block of positions
-    int32_t cell_blocks_at;  // and of each token of each stream
-    float scale;
-    float cap;       // of scores; 0: none
-    float max_bias;  // of ALiBi; 0: none
-    uint64_t center_block;  // bytes from the center of a block of positions to the next
-    kvtuner_metal_strides q;
-    kvtuner_metal_strides k;
-    kvtuner_metal_strides v;
-    kvtuner_metal_strides mask;
-    kvtuner_metal_strides exact_k;
-    kvtuner_metal_strides exact_v;
-    kvtuner_metal_strides exact_mask;
-} kvtuner_metal_attention_args;
+// of those that are: whether it can be done
+bool kvtuner_metal_supports_attention(const ggml_tensor * node);
+
+// whether a kernel of ours does it, and the device has it: false where its compiler refuses it
+bool kvtuner_metal_has_attention(ggml_metal_device_t device, const ggml_tensor * node);
+
+// Does a node, or makes the copies for it. What is left to upstream: nothing (null), the node, or that over copies,
+// which is put into `dense`.
+ggml_tensor * kvtuner_metal_attention(ggml_metal_library_t library, ggml_metal_encoder_t encoder, ggml_tensor * node,
+                                      kvtuner_metal_dense & dense);
+
+// bytes behind the result of a node beside those that upstream reserves there
+size_t kvtuner_metal_attention_extra(const ggml_tensor * node, size_t reserved);

@@ -2,7 +2,7 @@
 // together.
 #pragma once
 
-#include "kvtuner-metal-attention.h"
+#include "kvtuner-metal-attention-args.h"
 #include "kvtuner-metal-blocks.h"
 
 constexpr constant static float kvtuner_q2_nl_levels[] = { KVTUNER_Q2_NL_LEVELS };
@@ -87,10 +87,22 @@ static inline float4 kvtuner_quad(short kind, device const char * row, int i) {
             return float4(as_type<float>((uint)x[0] << 16), as_type<float>((uint)x[1] << 16),
                           as_type<float>((uint)x[2] << 16), as_type<float>((uint)x[3] << 16));
         }
-#define KVTUNER_BLOCK(TYPE, name, size) \
-    case KVTUNER_METAL_##TYPE:          \
-        return kvtuner_quad_of(((device const block_##name *)row)[i / (size / 4)], i % (size / 4));
-#include "kvtuner-formats.def"
+        case KVTUNER_METAL_Q8_0:
+            return kvtuner_quad_of(((device const block_q8_0 *)row)[i / 8], i % 8);
+        case KVTUNER_METAL_Q5_1:
+            return kvtuner_quad_of(((device const block_q5_1 *)row)[i / 8], i % 8);
+        case KVTUNER_METAL_Q5_0:
+            return kvtuner_quad_of(((device const block_q5_0 *)row)[i / 8], i % 8);
+        case KVTUNER_METAL_Q4_1:
+            return kvtuner_quad_of(((device const block_q4_1 *)row)[i / 8], i % 8);
+        case KVTUNER_METAL_Q4_0:
+            return kvtuner_quad_of(((device const block_q4_0 *)row)[i / 8], i % 8);
+        case KVTUNER_METAL_IQ4_NL:
+            return kvtuner_quad_of(((device const block_iq4_nl *)row)[i / 8], i % 8);
+        case KVTUNER_METAL_Q3_NL:
+            return kvtuner_quad_of(((device const block_q3_nl *)row)[i / 16], i % 16);
+        case KVTUNER_METAL_Q2_NL:
+            return kvtuner_quad_of(((device const block_q2_nl *)row)[i / 16], i % 16);
         default:
             return float4(0.0f);
     }

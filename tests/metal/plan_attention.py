@@ -15,7 +15,7 @@ from tests.metal.plan_cases import PlanCase, PlanInputs
 from tests.metal.structs import arguments, our_arguments
 
 FILE = OURS[0] / "kvtuner-attention.metal"
-HEADER = "kvtuner-metal-attention.h"
+HEADER = "kvtuner-metal-attention-args.h"
 CONSTANTS = 9000
 MOST_COLUMNS = {64: 8, 80: 8, 96: 8, 112: 8, 128: 8, 192: 8, 256: 4, 512: 2}
 
