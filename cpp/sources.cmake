@@ -16,7 +16,8 @@ kvtuner_files(KVTUNER_CUDA cuda cuda-write.cu cuda-rows.cu cuda-attention.cu cud
 kvtuner_files(KVTUNER_NVIDIA cuda
     cuda-plan.cpp cuda-attend-64-64.cu cuda-attend-96-96.cu cuda-attend-128-128.cu cuda-attend-192-128.cu
     cuda-attend-256-256.cu cuda-attend-512-512.cu)
-kvtuner_files(KVTUNER_METAL metal metal-library.cpp metal-rows.cpp metal-source.cpp metal-steps.cpp metal-write.cpp)
+kvtuner_files(KVTUNER_METAL metal
+    metal-attention.cpp metal-dense.cpp metal-library.cpp metal-rows.cpp metal-source.cpp metal-steps.cpp metal-write.cpp)
 set(KVTUNER_LLAMA "${KVTUNER_SOURCE}/vendor/llama.cpp")
 
 target_sources(llama PRIVATE ${KVTUNER_PLAN} ${KVTUNER_RUNTIME})

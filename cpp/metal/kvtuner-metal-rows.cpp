@@ -2,6 +2,7 @@
 
 #include "kvtuner-cache-only.h"
 #include "kvtuner-metal-args.h"
+#include "kvtuner-metal-attention.h"
 #include "kvtuner-metal-library.h"
 #include "kvtuner-metal-types.h"
 #include "kvtuner-metal-write.h"
@@ -99,7 +100,7 @@ const char * kvtuner_metal_name(ggml_type type) {
 }
 
 bool kvtuner_metal_takes(const ggml_tensor * node) {
-    return kvtuner_has_cache_only_type(node) || is_copy_of_iq4_nl(node);
+    return kvtuner_has_cache_only_type(node) || is_copy_of_iq4_nl(node) || kvtuner_metal_takes_attention(node);
 }
 
 bool kvtuner_metal_supports_op(const ggml_tensor * node) {
@@ -111,6 +112,8 @@ bool kvtuner_metal_supports_op(const ggml_tensor * node) {
         case GGML_OP_PERMUTE:
         case GGML_OP_TRANSPOSE:
             return true;
+        case GGML_OP_FLASH_ATTN_EXT:
+            return kvtuner_metal_takes_attention(node) && kvtuner_metal_supports_attention(node);
         case GGML_OP_GET_ROWS:
             return node->type == GGML_TYPE_F32 && kvtuner_is_cache_only(from->type);
         case GGML_OP_SET_ROWS:
@@ -126,7 +129,7 @@ bool kvtuner_metal_supports_op(const ggml_tensor * node) {
 }
 
 bool kvtuner_metal_run(ggml_metal_library_t library, ggml_metal_encoder_t encoder, const ggml_tensor * node) {
-    if (!kvtuner_metal_takes(node)) {
+    if (!kvtuner_metal_takes(node) || node->op == GGML_OP_FLASH_ATTN_EXT) {
         return false;
     }
     ggml_metal_device_t device = ggml_metal_library_get_device(library);
