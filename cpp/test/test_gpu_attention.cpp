@@ -3,7 +3,9 @@
 // rows; one query and many. Writes the worst error of each count of queries; with KVTUNER_SHOW set, each case before it
 // runs.
 //
-//   kvtuner-test-gpu-attention [DEVICE] [CASES OF A PAIR AND SIZE] [SEED] [small: for a device that is emulated]
+//   kvtuner-test-gpu-attention [DEVICE] [CASES OF A PAIR AND SIZE] [SEED] [small]
+//
+// small: for a device that is emulated; cases of a pair have any of the sizes.
 
 #include "attention_expected.h"
 #include "device_node.h"
@@ -53,7 +55,7 @@ setting small_setting(setting s, std::mt19937 & random) {
     s.n_head_kv = s.size.k >= 256 || s.group > 4 ? 1 : 2;
     s.n_stream = pick({ 1, 2 }, random);
     s.n_query = pick({ 1, 1, 2, 5, 16, s.size.k % 64 == 0 && s.size.k < 256 ? 21 : 1 }, random);
-    s.n_token = pick({ 37, 64, 96 }, random);
+    s.n_token = pick({ 37, 64, 96, 300 }, random);
     s.n_slot = pick({ 0, 0, 1, 36 }, random);
     return s;
 }
@@ -100,13 +102,20 @@ int main(int argc, char ** argv) {
         return 2;
     }
     tally all;
+    const auto run = [&](ggml_type type_k, ggml_type type_v, head_sizes size) {
+        for (int i = 0; i < n_each && fits(type_k, size.k) && fits(type_v, size.v); ++i) {
+            const setting s = random_setting(type_k, type_v, size, random);
+            all.run(backend.get(), is_small ? small_setting(s, random) : s, random);
+        }
+    };
     for (ggml_type type_k : KVTUNER_CACHE_TYPES) {
         for (ggml_type type_v : KVTUNER_CACHE_TYPES) {
+            if (is_small) {
+                run(type_k, type_v, pick(SIZES, random));
+                continue;
+            }
             for (const head_sizes & size : SIZES) {
-                for (int i = 0; i < n_each && fits(type_k, size.k) && fits(type_v, size.v); ++i) {
-                    const setting s = random_setting(type_k, type_v, size, random);
-                    all.run(backend.get(), is_small ? small_setting(s, random) : s, random);
-                }
+                run(type_k, type_v, size);
             }
         }
     }
