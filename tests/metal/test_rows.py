@@ -14,8 +14,8 @@ import pytest
 from kvtuner_gguf.plan.cachetypes import CACHE_TYPES
 from tests.metal.cached import random_rows, values_of
 from tests.metal.device import Fault, Order, Rules
-from tests.metal.lint import findings
 from tests.metal.library import OURS
+from tests.metal.lint import findings
 from tests.metal.rows import CELLS, Blocks, Case, Write, stored
 
 pytestmark = pytest.mark.native
