@@ -14,9 +14,9 @@ typedef struct {
     int32_t is_rotated;
     float scale;
     int32_t has_factors;
-    int32_t has_center;        // f32, one for all rows
-    int32_t has_centers;       // f16, that of the block of positions of each row
-    int32_t has_exact;         // rows are stored as halves, too
+    int32_t has_center;   // f32, one for all rows
+    int32_t has_centers;  // f16, that of the block of positions of each row
+    int32_t has_exact;    // rows are stored as halves, too
     uint64_t exact_stride;
 } kvtuner_metal_write_args;
 

@@ -24,8 +24,8 @@ ggml_metal_library_t library_of(ggml_metal_device_t device, const std::string & 
 
 ggml_metal_pipeline_with_params kvtuner_metal_pipeline(ggml_metal_device_t device, const std::string & file,
                                                        const std::string & kernel,
-                                                       const kvtuner_metal_defines & defines,
-                                                       ggml_metal_cv_t constants, const std::string & name) {
+                                                       const kvtuner_metal_defines & defines, ggml_metal_cv_t constants,
+                                                       const std::string & name) {
     kvtuner_metal_defines all = defines;
     if (ggml_metal_device_get_props(device)->has_bfloat) {
         all["GGML_METAL_HAS_BF16"] = "1";

@@ -30,9 +30,8 @@ void wait(ggml_metal_encoder_t encoder, ggml_mem_ranges_t ranges) {
 }  // namespace
 
 kvtuner_metal_steps::kvtuner_metal_steps(const ggml_cgraph & graph, int first, int end, bool is_off)
-    : writes(
-              part_of(graph, first, end),
-              is_off ? [](const kvtuner_write &) { return false; } : kvtuner_metal_can_write, /*with_scale =*/true) {
+    : writes(part_of(graph, first, end), is_off ? [](const kvtuner_write &) { return false; } : kvtuner_metal_can_write,
+             /*with_scale =*/true) {
     for (int i = first; writes.unless_none() && i < end; ++i) {
         places[graph.nodes[i]] = i - first;
     }

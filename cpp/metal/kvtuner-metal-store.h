@@ -107,11 +107,11 @@ void kvtuner_store(thread const float * x, int count, bool, ushort lane, device 
     }
 }
 
-#define KVTUNER_STORE_PLAIN(T)                                                                                    \
-    inline void kvtuner_store(thread const float * x, int count, bool, ushort lane, device T * row, int at) {     \
-        for (int i = 0; i < count; ++i) {                                                                         \
-            row[at + 32 * i + lane] = (T)x[i];                                                                    \
-        }                                                                                                         \
+#define KVTUNER_STORE_PLAIN(T)                                                                                \
+    inline void kvtuner_store(thread const float * x, int count, bool, ushort lane, device T * row, int at) { \
+        for (int i = 0; i < count; ++i) {                                                                     \
+            row[at + 32 * i + lane] = (T)x[i];                                                                \
+        }                                                                                                     \
     }
 KVTUNER_STORE_PLAIN(float)
 KVTUNER_STORE_PLAIN(half)

@@ -12,7 +12,7 @@
 
 namespace {
 
-constexpr int PLAIN = 32;      // values that a simdgroup takes where nothing is rotated and the type does not ask for more
+constexpr int PLAIN = 32;  // values that a simdgroup takes where nothing is rotated and the type does not ask for more
 constexpr int SIMDGROUPS = 4;  // of a threadgroup
 
 // where rows go, and where they go as halves, or null; of two stores of halves either may be either

@@ -98,9 +98,7 @@ def _version() -> bytes:
     return subprocess.run([*(compiler() or []), "--version"], capture_output=True, check=True).stdout
 
 
-def _compile(
-    file: Path, kernels: Collection[str], includes: Path, macros: list[str], folder: Path, made: Path
-) -> None:
+def _compile(file: Path, kernels: Collection[str], includes: Path, macros: list[str], folder: Path, made: Path) -> None:
     for path in _metal_files(file.parent):
         (folder / path.name).write_text(translate(path.read_text(), path.name, kernels))
     upstream = (includes / "ggml-metal" / "kernels", includes / "ggml-metal", includes)

@@ -13,7 +13,7 @@ from kvtuner_gguf.plan.cachetypes import CACHE_TYPES, CacheType
 from kvtuner_gguf.server.llama_server import find_tool
 from tests.metal.device import Device, Rules
 from tests.metal.library import OURS, build
-from tests.metal.structs import own_arguments
+from tests.metal.structs import our_arguments
 
 CELLS = 32
 BLOCKS = 3  # of positions, each with its center
@@ -93,8 +93,9 @@ class Write:
         exact = np.zeros((CELLS, case.width), np.float16)
         center = self.centers[0].astype(np.float32) if case.center == "one" else self.centers
         pieces = case.width // case.piece
-        args = own_arguments(
-            "write",
+        args = our_arguments(
+            "kvtuner-metal-args.h",
+            "kvtuner_metal_write_args",
             pieces_per_row=pieces,
             n_rows=case.tokens,
             row_stride=(4 * case.width, 0, 0),
@@ -119,7 +120,8 @@ class Write:
 
 
 def write_library(kind: str, piece: int) -> Path:
-    return build(OURS[0] / "kvtuner-write.metal", ["kvtuner_write"], defines={"KVTUNER_TO": metal_name(kind), "KVTUNER_N": piece})
+    defines = {"KVTUNER_TO": metal_name(kind), "KVTUNER_N": str(piece)}
+    return build(OURS[0] / "kvtuner-write.metal", ["kvtuner_write"], defines=defines)
 
 
 def metal_name(kind: str) -> str:
@@ -139,10 +141,15 @@ def stored(values: np.ndarray, kind: str, of_values: bool = False) -> np.ndarray
 
 @lru_cache
 def _conversion(ggml_type: int, of_values: bool) -> ctypes._CFuncPtr:
-    library = ctypes.CDLL(str(find_tool("test-backend-ops").resolve().parent / "libggml-base.so"))
+    library = _library()
     library.kvtuner_from_float_ref.restype = ctypes.c_void_p
     address = library.kvtuner_from_float_ref(ggml_type, ctypes.c_bool(of_values))
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(address)
+
+
+@lru_cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(str(find_tool("test-backend-ops").resolve().parent / "libggml-base.so"))
 
 
 def _rotated(x: np.ndarray, n: int) -> np.ndarray:
@@ -154,3 +161,75 @@ def _rotated(x: np.ndarray, n: int) -> np.ndarray:
         made = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], 2).reshape(-1, n)
         step *= 2
     return made.reshape(x.shape)
+
+
+THREADS = 128
+KERNELS = ["kvtuner_get_rows", "kvtuner_copy_from", "kvtuner_copy_to"]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """``rows`` of ``width`` values of type ``kind``, each with `GAP` bytes behind it, and of float type ``number``."""
+
+    kind: str
+    number: str = "f32"
+    width: int = 192
+    rows: int = 7
+    GAP = 26 * 18  # whole blocks of each type of ours
+
+    def get_rows(self, cache: np.ndarray, indices: np.ndarray, rules: Rules) -> np.ndarray:
+        """The rows at ``indices`` of ``cache`` [rows, bytes] as floats."""
+        made = np.full((indices.size, self.width), np.nan, np.float32)
+        strides = {
+            "from_stride": (cache.shape[1], 0, 0),
+            "index_stride": (4, 0, 0),
+            "to_stride": (4 * self.width, 0, 0),
+        }
+        args = our_arguments("kvtuner-metal-args.h", "kvtuner_metal_get_rows_args", n=self.width, **strides)
+        self._run(KERNELS[0], [args, cache, indices, made], made, (indices.size, 1, 1), (THREADS, 1, 1), rules)
+        return made
+
+    def copy_from(self, cache: np.ndarray, rules: Rules) -> np.ndarray:
+        """``cache`` [rows, bytes] as floats, turned: [width, rows]."""
+        kind = np.float16 if self.number == "f16" else np.float32
+        made = np.full((self.width, self.rows), np.nan, kind)
+        size = made.itemsize
+        turned = (size * self.rows, size, 0, 0)
+        args = self._copy_args(self._strides(cache), turned)
+        groups = -(-self.width * self.rows // THREADS)
+        self._run(KERNELS[1], [args, cache, made], made, (groups, 1, 1), (THREADS, 1, 1), rules)
+        return made
+
+    def copy_to(self, values: np.ndarray, rules: Rules) -> np.ndarray:
+        """``values`` [width, rows] as rows of blocks with gaps, zero before."""
+        made = np.zeros((self.rows, CACHE_TYPES[self.kind].row_bytes(self.width) + self.GAP), np.uint8)
+        turned = (4 * self.rows, 4, 0, 0)
+        args = self._copy_args(turned, self._strides(made))
+        groups = -(-self.width * self.rows // (SIMDGROUPS * CACHE_TYPES[self.kind].block_size))
+        self._run(KERNELS[2], [args, values, made], made, (groups, 1, 1), (THREADS, 1, 1), rules)
+        return made
+
+    def _strides(self, cache: np.ndarray) -> tuple[int, ...]:
+        return (CACHE_TYPES[self.kind].block_bytes, cache.shape[1], 0, 0)
+
+    def _copy_args(self, from_stride: tuple[int, ...], to_stride: tuple[int, ...]) -> ctypes.Structure:
+        ne = (self.width, self.rows, 1)
+        strides = {"from_ne": ne, "from_stride": from_stride, "to_ne": ne, "to_stride": to_stride}
+        return our_arguments("kvtuner-metal-args.h", "kvtuner_metal_copy_args", n=self.width * self.rows, **strides)
+
+    def _run(
+        self,
+        kernel: str,
+        buffers: list[ctypes.Structure | np.ndarray],
+        output: np.ndarray,
+        grid: tuple[int, int, int],
+        threads: tuple[int, int, int],
+        rules: Rules,
+    ) -> None:
+        defines = {
+            "KVTUNER_BLOCK": metal_name(self.kind),
+            "KVTUNER_LENGTH": CACHE_TYPES[self.kind].block_size,
+            "KVTUNER_FLOAT": metal_name(self.number),
+        }
+        library = build(OURS[0] / "kvtuner-rows.metal", KERNELS, defines=defines)
+        Device(library, rules).run(kernel, buffers, [output], grid, threads)

@@ -10,12 +10,13 @@ from tests.metal.library import OURS, UPSTREAM
 
 FIELD_TYPES = {
     "int32_t": ctypes.c_int32,
+    "int64_t": ctypes.c_int64,
     "uint64_t": ctypes.c_uint64,
     "float": ctypes.c_float,
     "bool": ctypes.c_bool,
 }
 STRUCT = re.compile(r"typedef struct \{([^}]*)\} (\w+);")
-FIELD = re.compile(r"^\s*(\w+)\s+(\w+);", re.MULTILINE)
+FIELD = re.compile(r"^\s*(\w+)\s+(\w+)(?:\[(\d+)\])?;", re.MULTILINE)
 DEFINE = re.compile(r"^#define (\w+)\s+(\d+)\s*$", re.MULTILINE)
 
 
@@ -37,19 +38,26 @@ def arguments(name: str, **values: float) -> ctypes.Structure:
 
 
 def our_arguments(file: str, name: str, **values: float | tuple[int, ...]) -> ctypes.Structure:
-    """``NAME`` of a header of ours in the same way; a struct in it is given as the tuple of its values."""
+    """``NAME`` of a header of ours in the same way; a struct or an array in it is given as the tuple of its values."""
     return _filled((OURS[0] / file).read_text(), name, values)
 
 
 def _filled(text: str, name: str, values: Mapping[str, float | tuple[int, ...]]) -> ctypes.Structure:
     structs = {found: body for body, found in STRUCT.findall(text)}
-    fields = FIELD.findall(structs[name])
-    if set(values) != {field for _, field in fields}:
-        raise TypeError(f"{name}: {sorted(set(values) ^ {field for _, field in fields})}")
-    return _struct(name, structs)(**values)
+    kinds = _fields(name, structs)
+    if set(values) != set(kinds):
+        raise TypeError(f"{name}: {sorted(set(values) ^ set(kinds))}")
+    filled = {field: kinds[field](*value) if isinstance(value, tuple) else value for field, value in values.items()}
+    return _struct(name, structs)(**filled)
 
 
 def _struct(name: str, structs: Mapping[str, str]) -> type[ctypes.Structure]:
-    fields = FIELD.findall(structs[name])
-    types = [(field, FIELD_TYPES.get(kind) or _struct(kind, structs)) for kind, field in fields]
-    return type(name, (ctypes.Structure,), {"_fields_": types})
+    return type(name, (ctypes.Structure,), {"_fields_": list(_fields(name, structs).items())})
+
+
+def _fields(name: str, structs: Mapping[str, str]) -> dict[str, type]:
+    found = {}
+    for kind, field, count in FIELD.findall(structs[name]):
+        one = FIELD_TYPES.get(kind) or _struct(kind, structs)
+        found[field] = one * int(count) if count else one
+    return found

@@ -57,8 +57,7 @@ static const MetalKernel::Library * load(const std::string & text, const std::st
     return &library;
 }
 
-MetalKernel * metal_kernel(const std::string & text, const std::string & name,
-                           const std::map<int, long> & constants) {
+MetalKernel * metal_kernel(const std::string & text, const std::string & name, const std::map<int, long> & constants) {
     const MetalKernel::Library * library = load(text, name);
     const int pointers = library ? library->pointers(name.c_str()) : -1;
     return pointers < 0 ? nullptr : new MetalKernel{ name, constants, (unsigned)pointers, library };
