@@ -43,12 +43,11 @@ def our_arguments(file: str, name: str, **values: float | tuple[int, ...]) -> ct
 
 
 def _filled(text: str, name: str, values: Mapping[str, float | tuple[int, ...]]) -> ctypes.Structure:
-    structs = {found: body for body, found in STRUCT.findall(text)}
-    kinds = _fields(name, structs)
+    struct = _struct(name, {found: body for body, found in STRUCT.findall(text)})
+    kinds = dict(struct._fields_)
     if set(values) != set(kinds):
         raise TypeError(f"{name}: {sorted(set(values) ^ set(kinds))}")
-    filled = {field: kinds[field](*value) if isinstance(value, tuple) else value for field, value in values.items()}
-    return _struct(name, structs)(**filled)
+    return struct(**{key: kinds[key](*value) if isinstance(value, tuple) else value for key, value in values.items()})
 
 
 def _struct(name: str, structs: Mapping[str, str]) -> type[ctypes.Structure]:
