@@ -55,3 +55,22 @@ extern "C" __attribute__((weak)) __bf16 __truncsfbf2(float value) {
     memcpy(&result, &high, sizeof result);
     return result;
 }
+
+// what clang calls where a kernel does what C++ does not define: -fsanitize=undefined, with this in place of its library
+#define UNDEFINED(name)                                   \
+    extern "C" void __ubsan_handle_##name() {             \
+        emulator::memory_fault("undefined: " #name, HERE, 0); \
+    }
+UNDEFINED(type_mismatch_v1)
+UNDEFINED(add_overflow)
+UNDEFINED(sub_overflow)
+UNDEFINED(mul_overflow)
+UNDEFINED(negate_overflow)
+UNDEFINED(divrem_overflow)
+UNDEFINED(shift_out_of_bounds)
+UNDEFINED(out_of_bounds)
+UNDEFINED(float_cast_overflow)
+UNDEFINED(load_invalid_value)
+UNDEFINED(pointer_overflow)
+UNDEFINED(builtin_unreachable)
+UNDEFINED(missing_return)
