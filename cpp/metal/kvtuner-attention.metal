@@ -355,10 +355,12 @@ kernel void kvtuner_attention(
         };
         kvtuner_attend(args, centers, exact, begin, min(end, n_exact_steps), queries, o, column, lane);
     }
+    device const char * keys = k + head_kv * args.k.head + stream * args.k.stream;
+    device const char * values = v + head_kv * args.v.head + stream * args.v.stream;
     device const char * seen = mask + place.query * args.mask.token + stream * args.mask.stream;
     kvtuner_source cache = {
-        { k + head_kv * args.k.head + stream * args.k.stream, args.k.token, FC_kvtuner_kind_k, true, 0, args.n_token - 1, 0 },
-        { v + head_kv * args.v.head + stream * args.v.stream, args.v.token, FC_kvtuner_kind_v, true, 0, args.n_token - 1, 0 },
+        { keys, args.k.token, FC_kvtuner_kind_k, true, 0, args.n_token - 1, 0 },
+        { values, args.v.token, FC_kvtuner_kind_v, true, 0, args.n_token - 1, 0 },
         (device const half *)seen,
         integers,
         integers + args.cell_blocks_at + stream * args.n_token,

@@ -30,11 +30,12 @@ kernel void kvtuner_halves(
     }
     float4 x = float4(0.0f);
     if (row >= 0) {
-        x = kvtuner_quad(FC_kvtuner_dense_kind, from + row * args.from.token + head * args.from.head + stream * args.from.stream, quad);
+        from += row * args.from.token + head * args.from.head + stream * args.from.stream;
+        x = kvtuner_quad(FC_kvtuner_dense_kind, from, quad);
         if (FC_kvtuner_dense_has_centers) {
             const int block = integers[args.blocks_at + stream * args.blocks_of_stream + token];
-            device const half4 * center = (device const half4 *)(centers + block * args.center_block) + head * args.n_quad;
-            x += float4(center[quad]);
+            centers += block * args.center_block;
+            x += float4(((device const half4 *)centers)[head * args.n_quad + quad]);
         }
     }
     device char * head_to = to + head * args.to_head + stream * args.to_stream;

@@ -18,7 +18,7 @@ enum kvtuner_metal_kind {
 
 // function constants begin here
 #define FC_KVTUNER_ATTENTION 9000
-#define FC_KVTUNER_DENSE     9100
+#define FC_KVTUNER_DENSE 9100
 
 // a mask of this or less hides a token
 #define KVTUNER_METAL_UNSEEN -65504
@@ -42,8 +42,8 @@ typedef struct {
     int32_t slot_blocks_at;  // of each slot its block of positions
     int32_t cell_blocks_at;  // and of each token of each stream
     float scale;
-    float cap;       // of scores; 0: none
-    float max_bias;  // of ALiBi; 0: none
+    float cap;              // of scores; 0: none
+    float max_bias;         // of ALiBi; 0: none
     uint64_t center_block;  // bytes from the center of a block of positions to the next
     kvtuner_metal_strides q;
     kvtuner_metal_strides k;
@@ -56,11 +56,11 @@ typedef struct {
 
 // Tokens as halves, [values, to_tokens, heads, streams]: those of the cache, or slots.
 typedef struct {
-    int32_t n_quad;      // of four values, of a head
-    int32_t n_to;        // tokens that are written: zeros where there are none any more
+    int32_t n_quad;  // of four values, of a head
+    int32_t n_to;    // tokens that are written: zeros where there are none any more
     int32_t n_from;
-    int32_t rows_at;     // among the integers, of each token its row
-    int32_t blocks_at;   // and its block of positions
+    int32_t rows_at;    // among the integers, of each token its row
+    int32_t blocks_at;  // and its block of positions
     int32_t blocks_of_stream;
     uint64_t center_block;
     kvtuner_metal_strides from;

@@ -13,8 +13,8 @@ namespace {
 
 constexpr int MOST_QUERIES = 19;  // as upstream's vector kernels
 constexpr int SIMDGROUPS = 4;
-constexpr int PARTS = 32;           // as upstream's kernel adds up
-constexpr int FEW_TOKENS = 256;     // that one threadgroup takes
+constexpr int PARTS = 32;        // as upstream's kernel adds up
+constexpr int FEW_TOKENS = 256;  // that one threadgroup takes
 constexpr int LANES = 32;
 
 struct head_size {
@@ -143,11 +143,20 @@ void attend(ggml_metal_library_t library, ggml_metal_encoder_t encoder, const gg
     GGML_ASSERT(pipeline.pipeline);
     ggml_metal_encoder_set_pipeline(encoder, pipeline);
     ggml_metal_encoder_set_bytes(encoder, &args, sizeof(args), 0);
-    const int sources[] = { 0, 1, 2, 3, 4, KVTUNER_EXACT_AT, KVTUNER_EXACT_AT + 1, KVTUNER_EXACT_AT + 2,
-                            KVTUNER_CENTERS_AT, KVTUNER_INTEGERS_AT };
+    const int sources[] = { 0,
+                            1,
+                            2,
+                            3,
+                            4,
+                            KVTUNER_EXACT_AT,
+                            KVTUNER_EXACT_AT + 1,
+                            KVTUNER_EXACT_AT + 2,
+                            KVTUNER_CENTERS_AT,
+                            KVTUNER_INTEGERS_AT };
     int slot = 1;
     for (int i : sources) {
-        ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(node->src[i] ? node->src[i] : node->src[0]), slot++);
+        ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(node->src[i] ? node->src[i] : node->src[0]),
+                                      slot++);
     }
     ggml_metal_encoder_set_buffer(encoder, to, slot);
     const size_t bytes = SIMDGROUPS * columns * (node->ne[0] + 2) * sizeof(float);

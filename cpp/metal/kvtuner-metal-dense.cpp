@@ -85,10 +85,9 @@ ggml_metal_pipeline_with_params halves_pipeline(ggml_metal_device_t device, ggml
     ggml_metal_cv_set_int16(constants, (int16_t)kind, FC_KVTUNER_DENSE);
     ggml_metal_cv_set_bool(constants, has_rows, FC_KVTUNER_DENSE + 1);
     ggml_metal_cv_set_bool(constants, has_centers, FC_KVTUNER_DENSE + 2);
-    const std::string name = "kvtuner_halves_" + std::to_string(kind) + (has_rows ? "_rows" : "") +
-                             (has_centers ? "_centers" : "");
-    const auto pipeline =
-            kvtuner_metal_pipeline(device, "kvtuner-dense.metal", "kvtuner_halves", {}, constants, name);
+    const std::string name =
+            "kvtuner_halves_" + std::to_string(kind) + (has_rows ? "_rows" : "") + (has_centers ? "_centers" : "");
+    const auto pipeline = kvtuner_metal_pipeline(device, "kvtuner-dense.metal", "kvtuner_halves", {}, constants, name);
     ggml_metal_cv_free(constants);
     return pipeline;
 }
@@ -119,8 +118,8 @@ void copy_tokens(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(has_centers ? centers : from), 2);
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(integers ? integers : from), 3);
     ggml_metal_encoder_set_buffer(encoder, to, 4);
-    ggml_metal_encoder_dispatch_threadgroups(encoder, (int)((n * args.n_quad + THREADS - 1) / THREADS),
-                                             (int)copy.ne[2], (int)copy.ne[3], THREADS, 1, 1);
+    ggml_metal_encoder_dispatch_threadgroups(encoder, (int)((n * args.n_quad + THREADS - 1) / THREADS), (int)copy.ne[2],
+                                             (int)copy.ne[3], THREADS, 1, 1);
 }
 
 void join_masks(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const ggml_tensor * node,
@@ -135,7 +134,8 @@ void join_masks(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const 
     args.rows_at = std::max(0, kvtuner_metal_places_of(node).rows);
     args.cache = kvtuner_metal_strides_of(cache);
     args.exact = kvtuner_metal_strides_of(exact ? exact : cache);
-    ggml_metal_encoder_set_pipeline(encoder, kvtuner_metal_pipeline(device, "kvtuner-dense.metal", "kvtuner_masks", {}));
+    ggml_metal_encoder_set_pipeline(encoder,
+                                    kvtuner_metal_pipeline(device, "kvtuner-dense.metal", "kvtuner_masks", {}));
     ggml_metal_encoder_set_bytes(encoder, &args, sizeof(args), 0);
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(cache), 1);
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(exact ? exact : cache), 2);
@@ -158,7 +158,7 @@ bool kvtuner_metal_needs_copies(const ggml_tensor * node) {
 }
 
 bool kvtuner_metal_can_copy(const ggml_tensor * node) {
-    const auto fits = [&](const int64_t (&size)[2]) {
+    const auto fits = [&](const int64_t(&size)[2]) {
         return size[0] == node->src[1]->ne[0] && size[1] == node->src[2]->ne[0];
     };
     return kvtuner_metal_has_usual_shape(node) && std::any_of(std::begin(SIZES), std::end(SIZES), fits);

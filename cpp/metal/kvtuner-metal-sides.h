@@ -58,6 +58,8 @@ struct kvtuner_metal_places {
 inline kvtuner_metal_places kvtuner_metal_places_of(const ggml_tensor * node) {
     const ggml_tensor * integers = node->src[KVTUNER_INTEGERS_AT];
     const kvtuner_integers found = kvtuner_integers_of(node);
-    const auto place = [&](const int32_t * part) { return part ? (int32_t)(part - (const int32_t *)integers->data) : -1; };
+    const auto place = [&](const int32_t * part) {
+        return part ? (int32_t)(part - (const int32_t *)integers->data) : -1;
+    };
     return { place(found.rows), place(found.slot_blocks), place(found.cell_blocks), place(found.first_slots) };
 }

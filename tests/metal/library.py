@@ -40,7 +40,7 @@ KERNELS = [
     "-mllvm", "-tsan-instrument-read-before-write", "-mllvm", "-tsan-instrument-func-entry-exit=0",
     "-Xclang", "-ffloat16-excess-precision=none",
 ]  # fmt: skip
-# of kernels that are not upstream's: those read words of four bytes at any even place
+# of kernels that are not upstream's: those read words of four bytes at places that are even
 UNDEFINED = ["-fsanitize=undefined,float-cast-overflow", "-fno-sanitize=function,vptr"]
 PLACE = re.compile(r"\{\+(0x[0-9a-f]+)\}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from functools import lru_cache
 from pathlib import Path
 
@@ -71,7 +72,7 @@ class PlanAttention:
             self._add_up(parts, result, n_rows)
         return result
 
-    def _inputs(self) -> list:
+    def _inputs(self) -> list[ctypes.Structure | np.ndarray]:
         given, case = self.inputs, self.case
         integers, begins = given.integers()
         optional = [given.mask if case.mask else given.q, given.sinks if case.sinks else given.q]
@@ -79,7 +80,7 @@ class PlanAttention:
         more = [given.centers if case.centers else given.q, integers if integers.size else given.q]
         return [self._arguments(begins), given.q, given.k, given.v, *optional, *exact, *more]
 
-    def _arguments(self, begins: dict[str, int]):  # noqa: ANN202
+    def _arguments(self, begins: dict[str, int]) -> ctypes.Structure:
         case = self.case
         size_k, size_v = case.head_sizes
         n_slots = case.streams * case.slots

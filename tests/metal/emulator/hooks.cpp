@@ -56,9 +56,10 @@ extern "C" __attribute__((weak)) __bf16 __truncsfbf2(float value) {
     return result;
 }
 
-// what clang calls where a kernel does what C++ does not define: -fsanitize=undefined, with this in place of its library
-#define UNDEFINED(name)                                   \
-    extern "C" void __ubsan_handle_##name() {             \
+// what clang calls where a kernel does what C++ does not define: -fsanitize=undefined, with this in place of its
+// library
+#define UNDEFINED(name)                                       \
+    extern "C" void __ubsan_handle_##name() {                 \
         emulator::memory_fault("undefined: " #name, HERE, 0); \
     }
 UNDEFINED(type_mismatch_v1)
