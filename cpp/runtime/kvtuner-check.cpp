@@ -81,8 +81,10 @@ std::string kernel_problem(const llama_model & model, uint32_t il, ggml_type typ
     if (!layer_device) {
         return "";
     }
-    const kvtuner_attention_layer layer = { il, hparams.n_embd_head_k(il), hparams.n_embd_head_v(il),
-                                            hparams.n_head(il), hparams.n_head_kv(il), type_k, type_v };
+    const kvtuner_attention_layer layer = {
+        il,    hparams.n_embd_head_k(il), hparams.n_embd_head_v(il), hparams.n_head(il), hparams.n_head_kv(il), type_k,
+        type_v
+    };
     for (ggml_backend_dev_t device : kvtuner_simple_devices(layer_device)) {
         if (!kvtuner_has_kernels(device, layer)) {
             return "layer " + std::to_string(il) + ": the compiler of " + ggml_backend_dev_name(device) +
