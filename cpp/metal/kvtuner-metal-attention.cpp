@@ -181,6 +181,10 @@ bool kvtuner_metal_has_attention(ggml_metal_device_t device, const ggml_tensor *
     return is_fast(node) && pipeline_of(device, node, /*n_parts =*/1).pipeline;
 }
 
+bool kvtuner_metal_lacks_attention(ggml_metal_device_t device, const ggml_tensor * node) {
+    return is_fast(node) && !kvtuner_metal_has_attention(device, node);
+}
+
 bool kvtuner_metal_takes_attention(const ggml_tensor * node) {
     return node->op == GGML_OP_FLASH_ATTN_EXT && kvtuner_is_marked(node) &&
            (is_fast(node) || kvtuner_metal_needs_copies(node));

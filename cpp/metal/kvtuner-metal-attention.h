@@ -17,6 +17,9 @@ bool kvtuner_metal_supports_attention(const ggml_tensor * node);
 // whether a kernel of ours does it, and the device has it: false where its compiler refuses it
 bool kvtuner_metal_has_attention(ggml_metal_device_t device, const ggml_tensor * node);
 
+// whether a kernel of ours would do it, and the device's compiler refuses it
+bool kvtuner_metal_lacks_attention(ggml_metal_device_t device, const ggml_tensor * node);
+
 // Does a node, or makes the copies for it. What is left to upstream: nothing (null), the node, or that over copies,
 // which is put into `dense`.
 ggml_tensor * kvtuner_metal_attention(ggml_metal_library_t library, ggml_metal_encoder_t encoder, ggml_tensor * node,

@@ -142,3 +142,9 @@ bool kvtuner_metal_run(ggml_metal_library_t library, ggml_metal_encoder_t encode
     }
     return true;
 }
+
+bool kvtuner_metal_has_kernels(ggml_metal_device_t device, const ggml_tensor * node) {
+    const ggml_tensor *k = node->src[1], *v = node->src[2];
+    return !kvtuner_metal_lacks_attention(device, node) && kvtuner_metal_has_write(device, k->type, k->ne[0]) &&
+           kvtuner_metal_has_write(device, v->type, v->ne[0]);
+}

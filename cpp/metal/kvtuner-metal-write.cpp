@@ -13,6 +13,7 @@
 namespace {
 
 constexpr int PLAIN = 32;  // values that a simdgroup takes where nothing is rotated and the type does not ask for more
+constexpr int LONGEST = 512;   // rotation
 constexpr int SIMDGROUPS = 4;  // of a threadgroup
 
 // where rows go, and where they go as halves, or null; of two stores of halves either may be either
@@ -34,7 +35,7 @@ int64_t piece_of(const kvtuner_write & write) {
 }
 
 bool is_rotation(int64_t n) {
-    return n == 64 || n == 128 || n == 256 || n == 512;
+    return n == 64 || n == 128 || n == 256 || n == LONGEST;
 }
 
 ggml_metal_pipeline_with_params pipeline_of(ggml_metal_device_t device, ggml_type type, int64_t piece) {
@@ -81,8 +82,12 @@ bool kvtuner_metal_can_write(const kvtuner_write & write) {
            (!exact || exact->type == GGML_TYPE_F16);
 }
 
-bool kvtuner_metal_has_write(ggml_metal_device_t device, ggml_type type, int64_t piece) {
-    return pipeline_of(device, type, piece).pipeline != nullptr;
+bool kvtuner_metal_has_write(ggml_metal_device_t device, ggml_type type, int64_t head_size) {
+    int64_t piece = std::max<int64_t>(PLAIN, ggml_blck_size(type));
+    for (int64_t n = 64; ggml_is_quantized(type) && n <= LONGEST && head_size % n == 0; n *= 2) {
+        piece = n;
+    }
+    return kvtuner_metal_name(type) && pipeline_of(device, type, piece).pipeline;
 }
 
 void kvtuner_metal_write(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const kvtuner_write & write) {

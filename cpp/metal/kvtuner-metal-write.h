@@ -10,8 +10,9 @@ struct ggml_tensor;
 // whether the kernel takes a write of a plan
 bool kvtuner_metal_can_write(const kvtuner_write & write);
 
-// false where the device's compiler refuses the kernel
-bool kvtuner_metal_has_write(ggml_metal_device_t device, ggml_type type, int64_t piece);
+// whether the device has the kernel for heads of a type, rotated as caches rotate them: false where its compiler
+// refuses it
+bool kvtuner_metal_has_write(ggml_metal_device_t device, ggml_type type, int64_t head_size);
 
 void kvtuner_metal_write(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const kvtuner_write & write);
 

@@ -80,6 +80,8 @@ def main() -> None:
     wanted.offload_kqv = args.device
     wanted.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
     context = llama_cpp.llama_init_from_model(model, wanted)
+    if not context:
+        sys.exit(kvtuner.failure("no context"))
     vocab = llama_cpp.llama_model_get_vocab(model)
     n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
     tokens = tokenized(vocab, args.text)

@@ -4,6 +4,8 @@
 #include "ggml-impl.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 
 #include "kernels.h"
 
@@ -57,7 +59,12 @@ int ggml_metal_pipeline_max_theads_per_threadgroup(ggml_metal_pipeline_with_para
 ggml_metal_library_t ggml_metal_library_init(ggml_metal_device_t dev) {
     return new ggml_metal_library{ dev, ggml_metal_pipelines_init(), "" };
 }
+// as a compiler would that refuses texts with the words in KVTUNER_METAL_REFUSE
 ggml_metal_library_t ggml_metal_library_init_from_source(ggml_metal_device_t dev, const char * source, bool) {
+    const char * refused = getenv("KVTUNER_METAL_REFUSE");
+    if (refused && strstr(source, refused)) {
+        return nullptr;
+    }
     return new ggml_metal_library{ dev, ggml_metal_pipelines_init(), metal_text(source) };
 }
 void ggml_metal_library_free(ggml_metal_library_t lib) {

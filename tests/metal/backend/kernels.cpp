@@ -75,6 +75,9 @@ static emulator::Rules rules() {
 void MetalKernel::dispatch(const std::vector<void *> & buffers, const std::vector<size_t> & threadgroup_bytes,
                            emulator::Position grid, emulator::Position threads) const {
     static const int threadgroup_memory = 2;
+    if (getenv("KVTUNER_METAL_SHOW")) {
+        fprintf(stderr, "run %s\n", name.c_str());
+    }
     library->clear();
     for (const auto & [id, value] : constants) {
         library->set_constant(id, value);
