@@ -74,6 +74,36 @@ struct kvtuner_place {
     int head;
 };
 
+// Walsh-Hadamard transform, orthonormal, of n values at a time of the row that lanes have, a power of two from 4 on; 0:
+// none.
+template <short QUADS>
+static inline void kvtuner_rotate(thread float4 * x, int n, kvtuner_lane lane) {
+    if (n == 0) {
+        return;
+    }
+    FOR_UNROLL (short i = 0; i < QUADS; ++i) {
+        const float4 v = x[i];
+        const float a = v[0] + v[1], b = v[0] - v[1], c = v[2] + v[3], d = v[2] - v[3];
+        x[i] = float4(a + c, b + d, a - c, b - d) * rsqrt((float)n);
+    }
+    for (short step = 1; step < LANES && 4 * step < n; step *= 2) {
+        FOR_UNROLL (short i = 0; i < QUADS; ++i) {
+            const float4 other = simd_shuffle_xor(x[i], (ushort)step);
+            x[i] = (lane.all & step) != 0 ? other - x[i] : x[i] + other;
+        }
+    }
+    FOR_UNROLL (short step = 1; step < QUADS; step *= 2) {
+        FOR_UNROLL (short i = 0; i + step < QUADS; ++i) {
+            if ((i & step) == 0 && 4 * LANES * step < n) {
+                const float4 low = x[i];
+                const float4 high = x[i + step];
+                x[i] = low + high;
+                x[i + step] = low - high;
+            }
+        }
+    }
+}
+
 // where row i of a step begins, of those of the lane's half
 static inline device const char * kvtuner_row(thread const kvtuner_rows & rows, kvtuner_lane lane, short i) {
     const int row = rows.in_order ? min(rows.first + lane.first / COLUMNS + i, rows.last)
@@ -254,14 +284,37 @@ static inline void kvtuner_store_sums(thread float4 * o, thread kvtuner_column &
     }
 }
 
-// The sums of all simdgroups: the result, or a part of it as upstream's kernel_flash_attn_ext_vec_reduce takes them.
+static inline int64_t kvtuner_rows_of(constant kvtuner_metal_attention_args & args) {
+    return (int64_t)args.n_stream * args.n_query * args.n_head;
+}
+
+static inline void kvtuner_put(thread const float4 * x, device float4 * row, kvtuner_lane lane) {
+    FOR_UNROLL (short i = 0; i < V_QUADS; ++i) {
+        const short quad = i * LANES + lane.mine;
+        if (lane.first == 0 && quad < DV / 4) {
+            row[quad] = x[i];
+        }
+    }
+}
+
+// a row of the result, of what its values by their weights and these add up to
+static inline void kvtuner_put_result(constant kvtuner_metal_attention_args & args, thread float4 * x, float sum,
+                                      device float4 * row, kvtuner_lane lane) {
+    FOR_UNROLL (short i = 0; i < V_QUADS; ++i) {
+        x[i] *= sum == 0.0f ? 0.0f : 1.0f / sum;
+    }
+    kvtuner_rotate<V_QUADS>(x, args.out_rotation, lane);
+    kvtuner_put(x, row, lane);
+}
+
+// What the simdgroups of a threadgroup have, each of them a column at a time: rows of the result, or of a part of it.
+// Parts are [values, rows, parts], and behind them the sum of the weights and the largest score of each row.
 static inline void kvtuner_merge(constant kvtuner_metal_attention_args & args, threadgroup const float4 * values,
-                                 threadgroup const float2 * totals, device const float * sinks, device float * to,
-                                 int head_kv, int first_column, int stream, int part, short thread_index) {
+                                 threadgroup const float2 * totals, device const float * sinks, device float4 * to,
+                                 int head_kv, int first_column, int stream, int part, short simdgroup,
+                                 kvtuner_lane lane) {
     const int n_columns = min(COLUMNS, args.n_query * (args.n_head / args.n_head_kv) - first_column);
-    for (int i = thread_index; i < n_columns * (DV / 4); i += N_SIMDWIDTH * FC_kvtuner_simdgroups) {
-        const int c = i / (DV / 4);
-        const int quad = i % (DV / 4);
+    for (int c = simdgroup; c < n_columns; c += FC_kvtuner_simdgroups) {
         const kvtuner_place place = kvtuner_place_of(args, head_kv, first_column + c);
         const bool has_sink = FC_kvtuner_has_sinks && part == 0;
         float most = has_sink ? sinks[place.head] : -FLT_MAX / 2;
@@ -269,23 +322,29 @@ static inline void kvtuner_merge(constant kvtuner_metal_attention_args & args, t
             most = max(most, totals[s * COLUMNS + c][1]);
         }
         float sum = has_sink ? exp(sinks[place.head] - most) : 0.0f;
-        float4 value = float4(0.0f);
+        float4 x[V_QUADS];
+        FOR_UNROLL (short i = 0; i < V_QUADS; ++i) {
+            x[i] = float4(0.0f);
+        }
         for (short s = 0; s < FC_kvtuner_simdgroups; ++s) {
             const float factor = exp(totals[s * COLUMNS + c][1] - most);
             sum += totals[s * COLUMNS + c][0] * factor;
-            value += values[(s * COLUMNS + c) * (DV / 4) + quad] * factor;
+            FOR_UNROLL (short i = 0; i < V_QUADS; ++i) {
+                const short quad = i * LANES + lane.mine;
+                if (quad < DV / 4) {
+                    x[i] += values[(s * COLUMNS + c) * (DV / 4) + quad] * factor;
+                }
+            }
         }
         const int64_t row = ((int64_t)stream * args.n_query + place.query) * args.n_head + place.head;
         if (FC_kvtuner_parts == 1) {
-            ((device float4 *)to)[row * (DV / 4) + quad] = value * (sum == 0.0f ? 0.0f : 1.0f / sum);
+            kvtuner_put_result(args, x, sum, to + row * (DV / 4), lane);
             continue;
         }
-        ((device float4 *)to)[(row * (DV / 4) + quad) * FC_kvtuner_parts + part] = value;
-        if (quad == 0) {
-            const int64_t n_rows = (int64_t)args.n_stream * args.n_query * args.n_head;
-            device float * total = to + (n_rows * DV + 2 * row) * FC_kvtuner_parts + 2 * part;
-            total[0] = sum;
-            total[1] = most;
+        const int64_t n_rows = kvtuner_rows_of(args);
+        kvtuner_put(x, to + (part * n_rows + row) * (DV / 4), lane);
+        if (lane.all == 0) {
+            ((device float2 *)(to + FC_kvtuner_parts * n_rows * (DV / 4)))[part * n_rows + row] = float2(sum, most);
         }
     }
 }
@@ -303,7 +362,7 @@ kernel void kvtuner_attention(
         device const char * exact_mask,
         device const char * centers,
         device const int * integers,
-        device float * to,
+        device float4 * to,
         threadgroup float4 * shared [[threadgroup(0)]],
         uint3 tgpig[[threadgroup_position_in_grid]],
         ushort tiisg[[thread_index_in_simdgroup]],
@@ -319,9 +378,14 @@ kernel void kvtuner_attention(
     FOR_UNROLL (short c = 0; c < COLUMNS; ++c) {
         const kvtuner_place place = kvtuner_place_of(args, head_kv, min(first_column + c, last_column));
         device const char * row = q + place.query * args.q.token + place.head * args.q.head + stream * args.q.stream;
+        float4 x[K_QUADS];
         FOR_UNROLL (short i = 0; i < K_QUADS; ++i) {
             const short quad = i * LANES + lane.mine;
-            queries[c * K_QUADS + i] = quad < DK / 4 ? half4(((device const float4 *)row)[quad]) : half4(0.0h);
+            x[i] = quad < DK / 4 ? ((device const float4 *)row)[quad] : float4(0.0f);
+        }
+        kvtuner_rotate<K_QUADS>(x, args.q_rotation, lane);
+        FOR_UNROLL (short i = 0; i < K_QUADS; ++i) {
+            queries[c * K_QUADS + i] = half4(x[i]);
         }
     }
     float4 o[COLUMNS * V_QUADS];
@@ -371,5 +435,36 @@ kernel void kvtuner_attention(
     threadgroup float2 * totals = (threadgroup float2 *)(shared + FC_kvtuner_simdgroups * COLUMNS * (DV / 4));
     kvtuner_store_sums(o, column, lane, shared + sgitg * COLUMNS * (DV / 4), totals + sgitg * COLUMNS);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    kvtuner_merge(args, shared, totals, sinks, to, head_kv, first_column, stream, part, sgitg * N_SIMDWIDTH + tiisg);
+    kvtuner_merge(args, shared, totals, sinks, to, head_kv, first_column, stream, part, sgitg, lane);
+}
+
+// rows of the result from all parts; grid: rows. A lane has a part first, and then values of all.
+kernel void kvtuner_add_parts(
+        constant kvtuner_metal_attention_args & args,
+        device const float4 * parts,
+        device float4 * to,
+        uint3 tgpig[[threadgroup_position_in_grid]],
+        ushort tiisg[[thread_index_in_simdgroup]]) {
+    const kvtuner_lane lane = { (short)tiisg, (short)(tiisg % LANES), (short)(tiisg / LANES * LANES) };
+    const int64_t n_rows = kvtuner_rows_of(args);
+    const int64_t row = tgpig[0];
+    device const float2 * totals = (device const float2 *)(parts + KVTUNER_METAL_PARTS * n_rows * (DV / 4));
+    const float2 total = totals[tiisg * n_rows + row];
+    const float most = simd_max(total[1]);
+    const float factor = exp(total[1] - most);
+    const float sum = simd_sum(total[0] * factor);
+    float4 x[V_QUADS];
+    FOR_UNROLL (short i = 0; i < V_QUADS; ++i) {
+        x[i] = float4(0.0f);
+    }
+    for (short part = 0; part < KVTUNER_METAL_PARTS; ++part) {
+        const float of_part = simd_shuffle(factor, (ushort)part);
+        FOR_UNROLL (short i = 0; i < V_QUADS; ++i) {
+            const short quad = i * LANES + lane.mine;
+            if (quad < DV / 4) {
+                x[i] += parts[(part * n_rows + row) * (DV / 4) + quad] * of_part;
+            }
+        }
+    }
+    kvtuner_put_result(args, x, sum, to + row * (DV / 4), lane);
 }

@@ -20,6 +20,9 @@ enum kvtuner_metal_kind {
 #define FC_KVTUNER_ATTENTION 9000
 #define FC_KVTUNER_DENSE 9100
 
+// of the tokens, where more than one threadgroup has them: a lane adds up one
+#define KVTUNER_METAL_PARTS 32
+
 // a mask of this or less hides a token
 #define KVTUNER_METAL_UNSEEN -65504
 
@@ -41,6 +44,8 @@ typedef struct {
     int32_t first_slots_at;  // among the integers, of each stream its first slot; negative: 0
     int32_t slot_blocks_at;  // of each slot its block of positions
     int32_t cell_blocks_at;  // and of each token of each stream
+    int32_t q_rotation;      // values that a Walsh-Hadamard transform of queries takes, before; 0: none
+    int32_t out_rotation;    // and of the result, behind
     float scale;
     float cap;              // of scores; 0: none
     float max_bias;         // of ALiBi; 0: none

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.metal.attention import HELPERS, KERNELS, SIMDGROUP, numbers
+from tests.metal.attention import SIMDGROUP
 from tests.metal.cached import CACHE_TYPES, row_bytes
 from tests.metal.device import Device, Rules
 from tests.metal.library import OURS, build
 from tests.metal.plan_cases import PlanCase, PlanInputs
-from tests.metal.structs import arguments, our_arguments
+from tests.metal.structs import our_arguments
 
 FILE = OURS[0] / "kvtuner-attention.metal"
 HEADER = "kvtuner-metal-attention-args.h"
@@ -31,15 +31,9 @@ def columns_of(case: PlanCase) -> int:
 
 @lru_cache
 def library(size_k: int, size_v: int, columns: int) -> Path:
-    """The kernel, compiled for these sizes."""
+    """The kernels, compiled for these sizes."""
     defines = {"KVTUNER_DK": size_k, "KVTUNER_DV": size_v, "KVTUNER_COLUMNS": columns}
-    return build(FILE, ["kvtuner_attention"], defines=defines)
-
-
-@lru_cache
-def helpers() -> Path:
-    """Upstream's kernel that adds up parts."""
-    return build(KERNELS / "fa_aux.metal", HELPERS)
+    return build(FILE, ["kvtuner_attention", "kvtuner_add_parts"], defines=defines)
 
 
 class PlanAttention:
@@ -59,9 +53,10 @@ class PlanAttention:
         groups = -(-case.rows * case.group // columns)
         memory = case.simdgroups * columns * (size_v + 2) * 4
         device = Device(library(*case.head_sizes, columns), self.rules)
+        inputs = self._inputs()
         device.run(
             "kvtuner_attention",
-            [*self._inputs(), output],
+            [*inputs, output],
             [output],
             (case.kv_heads * groups, case.streams, case.parts),
             (SIMDGROUP, case.simdgroups, 1),
@@ -69,7 +64,7 @@ class PlanAttention:
             threadgroup_bytes=[-(-memory // 16) * 16 - self.less_memory],
         )
         if case.parts > 1:
-            self._add_up(parts, result, n_rows)
+            self._add_up(inputs[0], parts, result, device)
         return result
 
     def _inputs(self) -> list[ctypes.Structure | np.ndarray]:
@@ -97,6 +92,8 @@ class PlanAttention:
             first_slots_at=begins.get("first_slots_at", -1),
             slot_blocks_at=begins.get("slot_blocks_at", 0),
             cell_blocks_at=begins.get("cell_blocks_at", 0),
+            q_rotation=case.q_rotation,
+            out_rotation=case.out_rotation,
             scale=1 / np.sqrt(size_k) / (case.soft_cap or 1),
             cap=case.soft_cap,
             max_bias=case.max_bias,
@@ -120,10 +117,6 @@ class PlanAttention:
         flags = [case.mask, case.sinks, case.exact > 0, case.centers]
         return {CONSTANTS + i: int(value) for i, value in enumerate([*kinds, *flags, case.parts, case.simdgroups])}
 
-    def _add_up(self, parts: np.ndarray, result: np.ndarray, n_rows: int) -> None:
-        first = numbers()["FC_FLASH_ATTN_EXT_VEC_REDUCE"]
-        constants = {first: self.case.head_sizes[1], first + 1: self.case.parts}
-        args = arguments("flash_attn_ext_vec_reduce", nrows=n_rows)
-        threads = (SIMDGROUP * self.case.parts, 1, 1)
-        device = Device(helpers(), Rules(self.rules.order, self.rules.seed))
-        device.run(HELPERS[2], [args, parts, result], [result], (n_rows, 1, 1), threads, constants=constants)
+    def _add_up(self, arguments: ctypes.Structure, parts: np.ndarray, result: np.ndarray, device: Device) -> None:
+        n_rows = result.size // result.shape[-1]
+        device.run("kvtuner_add_parts", [arguments, parts, result], [result], (n_rows, 1, 1), (SIMDGROUP, 1, 1))

@@ -17,7 +17,8 @@ class PlanCase:
 
     The last ``exact`` tokens of each stream, and its first, are read from rows of their own, of ``exact_k`` and
     ``exact_v``. With ``centers`` keys are less of the center of their block of positions. Tokens are shared out to
-    ``parts``, 1 or 32, of ``simdgroups`` each.
+    ``parts``, 1 or 32, of ``simdgroups`` each. Queries are rotated before, and the result behind: so many values at a
+    time.
     """
 
     type_k: str = "f16"
@@ -39,6 +40,8 @@ class PlanCase:
     centers: bool = False
     parts: int = 1
     simdgroups: int = 2
+    q_rotation: int = 0
+    out_rotation: int = 0
 
     @property
     def head_sizes(self) -> tuple[int, int]:
@@ -54,6 +57,16 @@ class PlanCase:
     def slots(self) -> int:
         """Exact tokens of a stream, and a place that is not used."""
         return self.exact + 2 if self.exact else 0
+
+
+def rotated(rows: np.ndarray, n: int) -> np.ndarray:
+    """The orthonormal Walsh-Hadamard transform of ``n`` values of ``rows`` at a time; 0: none."""
+    if n == 0:
+        return rows
+    matrix = np.ones((1, 1))
+    while len(matrix) < n:
+        matrix = np.kron(np.array([[1, 1], [1, -1]]), matrix)
+    return (rows.reshape(*rows.shape[:-1], -1, n) @ matrix / np.sqrt(n)).reshape(rows.shape)
 
 
 @dataclass
@@ -125,7 +138,8 @@ class PlanInputs:
         case = self.case
         k, v = self._with_exact()
         k, v = (side.repeat(case.group, 2) for side in (k, v))
-        scores = np.einsum("sqhd,sthd->shqt", self.q.astype(np.float64), k) / np.sqrt(case.size_k)
+        q = rotated(self.q.astype(np.float64), case.q_rotation)
+        scores = np.einsum("sqhd,sthd->shqt", q, k) / np.sqrt(case.size_k)
         if case.soft_cap:
             scores = case.soft_cap * np.tanh(scores / case.soft_cap)
         if case.mask:
@@ -134,7 +148,7 @@ class PlanInputs:
         most = np.maximum(scores.max(-1, keepdims=True), sinks)
         weights = np.exp(scores - most)
         weights /= weights.sum(-1, keepdims=True) + np.exp(sinks - most)
-        return np.einsum("shqt,sthd->sqhd", weights, v)
+        return rotated(np.einsum("shqt,sthd->sqhd", weights, v), case.out_rotation)
 
     def _with_exact(self) -> tuple[np.ndarray, np.ndarray]:
         case = self.case

@@ -34,6 +34,8 @@ FEATURES = {
     "centers": {"centers": True, "rows": 2},
     "centers and exact rows": {"centers": True, "exact": 7, "streams": 2, "rows": 3},
     "parts": {"parts": 32, "tokens": 300, "sinks": True, "exact": 20, "streams": 2, "simdgroups": 1},
+    "rotations": {"q_rotation": 64, "out_rotation": 64, "rows": 2},
+    "rotations of parts": {"q_rotation": 16, "out_rotation": 32, "parts": 32, "tokens": 70, "streams": 2},
     "more parts than steps": {"parts": 32, "simdgroups": 4, "tokens": 40},
 }
 PAIRS = list(product(CACHE_TYPES, CACHE_TYPES))
@@ -52,8 +54,11 @@ def cases_of(pair: tuple[str, str], sizes: tuple[int, int]) -> Iterator[PlanCase
         yield replace(plain, heads=heads, kv_heads=kv_heads, tokens=53, rows=1 + heads % 3)
     for more in FEATURES.values():
         case = replace(plain, **more)
-        if fits(case.exact_k, sizes[0]) and fits(case.exact_v, sizes[1]):
+        is_whole = fits(case.exact_k, sizes[0]) and fits(case.exact_v, sizes[1])
+        if is_whole and sizes[0] % (case.q_rotation or 1) == sizes[1] % (case.out_rotation or 1) == 0:
             yield case
+    if sizes[0] == sizes[1] and sizes[0].bit_count() == 1:
+        yield replace(plain, q_rotation=sizes[0], out_rotation=sizes[1])
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
