@@ -3,8 +3,6 @@
 #include "kvtuner-metal-library.h"
 #include "kvtuner-metal-sides.h"
 
-#include "ggml-metal-impl.h"
-
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -13,9 +11,9 @@ namespace {
 
 constexpr int MOST_QUERIES = 19;  // as upstream's vector kernels
 constexpr int SIMDGROUPS = 4;
-constexpr int PARTS = 32;        // as upstream's kernel adds up
 constexpr int FEW_TOKENS = 256;  // that one threadgroup takes
 constexpr int LANES = 32;
+constexpr const char * FILE_OF_KERNELS = "kvtuner-attention.metal";
 
 struct head_size {
     int64_t k, v;
@@ -100,6 +98,12 @@ struct choices {
     }
 };
 
+kvtuner_metal_defines sizes_of(const ggml_tensor * node) {
+    return { { "KVTUNER_DK", std::to_string(node->src[1]->ne[0]) },
+             { "KVTUNER_DV", std::to_string(node->src[2]->ne[0]) },
+             { "KVTUNER_COLUMNS", std::to_string(columns_of_simdgroup(node)) } };
+}
+
 ggml_metal_pipeline_with_params pipeline_of(ggml_metal_device_t device, const ggml_tensor * node, int n_parts) {
     const bool has_exact = kvtuner_has_exact(node);
     choices chosen;
@@ -113,61 +117,23 @@ ggml_metal_pipeline_with_params pipeline_of(ggml_metal_device_t device, const gg
     chosen.add(kvtuner_has_centers(node));
     chosen.add(n_parts);
     chosen.add(SIMDGROUPS);
-    return kvtuner_metal_pipeline(device, "kvtuner-attention.metal", "kvtuner_attention",
-                                  { { "KVTUNER_DK", std::to_string(node->src[1]->ne[0]) },
-                                    { "KVTUNER_DV", std::to_string(node->src[2]->ne[0]) },
-                                    { "KVTUNER_COLUMNS", std::to_string(columns_of_simdgroup(node)) } },
-                                  chosen.constants, chosen.name);
+    return kvtuner_metal_pipeline(device, FILE_OF_KERNELS, "kvtuner_attention", sizes_of(node), chosen.constants,
+                                  chosen.name);
 }
 
-// parts of rows, as they lie behind the result, become rows
-void add_up(ggml_metal_library_t library, ggml_metal_encoder_t encoder, const ggml_tensor * node,
-            ggml_metal_buffer_id parts) {
-    const int n_rows = (int)ggml_nrows(node);
-    ggml_metal_kargs_flash_attn_ext_vec_reduce args = { n_rows };
-    ggml_metal_encoder_memory_barrier(encoder);
-    ggml_metal_encoder_set_pipeline(encoder, ggml_metal_library_get_pipeline_flash_attn_ext_vec_reduce(
-                                                     library, node, (int32_t)node->ne[0], PARTS));
-    ggml_metal_encoder_set_bytes(encoder, &args, sizeof(args), 0);
-    ggml_metal_encoder_set_buffer(encoder, parts, 1);
-    ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(node), 2);
-    ggml_metal_encoder_dispatch_threadgroups(encoder, n_rows, 1, 1, LANES * PARTS, 1, 1);
-}
-
-void attend(ggml_metal_library_t library, ggml_metal_encoder_t encoder, const ggml_tensor * node) {
-    kvtuner_metal_attention_args args = args_of(node);
-    const int columns = columns_of_simdgroup(node), n_parts = args.n_token + args.n_exact <= FEW_TOKENS ? 1 : PARTS;
-    ggml_metal_buffer_id to = kvtuner_metal_buffer(node);
-    to.offs += n_parts > 1 ? ggml_nbytes(node) : 0;
-    const auto pipeline = pipeline_of(ggml_metal_library_get_device(library), node, n_parts);
+// a kernel that gets arguments first
+void begin(ggml_metal_encoder_t encoder, ggml_metal_pipeline_with_params pipeline,
+           const kvtuner_metal_attention_args & args) {
     GGML_ASSERT(pipeline.pipeline);
+    kvtuner_metal_attention_args copy = args;
     ggml_metal_encoder_set_pipeline(encoder, pipeline);
-    ggml_metal_encoder_set_bytes(encoder, &args, sizeof(args), 0);
-    const int sources[] = { 0,
-                            1,
-                            2,
-                            3,
-                            4,
-                            KVTUNER_EXACT_AT,
-                            KVTUNER_EXACT_AT + 1,
-                            KVTUNER_EXACT_AT + 2,
-                            KVTUNER_CENTERS_AT,
-                            KVTUNER_INTEGERS_AT };
-    int slot = 1;
-    for (int i : sources) {
-        ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(node->src[i] ? node->src[i] : node->src[0]),
-                                      slot++);
-    }
-    ggml_metal_encoder_set_buffer(encoder, to, slot);
-    const size_t bytes = SIMDGROUPS * columns * (node->ne[0] + 2) * sizeof(float);
-    ggml_metal_encoder_set_threadgroup_memory_size(encoder, GGML_PAD(bytes, 16), 0);
-    const int groups = (n_columns(node) + columns - 1) / columns;
-    ggml_metal_encoder_dispatch_threadgroups(encoder, args.n_head_kv * groups, args.n_stream, n_parts, LANES,
-                                             SIMDGROUPS, 1);
-    if (n_parts > 1) {
-        add_up(library, encoder, node, to);
-    }
+    ggml_metal_encoder_set_bytes(encoder, &copy, sizeof(copy), 0);
 }
+
+// sources of a node in the order of the kernel's buffers
+constexpr int SOURCES[] = {
+    0, 1, 2, 3, 4, KVTUNER_EXACT_AT, KVTUNER_EXACT_AT + 1, KVTUNER_EXACT_AT + 2, KVTUNER_CENTERS_AT, KVTUNER_INTEGERS_AT
+};
 
 bool is_fast(const ggml_tensor * node) {
     const ggml_tensor * q = node->src[0];
@@ -176,6 +142,43 @@ bool is_fast(const ggml_tensor * node) {
 }
 
 }  // namespace
+
+void kvtuner_metal_attend(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const ggml_tensor * node,
+                          const kvtuner::rotations & around) {
+    kvtuner_metal_attention_args args = args_of(node);
+    args.q_rotation = (int32_t)around.q_length;
+    args.out_rotation = (int32_t)around.out_length;
+    const int columns = columns_of_simdgroup(node), groups = (n_columns(node) + columns - 1) / columns;
+    const bool is_one_part = args.n_token + args.n_exact <= FEW_TOKENS;
+    const int n_parts = is_one_part ? 1 : KVTUNER_METAL_PARTS;
+    const ggml_tensor * q = around.q ? around.q : node->src[0];
+    const ggml_metal_buffer_id out = kvtuner_metal_buffer(around.out ? around.out : node);
+    ggml_metal_buffer_id parts = kvtuner_metal_buffer(node);
+    parts.offs += ggml_nbytes(node);  // where upstream has its own
+    begin(encoder, pipeline_of(device, node, n_parts), args);
+    int slot = 1;
+    for (int i : SOURCES) {
+        const ggml_tensor * source = i == 0 || !node->src[i] ? q : node->src[i];
+        ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(source), slot++);
+    }
+    ggml_metal_encoder_set_buffer(encoder, is_one_part ? out : parts, slot);
+    const size_t bytes = SIMDGROUPS * columns * (node->ne[0] + 2) * sizeof(float);
+    ggml_metal_encoder_set_threadgroup_memory_size(encoder, GGML_PAD(bytes, 16), 0);
+    ggml_metal_encoder_dispatch_threadgroups(encoder, args.n_head_kv * groups, args.n_stream, n_parts, LANES,
+                                             SIMDGROUPS, 1);
+    if (is_one_part) {
+        return;
+    }
+    ggml_metal_encoder_memory_barrier(encoder);
+    begin(encoder, kvtuner_metal_pipeline(device, FILE_OF_KERNELS, "kvtuner_add_parts", sizes_of(node)), args);
+    ggml_metal_encoder_set_buffer(encoder, parts, 1);
+    ggml_metal_encoder_set_buffer(encoder, out, 2);
+    ggml_metal_encoder_dispatch_threadgroups(encoder, (int)ggml_nrows(node), 1, 1, LANES, 1, 1);
+}
+
+bool kvtuner_metal_attends(const ggml_tensor * node) {
+    return node->op == GGML_OP_FLASH_ATTN_EXT && kvtuner_is_marked(node) && is_fast(node);
+}
 
 bool kvtuner_metal_has_attention(ggml_metal_device_t device, const ggml_tensor * node) {
     return is_fast(node) && pipeline_of(device, node, /*n_parts =*/1).pipeline;
@@ -199,11 +202,12 @@ ggml_tensor * kvtuner_metal_attention(ggml_metal_library_t library, ggml_metal_e
     if (!kvtuner_metal_takes_attention(node)) {
         return node;
     }
+    ggml_metal_device_t device = ggml_metal_library_get_device(library);
     if (is_fast(node)) {
-        attend(library, encoder, node);
+        kvtuner_metal_attend(device, encoder, node);
         return nullptr;
     }
-    kvtuner_metal_copy(ggml_metal_library_get_device(library), encoder, node, dense);
+    kvtuner_metal_copy(device, encoder, node, dense);
     return &dense.node;
 }
 

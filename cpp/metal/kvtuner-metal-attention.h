@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kvtuner-metal-dense.h"
+#include "kvtuner-rotations.h"
 
 #include "ggml-metal-device.h"
 
@@ -19,6 +20,13 @@ bool kvtuner_metal_has_attention(ggml_metal_device_t device, const ggml_tensor *
 
 // whether a kernel of ours would do it, and the device's compiler refuses it
 bool kvtuner_metal_lacks_attention(ggml_metal_device_t device, const ggml_tensor * node);
+
+// whether a kernel of ours does it, which can also do the rotations around it
+bool kvtuner_metal_attends(const ggml_tensor * node);
+
+// does such a node
+void kvtuner_metal_attend(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const ggml_tensor * node,
+                          const kvtuner::rotations & around = {});
 
 // Does a node, or makes the copies for it. What is left to upstream: nothing (null), the node, or that over copies,
 // which is put into `dense`.
