@@ -1,12 +1,15 @@
-// Which steps of a graph kernels of ours do together on Metal: the writes of keys and values.
+// Which steps of a graph kernels of ours do together on Metal: the writes of keys and values, and attention with the
+// rotations of queries before it and of its output behind it.
 #pragma once
 
+#include "kvtuner-rotations.h"
 #include "kvtuner-writes.h"
 
 #include "ggml-metal-common.h"
 #include "ggml-metal-device.h"
 
 #include <unordered_map>
+#include <unordered_set>
 
 struct ggml_cgraph;
 struct ggml_tensor;
@@ -23,6 +26,14 @@ public:
              const ggml_tensor * node) const;
 
 private:
+    void find_rotations(const ggml_cgraph & part);
+    void write(ggml_metal_library_t library, ggml_metal_encoder_t encoder, ggml_mem_ranges_t ranges,
+               const kvtuner_write & write, const ggml_tensor * first) const;
+    void attend(ggml_metal_library_t library, ggml_metal_encoder_t encoder, ggml_mem_ranges_t ranges,
+                const ggml_tensor * node, const kvtuner::rotations & around) const;
+
     kvtuner_writes writes;
     std::unordered_map<const ggml_tensor *, int> places;  // of nodes in that part of the graph; empty without a write
+    std::unordered_map<const ggml_tensor *, kvtuner::rotations> attentions;
+    std::unordered_set<const ggml_tensor *> rotated;  // what these attentions do
 };
