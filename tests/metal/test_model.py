@@ -47,10 +47,10 @@ class Run:
     kernels: frozenset[str]
 
 
-def run(model: Path, plan: Path | str, folder: Path, *options: str, on_device: bool) -> Run:
+def run(model: Path, plan: Path | str, folder: Path, *options: str, on_device: bool, **variables: str) -> Run:
     made = folder / "logits.npy"
     command = [sys.executable, "-m", "tests.metal.decode_model", model, made, "--plan", plan, "--text", TEXT]
-    more = environment(LIBRARIES.resolve(), "forward") | {"KVTUNER_METAL_SHOW": "1"} if on_device else {}
+    more = environment(LIBRARIES.resolve(), "forward") | {"KVTUNER_METAL_SHOW": "1"} | variables if on_device else {}
     where = ["--weights-on-host", *(["--device"] if on_device else []), *options]
     done = subprocess.run(
         [*map(str, command), *where], cwd=ROOT, env=os.environ | more, capture_output=True, text=True, check=False
@@ -73,6 +73,8 @@ def test_a_tiny_model_with_a_plan(tmp_path: Path) -> None:
     emulated = run(model, plan, tmp_path, on_device=True)
     assert {"kvtuner_write", "kvtuner_attention"} <= emulated.kernels
     assert difference(on_cpu, emulated) < 0.1 * difference(plain, on_cpu)
+    in_parts = run(model, plan, tmp_path, on_device=True, KVTUNER_METAL_NODES="7")
+    assert np.array_equal(in_parts.logits, emulated.logits)
 
 
 def test_a_plan_that_the_compiler_refuses_is_refused_at_load(tmp_path: Path) -> None:
