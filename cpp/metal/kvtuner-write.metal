@@ -6,13 +6,14 @@
 
 #define KVTUNER_EACH (KVTUNER_N / 32)  // values of a lane
 
-// Walsh-Hadamard transform, value 32 i + lane in x[i]
+// Walsh-Hadamard transform, value 32 i + lane in x[i], to the bit as upstream's kernel_fwht, or kernel_fwht_tg
 inline void kvtuner_transform(thread float * x, ushort lane) {
     for (ushort h = 1; h < 32; h *= 2) {
         FOR_UNROLL (int i = 0; i < KVTUNER_EACH; ++i) {
             const float mine = x[i];
             const float other = simd_shuffle_xor(mine, h);
-            x[i] = (lane & h) == 0 ? mine + other : other - mine;
+            const float sum = KVTUNER_N < GGML_METAL_FWHT_TG_MIN_N ? other - mine + 2 * mine : other + mine;
+            x[i] = (lane & h) == 0 ? sum : other - mine;
         }
     }
     FOR_UNROLL (int step = 1; step < KVTUNER_EACH; step *= 2) {

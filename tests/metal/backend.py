@@ -67,7 +67,7 @@ def build_backend(libraries: Path) -> Path:
 def embed_texts(made: Path) -> None:
     """Writes the texts of our kernels as the build does."""
     cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or "cmake"
-    values = [f"-DUPSTREAM={UPSTREAM}", f"-DOUT={made}"]
+    values = [f"-DKVTUNER_METAL_UPSTREAM={UPSTREAM}", f"-DKVTUNER_METAL_OUT={made}"]
     subprocess.run([cmake, *values, "-P", str(OURS / "embed.cmake")], check=True)
 
 

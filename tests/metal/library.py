@@ -42,6 +42,8 @@ KERNELS = [
 ]  # fmt: skip
 # of kernels that are not upstream's: those read words of four bytes at places that are even
 UNDEFINED = ["-fsanitize=undefined,float-cast-overflow", "-fno-sanitize=function,vptr"]
+if os.environ.get("KVTUNER_METAL_UNDEFINED"):  # a program ends where behaviour is undefined
+    KERNELS += ["-fsanitize=undefined", "-fsanitize-trap=undefined"]
 PLACE = re.compile(r"\{\+(0x[0-9a-f]+)\}")
 
 

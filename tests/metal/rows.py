@@ -18,6 +18,8 @@ from tests.metal.structs import our_arguments
 CELLS = 32
 BLOCKS = 3  # of positions, each with its center
 SIMDGROUPS = 4
+LANES = 32
+LONG = 512  # values that upstream transforms by another kernel
 PLAIN = {"f32": "float", "f16": "half", "bf16": "bfloat"}
 
 
@@ -115,7 +117,7 @@ class Write:
         buffers = [args, self.rows, self.cells, cache, self.factors, center, self.blocks, self.cells, exact]
         groups = -(-case.tokens * pieces // SIMDGROUPS)
         library = write_library(case.kind, case.piece)
-        Device(library, rules).run("kvtuner_write", buffers, [cache, exact], (groups, 1, 1), (32, SIMDGROUPS, 1))
+        Device(library, rules).run("kvtuner_write", buffers, [cache, exact], (groups, 1, 1), (LANES, SIMDGROUPS, 1))
         return cache, exact
 
 
@@ -153,12 +155,14 @@ def _library() -> ctypes.CDLL:
 
 
 def _rotated(x: np.ndarray, n: int) -> np.ndarray:
-    """Walsh-Hadamard transform of ``n`` values at a time."""
+    """Walsh-Hadamard transform of ``n`` values at a time, as upstream's Metal kernels round."""
     made = x.reshape(-1, n).copy()
     step = 1
     while step < n:
         pairs = made.reshape(-1, n // (2 * step), 2, step)
-        made = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], 2).reshape(-1, n)
+        low, high = pairs[:, :, 0], pairs[:, :, 1]
+        total = high - low + 2 * low if step < LANES and n < LONG else low + high
+        made = np.stack([total, low - high], 2).reshape(-1, n)
         step *= 2
     return made.reshape(x.shape)
 

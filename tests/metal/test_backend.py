@@ -52,6 +52,19 @@ def test_writes(program: Path, order: str) -> None:
     assert passed(program, order, "SET_ROWS", cases) >= 12
 
 
+ROWS = {
+    "SET_ROWS": (r"type_src=f32,type_dst=q[23]_nl,.*ne=.(192|256),.*r=[12],v=0", 8),
+    "GET_ROWS": (r"type=(iq4_nl|q[23]_nl),.*be1=1,", 12),
+    "CPY": (r"type_src=(f32,type_dst=(iq4_nl|q[23]_nl)|(iq4_nl|q[23]_nl),type_dst=f32),", 12),
+}
+
+
+@pytest.mark.parametrize("operation", ROWS)
+def test_rows_that_upstreams_kernels_do_not_know(program: Path, operation: str) -> None:
+    cases, least = ROWS[operation]
+    assert passed(program, "reverse", operation, cases) >= least
+
+
 def test_what_is_supported_is_upstreams_own_word() -> None:
     text = supported_operations()
     assert text.startswith("static bool ggml_metal_supports_mul_mat_op(")
