@@ -74,6 +74,12 @@ struct kvtuner_place {
     int head;
 };
 
+// mine + other as upstream's kernel_fwht, and from some length on kernel_fwht_tg, round it
+template <typename T>
+static inline T kvtuner_sum(T mine, T other, int n) {
+    return n < GGML_METAL_FWHT_TG_MIN_N ? other - mine + 2.0f * mine : other + mine;
+}
+
 // Walsh-Hadamard transform, orthonormal, of n values at a time of the row that lanes have, a power of two from 4 on; 0:
 // none.
 template <short QUADS>
@@ -81,15 +87,18 @@ static inline void kvtuner_rotate(thread float4 * x, int n, kvtuner_lane lane) {
     if (n == 0) {
         return;
     }
+    const float scale = 1.0f / sqrt((float)n);
     FOR_UNROLL (short i = 0; i < QUADS; ++i) {
-        const float4 v = x[i];
-        const float a = v[0] + v[1], b = v[0] - v[1], c = v[2] + v[3], d = v[2] - v[3];
-        x[i] = float4(a + c, b + d, a - c, b - d) * rsqrt((float)n);
+        const float4 v = x[i] * scale;
+        const float a = kvtuner_sum(v[0], v[1], n), b = v[0] - v[1];
+        const float c = kvtuner_sum(v[2], v[3], n), d = v[2] - v[3];
+        x[i] = float4(kvtuner_sum(a, c, n), kvtuner_sum(b, d, n), a - c, b - d);
     }
     for (short step = 1; step < LANES && 4 * step < n; step *= 2) {
+        const int as = 4 * step < N_SIMDWIDTH ? n : GGML_METAL_FWHT_TG_MIN_N;
         FOR_UNROLL (short i = 0; i < QUADS; ++i) {
             const float4 other = simd_shuffle_xor(x[i], (ushort)step);
-            x[i] = (lane.all & step) != 0 ? other - x[i] : x[i] + other;
+            x[i] = (lane.all & step) != 0 ? other - x[i] : kvtuner_sum(x[i], other, as);
         }
     }
     FOR_UNROLL (short step = 1; step < QUADS; step *= 2) {
