@@ -42,8 +42,6 @@ KERNELS = [
 ]  # fmt: skip
 # of kernels that are not upstream's: those read words of four bytes at places that are even
 UNDEFINED = ["-fsanitize=undefined,float-cast-overflow", "-fno-sanitize=function,vptr"]
-if os.environ.get("KVTUNER_METAL_UNDEFINED"):  # a program ends where behaviour is undefined
-    KERNELS += ["-fsanitize=undefined", "-fsanitize-trap=undefined"]
 PLACE = re.compile(r"\{\+(0x[0-9a-f]+)\}")
 
 
@@ -67,7 +65,7 @@ def build(
     """
     sources = {path: path.read_bytes() for path in _sources(file, includes)}
     more = [f"-D{name}={value}" for name, value in sorted((defines or {}).items())]
-    more += UNDEFINED if file.parent in (*OURS, HERE / "kernels") else []
+    more += [] if file.is_relative_to(UPSTREAM) else UNDEFINED
     parts = [repr((KERNELS, RUNTIME, file.name, sorted(kernels), more)).encode(), _version()]
     digest = hashlib.sha256(
         b"\0".join([*parts, *(p.name.encode() + b"\0" + t for p, t in sources.items())])
