@@ -16,7 +16,8 @@ typedef struct {
     int32_t has_factors;
     int32_t has_center;   // f32, one for all rows
     int32_t has_centers;  // f16, that of the block of positions of each row
-    int32_t has_exact;    // rows are stored as halves, too
+    int32_t has_exact;    // rows are stored beside the cache, too
+    int32_t exact_is_of_values;
     uint64_t exact_stride;
 } kvtuner_metal_write_args;
 

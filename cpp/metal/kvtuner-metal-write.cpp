@@ -16,17 +16,13 @@ constexpr int PLAIN = 32;  // values that a simdgroup takes where nothing is rot
 constexpr int LONGEST = 512;   // rotation
 constexpr int SIMDGROUPS = 4;  // of a threadgroup
 
-// where rows go, and where they go as halves, or null; of two stores of halves either may be either
+// where rows go: to the cache and beside it, or null; either may be either
 struct targets {
     const ggml_tensor *cache, *exact;
 };
 
 targets targets_of(const kvtuner_write & write) {
-    if (write.stores.size() < 2) {
-        return { write.stores[0], nullptr };
-    }
-    const bool is_first = write.stores[0]->type == GGML_TYPE_F16;
-    return { write.stores[is_first ? 1 : 0], write.stores[is_first ? 0 : 1] };
+    return { write.stores[0], write.stores.size() < 2 ? nullptr : write.stores[1] };
 }
 
 // the values of a row that a simdgroup takes
@@ -34,14 +30,21 @@ int64_t piece_of(const kvtuner_write & write) {
     return write.rotation ? write.rotation : std::max<int64_t>(PLAIN, ggml_blck_size(targets_of(write).cache->type));
 }
 
+// whether rows can go there in pieces of so many values
+bool can_store(const ggml_tensor * target, int64_t piece) {
+    return kvtuner_metal_name(target->type) && piece % ggml_blck_size(target->type) == 0 && target->ne[0] % piece == 0;
+}
+
 bool is_rotation(int64_t n) {
     return n == 64 || n == 128 || n == 256 || n == LONGEST;
 }
 
-ggml_metal_pipeline_with_params pipeline_of(ggml_metal_device_t device, ggml_type type, int64_t piece) {
-    return kvtuner_metal_pipeline(
-            device, "kvtuner-write.metal", "kvtuner_write",
-            { { "KVTUNER_TO", kvtuner_metal_name(type) }, { "KVTUNER_N", std::to_string(piece) } });
+ggml_metal_pipeline_with_params pipeline_of(ggml_metal_device_t device, ggml_type type, ggml_type exact,
+                                            int64_t piece) {
+    return kvtuner_metal_pipeline(device, "kvtuner-write.metal", "kvtuner_write",
+                                  { { "KVTUNER_TO", kvtuner_metal_name(type) },
+                                    { "KVTUNER_EXACT", kvtuner_metal_name(exact) },
+                                    { "KVTUNER_N", std::to_string(piece) } });
 }
 
 kvtuner_metal_write_args args_of(const kvtuner_write & write) {
@@ -66,6 +69,7 @@ kvtuner_metal_write_args args_of(const kvtuner_write & write) {
     args.has_center = write.center && !write.blocks;
     args.has_centers = write.center && write.blocks;
     args.has_exact = exact != nullptr;
+    args.exact_is_of_values = exact && kvtuner_is_of_values(exact);
     args.exact_stride = exact ? exact->nb[1] : 0;
     return args;
 }
@@ -77,9 +81,8 @@ bool kvtuner_metal_can_write(const kvtuner_write & write) {
     const int64_t piece = piece_of(write);
     // upstream does a norm and its weights in one step, and a write that begins with them would be missed
     const bool is_of_norm = write.scale && write.rows->op == GGML_OP_NORM;
-    const bool is_piece = write.rotation == 0 || (is_rotation(piece) && piece % ggml_blck_size(cache->type) == 0);
-    return kvtuner_metal_name(cache->type) && is_piece && cache->ne[0] % piece == 0 && !is_of_norm &&
-           (!exact || exact->type == GGML_TYPE_F16);
+    const bool is_piece = write.rotation == 0 || is_rotation(piece);
+    return is_piece && !is_of_norm && can_store(cache, piece) && (!exact || can_store(exact, piece));
 }
 
 bool kvtuner_metal_has_write(ggml_metal_device_t device, ggml_type type, int64_t head_size) {
@@ -87,14 +90,14 @@ bool kvtuner_metal_has_write(ggml_metal_device_t device, ggml_type type, int64_t
     for (int64_t n = 64; ggml_is_quantized(type) && n <= LONGEST && head_size % n == 0; n *= 2) {
         piece = n;
     }
-    return kvtuner_metal_name(type) && pipeline_of(device, type, piece).pipeline;
+    return kvtuner_metal_name(type) && pipeline_of(device, type, GGML_TYPE_F16, piece).pipeline;
 }
 
 void kvtuner_metal_write(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const kvtuner_write & write) {
     const auto [cache, exact] = targets_of(write);
     const int64_t piece = piece_of(write);
     kvtuner_metal_write_args args = args_of(write);
-    const auto pipeline = pipeline_of(device, cache->type, piece);
+    const auto pipeline = pipeline_of(device, cache->type, exact ? exact->type : GGML_TYPE_F16, piece);
     GGML_ASSERT(pipeline.pipeline);
     const auto set = [&](const ggml_tensor * tensor, int slot) {
         ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(tensor ? tensor : write.rows), slot);

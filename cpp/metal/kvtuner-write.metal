@@ -1,6 +1,6 @@
 // The write of keys and values: scale, rotate, center, convert and store. The host defines KVTUNER_TO, what a row of
-// the cache consists of, and KVTUNER_N, the values of a row that a simdgroup takes: whole blocks, and where rows are
-// rotated those that are rotated together.
+// the cache consists of, KVTUNER_EXACT, what one beside it does, and KVTUNER_N, the values of a row that a simdgroup
+// takes: whole blocks, and where rows are rotated those that are rotated together.
 #include "kvtuner-metal-args.h"
 #include "kvtuner-metal-store.h"
 
@@ -80,7 +80,8 @@ kernel void kvtuner_write(
         }
     }
     if (args.has_exact) {
-        kvtuner_store(x, KVTUNER_EACH, false, lane, (device half *)(exact + exact_indices[row] * args.exact_stride), at);
+        device KVTUNER_EXACT * beside = (device KVTUNER_EXACT *)(exact + exact_indices[row] * args.exact_stride);
+        kvtuner_store(x, KVTUNER_EACH, args.exact_is_of_values, lane, beside, at);
     }
     device KVTUNER_TO * to = (device KVTUNER_TO *)(cache + cell * args.cache_stride[0] + i2 * args.cache_stride[1] +
                                                    i3 * args.cache_stride[2]);

@@ -27,8 +27,8 @@ PLAIN = {"f32": "float", "f16": "half", "bf16": "bfloat"}
 class Case:
     """One write of ``tokens`` rows of ``heads`` heads: ``rotation`` values are rotated together, 0 for none.
 
-    ``center`` is "", "one" for all rows or "blocks", for each block of positions another one; ``exact`` stores rows as
-    halves, too.
+    ``center`` is "", "one" for all rows or "blocks", for each block of positions another one; ``exact`` is the type
+    in which rows are stored beside the cache, too.
     """
 
     kind: str
@@ -38,7 +38,7 @@ class Case:
     rotation: int = 0
     center: str = ""
     scaled: bool = False
-    exact: bool = False
+    exact: str = ""
     of_values: bool = False
 
     @property
@@ -89,10 +89,10 @@ class Write:
         return x
 
     def run(self, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
-        """The bytes of the cache and the halves beside it, both zero before. Raises `Fault`."""
+        """The bytes of the cache and of the rows beside it, both zero before. Raises `Fault`."""
         case = self.case
         cache = np.zeros((CELLS, case.type.row_bytes(case.width)), np.uint8)
-        exact = np.zeros((CELLS, case.width), np.float16)
+        exact = np.zeros((CELLS, CACHE_TYPES[case.exact or "f16"].row_bytes(case.width)), np.uint8)
         center = self.centers[0].astype(np.float32) if case.center == "one" else self.centers
         pieces = case.width // case.piece
         args = our_arguments(
@@ -111,18 +111,19 @@ class Write:
             has_factors=case.scaled,
             has_center=case.center == "one",
             has_centers=case.center == "blocks",
-            has_exact=case.exact,
-            exact_stride=2 * case.width,
+            has_exact=bool(case.exact),
+            exact_is_of_values=case.of_values,
+            exact_stride=exact.shape[1],
         )
         buffers = [args, self.rows, self.cells, cache, self.factors, center, self.blocks, self.cells, exact]
         groups = -(-case.tokens * pieces // SIMDGROUPS)
-        library = write_library(case.kind, case.piece)
+        library = write_library(case.kind, case.exact or "f16", case.piece)
         Device(library, rules).run("kvtuner_write", buffers, [cache, exact], (groups, 1, 1), (LANES, SIMDGROUPS, 1))
         return cache, exact
 
 
-def write_library(kind: str, piece: int) -> Path:
-    defines = {"KVTUNER_TO": metal_name(kind), "KVTUNER_N": str(piece)}
+def write_library(kind: str, exact: str, piece: int) -> Path:
+    defines = {"KVTUNER_TO": metal_name(kind), "KVTUNER_EXACT": metal_name(exact), "KVTUNER_N": piece}
     return build(OURS[0] / "kvtuner-write.metal", ["kvtuner_write"], defines=defines)
 
 
