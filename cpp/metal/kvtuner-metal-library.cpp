@@ -3,21 +3,32 @@
 #include "ggml-backend-impl.h"
 
 #include <mutex>
-#include <utility>
+#include <tuple>
 
 namespace {
 
-// of a text on a device; null where it does not compile there. Kept until the program ends, as devices are.
-ggml_metal_library_t library_of(ggml_metal_device_t device, const std::string & source) {
+struct library_key {
+    ggml_metal_device_t device;
+    std::string file;
+    kvtuner_metal_defines defines;
+
+    bool operator<(const library_key & other) const {
+        return std::tie(device, file, defines) < std::tie(other.device, other.file, other.defines);
+    }
+};
+
+// Null where it does not compile there. Kept until the program ends, as devices are. Nodes ask for it each time that
+// they run, so that texts are made once.
+ggml_metal_library_t library_of(const library_key & key) {
     static std::mutex lock;
-    static auto & made = *new std::map<std::pair<ggml_metal_device_t, std::string>, ggml_metal_library_t>();
+    static auto & made = *new std::map<library_key, ggml_metal_library_t>();
     const std::lock_guard<std::mutex> locked(lock);
-    const auto key = std::make_pair(device, source);
     const auto found = made.find(key);
     if (found != made.end()) {
         return found->second;
     }
-    return made[key] = ggml_metal_library_init_from_source(device, source.c_str(), /*verbose =*/true);
+    const std::string source = kvtuner_metal_source(key.file, key.defines);
+    return made[key] = ggml_metal_library_init_from_source(key.device, source.c_str(), /*verbose =*/true);
 }
 
 }  // namespace
@@ -26,11 +37,11 @@ ggml_metal_pipeline_with_params kvtuner_metal_pipeline(ggml_metal_device_t devic
                                                        const std::string & kernel,
                                                        const kvtuner_metal_defines & defines, ggml_metal_cv_t constants,
                                                        const std::string & name) {
-    kvtuner_metal_defines all = defines;
+    library_key key = { device, file, defines };
     if (ggml_metal_device_get_props(device)->has_bfloat) {
-        all["GGML_METAL_HAS_BF16"] = "1";
+        key.defines["GGML_METAL_HAS_BF16"] = "1";
     }
-    ggml_metal_library_t library = library_of(device, kvtuner_metal_source(file, all));
+    ggml_metal_library_t library = library_of(key);
     if (!library) {
         return {};
     }
