@@ -12,7 +12,7 @@ STOCK   := build/stock$(OTHER)
 CPP     := $(foreach end,h c cpp cu cuh,$(wildcard cpp/*.$(end) cpp/*/*.$(end) cpp/*/*/*.$(end))) $(wildcard tools/*.cpp) \
 	$(foreach end,h cpp,$(wildcard tests/metal/*/*.$(end)))
 
-.PHONY: help setup build stock browser demo docs docs-pages test test-quick test-large test-upstream test-sanitize test-arm test-avx2 test-variants fuzz soak lint format clean
+.PHONY: help setup build stock browser demo docs docs-pages test test-quick test-large test-upstream test-sanitize test-arm test-avx2 test-variants test-metal fuzz soak lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -69,10 +69,10 @@ build/cpu-haswell/kvtuner-count-instructions: $(NATIVE) | .venv/.package
 test: build stock browser $(COUNTER) ## all tests that need neither a GPU nor a large model
 	$(BIN)/ruff check kvtuner_gguf tools tests
 	$(BIN)/ty check --no-progress
-	$(BIN)/python -m pytest -m "not large and not gpu and not variants"
+	$(BIN)/python -m pytest -m "not large and not gpu and not variants and not metal_all"
 
 test-quick: build $(COUNTER) ## the tests that need no model
-	$(BIN)/python -m pytest -m "not large and not gpu and not model and not variants" -q
+	$(BIN)/python -m pytest -m "not large and not gpu and not model and not variants and not metal_all" -q
 
 test-large: build stock ## the tests on the 1.5B model, about 1.1 GB to fetch
 	$(BIN)/python -m pytest -m large
@@ -131,6 +131,9 @@ test-avx2: build ## the same on x86 without AVX-512
 test-variants: ## each CPU variant that runs here, in the build of all of them, which it leaves installed
 	$(MAKE) build CPU=all
 	$(BIN)/python -m pytest -m variants
+
+test-metal: build ## all cases of our Metal kernels on the emulator, about an hour; needs clang++-19
+	$(BIN)/python -m pytest tests/metal
 
 soak: build ## load a server with a mixed plan, compare its answers with those of each request alone
 	$(BIN)/python tools/soak_server.py

@@ -16,6 +16,8 @@ kvtuner_files(KVTUNER_CUDA cuda cuda-write.cu cuda-rows.cu cuda-attention.cu cud
 kvtuner_files(KVTUNER_NVIDIA cuda
     cuda-plan.cpp cuda-attend-64-64.cu cuda-attend-96-96.cu cuda-attend-128-128.cu cuda-attend-192-128.cu
     cuda-attend-256-256.cu cuda-attend-512-512.cu)
+kvtuner_files(KVTUNER_METAL metal
+    metal-attention.cpp metal-dense.cpp metal-library.cpp metal-rows.cpp metal-source.cpp metal-steps.cpp metal-write.cpp)
 set(KVTUNER_LLAMA "${KVTUNER_SOURCE}/vendor/llama.cpp")
 
 target_sources(llama PRIVATE ${KVTUNER_PLAN} ${KVTUNER_RUNTIME})
@@ -56,4 +58,13 @@ if(TARGET ggml-hip)
         set(KVTUNER_HIP_LANGUAGE CXX)
     endif()
     set_source_files_properties(${KVTUNER_CUDA} TARGET_DIRECTORY ggml-hip PROPERTIES LANGUAGE ${KVTUNER_HIP_LANGUAGE})
+endif()
+if(TARGET ggml-metal)
+    set(KVTUNER_METAL_UPSTREAM "${KVTUNER_LLAMA}/ggml/src")
+    set(KVTUNER_METAL_OUT "${CMAKE_BINARY_DIR}/metal/kvtuner-metal-texts.inc")
+    include(cpp/metal/embed.cmake)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${KVTUNER_METAL_TEXTS})
+    target_sources(ggml-metal PRIVATE ${KVTUNER_GRAPH} ${KVTUNER_METAL})
+    target_include_directories(ggml-metal PRIVATE
+        cpp/format cpp/graph cpp/device cpp/metal "${KVTUNER_METAL_UPSTREAM}/ggml-metal" "${CMAKE_BINARY_DIR}/metal")
 endif()

@@ -5,6 +5,7 @@
 #include "kvtuner-mark.h"
 
 using namespace kvtuner::cuda;
+using kvtuner::rotations;
 
 namespace {
 

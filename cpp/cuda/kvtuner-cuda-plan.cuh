@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kvtuner-cuda-launch.cuh"
+#include "kvtuner-rotations.h"
 
 #include <optional>
 
@@ -17,14 +18,6 @@ struct attention_plan {
     attention_args args;
     attention_launch launch;
     int64_t n_columns;  // of a stream, of all heads
-};
-
-// What is rotated before and after a node, and where the rotated rows go. Null: the node's own query and output.
-struct rotations {
-    const ggml_tensor * q = nullptr;  // queries before a rotation, [values, heads, tokens]
-    int64_t q_length = 0;
-    const ggml_tensor * out = nullptr;
-    int64_t out_length = 0;
 };
 
 // None: the kernels do not take this node.

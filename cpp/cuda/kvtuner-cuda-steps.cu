@@ -2,13 +2,13 @@
 
 #include "ggml-impl.h"
 #include "kvtuner-mark.h"
-#include "kvtuner-write-steps.h"
 
 #include <algorithm>
 #include <cstdlib>
 
-using kvtuner::cuda::overlaps;
-using kvtuner::cuda::rotations;
+using kvtuner::overlaps;
+using kvtuner::places;
+using kvtuner::rotations;
 
 namespace {
 
@@ -19,62 +19,6 @@ static bool is_off() {
     }();
     return value;
 }
-
-static bool is_view(const ggml_tensor * node) {
-    return node->op == GGML_OP_RESHAPE || node->op == GGML_OP_VIEW || node->op == GGML_OP_PERMUTE;
-}
-
-// of values that others read in rows of `size`, as the kernels do it
-static bool is_rotation(const ggml_tensor * node, int64_t size) {
-    return kvtuner::takes_rotation(node, size) && node->ne[0] >= 4;
-}
-
-// a graph and where its nodes are
-struct places {
-    const ggml_cgraph & graph;
-    kvtuner::positions at;
-
-    explicit places(const ggml_cgraph & graph) : graph(graph) {
-        for (int i = 0; i < graph.n_nodes; ++i) {
-            at[graph.nodes[i]] = i;
-        }
-    }
-
-    bool has_one_reader(const ggml_tensor * node) const {
-        const auto found = at.find(node);
-        return found != at.end() && ggml_node_get_use_count(&graph, found->second) == 1 &&
-               (node->flags & GGML_TENSOR_FLAG_OUTPUT) == 0;
-    }
-
-    // the rotation that made the queries of a node for it alone, or null
-    const ggml_tensor * rotation_before(const ggml_tensor * node) const {
-        const ggml_tensor * q = node->src[0];
-        while (is_view(q) && has_one_reader(q)) {
-            q = q->src[0];
-        }
-        const bool is_one = is_rotation(q, node->src[0]->ne[0]) && has_one_reader(q) && q->data == node->src[0]->data;
-        return is_one ? q : nullptr;
-    }
-
-    // the rotation that alone reads the output of node i, or null
-    const ggml_tensor * rotation_behind(int i) const {
-        const ggml_tensor * last = graph.nodes[i];
-        const int64_t size = last->ne[0];
-        for (int k = i + 1; k < graph.n_nodes && has_one_reader(last); ++k) {
-            const ggml_tensor * next = graph.nodes[k];
-            if (is_rotation(next, size) && next->src[1] == last) {
-                return next;
-            }
-            if (!ggml_op_is_empty(next->op)) {
-                return nullptr;
-            }
-            if (is_view(next) && next->src[0] == last && ggml_is_contiguous(next)) {
-                last = next;
-            }
-        }
-        return nullptr;
-    }
-};
 
 }  // namespace
 

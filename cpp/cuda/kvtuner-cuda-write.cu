@@ -11,6 +11,7 @@
 #include <algorithm>
 
 using namespace kvtuner::cuda;
+using kvtuner::overlaps;
 using kvtuner::side;
 
 namespace {

@@ -1,6 +1,7 @@
 // The write of new keys and values in one launch, bit for bit what its steps would store.
 #pragma once
 
+#include "kvtuner-rotations.h"
 #include "kvtuner-writes.h"
 
 #include "ggml.h"
@@ -9,16 +10,6 @@
 #include <unordered_map>
 
 struct ggml_backend_cuda_context;
-
-namespace kvtuner::cuda {
-
-// in memory
-inline bool overlaps(const ggml_tensor * a, const ggml_tensor * b) {
-    const char *first = (const char *)a->data, *second = (const char *)b->data;
-    return first < second + ggml_nbytes(b) && second < first + ggml_nbytes(a);
-}
-
-}  // namespace kvtuner::cuda
 
 class kvtuner_cuda_writes {
 public:

@@ -7,3 +7,9 @@
 
 // whether a device attends a marked FLASH_ATTN_EXT node of few queries without a copy of its cache in f16
 typedef bool (*kvtuner_attention_is_fast_t)(ggml_backend_dev_t device, const struct ggml_tensor * node);
+
+#define KVTUNER_HAS_KERNELS "kvtuner_has_kernels"
+
+// of back ends that compile kernels when they are asked for: whether a device has those that write and attend the
+// caches of a marked FLASH_ATTN_EXT node, or its compiler refuses one
+typedef bool (*kvtuner_has_kernels_t)(ggml_backend_dev_t device, const struct ggml_tensor * node);

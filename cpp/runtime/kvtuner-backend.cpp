@@ -48,11 +48,15 @@ bool runs_attention(ggml_backend_dev_t device, const kvtuner_attention_layer & l
     return ggml_backend_dev_supports_op(device, attention_probe(layer, type_k, type_v).node);
 }
 
-// of back ends that attend caches of a plan by kernels of ours; null for others
-auto * attention_is_fast(ggml_backend_dev_t device) {
+// what a back end tells of its kernels by this name; null for those that have none of ours
+template <typename FUNCTION>
+FUNCTION told_by(ggml_backend_dev_t device, const char * name) {
     ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(device);
-    return reg ? (kvtuner_attention_is_fast_t)ggml_backend_reg_get_proc_address(reg, KVTUNER_ATTENTION_IS_FAST)
-               : nullptr;
+    return reg ? (FUNCTION)ggml_backend_reg_get_proc_address(reg, name) : nullptr;
+}
+
+auto * attention_is_fast(ggml_backend_dev_t device) {
+    return told_by<kvtuner_attention_is_fast_t>(device, KVTUNER_ATTENTION_IS_FAST);
 }
 
 // whether all devices behind this one attend the layer by kernels of ours
@@ -135,6 +139,16 @@ std::vector<ggml_backend_dev_t> kvtuner_simple_devices(ggml_backend_dev_t device
 
 bool kvtuner_reads_beside(ggml_backend_dev_t device) {
     return device && (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU || attention_is_fast(device));
+}
+
+bool kvtuner_has_kernels(ggml_backend_dev_t device, const kvtuner_attention_layer & layer) {
+    const auto has = told_by<kvtuner_has_kernels_t>(device, KVTUNER_HAS_KERNELS);
+    if (!has) {
+        return true;
+    }
+    const attention_probe probe(layer, layer.type_k, layer.type_v);
+    kvtuner_mark(probe.node);
+    return has(device, probe.node);
 }
 
 bool kvtuner_can_write(ggml_backend_dev_t device, ggml_type type, int64_t row_size) {

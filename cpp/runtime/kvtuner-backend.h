@@ -30,6 +30,10 @@ std::vector<ggml_backend_dev_t> kvtuner_simple_devices(ggml_backend_dev_t device
 // Whether a device can write rows of row_size values into a cache of this type; where it cannot, no context works.
 bool kvtuner_can_write(ggml_backend_dev_t device, ggml_type type, int64_t row_size);
 
+// Whether a device has the kernels of a layer: false where it compiles them when they are asked for and cannot. Kernels
+// that no back end has leave the work to others.
+bool kvtuner_has_kernels(ggml_backend_dev_t device, const kvtuner_attention_layer & layer);
+
 // Whether attention on a device reads what a plan has beside a cache: exact rows, centers of blocks of positions.
 bool kvtuner_reads_beside(ggml_backend_dev_t device);
 

@@ -2,6 +2,7 @@
 
 #include "kvtuner-backend.h"
 #include "kvtuner-cache-only.h"
+#include "kvtuner-layers.h"
 #include "kvtuner-model.h"
 
 #include "llama-arch.h"
@@ -71,6 +72,27 @@ std::string device_problem(const llama_model & model, uint32_t il, ggml_type typ
     };
     const std::string of_k = problem("K", type_k, model.hparams.n_embd_k_gqa(il));
     return of_k.empty() ? problem("V", type_v, model.hparams.n_embd_v_gqa(il)) : of_k;
+}
+
+// why the device of layer il cannot run the types of a plan; empty where it can, or leaves them to others
+std::string kernel_problem(const llama_model & model, uint32_t il, ggml_type type_k, ggml_type type_v) {
+    const llama_hparams & hparams = model.hparams;
+    ggml_backend_dev_t layer_device = hparams.is_mla() ? nullptr : model.dev_layer(il);
+    if (!layer_device) {
+        return "";
+    }
+    const kvtuner_attention_layer layer = {
+        il,    hparams.n_embd_head_k(il), hparams.n_embd_head_v(il), hparams.n_head(il), hparams.n_head_kv(il), type_k,
+        type_v
+    };
+    for (ggml_backend_dev_t device : kvtuner_simple_devices(layer_device)) {
+        if (!kvtuner_has_kernels(device, layer)) {
+            return "layer " + std::to_string(il) + ": the compiler of " + ggml_backend_dev_name(device) +
+                   " refuses the kernels of " + kvtuner_pair_name(type_k, type_v) +
+                   ": use other types there, --no-kv-offload, or --kv-config none";
+        }
+    }
+    return "";
 }
 
 std::string centering_problem(const llama_model & model, const kvtuner_plan & plan, uint32_t il) {
@@ -160,6 +182,7 @@ std::string kvtuner_device_problem(const llama_model & model, const llama_contex
     if (!params.offload_kqv) {
         return "";
     }
+    const bool has_plan = kvtuner_selected(model).plan != nullptr;
     for (uint32_t il = 0; il < model.hparams.n_layer_all; ++il) {
         if (!has_cache(model, il)) {
             continue;
@@ -169,6 +192,10 @@ std::string kvtuner_device_problem(const llama_model & model, const llama_contex
         const std::string found = device_problem(model, il, type_k, type_v);
         if (!found.empty()) {
             return found;
+        }
+        const std::string of_kernels = has_plan ? kernel_problem(model, il, type_k, type_v) : "";
+        if (!of_kernels.empty()) {
+            return of_kernels;
         }
     }
     return "";

@@ -1,5 +1,6 @@
 // The CPU back end for programs that call its functions: a build of all variants loads it at run time, so that nothing
-// can be linked with. GGML_BACKEND_PATH names the variant; without it the best one is taken.
+// can be linked with. GGML_BACKEND_PATH names the variant; without it, or where it names another back end, the best one
+// is taken.
 #pragma once
 
 #include "ggml-backend.h"
@@ -9,12 +10,14 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 inline ggml_backend_reg_t cpu_registry() {
     static const ggml_backend_reg_t registry = [] {
         const char * path = getenv("GGML_BACKEND_PATH");
-        if (path) {
-            return ggml_backend_load(path);
+        ggml_backend_reg_t named = path ? ggml_backend_load(path) : nullptr;
+        if (named && strcmp(ggml_backend_reg_name(named), "CPU") == 0) {
+            return named;
         }
         ggml_backend_load_all();
         return ggml_backend_reg_by_name("CPU");

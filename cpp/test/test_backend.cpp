@@ -26,9 +26,16 @@ static bool is_fast(ggml_backend_dev_t, const ggml_tensor * node) {
     return kvtuner_is_marked(node) && node->src[1]->type != GGML_TYPE_IQ4_NL;
 }
 
+static bool compiles(ggml_backend_dev_t, const ggml_tensor * node) {
+    return kvtuner_is_marked(node) && node->src[2]->type != GGML_TYPE_Q4_0;
+}
+
 static void * proc_address(ggml_backend_reg_t, const char * name) {
     if (has_kernels && strcmp(name, KVTUNER_ATTENTION_IS_FAST) == 0) {
         return (void *)is_fast;
+    }
+    if (has_kernels && strcmp(name, KVTUNER_HAS_KERNELS) == 0) {
+        return (void *)compiles;
     }
     return strcmp(name, "ggml_backend_get_features") == 0 ? (void *)features : nullptr;
 }
@@ -106,7 +113,11 @@ int main() {
 
     device.iface.get_type = device_type;
     expect("beside a cache, without kernels of ours", kvtuner_reads_beside(&device) ? "read" : "not", "not");
+    expect("a back end that compiles nothing later", kvtuner_has_kernels(&device, layers[0]) ? "all" : "not all",
+           "all");
     has_kernels = true;
+    expect("kernels that a compiler refuses", kvtuner_has_kernels(&device, layers[0]) ? "all" : "not all", "not all");
+    expect("kernels that it takes", kvtuner_has_kernels(&device, layers[4]) ? "all" : "not all", "all");
     expect("beside a cache", kvtuner_reads_beside(&device) ? "read" : "not", "read");
     expect("kernels of ours", kvtuner_slow_layers(&device, { layers[0], layer(7, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL) }),
            "");

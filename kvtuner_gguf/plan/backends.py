@@ -55,7 +55,7 @@ DEFAULT_BACKEND = "cpu"
 BACKENDS = {
     "cpu": Backend((*OF_BASE, "q3_nl", "q2_nl"), mixed=True),
     "cuda": Backend(("f16", "q8_0", "q5_0", "q4_0", "iq4_nl", "q3_nl", "q2_nl"), mixed=True),
-    "metal": Backend(("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"), mixed=False),
+    "metal": Backend((*OF_BASE, "q3_nl", "q2_nl"), mixed=True),
     "vulkan": Backend(OF_BASE, mixed=True),
     "portable": Backend(("f16", "q8_0", "q4_0"), mixed=False),
 }

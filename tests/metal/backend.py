@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.metal.library import CACHE, COMMON, HERE, UPSTREAM, build, compiler, run_compiler
+from tests.metal.library import CACHE, COMMON, HERE, ROOT, UPSTREAM, build, compiler, run_compiler
 from tests.metal.source import host_names
 
 METAL = UPSTREAM / "ggml-metal"
+CPP = ROOT / "cpp"
+OURS = CPP / "metal"
 HOST = (
     "ggml-metal",
     "ggml-metal-device",
@@ -37,23 +41,34 @@ def supported_operations() -> str:
 def build_backend(libraries: Path) -> Path:
     """The back end, for ``GGML_BACKEND_PATH``; ``libraries`` is the folder of libggml-base."""
     own = sorted((HERE / "backend").iterdir())
-    sources = [*own, HERE / "emulator" / "dispatch.h", *(METAL / f"{name}.cpp" for name in HOST), *METAL.glob("*.[hm]")]
+    ours = sorted(path for name in ("metal", "graph", "format") for path in (CPP / name).iterdir())
+    upstream = [*(METAL / f"{name}.cpp" for name in HOST), *METAL.glob("*.[hm]")]
+    sources = [*own, HERE / "emulator" / "dispatch.h", *upstream, *ours]
     parts = [repr((COMMON, DEFINES, str(libraries), compiler())).encode(), *(path.read_bytes() for path in sources)]
     made = CACHE / f"backend-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}"
     library = made / "libggml-metal-emulated.so"
     if not library.exists():
         made.mkdir(parents=True, exist_ok=True)
         (made / "supports_op.inc").write_text(supported_operations())
-        includes = [made, HERE / "emulator", METAL, UPSTREAM, UPSTREAM.parent / "include"]
+        embed_texts(made / "kvtuner-metal-texts.inc")
+        folders = [CPP / name for name in ("metal", "graph", "format", "device")]
+        includes = [made, HERE / "emulator", *folders, METAL, UPSTREAM, UPSTREAM.parent / "include"]
         options = [*COMMON, "-O1", "-w", "-include", "memory", *(f"-I{path}" for path in includes)]
         options += [f"-D{define}" for define in DEFINES + TEXTS]
-        files = [path for path in sources if path.suffix == ".cpp"]
+        files = [path for path in sources if path.suffix == ".cpp" and path.parent != CPP / "format"]
         with ThreadPoolExecutor(2) as pool:
             objects = list(pool.map(lambda path: _compile(path, options, made), files))
         link = ["-shared", *objects, f"-L{libraries}", "-lggml-base", f"-Wl,-rpath,{libraries}", "-ldl"]
         run_compiler([*link, "-o", f"{library}.tmp"])
         Path(f"{library}.tmp").rename(library)
     return library
+
+
+def embed_texts(made: Path) -> None:
+    """Writes the texts of our kernels as the build does."""
+    cmake = shutil.which("cmake", path=str(Path(sys.executable).parent)) or "cmake"
+    values = [f"-DKVTUNER_METAL_UPSTREAM={UPSTREAM}", f"-DKVTUNER_METAL_OUT={made}"]
+    subprocess.run([cmake, *values, "-P", str(OURS / "embed.cmake")], check=True)
 
 
 def _compile(path: Path, options: list[str], folder: Path) -> str:
@@ -67,13 +82,17 @@ def environment(libraries: Path, order: str) -> dict[str, str]:
     return {
         "GGML_BACKEND_PATH": str(build_backend(libraries)),
         "KVTUNER_METAL_COMPILE": f"{sys.executable} -m tests.metal.backend",
+        "KVTUNER_METAL_TEXTS": str(CACHE / "texts"),
         "KVTUNER_METAL_ORDER": order,
         "LLAMA_TEST_FA_VEC_DISABLE": "1",  # test-backend-ops' cases of long caches take hours here
     }
 
 
-def main(kernel: str) -> None:
-    """Compiles ``kernel`` and prints where its library is."""
+def main(kernel: str, text: Path | None = None) -> None:
+    """Compiles ``kernel``, of a ``text`` that includes nothing or of upstream's, and prints where its library is."""
+    if text:
+        print(build(text, [kernel]))
+        return
     for path in sorted((METAL / "kernels").glob("*.metal")):
         if kernel in host_names(path.read_text()):
             print(build(path, [kernel]))
@@ -82,4 +101,4 @@ def main(kernel: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(Path, sys.argv[2:3]))

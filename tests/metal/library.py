@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TREE = Path(os.environ.get("KVTUNER_METAL_TREE", ROOT / "build" / "src"))
 UPSTREAM = TREE / "vendor" / "llama.cpp" / "ggml" / "src"
+OURS = (ROOT / "cpp" / "metal", ROOT / "cpp" / "format")
 CACHE = Path(os.environ.get("KVTUNER_METAL_BUILD", ROOT / "build" / "metal-emulator"))
 # where the first is not installed, the second is: a wheel with clang in it
 CLANG, WHEEL = "clang++-19", "ziglang"
@@ -39,6 +40,8 @@ KERNELS = [
     "-mllvm", "-tsan-instrument-read-before-write", "-mllvm", "-tsan-instrument-func-entry-exit=0",
     "-Xclang", "-ffloat16-excess-precision=none",
 ]  # fmt: skip
+# of kernels that are not upstream's: those read words of four bytes at places that are even
+UNDEFINED = ["-fsanitize=undefined,float-cast-overflow", "-fno-sanitize=function,vptr"]
 PLACE = re.compile(r"\{\+(0x[0-9a-f]+)\}")
 
 
@@ -52,13 +55,18 @@ def compiler() -> list[str] | None:
     return None
 
 
-def build(file: Path, kernels: Collection[str], includes: Path = UPSTREAM) -> Path:
-    """A library with the ``kernels`` of the Metal ``file`` by their host names, which includes files of ``includes``.
+def build(
+    file: Path, kernels: Collection[str], includes: Path = UPSTREAM, defines: Mapping[str, str | int] | None = None
+) -> Path:
+    """A library with the ``kernels`` of the Metal ``file`` by their host names, which includes files of ``includes``
+    and of ours; ``defines`` are macros that its host gives it.
 
     Raises `RuntimeError` with the compiler's words where they do not compile.
     """
     sources = {path: path.read_bytes() for path in _sources(file, includes)}
-    parts = [repr((KERNELS, RUNTIME, file.name, sorted(kernels))).encode(), _version()]
+    more = [f"-D{name}={value}" for name, value in sorted((defines or {}).items())]
+    more += [] if file.is_relative_to(UPSTREAM) else UNDEFINED
+    parts = [repr((KERNELS, RUNTIME, file.name, sorted(kernels), more)).encode(), _version()]
     digest = hashlib.sha256(
         b"\0".join([*parts, *(p.name.encode() + b"\0" + t for p, t in sources.items())])
     ).hexdigest()
@@ -66,7 +74,7 @@ def build(file: Path, kernels: Collection[str], includes: Path = UPSTREAM) -> Pa
     if not made.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            _compile(file, kernels, includes, Path(folder), made)
+            _compile(file, kernels, includes, more, Path(folder), made)
     return made
 
 
@@ -76,7 +84,8 @@ def locate(library: Path, message: str) -> str:
 
 
 def _sources(file: Path, includes: Path) -> list[Path]:
-    kernels = [path for folder in (file.parent, includes / "ggml-metal" / "kernels") for path in _metal_files(folder)]
+    folders = (file.parent, includes / "ggml-metal" / "kernels", *OURS)
+    kernels = [path for folder in folders for path in _metal_files(folder)]
     headers = [includes / "ggml-common.h", includes / "ggml-metal" / "ggml-metal-impl.h"]
     own = [path for folder in ("shim", "emulator") for path in sorted((HERE / folder).iterdir())]
     used = [path for path in kernels if path == file or path.suffix == ".h" or path.stem.endswith("_common")]
@@ -92,13 +101,14 @@ def _version() -> bytes:
     return subprocess.run([*(compiler() or []), "--version"], capture_output=True, check=True).stdout
 
 
-def _compile(file: Path, kernels: Collection[str], includes: Path, folder: Path, made: Path) -> None:
+def _compile(file: Path, kernels: Collection[str], includes: Path, more: list[str], folder: Path, made: Path) -> None:
     for path in _metal_files(file.parent):
         (folder / path.name).write_text(translate(path.read_text(), path.name, kernels))
-    paths = [f"-I{path}" for path in (folder, HERE / "shim", HERE / "emulator", includes / "ggml-metal", includes)]
+    upstream = (includes / "ggml-metal" / "kernels", includes / "ggml-metal", includes)
+    paths = [f"-I{path}" for path in (folder, HERE / "shim", HERE / "emulator", *OURS, *upstream)]
     main = folder / "kernels.o"
     include = ["-include", str(HERE / "shim" / "metal_stdlib")]
-    run_compiler([*KERNELS, *paths, *include, "-x", "c++", "-c", str(folder / file.name), "-o", str(main)])
+    run_compiler([*KERNELS, *more, *paths, *include, "-x", "c++", "-c", str(folder / file.name), "-o", str(main)])
     own = [str(path) for path in sorted((HERE / "emulator").glob("*.cpp"))]
     unfinished = folder / made.name
     run_compiler([*RUNTIME, "-shared", str(main), *own, "-ldl", "-o", str(unfinished)])

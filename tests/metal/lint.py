@@ -103,6 +103,8 @@ def _arrays(code: str, names: frozenset[str]) -> Iterator[tuple[int, str]]:
     known = names | frozenset(name for pair in CONSTANT.findall(code) for name in pair) | _template_parameters(code)
     bytes_used = 0
     for match in ARRAY.finditer(code):
+        if match[1] == "return":
+            continue
         sizes = re.findall(r"\[([^\]]+)\]", match[3])
         for name in (name for size in sizes for name in CONSTANT_NAME.findall(size)):
             if name not in known and not name.isupper() and not name.startswith(("sizeof", "QK")):

@@ -30,8 +30,14 @@ def translate(text: str, name: str, wanted: Collection[str]) -> str:
     for number, line in enumerate(translated, 1):
         if ANNOTATION.search(line.split("//")[0]):
             raise Untranslated(f"{name}:{number}: {line.strip()}")
-    plain = [match[1] for line in lines if (match := PLAIN_KERNEL.match(line)) and match[1] in wanted]
+    plain = [kernel for kernel in _plain_kernels(lines) if kernel in wanted]
     return "\n".join([f'#line 1 "{name}"', *translated, *(f'EMULATE("{kernel}", {kernel})' for kernel in plain), ""])
+
+
+def _plain_kernels(lines: list[str]) -> list[str]:
+    """Those that are no templates."""
+    found = [(PLAIN_KERNEL.match(line), lines[i - 1] if i else "") for i, line in enumerate(lines)]
+    return [match[1] for match, before in found if match and not before.rstrip().endswith(">")]
 
 
 def _line(line: str, before: str, wanted: Collection[str]) -> str:
@@ -51,8 +57,7 @@ def _line(line: str, before: str, wanted: Collection[str]) -> str:
 def host_names(text: str) -> list[str]:
     """The kernels of a Metal file by the names under which a host asks for them."""
     lines = text.split("\n")
-    plain = [match[1] for line in lines if (match := PLAIN_KERNEL.match(line))]
-    return plain + [match[1] for line in lines if (match := INSTANTIATION.match(line))]
+    return _plain_kernels(lines) + [match[1] for line in lines if (match := INSTANTIATION.match(line))]
 
 
 def barrier_lines(path: Path, kind: str) -> list[int]:

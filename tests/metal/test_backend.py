@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from build_folders import installed_folder
 
 from kvtuner_gguf.server.llama_server import find_tool
 from tests.metal.backend import environment, supported_operations
@@ -50,6 +51,31 @@ def test_attention(program: Path, kind: str, rows: int, order: str) -> None:
 def test_writes(program: Path, order: str) -> None:
     cases = r"type_src=f32,type_dst=(f16|q8_0|q4_0),type_idx=i64,ne=.(96|33),.*r=[12]"
     assert passed(program, order, "SET_ROWS", cases) >= 12
+
+
+ROWS = {
+    "SET_ROWS": (r"type_src=f32,type_dst=q[23]_nl,.*ne=.(192|256),.*r=[12],v=0", 8),
+    "GET_ROWS": (r"type=(iq4_nl|q[23]_nl),.*be1=1,", 12),
+    "CPY": (r"type_src=(f32,type_dst=(iq4_nl|q[23]_nl)|(iq4_nl|q[23]_nl),type_dst=f32),", 12),
+}
+
+
+@pytest.mark.parametrize("operation", ROWS)
+def test_rows_that_upstreams_kernels_do_not_know(program: Path, operation: str) -> None:
+    cases, least = ROWS[operation]
+    assert passed(program, "reverse", operation, cases) >= least
+
+
+@pytest.mark.metal_all
+@pytest.mark.parametrize(("order", "seed"), [("forward", 1), ("reverse", 2), ("random", 3)])
+def test_attention_of_a_plan(program: Path, order: str, seed: int) -> None:
+    """All pairs, exact rows, centers, streams, few queries and many, against a plain loop in float64."""
+    of_devices = installed_folder() / "kvtuner-test-gpu-attention"
+    variables = os.environ | environment(program.resolve().parent, order)
+    command = [of_devices, "MTL0", "1", str(seed), "small"]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=1200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ", 0 not supported, 0 failures" in done.stdout
 
 
 def test_what_is_supported_is_upstreams_own_word() -> None:

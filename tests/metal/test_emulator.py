@@ -60,6 +60,8 @@ def test_memory_that_a_kernel_declares_is_one_for_all_lanes(faults: Path, rules:
         ("kernel_sum_for_some", 0, "divergence: lane 0 at simd_sum, line .*, lane 16 at simd_max"),
         ("kernel_same_place", 0, "race: write of what another lane writes at faults.metal:"),
         ("kernel_shuffle_from_nobody", 0, "shuffle from a lane that does not exist"),
+        ("kernel_overflow", 0, "undefined: add_overflow at faults.metal:"),
+        ("kernel_misaligned", 0, "undefined: type_mismatch_v1 at faults.metal:"),
         ("kernel_write_an_input", 128, "write to an input at faults.metal:"),
     ],
 )

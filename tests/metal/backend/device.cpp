@@ -6,8 +6,10 @@
 #include "ggml-metal-fusion.h"
 #include "ggml-metal-impl.h"
 #include "ggml-metal-ops.h"
+#include "kvtuner-metal.h"
 
 #include <cstdio>
+#include <cstdlib>
 
 static constexpr size_t device_memory = size_t(8) << 30;
 
@@ -42,7 +44,7 @@ ggml_metal_device_t ggml_metal_device_init(int device, int) {
     props.gpu_family = 9;
     props.op_offload_min_batch_size = 32;
     dev->library = ggml_metal_library_init(dev);
-    dev->fusions = ggml_metal_fusion_info_init(false, 0);
+    dev->fusions = ggml_metal_fusion_info_init(!getenv("GGML_METAL_FUSION_DISABLE"), 0);
     return dev;
 }
 void ggml_metal_device_free(ggml_metal_device_t dev) {

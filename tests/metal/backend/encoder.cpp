@@ -4,6 +4,8 @@
 #include "ggml-impl.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 
 #include "kernels.h"
 
@@ -18,6 +20,7 @@ struct ggml_metal_pipeline {
 struct ggml_metal_library {
     ggml_metal_device_t device;
     ggml_metal_pipelines_t pipelines;
+    std::string text;  // the file that it is compiled from; empty for upstream's
 };
 struct ggml_metal_encoder {
     ggml_metal_pipeline_t pipeline;
@@ -54,10 +57,15 @@ int ggml_metal_pipeline_max_theads_per_threadgroup(ggml_metal_pipeline_with_para
 }
 
 ggml_metal_library_t ggml_metal_library_init(ggml_metal_device_t dev) {
-    return new ggml_metal_library{ dev, ggml_metal_pipelines_init() };
+    return new ggml_metal_library{ dev, ggml_metal_pipelines_init(), "" };
 }
-ggml_metal_library_t ggml_metal_library_init_from_source(ggml_metal_device_t, const char *, bool) {
-    return nullptr;
+// as a compiler would that refuses texts with the words in KVTUNER_METAL_REFUSE
+ggml_metal_library_t ggml_metal_library_init_from_source(ggml_metal_device_t dev, const char * source, bool) {
+    const char * refused = getenv("KVTUNER_METAL_REFUSE");
+    if (refused && strstr(source, refused)) {
+        return nullptr;
+    }
+    return new ggml_metal_library{ dev, ggml_metal_pipelines_init(), metal_text(source) };
 }
 void ggml_metal_library_free(ggml_metal_library_t lib) {
     ggml_metal_pipelines_free(lib->pipelines);
@@ -75,7 +83,7 @@ ggml_metal_pipeline_with_params ggml_metal_library_compile_pipeline(ggml_metal_l
                                                                     const char * name, ggml_metal_cv_t cv) {
     ggml_metal_pipeline_with_params result = ggml_metal_library_get_pipeline(lib, name);
     if (!result.pipeline) {
-        MetalKernel * kernel = metal_kernel(base, cv ? cv->values : std::map<int, long>());
+        MetalKernel * kernel = metal_kernel(lib->text, base, cv ? cv->values : std::map<int, long>());
         if (kernel) {
             result.pipeline = new ggml_metal_pipeline{ kernel };
             ggml_metal_pipelines_add(lib->pipelines, name, result.pipeline);

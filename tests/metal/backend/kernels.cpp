@@ -3,16 +3,31 @@
 #include <cstdio>
 #include <cstdlib>
 #include <dlfcn.h>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <unistd.h>
 
 template <class Function>
 static void find(void * handle, const char * name, Function *& function) {
     function = reinterpret_cast<Function *>(dlsym(handle, name));
 }
 
-// the path that `tests.metal.pipeline` prints; empty where it fails
-static std::string compiled(const std::string & name) {
+std::string metal_text(const std::string & source) {
+    namespace fs = std::filesystem;
+    const char * folder = getenv("KVTUNER_METAL_TEXTS");
+    const fs::path path = fs::path(folder ? folder : ".") / std::to_string(std::hash<std::string>()(source));
+    const fs::path unfinished = path / ("text." + std::to_string(getpid()));
+    fs::create_directories(path);
+    std::ofstream(unfinished) << source;
+    fs::rename(unfinished, path / "kvtuner.metal");
+    return path / "kvtuner.metal";
+}
+
+// the path that `tests.metal.backend` prints; empty where it fails
+static std::string compiled(const std::string & text, const std::string & name) {
     const char * command = getenv("KVTUNER_METAL_COMPILE");
-    FILE * pipe = popen((std::string(command ? command : "false") + " " + name).c_str(), "r");
+    FILE * pipe = popen((std::string(command ? command : "false") + " " + name + " " + text).c_str(), "r");
     char path[4096] = "";
     if (!pipe || !fgets(path, sizeof path, pipe)) {
         path[0] = '\0';
@@ -21,19 +36,19 @@ static std::string compiled(const std::string & name) {
     return done ? std::string(path).substr(0, std::string(path).find('\n')) : "";
 }
 
-static const MetalKernel::Library * load(const std::string & name) {
+static const MetalKernel::Library * load(const std::string & text, const std::string & name) {
     static std::map<std::string, MetalKernel::Library> by_name;
-    const auto found = by_name.find(name);
+    const auto found = by_name.find(text + " " + name);
     if (found != by_name.end()) {
         return &found->second;
     }
-    const std::string path = compiled(name);
+    const std::string path = compiled(text, name);
     void * handle = path.empty() ? nullptr : dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!handle) {
-        fprintf(stderr, "no kernel %s\n", name.c_str());
+        fprintf(stderr, "no kernel %s: %s\n", name.c_str(), path.empty() ? "it does not compile" : dlerror());
         return nullptr;
     }
-    MetalKernel::Library & library = by_name[name];
+    MetalKernel::Library & library = by_name[text + " " + name];
     find(handle, "emulator_clear", library.clear);
     find(handle, "emulator_allocate", library.allocate);
     find(handle, "emulator_set_constant", library.set_constant);
@@ -42,8 +57,8 @@ static const MetalKernel::Library * load(const std::string & name) {
     return &library;
 }
 
-MetalKernel * metal_kernel(const std::string & name, const std::map<int, long> & constants) {
-    const MetalKernel::Library * library = load(name);
+MetalKernel * metal_kernel(const std::string & text, const std::string & name, const std::map<int, long> & constants) {
+    const MetalKernel::Library * library = load(text, name);
     const int pointers = library ? library->pointers(name.c_str()) : -1;
     return pointers < 0 ? nullptr : new MetalKernel{ name, constants, (unsigned)pointers, library };
 }
@@ -60,6 +75,9 @@ static emulator::Rules rules() {
 void MetalKernel::dispatch(const std::vector<void *> & buffers, const std::vector<size_t> & threadgroup_bytes,
                            emulator::Position grid, emulator::Position threads) const {
     static const int threadgroup_memory = 2;
+    if (getenv("KVTUNER_METAL_SHOW")) {
+        fprintf(stderr, "run %s\n", name.c_str());
+    }
     library->clear();
     for (const auto & [id, value] : constants) {
         library->set_constant(id, value);

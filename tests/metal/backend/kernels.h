@@ -25,5 +25,8 @@ struct MetalKernel {
     const Library * library;
 };
 
-// nullptr where there is none of that name
-MetalKernel * metal_kernel(const std::string & name, const std::map<int, long> & constants);
+// a file with these words, the same for the same ones
+std::string metal_text(const std::string & source);
+
+// of a text, or of upstream's where that is empty; nullptr where there is none of that name
+MetalKernel * metal_kernel(const std::string & text, const std::string & name, const std::map<int, long> & constants);

@@ -119,3 +119,16 @@ kernel void kernel_write_an_input(
     values[index] = 1.0f;
     result[index] = 1.0f;
 }
+
+kernel void kernel_overflow(
+        device       float * result,
+        ushort index[[thread_index_in_threadgroup]]) {
+    result[index] = (float) (0x7ffffff0 + index);
+}
+
+kernel void kernel_misaligned(
+        device       float * result,
+        ushort index[[thread_index_in_threadgroup]]) {
+    device char * bytes = (device char *) result;
+    *(device short *) (bytes + 2*index + index%2) = 1;
+}

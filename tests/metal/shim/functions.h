@@ -24,6 +24,9 @@ namespace metal {
     FUNCTION(exp, __builtin_expf(x))           \
     FUNCTION(exp2, __builtin_exp2f(x))         \
     FUNCTION(log, __builtin_logf(x))           \
+    FUNCTION(log2, __builtin_log2f(x))         \
+    FUNCTION(sin, __builtin_sinf(x))           \
+    FUNCTION(cos, __builtin_cosf(x))           \
     FUNCTION(sqrt, __builtin_sqrtf(x))         \
     FUNCTION(rsqrt, 1.0f / __builtin_sqrtf(x)) \
     FUNCTION(tanh, __builtin_tanhf(x))
@@ -41,6 +44,10 @@ FUNCTIONS
 #undef FUNCTIONS
 #undef FUNCTION
 
+// a number without f is a float in Metal
+inline float floor(double x) {
+    return __builtin_floorf((float)x);
+}
 inline int abs(int x) {
     return x < 0 ? -x : x;
 }
@@ -83,6 +90,18 @@ inline float min(float a, float b) {
 }
 inline float clamp(float x, float a, float b) {
     return min(max(x, a), b);
+}
+
+inline float fmax(float a, float b) {
+    return max(a, b);
+}
+template <class T, int N>
+vec<T, N> fmax(const vec<T, N> & a, const vec<T, N> & b) {
+    vec<T, N> result;
+    for (int i = 0; i < N; i++) {
+        result.v[i] = max(a.v[i], b.v[i]);
+    }
+    return result;
 }
 
 template <class T>

@@ -21,6 +21,15 @@ using ulong = unsigned long;
 using half = _Float16;
 using bfloat = __bf16;
 
+// lanes run one at a time: what other lanes do at the same place is no race
+struct atomic_int {
+    int value;
+};
+enum memory_order { memory_order_relaxed };
+inline int atomic_fetch_add_explicit(atomic_int * to, int value, memory_order) {
+    return __atomic_fetch_add(&to->value, value, __ATOMIC_RELAXED);
+}
+
 constexpr half operator""h(long double value) {
     return (half)value;
 }
@@ -70,6 +79,9 @@ struct alignas(4 * sizeof(T)) storage<T, 4> {
         struct {
             T x, y, z, w;
         };
+        struct {
+            storage<T, 2> xy, zw;
+        };
     };
 };
 
@@ -80,6 +92,8 @@ template <class T, int N>
 struct vec : storage<T, N> {
     using storage<T, N>::v;
     vec() = default;
+    vec(const storage<T, N> & part) : storage<T, N>(part) {
+    }
     template <class S, class = if_scalar<S>>
     vec(S value) {
         for (int i = 0; i < N; i++) {
@@ -143,6 +157,9 @@ VECTOR_OPERATOR(*)
 VECTOR_OPERATOR(/)
 VECTOR_OPERATOR(&)
 VECTOR_OPERATOR(|)
+VECTOR_OPERATOR(^)
+VECTOR_OPERATOR(<<)
+VECTOR_OPERATOR(>>)
 #undef VECTOR_OPERATOR
 
 // four values without the alignment of a vector

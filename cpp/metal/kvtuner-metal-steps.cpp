@@ -1,0 +1,151 @@
+#include "kvtuner-metal-steps.h"
+
+#include "kvtuner-metal-attention.h"
+#include "kvtuner-metal-write.h"
+
+#include "ggml-backend.h"
+#include "ggml-impl.h"
+
+#include <algorithm>
+
+namespace {
+
+// what a write touches, by nodes that do, and by values that it does not make, which only makes it wait
+std::vector<const ggml_tensor *> touched(const kvtuner_write & write, const ggml_tensor * first) {
+    std::vector<const ggml_tensor *> nodes = { first };
+    nodes.insert(nodes.end(), write.stores.begin(), write.stores.end());
+    return nodes;
+}
+
+ggml_cgraph part_of(const ggml_cgraph & graph, int first, int end) {
+    ggml_cgraph part = graph;
+    part.nodes += first;
+    part.n_nodes = end - first;
+    return part;
+}
+
+void wait(ggml_metal_encoder_t encoder, ggml_mem_ranges_t ranges) {
+    ggml_metal_encoder_memory_barrier(encoder);
+    ggml_mem_ranges_reset(ranges);
+}
+
+// what a node writes to, with what it has behind its result, and what another lies on
+bool writes_to(const ggml_tensor * node, const ggml_tensor * other) {
+    const ggml_tensor * storage = node->view_src ? node->view_src : node;
+    const char *first = (const char *)node->data, *second = (const char *)other->data;
+    const size_t n = ggml_backend_buffer_get_alloc_size(storage->buffer, node);
+    return first < second + ggml_nbytes(other) && second < first + n;
+}
+
+bool reads(const ggml_tensor * node, const ggml_tensor * other) {
+    return std::any_of(node->src, node->src + GGML_MAX_SRC,
+                       [&](const ggml_tensor * source) { return source && kvtuner::overlaps(source, other); });
+}
+
+// the nodes of one encoder wait for others here, until `do_it` has encoded what these stand for
+template <typename DO>
+void in_order(ggml_metal_encoder_t encoder, ggml_mem_ranges_t ranges, const std::vector<const ggml_tensor *> & nodes,
+              const DO & do_it) {
+    const auto is_apart = [&](const ggml_tensor * one) { return ggml_mem_ranges_check(ranges, one); };
+    if (ranges && !std::all_of(nodes.begin(), nodes.end(), is_apart)) {
+        wait(encoder, ranges);
+    }
+    do_it();
+    for (const ggml_tensor * one : nodes) {
+        if (ranges && !ggml_mem_ranges_add(ranges, one)) {
+            wait(encoder, ranges);
+        }
+    }
+}
+
+}  // namespace
+
+kvtuner_metal_steps::kvtuner_metal_steps(const ggml_cgraph & graph, int first, int end, bool is_off)
+    : writes(part_of(graph, first, end), is_off ? [](const kvtuner_write &) { return false; } : kvtuner_metal_can_write,
+             /*with_scale =*/true) {
+    for (int i = first; writes.unless_none() && i < end; ++i) {
+        places[graph.nodes[i]] = i - first;
+    }
+    if (!is_off) {
+        find_rotations(part_of(graph, first, end));
+    }
+}
+
+void kvtuner_metal_steps::find_rotations(const ggml_cgraph & part) {
+    if (std::none_of(part.nodes, part.nodes + part.n_nodes, kvtuner_metal_attends)) {
+        return;
+    }
+    const kvtuner::places in(part);
+    const auto is_kept = [&](const ggml_tensor * values, int first, int last) {
+        for (int i = first + 1; i < last; ++i) {
+            const ggml_tensor * node = part.nodes[i];
+            if (!ggml_op_is_empty(node->op) && !writes.covers(i) && writes_to(node, values)) {
+                return false;
+            }
+        }
+        return true;
+    };
+    for (int i = 0; i < part.n_nodes; ++i) {
+        const ggml_tensor * node = part.nodes[i];
+        if (!kvtuner_metal_attends(node)) {
+            continue;
+        }
+        kvtuner::rotations around;
+        const ggml_tensor *before = in.rotation_before(node), *behind = in.rotation_behind(i);
+        if (before && is_kept(before->src[1], in.at.at(before), i) && !writes_to(node, before->src[1])) {
+            around.q = before->src[1];
+            around.q_length = before->ne[0];
+        }
+        // rows of the result may be stored before all has been read
+        if (behind && !reads(node, behind) && !(around.q && kvtuner::overlaps(around.q, behind))) {
+            around.out = behind;
+            around.out_length = behind->ne[0];
+        }
+        if (around.q || around.out) {
+            attentions[node] = around;
+            rotated.insert({ around.q ? before : nullptr, around.out });
+        }
+    }
+}
+
+void kvtuner_metal_steps::write(ggml_metal_library_t library, ggml_metal_encoder_t encoder, ggml_mem_ranges_t ranges,
+                                const kvtuner_write & write, const ggml_tensor * first) const {
+    in_order(encoder, ranges, touched(write, first),
+             [&] { kvtuner_metal_write(ggml_metal_library_get_device(library), encoder, write); });
+}
+
+void kvtuner_metal_steps::attend(ggml_metal_library_t library, ggml_metal_encoder_t encoder, ggml_mem_ranges_t ranges,
+                                 const ggml_tensor * node, const kvtuner::rotations & around) const {
+    // parts of the result lie where the node has its own
+    std::vector<const ggml_tensor *> nodes = { node };
+    ggml_tensor unrotated = *node;
+    if (around.q) {
+        unrotated.src[0] = const_cast<ggml_tensor *>(around.q);
+        nodes.push_back(&unrotated);
+    }
+    if (around.out) {
+        nodes.push_back(around.out);
+    }
+    in_order(encoder, ranges, nodes,
+             [&] { kvtuner_metal_attend(ggml_metal_library_get_device(library), encoder, node, around); });
+}
+
+bool kvtuner_metal_steps::run(ggml_metal_library_t library, ggml_metal_encoder_t encoder, ggml_mem_ranges_t ranges,
+                              const ggml_tensor * node) const {
+    if (rotated.count(node)) {
+        return true;
+    }
+    const auto attention = attentions.find(node);
+    if (attention != attentions.end()) {
+        attend(library, encoder, ranges, node, attention->second);
+        return true;
+    }
+    const auto found = places.find(node);
+    if (found == places.end() || !writes.covers(found->second)) {
+        return false;
+    }
+    if (const kvtuner_write * first = writes.starting_with(found->second)) {
+        write(library, encoder, ranges, *first, node);
+    }
+    return true;
+}
