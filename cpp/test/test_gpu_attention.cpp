@@ -1,6 +1,6 @@
 // Attention over marked caches on a device against a plain loop in float64: every pair of types that a plan can choose
 // and the head sizes with kernels, shared KV heads, streams, masks, ALiBi, caps, sinks, keys less of centers, exact
-// rows; one query and many. Writes the worst error of each count of queries; with KVTUNER_SHOW set, each case before it
+// rows; one query and many; some with rotations around them, as caches of a plan are read. Writes the worst error of each count of queries; with KVTUNER_SHOW set, each case before it
 // runs.
 //
 //   kvtuner-test-gpu-attention [DEVICE] [CASES OF A PAIR AND SIZE] [SEED] [small]
@@ -10,6 +10,7 @@
 #include "attention_expected.h"
 #include "device_node.h"
 #include "kvtuner-formats.h"
+#include "rotated_case.h"
 
 #include <map>
 
@@ -76,15 +77,23 @@ struct tally {
             return;
         }
         const std::vector<float> got = node.run();
+        check(c, got, "", random);
+        n_failed += memcmp(got.data(), node.run().data(), got.size() * sizeof(float)) != 0;
+        if (random() % 4 == 0 || (s.type_k == GGML_TYPE_F16 && s.type_v == GGML_TYPE_F16)) {
+            const rotated_case around(c);
+            check(c, around.before_rotation(device_node(backend, around.out).run()), "rotated ", random);
+        }
+    }
+
+private:
+    void check(const attention_case & c, const std::vector<float> & got, const char * how, std::mt19937 & random) {
         const double error = error_of(c, got, random);
         ++n_cases;
-        worst[s.n_query] = std::max(worst[s.n_query], error);
+        worst[c.s.n_query] = std::max(worst[c.s.n_query], error);
         if (!(error <= USUAL_ERROR)) {
-            printf("%s error %.2e: %s\n", error <= MOST_ERROR ? "note" : "FAIL", error, s.text().c_str());
+            printf("%s error %.2e: %s%s\n", error <= MOST_ERROR ? "note" : "FAIL", error, how, c.s.text().c_str());
         }
-        if (!(error <= MOST_ERROR) || memcmp(got.data(), node.run().data(), got.size() * sizeof(float)) != 0) {
-            ++n_failed;
-        }
+        n_failed += !(error <= MOST_ERROR);
     }
 };
 
