@@ -1,4 +1,5 @@
-// A case of attention whose queries are rotated before the node, and its output behind it, as caches of a plan are read.
+// A case of attention whose queries are rotated before the node, and its output behind it, as caches of a plan are
+// read.
 #pragma once
 
 #include "attention_case.h"

@@ -1,7 +1,7 @@
 // Attention over marked caches on a device against a plain loop in float64: every pair of types that a plan can choose
 // and the head sizes with kernels, shared KV heads, streams, masks, ALiBi, caps, sinks, keys less of centers, exact
-// rows; one query and many; some with rotations around them, as caches of a plan are read. Writes the worst error of each count of queries; with KVTUNER_SHOW set, each case before it
-// runs.
+// rows; one query and many; some with rotations around them, as caches of a plan are read. Writes the worst error of
+// each count of queries; with KVTUNER_SHOW set, each case before it runs.
 //
 //   kvtuner-test-gpu-attention [DEVICE] [CASES OF A PAIR AND SIZE] [SEED] [small]
 //
