@@ -49,7 +49,7 @@ def check(case: Case, rules: Rules) -> None:
 
 
 def assert_same_blocks(rows: np.ndarray, wanted: np.ndarray, kind: str) -> None:
-    """In every byte; a scale of iq4_nl, which is added up in another order than on the CPU, may have another last bit."""
+    """In every byte; a scale of iq4_nl, added up in another order than on the CPU, may have another last bit."""
     if kind == "iq4_nl":
         blocks, expected = (x.reshape(-1, CACHE_TYPES[kind].block_bytes) for x in (rows, wanted))
         scales, others = (np.ascontiguousarray(x[:, :2]).view(np.int16).astype(int) for x in (blocks, expected))
