@@ -10,6 +10,6 @@ bool kvtuner_cuda_attention_runs(int device, const ggml_tensor * node);
 bool kvtuner_cuda_attention_is_fast(int device, const ggml_tensor * node);
 
 // Computes a FLASH_ATTN_EXT node, of a graph whose masks these are. False: nothing was done, upstream's code takes it.
-bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node,
-                            const kvtuner::rotations & around, kvtuner::cuda::joined_masks & masks);
+bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node, const kvtuner::rotations & around,
+                            kvtuner::cuda::joined_masks & masks);
 bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node);

@@ -23,6 +23,6 @@ private:
     const ggml_cgraph & graph;
     kvtuner_cuda_writes writes;
     std::unordered_map<int, kvtuner::rotations> attentions;  // by node
-    std::vector<bool> is_covered;                                  // rotations around them; empty without any
-    mutable kvtuner::cuda::joined_masks masks;                     // of the nodes that have run
+    std::vector<bool> is_covered;                            // rotations around them; empty without any
+    mutable kvtuner::cuda::joined_masks masks;               // of the nodes that have run
 };
