@@ -6,6 +6,7 @@
 #include "kvtuner-formats.h"
 
 #include <sstream>
+#include <utility>
 
 // the type of ours that is called so, or GGML_TYPE_COUNT
 inline ggml_type kvtuner_own_type(const std::string & name) {
@@ -53,6 +54,12 @@ std::vector<RUN> kvtuner_runs(const std::vector<RUN> & runs, const std::vector<s
         }
     }
     return all;
+}
+
+// Whether this is the kv_config of the call before: a cache that one has filled is of no use to another.
+inline bool kvtuner_is_as_before(const std::string & kv_config) {
+    static std::string before;
+    return std::exchange(before, kv_config) == kv_config;
 }
 
 // what a run reports of its cache

@@ -141,6 +141,11 @@ bool is_fast(const ggml_tensor * node) {
            q->nb[0] == sizeof(float) && q->nb[1] % 16 == 0 && q->nb[2] % 16 == 0 && q->nb[3] % 16 == 0;
 }
 
+// simdgroups have 32 lanes where they multiply matrices
+bool is_run(ggml_metal_device_t device, const ggml_tensor * node) {
+    return is_fast(node) && ggml_metal_device_get_props(device)->has_simdgroup_mm;
+}
+
 }  // namespace
 
 void kvtuner_metal_attend(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const ggml_tensor * node,
@@ -181,11 +186,11 @@ bool kvtuner_metal_attends(const ggml_tensor * node) {
 }
 
 bool kvtuner_metal_has_attention(ggml_metal_device_t device, const ggml_tensor * node) {
-    return is_fast(node) && pipeline_of(device, node, /*n_parts =*/1).pipeline;
+    return is_run(device, node) && pipeline_of(device, node, /*n_parts =*/1).pipeline;
 }
 
 bool kvtuner_metal_lacks_attention(ggml_metal_device_t device, const ggml_tensor * node) {
-    return is_fast(node) && !kvtuner_metal_has_attention(device, node);
+    return is_run(device, node) && !kvtuner_metal_has_attention(device, node);
 }
 
 bool kvtuner_metal_takes_attention(const ggml_tensor * node) {

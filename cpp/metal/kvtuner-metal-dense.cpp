@@ -6,6 +6,7 @@
 #include "ggml-metal-ops.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
 
 namespace {
@@ -71,7 +72,8 @@ size_t set_node(const ggml_tensor * of, kvtuner_metal_dense & dense) {
         if (is_copied(of, i)) {
             behind = GGML_PAD(behind, ALIGNMENT);
             copies[i - 1]->buffer = of->view_src ? of->view_src->buffer : of->buffer;
-            copies[i - 1]->data = (char *)of->data + ggml_nbytes(of) + behind;
+            // a node may have no memory yet
+            copies[i - 1]->data = (void *)((uintptr_t)of->data + ggml_nbytes(of) + behind);
             behind += ggml_nbytes(copies[i - 1]);
         }
     }

@@ -7,8 +7,16 @@
 #include "ggml-impl.h"
 
 #include <algorithm>
+#include <map>
+#include <mutex>
+#include <tuple>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
 
 namespace {
+
+constexpr size_t MOST_KEPT = 64;  // parts of graphs whose steps are known
 
 // what a write touches, by nodes that do, and by values that it does not make, which only makes it wait
 std::vector<const ggml_tensor *> touched(const kvtuner_write & write, const ggml_tensor * first) {
@@ -60,18 +68,29 @@ void in_order(ggml_metal_encoder_t encoder, ggml_mem_ranges_t ranges, const std:
 
 }  // namespace
 
-kvtuner_metal_steps::kvtuner_metal_steps(const ggml_cgraph & graph, int first, int end, bool is_off)
-    : writes(part_of(graph, first, end), is_off ? [](const kvtuner_write &) { return false; } : kvtuner_metal_can_write,
-             /*with_scale =*/true) {
-    for (int i = first; writes.unless_none() && i < end; ++i) {
-        places[graph.nodes[i]] = i - first;
-    }
-    if (!is_off) {
-        find_rotations(part_of(graph, first, end));
-    }
-}
+// of a part of a graph
+struct kvtuner_metal_steps::found_steps {
+    kvtuner_writes writes;
+    std::unordered_map<const ggml_tensor *, int> places;  // of its nodes; empty without a write
+    std::unordered_map<const ggml_tensor *, kvtuner::rotations> attentions;
+    std::unordered_set<const ggml_tensor *> rotated;  // what these attentions do
 
-void kvtuner_metal_steps::find_rotations(const ggml_cgraph & part) {
+    found_steps(const ggml_cgraph & part, bool is_off)
+        : writes(part, is_off ? [](const kvtuner_write &) { return false; } : kvtuner_metal_can_write,
+                 /*with_scale =*/true) {
+        for (int i = 0; writes.unless_none() && i < part.n_nodes; ++i) {
+            places[part.nodes[i]] = i;
+        }
+        if (!is_off) {
+            find_rotations(part);
+        }
+    }
+
+private:
+    void find_rotations(const ggml_cgraph & part);
+};
+
+void kvtuner_metal_steps::found_steps::find_rotations(const ggml_cgraph & part) {
     if (std::none_of(part.nodes, part.nodes + part.n_nodes, kvtuner_metal_attends)) {
         return;
     }
@@ -108,6 +127,28 @@ void kvtuner_metal_steps::find_rotations(const ggml_cgraph & part) {
     }
 }
 
+// Those of a graph that runs again and again are found once; encoders of its parts may ask at the same time.
+kvtuner_metal_steps::kvtuner_metal_steps(const ggml_cgraph & graph, int first, int end, bool is_off) {
+    static std::mutex lock;
+    static auto & kept = *new std::map<std::tuple<uint64_t, int, int, bool>, std::shared_ptr<const found_steps>>();
+    const auto find = [&] { return std::make_shared<const found_steps>(part_of(graph, first, end), is_off); };
+    if (graph.uid == 0) {
+        found = find();
+        return;
+    }
+    const std::lock_guard<std::mutex> locked(lock);
+    const std::tuple<uint64_t, int, int, bool> key(graph.uid, first, end, is_off);
+    const auto known = kept.find(key);
+    if (known != kept.end()) {
+        found = known->second;
+        return;
+    }
+    if (kept.size() >= MOST_KEPT) {
+        kept.clear();
+    }
+    found = kept[key] = find();
+}
+
 void kvtuner_metal_steps::write(ggml_metal_library_t library, ggml_metal_encoder_t encoder, ggml_mem_ranges_t ranges,
                                 const kvtuner_write & write, const ggml_tensor * first) const {
     in_order(encoder, ranges, touched(write, first),
@@ -132,19 +173,19 @@ void kvtuner_metal_steps::attend(ggml_metal_library_t library, ggml_metal_encode
 
 bool kvtuner_metal_steps::run(ggml_metal_library_t library, ggml_metal_encoder_t encoder, ggml_mem_ranges_t ranges,
                               const ggml_tensor * node) const {
-    if (rotated.count(node)) {
+    if (found->rotated.count(node)) {
         return true;
     }
-    const auto attention = attentions.find(node);
-    if (attention != attentions.end()) {
+    const auto attention = found->attentions.find(node);
+    if (attention != found->attentions.end()) {
         attend(library, encoder, ranges, node, attention->second);
         return true;
     }
-    const auto found = places.find(node);
-    if (found == places.end() || !writes.covers(found->second)) {
+    const auto place = found->places.find(node);
+    if (place == found->places.end() || !found->writes.covers(place->second)) {
         return false;
     }
-    if (const kvtuner_write * first = writes.starting_with(found->second)) {
+    if (const kvtuner_write * first = found->writes.starting_with(place->second)) {
         write(library, encoder, ranges, *first, node);
     }
     return true;

@@ -8,8 +8,7 @@
 #include "ggml-metal-common.h"
 #include "ggml-metal-device.h"
 
-#include <unordered_map>
-#include <unordered_set>
+#include <memory>
 
 struct ggml_cgraph;
 struct ggml_tensor;
@@ -26,14 +25,12 @@ public:
              const ggml_tensor * node) const;
 
 private:
-    void find_rotations(const ggml_cgraph & part);
+    struct found_steps;
+
     void write(ggml_metal_library_t library, ggml_metal_encoder_t encoder, ggml_mem_ranges_t ranges,
                const kvtuner_write & write, const ggml_tensor * first) const;
     void attend(ggml_metal_library_t library, ggml_metal_encoder_t encoder, ggml_mem_ranges_t ranges,
                 const ggml_tensor * node, const kvtuner::rotations & around) const;
 
-    kvtuner_writes writes;
-    std::unordered_map<const ggml_tensor *, int> places;  // of nodes in that part of the graph; empty without a write
-    std::unordered_map<const ggml_tensor *, kvtuner::rotations> attentions;
-    std::unordered_set<const ggml_tensor *> rotated;  // what these attentions do
+    std::shared_ptr<const found_steps> found;
 };

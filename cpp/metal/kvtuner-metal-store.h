@@ -85,14 +85,24 @@ inline void kvtuner_put(float x, ushort lane, device block_q5_1 & y) {
     kvtuner_put_fifth_bits(code, lane, y.qh);
 }
 
+// in the order of upstream's loop over both halves of a block
+inline float kvtuner_sum_of_halves(float x) {
+    const float pair = x + simd_shuffle_xor(x, 16);
+    float sum = 0.0f;
+    for (ushort j = 0; j < 16; ++j) {
+        sum += simd_shuffle(pair, j);
+    }
+    return sum;
+}
+
 inline void kvtuner_put(float x, ushort lane, device block_iq4_nl & y) {
 #pragma METAL fp math_mode(safe)
     const float d = kvtuner_largest(x, lane) / kvalues_iq4nl_f[0];
     const float id = d ? 1.0f / d : 0.0f;
     const uint code = (uint)best_index_int8(16, kvalues_iq4nl_f, x * id);
     const float level = kvalues_iq4nl_f[code];
-    const float product = simd_sum(x * x * level * x);
-    const float squares = simd_sum(x * x * level * level);
+    const float product = kvtuner_sum_of_halves(x * x * level * x);
+    const float squares = kvtuner_sum_of_halves(x * x * level * level);
     if (lane == 0) {
         y.d = (half)(squares > 0.0f ? product / squares : d);
     }

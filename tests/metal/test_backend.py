@@ -67,6 +67,14 @@ def test_rows_that_upstreams_kernels_do_not_know(program: Path, operation: str) 
 
 
 @pytest.mark.metal_all
+def test_writes_of_a_plan_store_what_their_steps_store(program: Path) -> None:
+    variables = os.environ | environment(program.resolve().parent, "forward")
+    command = [installed_folder() / "kvtuner-test-writes", "MTL0"]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, timeout=3000, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, b"0 failures"), done.stdout[-4000:]
+
+
+@pytest.mark.metal_all
 @pytest.mark.parametrize(("order", "seed"), [("forward", 1), ("reverse", 2), ("random", 3)])
 def test_attention_of_a_plan(program: Path, order: str, seed: int) -> None:
     """All pairs, exact rows, centers, streams, few queries and many, against a plain loop in float64."""

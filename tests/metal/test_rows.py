@@ -41,11 +41,21 @@ def check(case: Case, rules: Rules) -> None:
     cache, exact = write.run(rules)
     wanted = np.zeros_like(cache)
     wanted[write.cells] = stored(write.values(), case.kind, case.of_values)
-    assert np.array_equal(cache, wanted)
+    assert_same_blocks(cache, wanted, case.kind)
     beside = np.zeros_like(exact)
     if case.exact:
         beside[write.cells] = stored(write.values(), case.exact, case.of_values)
     assert np.array_equal(exact, beside)
+
+
+def assert_same_blocks(rows: np.ndarray, wanted: np.ndarray, kind: str) -> None:
+    """In every byte; a scale of iq4_nl, added up in another order than on the CPU, may have another last bit."""
+    if kind == "iq4_nl":
+        blocks, expected = (x.reshape(-1, CACHE_TYPES[kind].block_bytes) for x in (rows, wanted))
+        scales, others = (np.ascontiguousarray(x[:, :2]).view(np.int16).astype(int) for x in (blocks, expected))
+        assert np.abs(scales - others).max() <= 1
+        rows, wanted = blocks[:, 2:], expected[:, 2:]
+    assert np.array_equal(rows, wanted)
 
 
 @pytest.mark.parametrize("rules", ORDERS, ids=lambda rules: rules.order.name)

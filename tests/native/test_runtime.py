@@ -143,6 +143,13 @@ def test_the_bench_has_a_column_for_the_plan(model: Path, plan_file: Path) -> No
     assert [row["kv_bits"] for row in rows] == [16.0, pytest.approx(Plan(PAIRS).bits_per_value(), abs=1e-5)]
 
 
+def test_the_bench_fills_the_cache_of_each_plan_anew(model: Path, plan_file: Path) -> None:
+    run = ("-p", 0, "-n", 1, "-r", 2, "-d", 8, "--kv-config", f"none,{plan_file}")
+    done = tool("llama-bench", "-m", model, *run)
+    assert done.returncode == 0
+    assert "error" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "name", ["llama-server", "llama-cli", "llama-completion", "llama-perplexity", "llama-bench", "llama-batched-bench"]
 )
