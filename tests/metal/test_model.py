@@ -75,6 +75,8 @@ def test_a_tiny_model_with_a_plan(tmp_path: Path) -> None:
     assert difference(on_cpu, emulated) < 0.1 * difference(plain, on_cpu)
     in_parts = run(model, plan, tmp_path, on_device=True, KVTUNER_METAL_NODES="7")
     assert np.array_equal(in_parts.logits, emulated.logits)
+    last_first = run(model, plan, tmp_path, on_device=True, KVTUNER_METAL_LAST_FIRST="1")
+    assert np.array_equal(last_first.logits, emulated.logits)
 
 
 @pytest.mark.parametrize("refused", ["KVTUNER_TO block_q2_nl", "kernel void kvtuner_halves"])
