@@ -4,6 +4,7 @@
 #include "ggml-cuda/fattn.cuh"
 #include "kvtuner-cuda-rows-kernels.cuh"
 
+#include "ggml-impl.h"
 #include "kvtuner-cache-only.h"
 #include "kvtuner-mark.h"
 
@@ -88,13 +89,10 @@ static bool is_set_rows(const ggml_tensor * node) {
 }  // namespace
 
 bool kvtuner_cuda_supports_op(int device, const ggml_tensor * node) {
+    if (ggml_op_is_empty(node->op)) {
+        return true;
+    }
     switch (node->op) {
-        case GGML_OP_NONE:
-        case GGML_OP_RESHAPE:
-        case GGML_OP_VIEW:
-        case GGML_OP_PERMUTE:
-        case GGML_OP_TRANSPOSE:
-            return true;
         case GGML_OP_GET_ROWS:
             return node->type == GGML_TYPE_F32;
         case GGML_OP_SET_ROWS:

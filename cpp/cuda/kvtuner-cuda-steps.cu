@@ -40,13 +40,7 @@ void kvtuner_cuda_steps::find_rotations() {
     const places in(graph);
     is_covered.resize(graph.n_nodes);
     const auto is_kept = [&](const ggml_tensor * values, int first, int last) {
-        for (int i = first + 1; i < last; ++i) {
-            const ggml_tensor * node = graph.nodes[i];
-            if (!ggml_op_is_empty(node->op) && !writes.covers(i) && overlaps(node, values)) {
-                return false;
-            }
-        }
-        return true;
+        return in.is_kept(values, first, last, [&](int i) { return writes.covers(i); }, overlaps);
     };
     for (int i = 0; i < graph.n_nodes; ++i) {
         const ggml_tensor * node = graph.nodes[i];

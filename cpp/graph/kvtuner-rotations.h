@@ -66,6 +66,20 @@ struct places {
         return nullptr;
     }
 
+    // Whether values are as they were from a node up to another: none between `changes` them that is not done
+    // elsewhere.
+    template <typename ELSEWHERE, typename CHANGES>
+    bool is_kept(const ggml_tensor * values, int first, int last, const ELSEWHERE & is_elsewhere,
+                 const CHANGES & changes) const {
+        for (int i = first + 1; i < last; ++i) {
+            const ggml_tensor * node = graph.nodes[i];
+            if (!ggml_op_is_empty(node->op) && !is_elsewhere(i) && changes(node, values)) {
+                return false;
+            }
+        }
+        return true;
+    }
+
 private:
     static bool is_view(const ggml_tensor * node) {
         return node->op == GGML_OP_RESHAPE || node->op == GGML_OP_VIEW || node->op == GGML_OP_PERMUTE;

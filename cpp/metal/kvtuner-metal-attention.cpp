@@ -142,8 +142,12 @@ bool is_fast(const ggml_tensor * node) {
 }
 
 // simdgroups have 32 lanes where they multiply matrices
+bool has_lanes(ggml_metal_device_t device) {
+    return ggml_metal_device_get_props(device)->has_simdgroup_mm;
+}
+
 bool is_run(ggml_metal_device_t device, const ggml_tensor * node) {
-    return is_fast(node) && ggml_metal_device_get_props(device)->has_simdgroup_mm;
+    return is_fast(node) && has_lanes(device);
 }
 
 }  // namespace
@@ -190,7 +194,9 @@ bool kvtuner_metal_has_attention(ggml_metal_device_t device, const ggml_tensor *
 }
 
 bool kvtuner_metal_lacks_attention(ggml_metal_device_t device, const ggml_tensor * node) {
-    return is_run(device, node) && !kvtuner_metal_has_attention(device, node);
+    const bool is_copied = has_lanes(device) && kvtuner_metal_needs_copies(node) && kvtuner_metal_can_copy(node);
+    return (is_run(device, node) && !kvtuner_metal_has_attention(device, node)) ||
+           (is_copied && !kvtuner_metal_has_copies(device, node));
 }
 
 bool kvtuner_metal_takes_attention(const ggml_tensor * node) {

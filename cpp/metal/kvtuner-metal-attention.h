@@ -18,7 +18,7 @@ bool kvtuner_metal_supports_attention(const ggml_tensor * node);
 // whether a kernel of ours does it, and the device has it: false where its compiler refuses it
 bool kvtuner_metal_has_attention(ggml_metal_device_t device, const ggml_tensor * node);
 
-// whether a kernel of ours would do it, and the device's compiler refuses it
+// whether kernels of ours would do it, or for many queries make copies for it, and the device's compiler refuses one
 bool kvtuner_metal_lacks_attention(ggml_metal_device_t device, const ggml_tensor * node);
 
 // whether a kernel of ours does it, which can also do the rotations around it

@@ -94,6 +94,10 @@ ggml_metal_pipeline_with_params halves_pipeline(ggml_metal_device_t device, ggml
     return pipeline;
 }
 
+ggml_metal_pipeline_with_params masks_pipeline(ggml_metal_device_t device) {
+    return kvtuner_metal_pipeline(device, "kvtuner-dense.metal", "kvtuner_masks", {});
+}
+
 // n tokens of the copy of a side, the first of them at `to`: of the cache, or slots
 void copy_tokens(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const ggml_tensor * node, int source,
                  bool is_exact, const ggml_tensor & copy, int64_t n) {
@@ -136,8 +140,7 @@ void join_masks(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const 
     args.rows_at = std::max(0, kvtuner_metal_places_of(node).rows);
     args.cache = kvtuner_metal_strides_of(cache);
     args.exact = kvtuner_metal_strides_of(exact ? exact : cache);
-    ggml_metal_encoder_set_pipeline(encoder,
-                                    kvtuner_metal_pipeline(device, "kvtuner-dense.metal", "kvtuner_masks", {}));
+    ggml_metal_encoder_set_pipeline(encoder, masks_pipeline(device));
     ggml_metal_encoder_set_bytes(encoder, &args, sizeof(args), 0);
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(cache), 1);
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(exact ? exact : cache), 2);
@@ -164,6 +167,13 @@ bool kvtuner_metal_can_copy(const ggml_tensor * node) {
         return size[0] == node->src[1]->ne[0] && size[1] == node->src[2]->ne[0];
     };
     return kvtuner_metal_has_usual_shape(node) && std::any_of(std::begin(SIZES), std::end(SIZES), fits);
+}
+
+bool kvtuner_metal_has_copies(ggml_metal_device_t device, const ggml_tensor * node) {
+    const auto has_halves = [&](const ggml_tensor * side) {
+        return halves_pipeline(device, side->type, /*has_rows =*/false, /*has_centers =*/false).pipeline != nullptr;
+    };
+    return has_halves(node->src[1]) && has_halves(node->src[2]) && masks_pipeline(device).pipeline;
 }
 
 void kvtuner_metal_copy(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const ggml_tensor * node,

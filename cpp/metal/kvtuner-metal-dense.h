@@ -17,6 +17,9 @@ bool kvtuner_metal_needs_copies(const ggml_tensor * node);
 // whether they can read copies of it
 bool kvtuner_metal_can_copy(const ggml_tensor * node);
 
+// whether the device has the kernels that make them: false where its compiler refuses one
+bool kvtuner_metal_has_copies(ggml_metal_device_t device, const ggml_tensor * node);
+
 // makes the copies, and the node over them
 void kvtuner_metal_copy(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const ggml_tensor * node,
                         kvtuner_metal_dense & dense);

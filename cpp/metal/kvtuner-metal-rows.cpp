@@ -8,7 +8,7 @@
 #include "kvtuner-metal-write.h"
 #include "kvtuner-metal.h"
 
-#include "ggml.h"
+#include "ggml-impl.h"
 
 #include <algorithm>
 
@@ -105,13 +105,10 @@ bool kvtuner_metal_takes(const ggml_tensor * node) {
 
 bool kvtuner_metal_supports_op(const ggml_tensor * node) {
     const ggml_tensor * from = node->src[0];
+    if (ggml_op_is_empty(node->op)) {
+        return true;
+    }
     switch (node->op) {
-        case GGML_OP_NONE:
-        case GGML_OP_RESHAPE:
-        case GGML_OP_VIEW:
-        case GGML_OP_PERMUTE:
-        case GGML_OP_TRANSPOSE:
-            return true;
         case GGML_OP_FLASH_ATTN_EXT:
             return kvtuner_metal_takes_attention(node) && kvtuner_metal_supports_attention(node);
         case GGML_OP_GET_ROWS:

@@ -96,13 +96,7 @@ void kvtuner_metal_steps::found_steps::find_rotations(const ggml_cgraph & part) 
     }
     const kvtuner::places in(part);
     const auto is_kept = [&](const ggml_tensor * values, int first, int last) {
-        for (int i = first + 1; i < last; ++i) {
-            const ggml_tensor * node = part.nodes[i];
-            if (!ggml_op_is_empty(node->op) && !writes.covers(i) && writes_to(node, values)) {
-                return false;
-            }
-        }
-        return true;
+        return in.is_kept(values, first, last, [&](int i) { return writes.covers(i); }, writes_to);
     };
     for (int i = 0; i < part.n_nodes; ++i) {
         const ggml_tensor * node = part.nodes[i];

@@ -34,8 +34,14 @@ def supported_operations() -> str:
     Raises `ValueError` where they are not there.
     """
     text = (METAL / "ggml-metal-device.m").read_text()
-    begin, function = text.index(FIRST), text.index(LAST)
-    return text[begin : text.index("\n}\n", function) + 3]
+    return text[text.index(FIRST) : text.index(LAST)] + function_of_device(LAST)
+
+
+def function_of_device(beginning: str) -> str:
+    """The function of upstream's Objective-C file that begins so. Raises `ValueError` where it is not there."""
+    text = (METAL / "ggml-metal-device.m").read_text()
+    begin = text.index(beginning)
+    return text[begin : text.index("\n}\n", begin) + 3]
 
 
 def build_backend(libraries: Path) -> Path:

@@ -11,7 +11,7 @@ import pytest
 from build_folders import installed_folder
 
 from kvtuner_gguf.server.llama_server import find_tool
-from tests.metal.backend import environment, supported_operations
+from tests.metal.backend import environment, function_of_device, supported_operations
 from tests.metal.library import ROOT, WHEEL, compiler
 
 pytestmark = pytest.mark.native
@@ -91,3 +91,11 @@ def test_what_is_supported_is_upstreams_own_word() -> None:
     assert text.startswith("static bool ggml_metal_supports_mul_mat_op(")
     assert "case GGML_OP_FLASH_ATTN_EXT:" in text
     assert text.count("{") == text.count("}")
+
+
+def test_a_text_that_compiles_with_warnings_makes_a_library() -> None:
+    """With a library, Metal's error tells of warnings, of which functions that no kernel uses make many."""
+    function = function_of_device("ggml_metal_library_t ggml_metal_library_init_from_source(")
+    assert "newLibraryWithSource" in function
+    assert "if (!library)" in function
+    assert "if (error)" not in function

@@ -71,17 +71,20 @@ def test_a_tiny_model_with_a_plan(tmp_path: Path) -> None:
     plain = run(model, "none", tmp_path, on_device=False)
     on_cpu = run(model, plan, tmp_path, on_device=False)
     emulated = run(model, plan, tmp_path, on_device=True)
-    assert {"kvtuner_write", "kvtuner_attention"} <= emulated.kernels
+    assert {"kvtuner_write", "kvtuner_attention", "kvtuner_halves"} <= emulated.kernels
     assert difference(on_cpu, emulated) < 0.1 * difference(plain, on_cpu)
     in_parts = run(model, plan, tmp_path, on_device=True, KVTUNER_METAL_NODES="7")
     assert np.array_equal(in_parts.logits, emulated.logits)
+    last_first = run(model, plan, tmp_path, on_device=True, KVTUNER_METAL_LAST_FIRST="1")
+    assert np.array_equal(last_first.logits, emulated.logits)
 
 
-def test_a_plan_that_the_compiler_refuses_is_refused_at_load(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refused", ["KVTUNER_TO block_q2_nl", "kernel void kvtuner_halves"])
+def test_a_plan_that_the_compiler_refuses_is_refused_at_load(tmp_path: Path, refused: str) -> None:
     model, plan = write_tiny(tmp_path / "tiny.gguf", "llama"), tmp_path / "plan.json"
-    Plan((Pair("q8_0", "q8_0"), Pair("q8_0", "q2_nl"))).save(plan)
+    Plan((Pair("f16", "f16"), Pair("q8_0", "q2_nl"))).save(plan)
     command = [sys.executable, "-m", "tests.metal.decode_model", model, tmp_path / "x.npy", "--plan", plan, "--device"]
-    more = environment(LIBRARIES.resolve(), "forward") | {"KVTUNER_METAL_REFUSE": "KVTUNER_TO block_q2_nl"}
+    more = environment(LIBRARIES.resolve(), "forward") | {"KVTUNER_METAL_REFUSE": refused}
     done = subprocess.run(
         [*map(str, command), "--text", TEXT],
         cwd=ROOT,

@@ -17,7 +17,7 @@ BENCH = json.dumps(
     indent=2,
 )
 KLD = """case "$*" in
-  *"-ngl 0"*"--kl-divergence "*) echo "Mean    KLD:   0.004000 +-   0.0001" ;;
+  *"-ngl 0 --device none"*"--kl-divergence "*) echo "Mean    KLD:   0.004000 +-   0.0001" ;;
   *"--kl-divergence "*) echo "Mean    KLD:   {on_device} +-   0.0001" ;;
 esac"""
 PROGRAMS = {
@@ -65,6 +65,13 @@ def test_what_is_wrong_is_said(folder: Path) -> None:
     assert wrong["test-backend-ops SET_ROWS"] == "no device MTL0"
     assert not quality(folder, folder / "model.gguf", folder / "plan.json").is_right
     assert speeds(folder, folder / "model.gguf", "none") == []
+
+
+@pytest.mark.parametrize("line", ["0 cases, 0 not supported, 0 failures", "9 cases, 12 not supported, 0 failures"])
+def test_what_was_not_run_is_not_right(folder: Path, line: str) -> None:
+    put(folder, "kvtuner-test-gpu-attention", f"echo '{line}'")
+    put(folder, "bin/test-backend-ops", "echo '0/0 tests passed'")
+    assert [check.what for check in kernels(folder) if check.is_right] == ["kvtuner-test-writes"]
 
 
 def test_a_page_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,7 +227,7 @@ def test_a_search_measures_what_tune_measures(tmp_path: Path, tiny) -> None:
     searched, tuned = ((tmp_path / name / "journal.jsonl").read_text() for name in ("search", "tune"))
     assert searched == tuned
     refused = CliRunner().invoke(main, [*search, *text, "--ctx", "16"])
-    assert "profile: --ctx is 32, not 16" in refused.output
+    assert "profile.json: --ctx is 32, not 16: give the text" in refused.output
 
 
 def test_a_tuning_that_fails_before_it_measures_leaves_its_remedy_open(tuning: Tuning) -> None:

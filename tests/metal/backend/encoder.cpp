@@ -1,4 +1,6 @@
-// Stands in for upstream's ggml-metal-device.m: pipelines, and the encoder, which runs what it is given at once.
+// Stands in for upstream's ggml-metal-device.m: pipelines, and the encoder. It runs what it is given at once, or, with
+// KVTUNER_METAL_LAST_FIRST, all between two barriers from the last to the first: what a barrier is missing for is wrong
+// then.
 #include "ggml-metal-device.h"
 
 #include "ggml-impl.h"
@@ -22,11 +24,32 @@ struct ggml_metal_library {
     ggml_metal_pipelines_t pipelines;
     std::string text;  // the file that it is compiled from; empty for upstream's
 };
-struct ggml_metal_encoder {
+struct dispatched {
     ggml_metal_pipeline_t pipeline;
-    std::vector<char> bytes[n_slots];
-    std::vector<void *> buffers;
+    std::vector<std::vector<char>> bytes;
+    std::vector<void *> buffers;  // null where a slot has bytes
     std::vector<size_t> threadgroup_bytes;
+    emulator::Position grid, threads;
+
+    void run() {
+        std::vector<void *> given = buffers;
+        for (size_t i = 0; i < given.size(); ++i) {
+            given[i] = given[i] ? given[i] : bytes[i].data();
+        }
+        pipeline->kernel->dispatch(given, threadgroup_bytes, grid, threads);
+    }
+};
+
+struct ggml_metal_encoder {
+    dispatched next;
+    std::vector<dispatched> waiting;  // since the last barrier
+
+    void run_waiting() {
+        for (auto one = waiting.rbegin(); one != waiting.rend(); ++one) {
+            one->run();
+        }
+        waiting.clear();
+    }
 };
 
 ggml_metal_cv_t ggml_metal_cv_init(void) {
@@ -103,30 +126,37 @@ void ggml_metal_encoder_debug_group_push(ggml_metal_encoder_t, const char *) {
 void ggml_metal_encoder_debug_group_pop(ggml_metal_encoder_t) {
 }
 void ggml_metal_encoder_set_pipeline(ggml_metal_encoder_t encoder, ggml_metal_pipeline_with_params pipeline) {
-    encoder->pipeline = pipeline.pipeline;
-    encoder->buffers.assign(n_slots, nullptr);
-    encoder->threadgroup_bytes.clear();
+    encoder->next = {};
+    encoder->next.pipeline = pipeline.pipeline;
+    encoder->next.bytes.resize(n_slots);
+    encoder->next.buffers.resize(n_slots);
 }
 void ggml_metal_encoder_set_bytes(ggml_metal_encoder_t encoder, void * data, size_t size, int idx) {
-    encoder->bytes[idx].assign((char *)data, (char *)data + size);
-    encoder->buffers[idx] = encoder->bytes[idx].data();
+    encoder->next.bytes[idx].assign((char *)data, (char *)data + size);
+    encoder->next.buffers[idx] = nullptr;
 }
 void ggml_metal_encoder_set_buffer(ggml_metal_encoder_t encoder, ggml_metal_buffer_id buffer, int idx) {
-    encoder->buffers[idx] = (char *)buffer.metal + buffer.offs;
+    encoder->next.buffers[idx] = (char *)buffer.metal + buffer.offs;
 }
 void ggml_metal_encoder_set_threadgroup_memory_size(ggml_metal_encoder_t encoder, size_t size, int idx) {
     GGML_ASSERT(size % 16 == 0 && size <= 32768);
-    encoder->threadgroup_bytes.resize(std::max(encoder->threadgroup_bytes.size(), (size_t)idx + 1));
-    encoder->threadgroup_bytes[idx] = size;
+    auto & sizes = encoder->next.threadgroup_bytes;
+    sizes.resize(std::max(sizes.size(), (size_t)idx + 1));
+    sizes[idx] = size;
 }
 void ggml_metal_encoder_dispatch_threadgroups(ggml_metal_encoder_t encoder, int tg0, int tg1, int tg2, int tptg0,
                                               int tptg1, int tptg2) {
-    GGML_ASSERT(encoder->pipeline && "a dispatch without a pipeline");
-    const emulator::Position grid{ (unsigned)tg0, (unsigned)tg1, (unsigned)tg2 };
-    const emulator::Position threads{ (unsigned)tptg0, (unsigned)tptg1, (unsigned)tptg2 };
-    encoder->pipeline->kernel->dispatch(encoder->buffers, encoder->threadgroup_bytes, grid, threads);
+    GGML_ASSERT(encoder->next.pipeline && "a dispatch without a pipeline");
+    encoder->next.grid = { (unsigned)tg0, (unsigned)tg1, (unsigned)tg2 };
+    encoder->next.threads = { (unsigned)tptg0, (unsigned)tptg1, (unsigned)tptg2 };
+    encoder->waiting.push_back(encoder->next);
+    if (!getenv("KVTUNER_METAL_LAST_FIRST")) {
+        encoder->run_waiting();
+    }
 }
-void ggml_metal_encoder_memory_barrier(ggml_metal_encoder_t) {
+void ggml_metal_encoder_memory_barrier(ggml_metal_encoder_t encoder) {
+    encoder->run_waiting();
 }
-void ggml_metal_encoder_end_encoding(ggml_metal_encoder_t) {
+void ggml_metal_encoder_end_encoding(ggml_metal_encoder_t encoder) {
+    encoder->run_waiting();
 }
