@@ -6,7 +6,8 @@
 The unpatched build is made like the one of `make build BACKEND=cuda` first, unless --base and --patched name folders.
 Models of these shapes have random weights and are made first, in --folder. Each row is a cache: "base" is f16 without a
 plan in the unpatched build, "base:q8_0/q8_0" such types there, "paper" the published table of KVTuner for Llama-3.1-8B,
-others are K/V of all layers. A row with ends, as q4_0/q4_0+4+128, keeps the first 4 and the last 128 positions exact.
+others are K/V of all layers. A row with ends, as q4_0/q4_0+4+128, keeps the first 4 and the last 128 positions exact,
+in f16 or in a type that comes last: q4_0/q4_0+4+128+q8_0.
 The base runs first and last.
 Beside tokens per second and the ratio to the base stand the GB/s at which decode steps read the cache, weights not
 counted.
@@ -43,7 +44,7 @@ Speeds = dict[str, float]  # tokens per second, by column
 def plan_named(name: str, n_layer: int) -> Plan:
     pair, *ends = name.split("+")
     plan = paper_plan(n_layer) if pair == "paper" else Plan.uniform(Pair.parse(pair), n_layer)
-    return replace(plan, ends=Ends(int(ends[0]), int(ends[1]), "f16")) if ends else plan
+    return replace(plan, ends=Ends(int(ends[0]), int(ends[1]), ends[2] if ends[2:] else "f16")) if ends else plan
 
 
 def build_both(jobs: int) -> tuple[Path, Path]:

@@ -10,7 +10,7 @@ struct attention_launch {
     int tiles;  // of 8 columns, which a block of threads has: 1, 2 or 4
     int n_parts, n_column_groups, n_stream;
     int n_threads, shared_bytes;
-    bool is_short;  // one part, without lots
+    bool is_short;  // tokens are read where they are, without lots
     cudaStream_t stream;
 };
 
@@ -23,7 +23,8 @@ struct attention_launch {
     X(256, 256, 2)            \
     X(512, 512, 1)
 
-constexpr int MOST_OF_ONE_PART = 512;  // tokens
+constexpr int MOST_OF_ONE_PART = 512;  // tokens that one block of threads reads where they are
+constexpr int MOST_IN_PLACE = 4096;    // and that several do
 
 // warps of a block of threads, of which a multiprocessor runs one: registers allow for no more
 constexpr int most_warps(const int size_v, const int tiles) {

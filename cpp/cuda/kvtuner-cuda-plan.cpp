@@ -286,15 +286,33 @@ bool find_blocks(const ggml_tensor * node, attention_args & args, int tiles, con
     return false;
 }
 
-// One head to a block of threads, whose warps share out all tokens: nothing is left to be merged by another kernel.
-// False: there are too many tokens.
-bool set_one_head(const ggml_tensor * node, attention_args & args, attention_launch & launch, int limit) {
+int lots_of_cache(const attention_args & args) {
+    return (args.cache.n_tokens + args.tokens_of_lot() - 1) / args.tokens_of_lot();
+}
+
+// how many blocks of threads there are at once for each KV head, or group of them, of each stream
+int blocks_at_once(const attention_args & args, const attention_launch & launch, const device_limits & limits,
+                   int size_v) {
+    const int at_once = most_warps(size_v, launch.tiles) / args.n_warps();
+    return limits.n_multiprocessors * std::min(at_once, limits.shared_bytes / launch.shared_bytes) /
+           (launch.n_column_groups * args.head_groups() * launch.n_stream);
+}
+
+// One head to a block of threads, whose warps read tokens where they are: all of them, so that nothing is left to be
+// merged by another kernel, or where there are more, so many that each warp has 16. False: there are too many tokens.
+bool set_one_head(const ggml_tensor * node, attention_args & args, attention_launch & launch,
+                  const device_limits & limits) {
     const int size_k = (int)node->src[1]->ne[0], size_v = (int)node->src[2]->ne[0];
     args.heads_of_block = args.units = 1;
     args.sub_warps = most_warps(size_v, launch.tiles);
     launch.shared_bytes = std::max(sum_bytes(size_k, launch.tiles) + query_bytes(args, size_k, launch.tiles),
                                    merge_bytes(args, size_v, launch.tiles));
-    return args.cache.n_tokens <= MOST_OF_ONE_PART && launch.shared_bytes <= limit;
+    if (launch.shared_bytes > limits.shared_bytes) {
+        return false;
+    }
+    return args.cache.n_tokens <= MOST_OF_ONE_PART ||
+           (args.cache.n_tokens <= MOST_IN_PLACE &&
+            lots_of_cache(args) <= blocks_at_once(args, launch, limits, size_v));
 }
 
 // Warps that have more tokens at once: where there are so many, and room for their lots beside those on the way. False:
@@ -329,14 +347,16 @@ bool set_blocks(const ggml_tensor * node, attention_args & args, attention_launc
     return true;
 }
 
-// Exact rows of a stream are all slots, or its share where each stream has its own.
-void set_exact_lots(attention_args & args, int n_stream) {
+// Exact rows of a stream are all slots, or its share where each stream has its own. In place, each row takes as long.
+void set_exact_lots(attention_args & args, int n_stream, bool is_in_place) {
     const int n = args.exact.n_tokens;
     const int of_stream = args.exact_first ? (n + n_stream - 1) / n_stream : n;
     args.n_exact_lots = n == 0 ? 0 : (of_stream + args.tokens_of_lot() - 1) / args.tokens_of_lot();
     const auto bytes = [](const token_source & s) { return s.k.of.token + s.v.of.token; };
     args.exact_weight =
-            n == 0 ? 1 : (int)std::max<int64_t>(1, (bytes(args.exact) + bytes(args.cache) / 2) / bytes(args.cache));
+            n == 0 || is_in_place
+                    ? 1
+                    : (int)std::max<int64_t>(1, (bytes(args.exact) + bytes(args.cache) / 2) / bytes(args.cache));
 }
 
 }  // namespace
@@ -365,21 +385,20 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rot
     launch.tiles = std::min(most, wanted <= 1 ? 1 : wanted == 2 ? 2 : 4);
     launch.n_column_groups = (wanted + launch.tiles - 1) / launch.tiles;
     launch.n_stream = (int)q->ne[3];
-    launch.is_short = set_one_head(node, args, launch, limits.shared_bytes);
+    launch.is_short = set_one_head(node, args, launch, limits);
     if (!launch.is_short && !set_blocks(node, args, launch, limits)) {
         return std::nullopt;
     }
+    const int n_blocks = blocks_at_once(args, launch, limits, (int)v->ne[0]);
     launch.n_column_groups *= args.head_groups();
     args.by_heads = divisor_of(args.heads_of_block);
     args.by_groups = divisor_of(args.head_groups());
     args.by_columns = divisor_of(args.columns_of_block(launch.tiles));
     launch.n_threads = LANES * args.n_warps();
-    set_exact_lots(args, launch.n_stream);
-    const int n_lots = args.n_exact_lots * args.exact_weight + args.cache.n_tokens / args.tokens_of_lot();
-    const int at_once = most_warps((int)v->ne[0], launch.tiles) / args.n_warps();
-    const int n_blocks = limits.n_multiprocessors * std::min(at_once, limits.shared_bytes / launch.shared_bytes) /
-                         (launch.n_column_groups * launch.n_stream);
-    launch.n_parts = launch.is_short ? 1 : std::max(1, std::min(n_blocks, n_lots));
+    set_exact_lots(args, launch.n_stream, launch.is_short);
+    const int n_lots = args.n_exact_lots * args.exact_weight + lots_of_cache(args);
+    const bool is_one_part = launch.is_short && args.cache.n_tokens <= MOST_OF_ONE_PART;
+    launch.n_parts = is_one_part ? 1 : std::max(1, std::min(n_blocks, n_lots));
     args.n_of_parts = n_lots / launch.n_parts;
     args.n_more = n_lots % launch.n_parts;
 

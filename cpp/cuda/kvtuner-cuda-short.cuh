@@ -1,20 +1,26 @@
-// Attention over so few tokens that one block of threads has a KV head: its warps read the cache where it is, and
-// nothing is left to be merged by another kernel. The time to load instructions counts here, so there are few.
+// Attention over few tokens: a block of threads has some of a KV head's, or all, where nothing is left to be merged by
+// another kernel. Its warps read the cache where it is. The time to load instructions counts here, so there are few.
 #pragma once
 
 #include "kvtuner-cuda-decode.cuh"
 
 namespace kvtuner::cuda {
 
-constexpr int MOST_UNITS = MOST_OF_ONE_PART / (8 * TOKENS);  // of 16 tokens, that a warp has
+constexpr int UNITS_LOOKED_AT = 4;  // of 16 tokens, before any is read: a lane has an eighth of one
+
+// the first token of a warp's unit of its part
+inline __device__ int first_token(const attention_args & a, const block_place & at, const lot_range & range,
+                                  const int unit) {
+    return (at.sub + (range.first + unit) * a.sub_warps) * TOKENS;
+}
 
 // Whether the one query sees a token of those that this lane looks at: it has an eighth of one of the warp's units.
-inline __device__ bool sees_tokens(const attention_args & a, const block_place & at) {
+inline __device__ bool sees_tokens(const attention_args & a, const block_place & at, const lot_range & range) {
     if (a.n_query > 1) {
         return true;
     }
-    const int unit = at.sub + at.lane / 8 * a.sub_warps, token = unit * TOKENS + at.lane % 8 * 2;
-    if (token >= a.cache.n_tokens) {
+    const int token = first_token(a, at, range, at.lane / 8) + at.lane % 8 * 2;
+    if (range.first + at.lane / 8 >= range.last || token >= a.cache.n_tokens) {
         return false;
     }
     const half2 mask = *(const half2 *)(a.cache.mask + at.stream * a.cache.mask_stream + token);
@@ -23,15 +29,16 @@ inline __device__ bool sees_tokens(const attention_args & a, const block_place &
 
 // `seen`: of all lanes
 template <int DK, int DV, int TILES>
-__device__ void add_cache(const attention_args & a, const block_place & at, uint32_t seen,
+__device__ void add_cache(const attention_args & a, const block_place & at, const lot_range & range, uint32_t seen,
                           column_sums<DK, DV, TILES> & sums) {
-    static_assert(MOST_UNITS <= 4, "a lane has an eighth of a unit");
     const token_source & cache = a.cache;
     const char * k = cache.k.data + at.stream * cache.k.of.stream + at.first_head * cache.k.of.head;
     const char * v = cache.v.data + at.stream * cache.v.of.stream + at.first_head * cache.v.of.head;
 #pragma unroll 1
-    for (int token = at.sub * TOKENS; token < cache.n_tokens; token += a.tokens_of_lot(), seen >>= 8) {
-        if ((seen & 0xff) == 0) {
+    for (int unit = 0; unit < range.last - range.first; ++unit) {
+        const int token = first_token(a, at, range, unit);
+        const bool is_unseen = unit < UNITS_LOOKED_AT && (seen >> unit * 8 & 0xff) == 0;
+        if (is_unseen || token >= cache.n_tokens) {
             continue;  // with exact ends these are all tokens of a short context
         }
         token_rows rows;
@@ -68,15 +75,15 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_short
 
     query_rows<DK> rows(a, at.warp, at.first_head, at.first_column);
     prefetch_exact_rows(a, at, range);
-    const bool sees = sees_tokens(a, at);
+    const bool sees = sees_tokens(a, at, range);
     auto sums = take_queries<DK, DV, TILES>(a, at, queries, (float4 *)shared, rows);
     add_exact_rows(a, at, range, sums);
     sums.q.shrink(a.high_k);
     sums.o.enter(a);
-    add_cache(a, at, __ballot_sync(0xffffffff, sees), sums);
+    add_cache(a, at, range, __ballot_sync(0xffffffff, sees), sums);
     sums.o.leave(a);
     wait_for_warps(a.n_warps());
-    store_and_merge(a, at, /*is_one_part =*/true, (float *)shared, sums);
+    store_and_merge(a, at, a.merge.n_parts == 1, (float *)shared, sums);
 }
 
 }  // namespace kvtuner::cuda

@@ -32,8 +32,9 @@ struct write_args {
     int type;              // ggml_type
     bool is_of_values;
     const int64_t * exact_indices;
-    char * exact;          // where rows are stored as halves, too; null: nowhere
+    char * exact;          // where rows are stored as exact ones, too; null: nowhere
     int64_t exact_stride;  // bytes
+    int exact_type;        // f16 or q8_0
     int row_length;
     int piece;  // values of a row that a warp takes
     int pieces_per_row;
@@ -181,11 +182,7 @@ __device__ void write_piece(const write_args & args, const int piece, const int 
         x[i] = args.center || args.centers ? x[i] - center[i] : x[i];
     }
     if (args.exact) {
-        half * exact = (half *)(args.exact + args.exact_indices[row] * args.exact_stride) + at;
-#pragma unroll
-        for (int i = 0; i < N / WARP; ++i) {
-            exact[i * WARP + lane] = __float2half_rn(x[i]);
-        }
+        formats::template store_exact<N>(args, x, lane, args.exact + args.exact_indices[row] * args.exact_stride, at);
     }
     formats::template store<N>(args, x, room.values, lane, args.cache + cell * args.cache_stride, at);
 }

@@ -136,6 +136,16 @@ struct all_formats {
 #include "kvtuner-formats.def"
         }
     }
+
+    template <int N>
+    static __device__ void store_exact(const write_args & args, const float (&x)[N / WARP], const int lane, char * row,
+                                       const int at) {
+        if (args.exact_type == GGML_TYPE_F16) {
+            plain<f16>::store<N>(x, nullptr, lane, row, at);
+        } else {
+            by_all_lanes<block_q8_0>::store<N>(x, nullptr, lane, row, at);
+        }
+    }
 };
 
 static void launch(cudaStream_t stream, const write_set & set) {
@@ -148,7 +158,8 @@ static void launch(cudaStream_t stream, const write_set & set) {
     ggml_cuda_kernel_launch(write_rows<all_formats>, params, set);
 }
 
-// where the rows go, and where they go as they are, or null; of two stores of halves either may be either
+// Where the rows go, and where they go as exact ones, or null. Of two stores in types of exact rows either may be
+// either.
 struct targets {
     const ggml_tensor *cache, *exact;
 };
@@ -157,8 +168,13 @@ static targets targets_of(const kvtuner_write & write) {
     if (write.stores.size() < 2) {
         return { write.stores[0], nullptr };
     }
-    const bool is_first = write.stores[0]->type == GGML_TYPE_F16;
-    return { write.stores[is_first ? 1 : 0], write.stores[is_first ? 0 : 1] };
+    const ggml_tensor *first = write.stores[0], *second = write.stores[1];
+    const auto rank = [](const ggml_tensor * t) { return t->type == GGML_TYPE_F16 ? 2 : t->type == GGML_TYPE_Q8_0; };
+    return rank(first) > rank(second) ? targets{ second, first } : targets{ first, second };
+}
+
+static bool is_exact_type(ggml_type type) {
+    return type == GGML_TYPE_F16 || type == GGML_TYPE_Q8_0;
 }
 
 // the values of a row that a warp takes
@@ -180,7 +196,7 @@ static bool can_do(const kvtuner_write & write) {
     const auto [cache, exact] = targets_of(write);
     const int64_t n = piece_of(write);
     const bool is_length = write.rotation == 0 ? cache->ne[0] % n == 0 : is_piece(n);
-    if ((exact && exact->type != GGML_TYPE_F16) || (write.scale && is_done_with_product(write.rows))) {
+    if ((exact && !is_exact_type(exact->type)) || (write.scale && is_done_with_product(write.rows))) {
         return false;
     }
     switch (cache->type) {
@@ -218,6 +234,7 @@ static write_args args_of(const kvtuner_write & write) {
         args.exact_indices = (const int64_t *)exact->src[1]->data;
         args.exact = (char *)exact->data;
         args.exact_stride = (int64_t)exact->nb[1];
+        args.exact_type = exact->type;
     }
     set_pieces(args, cache->ne[0], cache->src[0]->ne[1], piece_of(write));
     args.is_rotated = write.rotation != 0;

@@ -88,7 +88,7 @@ writing make_writing(ggml_context * ctx, const shape & s, ggml_type index_type) 
     w.stored = ggml_set_rows(ctx, w.cache, ggml_view_2d(ctx, x, width, s.n_tokens, x->nb[2], 0), w.indices);
     if (s.has_exact) {
         same = s.center ? w.exact_centered = less_center(ctx, w, same) : same;
-        w.exact = ggml_new_tensor_2d(ctx, GGML_TYPE_F16, width, N_CELLS);
+        w.exact = ggml_new_tensor_2d(ctx, s.exact_type, width, N_CELLS);
         w.stored_exact =
                 ggml_set_rows(ctx, w.exact, ggml_view_2d(ctx, same, width, s.n_tokens, same->nb[2], 0), w.indices);
     }

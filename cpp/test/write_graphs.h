@@ -19,6 +19,7 @@ struct shape {
     bool wide = false;  // heads lie in a row that holds more
     bool of_values = false;
     bool has_exact = false;  // the row is stored beside the cache, too
+    ggml_type exact_type = GGML_TYPE_F16;
     bool has_table = false;  // of centers, one for each block of positions
     bool has_scale = false;
     enum { NO_ROPE, ROPE, ROPE_APART, ROPE_OF_HALF } rope = NO_ROPE;  // of the rows, and of queries that no cache takes

@@ -135,6 +135,7 @@ std::vector<shape> shapes() {
                         s.wide = variant & 2;
                         s.of_values = variant & 4;
                         s.has_exact = variant & 8;
+                        s.exact_type = n_tokens == 5 ? GGML_TYPE_F16 : GGML_TYPE_Q8_0;
                         s.has_table = variant & 16;
                         s.has_scale = variant & 32;
                         s.type = type;
