@@ -57,12 +57,6 @@ static const MetalKernel::Library * load(const std::string & text, const std::st
     return &library;
 }
 
-MetalKernel * metal_kernel(const std::string & text, const std::string & name, const std::map<int, long> & constants) {
-    const MetalKernel::Library * library = load(text, name);
-    const int pointers = library ? library->pointers(name.c_str()) : -1;
-    return pointers < 0 ? nullptr : new MetalKernel{ name, constants, (unsigned)pointers, library };
-}
-
 static emulator::Rules rules() {
     const char * text = getenv("KVTUNER_METAL_ORDER");
     const std::string order = text ? text : "forward";
@@ -77,6 +71,11 @@ void MetalKernel::dispatch(const std::vector<void *> & buffers, const std::vecto
     static const int threadgroup_memory = 2;
     if (getenv("KVTUNER_METAL_SHOW")) {
         fprintf(stderr, "run %s\n", name.c_str());
+    }
+    const Library * library = load(text, name);
+    const int pointers = library ? library->pointers(name.c_str()) : -1;
+    if (pointers < 0) {
+        exit(3);
     }
     library->clear();
     for (const auto & [id, value] : constants) {
