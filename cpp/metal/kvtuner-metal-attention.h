@@ -15,7 +15,7 @@ bool kvtuner_metal_takes_attention(const ggml_tensor * node);
 // of those that are: whether it can be done
 bool kvtuner_metal_supports_attention(const ggml_tensor * node);
 
-// whether a kernel of ours does it, and the device can run it
+// whether a kernel of ours does it on such a device
 bool kvtuner_metal_has_attention(ggml_metal_device_t device, const ggml_tensor * node);
 
 // those that attend its cache: as many queries as it has and more, of few tokens and of many

@@ -127,6 +127,9 @@ void ggml_metal_encoder_set_buffer(ggml_metal_encoder_t encoder, ggml_metal_buff
 }
 void ggml_metal_encoder_set_threadgroup_memory_size(ggml_metal_encoder_t encoder, size_t size, int idx) {
     GGML_ASSERT(size % 16 == 0 && size <= 32768);
+    if (size == 0) {
+        return;  // the kernel takes none
+    }
     auto & sizes = encoder->next.threadgroup_bytes;
     sizes.resize(std::max(sizes.size(), (size_t)idx + 1));
     sizes[idx] = size;
