@@ -34,10 +34,10 @@ int n_columns(const ggml_tensor * node) {
     return (int)(node->src[0]->ne[1] * (node->src[0]->ne[2] / node->src[1]->ne[2]));
 }
 
-// the least power of two that has all of them, if a simdgroup can
-int columns_of_simdgroup(const ggml_tensor * node, int n_column) {
+// the least power of two that has all, if a simdgroup can
+int columns_of_simdgroup(const ggml_tensor * node) {
     int n = 1;
-    while (n < n_column && n < size_of(node)->most_columns) {
+    while (n < n_columns(node) && n < size_of(node)->most_columns) {
         n *= 2;
     }
     return n;
@@ -84,8 +84,8 @@ kvtuner_metal_defines sizes_of(const ggml_tensor * node, int columns) {
 
 kvtuner_metal_kernel attention_kernel(const ggml_tensor * node, int columns, int n_parts) {
     const bool has_exact = kvtuner_has_exact(node);
-    kvtuner_metal_kernel kernel = { FILE_OF_KERNELS, "kvtuner_attention", LANES * SIMDGROUPS, sizes_of(node, columns),
-                                    FC_KVTUNER_ATTENTION, {} };
+    kvtuner_metal_kernel kernel = { FILE_OF_KERNELS,         "kvtuner_attention",  LANES * SIMDGROUPS,
+                                    sizes_of(node, columns), FC_KVTUNER_ATTENTION, {} };
     for (int side : { 1, 2, KVTUNER_EXACT_AT, KVTUNER_EXACT_AT + 1 }) {
         const bool is_there = has_exact || side < KVTUNER_EXACT_AT;
         const auto kind = is_there ? *kvtuner_metal_kind_of(node->src[side]->type) : KVTUNER_METAL_F16;
@@ -127,7 +127,7 @@ void kvtuner_metal_attend(ggml_metal_device_t device, ggml_metal_encoder_t encod
     kvtuner_metal_attention_args args = args_of(node);
     args.q_rotation = (int32_t)around.q_length;
     args.out_rotation = (int32_t)around.out_length;
-    const int columns = columns_of_simdgroup(node, n_columns(node)), groups = (n_columns(node) + columns - 1) / columns;
+    const int columns = columns_of_simdgroup(node), groups = (n_columns(node) + columns - 1) / columns;
     const bool is_one_part = args.n_token + args.n_exact <= FEW_TOKENS;
     const int n_parts = is_one_part ? 1 : KVTUNER_METAL_PARTS;
     const ggml_tensor * q = around.q ? around.q : node->src[0];
@@ -167,7 +167,7 @@ std::vector<kvtuner_metal_kernel> kvtuner_metal_attention_kernels(const ggml_ten
     std::vector<kvtuner_metal_kernel> kernels;
     if (is_fast(node)) {
         const int most = size_of(node)->most_columns;
-        for (int columns = columns_of_simdgroup(node, n_columns(node)); columns <= most; columns *= 2) {
+        for (int columns = columns_of_simdgroup(node); columns <= most; columns *= 2) {
             kernels.push_back(attention_kernel(node, columns, /*n_parts =*/1));
             kernels.push_back(attention_kernel(node, columns, KVTUNER_METAL_PARTS));
             kernels.push_back(add_parts_kernel(node, columns));

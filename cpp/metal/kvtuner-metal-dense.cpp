@@ -85,8 +85,9 @@ size_t set_node(const ggml_tensor * of, kvtuner_metal_dense & dense) {
 kvtuner_metal_kernel halves_of(const ggml_tensor * node, int source, bool is_exact) {
     const ggml_tensor * from = node->src[is_exact ? KVTUNER_EXACT_AT + source - 1 : source];
     const bool has_centers = source == 1 && kvtuner_has_centers(node);
-    return { FILE_OF_KERNELS, "kvtuner_halves", THREADS, {}, FC_KVTUNER_DENSE,
-             { (int16_t)*kvtuner_metal_kind_of(from->type), is_exact, has_centers } };
+    return { FILE_OF_KERNELS,  "kvtuner_halves",
+             THREADS,          {},
+             FC_KVTUNER_DENSE, { (int16_t)*kvtuner_metal_kind_of(from->type), is_exact, has_centers } };
 }
 
 kvtuner_metal_kernel masks_kernel() {

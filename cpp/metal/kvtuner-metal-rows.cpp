@@ -75,8 +75,9 @@ void copy(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const ggml_t
     std::copy_n(to->ne, 3, args.to_ne);
     const ggml_type block = to_blocks ? to->type : from->type;
     const int64_t each = to_blocks ? SIMDGROUPS * ggml_blck_size(block) : THREADS;  // values of a threadgroup
-    kvtuner_metal_begin(device, encoder, kernel_of(to_blocks ? "kvtuner_copy_to" : "kvtuner_copy_from", block,
-                                                   to_blocks ? from->type : to->type));
+    kvtuner_metal_begin(
+            device, encoder,
+            kernel_of(to_blocks ? "kvtuner_copy_to" : "kvtuner_copy_from", block, to_blocks ? from->type : to->type));
     ggml_metal_encoder_set_bytes(encoder, &args, sizeof(args), 0);
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(from), 1);
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(to), 2);
@@ -104,7 +105,9 @@ std::vector<kvtuner_metal_kernel> kernels_of(const ggml_tensor * node) {
     for (int side : { 0, 1 }) {
         const ggml_tensor * cache = node->src[1 + side];
         const ggml_tensor * exact = node->src[KVTUNER_EXACT_AT + side];
-        add(kvtuner_metal_write_kernels(cache->type, exact ? exact->type : GGML_TYPE_F16, cache->ne[0]));
+        if (kvtuner_metal_name(cache->type)) {
+            add(kvtuner_metal_write_kernels(cache->type, exact ? exact->type : GGML_TYPE_F16, cache->ne[0]));
+        }
     }
     add(kvtuner_metal_attention_kernels(node));
     return kernels;

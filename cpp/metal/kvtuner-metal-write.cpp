@@ -93,11 +93,15 @@ bool kvtuner_metal_can_write(const kvtuner_write & write) {
 
 std::vector<kvtuner_metal_kernel> kvtuner_metal_write_kernels(ggml_type type, ggml_type exact, int64_t head_size) {
     int64_t rotation = 0;
-    for (int64_t n = 64; ggml_is_quantized(type) && n <= LONGEST && head_size % n == 0; n *= 2) {
+    for (int64_t n = 64; n <= LONGEST && head_size % n == 0; n *= 2) {
         rotation = n;
     }
-    std::vector<kvtuner_metal_kernel> kernels = { kernel_of(type, exact, piece_of(type, rotation)) };
-    if (kvtuner_is_cache_only(type)) {  // also a write alone
+    // a cache rotates all its layers or none; rows of types of ours are also stored alone
+    std::vector<kvtuner_metal_kernel> kernels = { kernel_of(type, exact, piece_of(type, 0)) };
+    if (rotation != 0) {
+        kernels.push_back(kernel_of(type, exact, piece_of(type, rotation)));
+    }
+    if (kvtuner_is_cache_only(type)) {
         kernels.push_back(kernel_of(type, GGML_TYPE_F16, piece_of(type, 0)));
     }
     return kernels;
@@ -121,7 +125,8 @@ void kvtuner_metal_write(ggml_metal_device_t device, ggml_metal_encoder_t encode
     set(exact, 8);
     const int64_t n_pieces = (int64_t)args.n_rows * args.pieces_per_row;
     ggml_metal_encoder_dispatch_threadgroups(encoder, (int)((n_pieces + SIMDGROUPS - 1) / SIMDGROUPS),
-                                             (int)cache->src[0]->ne[2], (int)cache->src[0]->ne[3], LANES, SIMDGROUPS, 1);
+                                             (int)cache->src[0]->ne[2], (int)cache->src[0]->ne[3], LANES, SIMDGROUPS,
+                                             1);
 }
 
 void kvtuner_metal_set_rows(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const ggml_tensor * set_rows) {

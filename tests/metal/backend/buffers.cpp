@@ -1,4 +1,5 @@
-// Stands in for upstream's ggml-metal-device.m and ggml-metal-context.m: buffers in ordinary memory, graphs when they are encoded.
+// Stands in for upstream's ggml-metal-device.m and ggml-metal-context.m: buffers in ordinary memory, graphs when they
+// are encoded.
 #include "ggml-metal-context.h"
 #include "ggml-metal-device.h"
 
@@ -91,8 +92,8 @@ static int number(const char * variable, int otherwise) {
 }
 static bool encode(ggml_metal_t ctx, ggml_cgraph * gf, int first, int end, command_buffer & to) {
     ggml_metal_fusion_info * fusions = ggml_metal_device_get_fusion_info(ctx->device);
-    ggml_metal_op_t ops = ggml_metal_op_init(ctx->device, (ggml_metal_cmd_buf_t)&to, gf, fusions, first, end, false,
-                                             false, 0);
+    ggml_metal_op_t ops =
+            ggml_metal_op_init(ctx->device, (ggml_metal_cmd_buf_t)&to, gf, fusions, first, end, false, false, 0);
     int done = 1;
     for (int i = 0; i < ggml_metal_op_n_nodes(ops) && done > 0; i += done) {
         done = ggml_metal_op_encode(ops, i);
