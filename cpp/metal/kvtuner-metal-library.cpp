@@ -77,11 +77,9 @@ ggml_metal_pipeline_with_params pipeline_of(ggml_metal_device_t device, const kv
     return made;
 }
 
-}  // namespace
-
-std::string kvtuner_metal_problem(ggml_metal_device_t device, const kvtuner_metal_kernel & kernel) {
+std::string problem_of(ggml_metal_device_t device, const kvtuner_metal_kernel & kernel,
+                       ggml_metal_pipeline_with_params pipeline) {
     const std::string name = ggml_metal_device_get_props(device)->name;
-    const auto pipeline = pipeline_of(device, kernel);
     if (!pipeline.pipeline) {
         return "the compiler of " + name + " refuses " + kernel.name;
     }
@@ -91,6 +89,12 @@ std::string kvtuner_metal_problem(ggml_metal_device_t device, const kvtuner_meta
                                             kernel.name + ", not " + std::to_string(kernel.threads);
 }
 
+}  // namespace
+
+std::string kvtuner_metal_problem(ggml_metal_device_t device, const kvtuner_metal_kernel & kernel) {
+    return problem_of(device, kernel, pipeline_of(device, kernel));
+}
+
 bool kvtuner_metal_has_lanes(ggml_metal_device_t device) {
     return ggml_metal_device_get_props(device)->has_simdgroup_mm;
 }
@@ -98,7 +102,10 @@ bool kvtuner_metal_has_lanes(ggml_metal_device_t device) {
 void kvtuner_metal_begin(ggml_metal_device_t device, ggml_metal_encoder_t encoder,
                          const kvtuner_metal_kernel & kernel) {
     const auto pipeline = pipeline_of(device, kernel);
-    GGML_ASSERT(pipeline.pipeline);
+    const std::string problem = problem_of(device, kernel, pipeline);
+    if (!problem.empty()) {
+        GGML_ABORT("%s", problem.c_str());
+    }
     ggml_metal_encoder_set_pipeline(encoder, pipeline);
 }
 

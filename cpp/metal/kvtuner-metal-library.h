@@ -25,7 +25,7 @@ std::string kvtuner_metal_problem(ggml_metal_device_t device, const kvtuner_meta
 // whether simdgroups have 32 lanes, as kernels of ours want: where they multiply matrices
 bool kvtuner_metal_has_lanes(ggml_metal_device_t device);
 
-// begins to encode one that the device can run, which is asked when a context is made
+// begins to encode one; ends the program where the device cannot run it, which contexts ask before
 void kvtuner_metal_begin(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const kvtuner_metal_kernel & kernel);
 
 struct ggml_tensor;

@@ -159,3 +159,12 @@ def test_a_text_that_compiles_with_warnings_makes_a_library() -> None:
     assert "newLibraryWithSource" in function
     assert "if (!library)" in function
     assert "if (error)" not in function
+
+
+@pytest.mark.parametrize(("operation", "kernel"), [("GET_ROWS", "kvtuner_get_rows"), ("CPY", "kvtuner_copy_from")])
+def test_no_kernel_begins_with_more_threads_than_it_may_have(program: Path, operation: str, kernel: str) -> None:
+    command = [program, "test", "-b", "MTL0", "-o", operation, "-p", r"type(_src)?=q2_nl,.*"]
+    emulated = environment(program.resolve().parent, "forward") | {"KVTUNER_METAL_FEW_THREADS": kernel}
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | emulated, capture_output=True, text=True, check=False)
+    assert done.returncode < 0
+    assert f"MTL0 allows 32 threads in a threadgroup of {kernel}, not 128" in done.stderr
