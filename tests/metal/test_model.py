@@ -22,12 +22,13 @@ from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.server.llama_server import find_tool
 from tests.metal.library import ROOT, WHEEL, compiler
-from tests.metal.model_runs import Run, difference, run
+from tests.metal.model_runs import TEXT, Run, difference, run
 from tests.tiny import N_HEAD_KV, write_tiny
 
 pytestmark = pytest.mark.native
 
 HEAD_SIZE = 64
+SHORT = ("--text", TEXT[:72])  # a token is a byte; many queries at first, and two blocks of positions
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -46,7 +47,7 @@ class Tiny(NamedTuple):
     emulated: Run
 
     def again(self, folder: Path, **variables: str) -> Run:
-        return run(self.model, self.plan, folder, on_device=True, **variables)
+        return run(self.model, self.plan, folder, *SHORT, on_device=True, **variables)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +58,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     center = np.random.default_rng(5).standard_normal(N_HEAD_KV * HEAD_SIZE)
     pairs = (Pair("q3_nl", "q2_nl"), Pair("iq4_nl", "f16"))
     Plan(pairs, ends=Ends(4, 8), centers=Centers.from_arrays([center, None], span=64)).save(plan)
-    plain = run(model, "none", folder, on_device=False)
-    on_cpu, emulated = (run(model, plan, folder, on_device=on_device) for on_device in (False, True))
+    plain = run(model, "none", folder, *SHORT, on_device=False)
+    on_cpu, emulated = (run(model, plan, folder, *SHORT, on_device=on_device) for on_device in (False, True))
     return Tiny(model, plan, plain, on_cpu, emulated)
 
 
@@ -78,8 +79,7 @@ def test_all_its_pipelines_are_made_with_the_context(tiny: Tiny) -> None:
 
 
 PARTS: dict[str, Mapping[str, str]] = {
-    "encoders of a few nodes": {"KVTUNER_METAL_NODES": "7"},
-    "two threads that encode": {"KVTUNER_METAL_NODES": "7", "KVTUNER_METAL_THREADS": "2"},
+    "two threads, encoders of a few nodes": {"KVTUNER_METAL_NODES": "7", "KVTUNER_METAL_THREADS": "2"},
     "the last first": {"KVTUNER_METAL_LAST_FIRST": "1"},
 }
 
@@ -96,6 +96,7 @@ def test_a_missing_barrier_before_a_kernel_is_seen(tiny: Tiny, tmp_path: Path, k
     assert not np.array_equal(broken.logits, tiny.emulated.logits)
 
 
+@pytest.mark.metal_all
 def test_without_fusion(tiny: Tiny, tmp_path: Path) -> None:
     """Rotations, centers and writes are steps of their own then."""
     alone = tiny.again(tmp_path, GGML_METAL_FUSION_DISABLE="1")
