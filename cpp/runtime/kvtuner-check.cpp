@@ -201,7 +201,7 @@ std::string kvtuner_device_problem(const llama_model & model, const llama_contex
     if (!params.offload_kqv) {
         return "";
     }
-    const kvtuner_plan_ptr plan = kvtuner_selected(model).plan;
+    const kvtuner_plan_ptr plan = kvtuner_plan_for(model, model.hparams, params.type_k, params.type_v);
     for (uint32_t il = 0; il < model.hparams.n_layer_all; ++il) {
         if (!has_cache(model, il)) {
             continue;
