@@ -132,7 +132,7 @@ test-variants: ## each CPU variant that runs here, in the build of all of them, 
 	$(MAKE) build CPU=all
 	$(BIN)/python -m pytest -m variants
 
-test-metal: build ## all cases of our Metal kernels on the emulator, about an hour; needs clang++-19
+test-metal: build ## all cases of our Metal kernels on the emulator, about an hour and a half; needs clang++-19
 	$(BIN)/python -m pytest tests/metal
 
 soak: build ## load a server with a mixed plan, compare its answers with those of each request alone

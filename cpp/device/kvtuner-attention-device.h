@@ -8,8 +8,8 @@
 // whether a device attends a marked FLASH_ATTN_EXT node of few queries without a copy of its cache in f16
 typedef bool (*kvtuner_attention_is_fast_t)(ggml_backend_dev_t device, const struct ggml_tensor * node);
 
-#define KVTUNER_HAS_KERNELS "kvtuner_has_kernels"
+#define KVTUNER_KERNELS_PROBLEM "kvtuner_kernels_problem"
 
-// of back ends that compile kernels when they are asked for: whether a device has those that write and attend the
-// caches of a marked FLASH_ATTN_EXT node, or its compiler refuses one
-typedef bool (*kvtuner_has_kernels_t)(ggml_backend_dev_t device, const struct ggml_tensor * node);
+// of back ends that compile kernels when they are asked for: why a device cannot run those that write, shift and attend
+// the caches of a marked FLASH_ATTN_EXT node; null where it can
+typedef const char * (*kvtuner_kernels_problem_t)(ggml_backend_dev_t device, const struct ggml_tensor * node);

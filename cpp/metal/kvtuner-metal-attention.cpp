@@ -1,6 +1,5 @@
 #include "kvtuner-metal-attention.h"
 
-#include "kvtuner-metal-library.h"
 #include "kvtuner-metal-sides.h"
 
 #include <algorithm>
@@ -77,56 +76,36 @@ kvtuner_metal_attention_args args_of(const ggml_tensor * node) {
     return args;
 }
 
-// function constants, and the name of the pipeline that they make
-struct choices {
-    ggml_metal_cv_t constants = ggml_metal_cv_init();
-    std::string name = "kvtuner_attention";
-    int n = 0;
-
-    ~choices() {
-        ggml_metal_cv_free(constants);
-    }
-
-    void add(int value) {
-        ggml_metal_cv_set_int16(constants, (int16_t)value, FC_KVTUNER_ATTENTION + n++);
-        name += "_" + std::to_string(value);
-    }
-
-    void add(bool value) {
-        ggml_metal_cv_set_bool(constants, value, FC_KVTUNER_ATTENTION + n++);
-        name += value ? "_1" : "_0";
-    }
-};
-
-kvtuner_metal_defines sizes_of(const ggml_tensor * node) {
+kvtuner_metal_defines sizes_of(const ggml_tensor * node, int columns) {
     return { { "KVTUNER_DK", std::to_string(node->src[1]->ne[0]) },
              { "KVTUNER_DV", std::to_string(node->src[2]->ne[0]) },
-             { "KVTUNER_COLUMNS", std::to_string(columns_of_simdgroup(node)) } };
+             { "KVTUNER_COLUMNS", std::to_string(columns) } };
 }
 
-ggml_metal_pipeline_with_params pipeline_of(ggml_metal_device_t device, const ggml_tensor * node, int n_parts) {
+kvtuner_metal_kernel attention_kernel(const ggml_tensor * node, int columns, int n_parts) {
     const bool has_exact = kvtuner_has_exact(node);
-    choices chosen;
+    kvtuner_metal_kernel kernel = { FILE_OF_KERNELS,         "kvtuner_attention",  LANES * SIMDGROUPS,
+                                    sizes_of(node, columns), FC_KVTUNER_ATTENTION, {} };
     for (int side : { 1, 2, KVTUNER_EXACT_AT, KVTUNER_EXACT_AT + 1 }) {
         const bool is_there = has_exact || side < KVTUNER_EXACT_AT;
-        chosen.add((int)(is_there ? *kvtuner_metal_kind_of(node->src[side]->type) : KVTUNER_METAL_F16));
+        const auto kind = is_there ? *kvtuner_metal_kind_of(node->src[side]->type) : KVTUNER_METAL_F16;
+        kernel.constants.push_back((int16_t)kind);
     }
-    chosen.add(true);
-    chosen.add(node->src[4] != nullptr);
-    chosen.add(has_exact);
-    chosen.add(kvtuner_has_centers(node));
-    chosen.add(n_parts);
-    chosen.add(SIMDGROUPS);
-    return kvtuner_metal_pipeline(device, FILE_OF_KERNELS, "kvtuner_attention", sizes_of(node), chosen.constants,
-                                  chosen.name);
+    const bool has_mask = true, has_sinks = node->src[4] != nullptr;
+    kernel.constants.insert(kernel.constants.end(), { has_mask, has_sinks, has_exact, kvtuner_has_centers(node),
+                                                      (int16_t)n_parts, (int16_t)SIMDGROUPS });
+    return kernel;
+}
+
+kvtuner_metal_kernel add_parts_kernel(const ggml_tensor * node, int columns) {
+    return { FILE_OF_KERNELS, "kvtuner_add_parts", LANES, sizes_of(node, columns) };
 }
 
 // a kernel that gets arguments first
-void begin(ggml_metal_encoder_t encoder, ggml_metal_pipeline_with_params pipeline,
+void begin(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const kvtuner_metal_kernel & kernel,
            const kvtuner_metal_attention_args & args) {
-    GGML_ASSERT(pipeline.pipeline);
     kvtuner_metal_attention_args copy = args;
-    ggml_metal_encoder_set_pipeline(encoder, pipeline);
+    kvtuner_metal_begin(device, encoder, kernel);
     ggml_metal_encoder_set_bytes(encoder, &copy, sizeof(copy), 0);
 }
 
@@ -139,15 +118,6 @@ bool is_fast(const ggml_tensor * node) {
     const ggml_tensor * q = node->src[0];
     return size_of(node) && q->ne[1] <= MOST_QUERIES && kvtuner_metal_has_usual_shape(node) &&
            q->nb[0] == sizeof(float) && q->nb[1] % 16 == 0 && q->nb[2] % 16 == 0 && q->nb[3] % 16 == 0;
-}
-
-// simdgroups have 32 lanes where they multiply matrices
-bool has_lanes(ggml_metal_device_t device) {
-    return ggml_metal_device_get_props(device)->has_simdgroup_mm;
-}
-
-bool is_run(ggml_metal_device_t device, const ggml_tensor * node) {
-    return is_fast(node) && has_lanes(device);
 }
 
 }  // namespace
@@ -164,7 +134,7 @@ void kvtuner_metal_attend(ggml_metal_device_t device, ggml_metal_encoder_t encod
     const ggml_metal_buffer_id out = kvtuner_metal_buffer(around.out ? around.out : node);
     ggml_metal_buffer_id parts = kvtuner_metal_buffer(node);
     parts.offs += ggml_nbytes(node);  // where upstream has its own
-    begin(encoder, pipeline_of(device, node, n_parts), args);
+    begin(device, encoder, attention_kernel(node, columns, n_parts), args);
     int slot = 1;
     for (int i : SOURCES) {
         const ggml_tensor * source = i == 0 || !node->src[i] ? q : node->src[i];
@@ -179,7 +149,7 @@ void kvtuner_metal_attend(ggml_metal_device_t device, ggml_metal_encoder_t encod
         return;
     }
     ggml_metal_encoder_memory_barrier(encoder);
-    begin(encoder, kvtuner_metal_pipeline(device, FILE_OF_KERNELS, "kvtuner_add_parts", sizes_of(node)), args);
+    begin(device, encoder, add_parts_kernel(node, columns), args);
     ggml_metal_encoder_set_buffer(encoder, parts, 1);
     ggml_metal_encoder_set_buffer(encoder, out, 2);
     ggml_metal_encoder_dispatch_threadgroups(encoder, (int)ggml_nrows(node), 1, 1, LANES, 1, 1);
@@ -190,13 +160,24 @@ bool kvtuner_metal_attends(const ggml_tensor * node) {
 }
 
 bool kvtuner_metal_has_attention(ggml_metal_device_t device, const ggml_tensor * node) {
-    return is_run(device, node) && pipeline_of(device, node, /*n_parts =*/1).pipeline;
+    return is_fast(node) && kvtuner_metal_has_lanes(device);
 }
 
-bool kvtuner_metal_lacks_attention(ggml_metal_device_t device, const ggml_tensor * node) {
-    const bool is_copied = has_lanes(device) && kvtuner_metal_needs_copies(node) && kvtuner_metal_can_copy(node);
-    return (is_run(device, node) && !kvtuner_metal_has_attention(device, node)) ||
-           (is_copied && !kvtuner_metal_has_copies(device, node));
+std::vector<kvtuner_metal_kernel> kvtuner_metal_attention_kernels(const ggml_tensor * node) {
+    std::vector<kvtuner_metal_kernel> kernels;
+    if (is_fast(node)) {
+        const int most = size_of(node)->most_columns;
+        for (int columns = columns_of_simdgroup(node); columns <= most; columns *= 2) {
+            kernels.push_back(attention_kernel(node, columns, /*n_parts =*/1));
+            kernels.push_back(attention_kernel(node, columns, KVTUNER_METAL_PARTS));
+            kernels.push_back(add_parts_kernel(node, columns));
+        }
+    }
+    if (kvtuner_metal_needs_copies(node) && kvtuner_metal_can_copy(node)) {
+        const auto of_copies = kvtuner_metal_copy_kernels(node);
+        kernels.insert(kernels.end(), of_copies.begin(), of_copies.end());
+    }
+    return kernels;
 }
 
 bool kvtuner_metal_takes_attention(const ggml_tensor * node) {

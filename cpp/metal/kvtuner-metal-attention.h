@@ -15,11 +15,11 @@ bool kvtuner_metal_takes_attention(const ggml_tensor * node);
 // of those that are: whether it can be done
 bool kvtuner_metal_supports_attention(const ggml_tensor * node);
 
-// whether a kernel of ours does it, and the device has it: false where its compiler refuses it
+// whether a kernel of ours does it on such a device
 bool kvtuner_metal_has_attention(ggml_metal_device_t device, const ggml_tensor * node);
 
-// whether kernels of ours would do it, or for many queries make copies for it, and the device's compiler refuses one
-bool kvtuner_metal_lacks_attention(ggml_metal_device_t device, const ggml_tensor * node);
+// those that attend its cache: as many queries as it has and more, of few tokens and of many
+std::vector<kvtuner_metal_kernel> kvtuner_metal_attention_kernels(const ggml_tensor * node);
 
 // whether a kernel of ours does it, which can also do the rotations around it
 bool kvtuner_metal_attends(const ggml_tensor * node);

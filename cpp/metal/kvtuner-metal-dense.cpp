@@ -1,19 +1,19 @@
 #include "kvtuner-metal-dense.h"
 
-#include "kvtuner-metal-library.h"
 #include "kvtuner-metal-sides.h"
 
 #include "ggml-metal-ops.h"
 
 #include <algorithm>
 #include <cstdint>
-#include <string>
 
 namespace {
 
 constexpr int64_t MULTIPLE_OF = 64;  // tokens that upstream's kernels take at once: fewer they would copy once more
 constexpr size_t ALIGNMENT = 64;
 constexpr int THREADS = 256;
+constexpr int HINT_AT = 4;  // of the parameters of a node: how many tokens a query sees at most, or 0
+constexpr const char * FILE_OF_KERNELS = "kvtuner-dense.metal";
 
 // head sizes of upstream's kernels over f16
 constexpr int64_t SIZES[][2] = {
@@ -66,6 +66,7 @@ size_t set_node(const ggml_tensor * of, kvtuner_metal_dense & dense) {
     }
     std::fill(node.src + KVTUNER_EXACT_AT, node.src + GGML_MAX_SRC, nullptr);
     node.op_params[KVTUNER_MARK_AT] = 0;
+    node.op_params[HINT_AT] = 0;  // with it upstream has lists of tokens where copies lie
     size_t behind = ggml_metal_op_flash_attn_ext_extra_pad(&node) + ggml_metal_op_flash_attn_ext_extra_blk(&node) +
                     ggml_metal_op_flash_attn_ext_extra_tmp(&node);
     for (int i = 1; i <= KVTUNER_MASK_AT; ++i) {
@@ -80,22 +81,17 @@ size_t set_node(const ggml_tensor * of, kvtuner_metal_dense & dense) {
     return behind;
 }
 
-ggml_metal_pipeline_with_params halves_pipeline(ggml_metal_device_t device, ggml_type type, bool has_rows,
-                                                bool has_centers) {
-    const kvtuner_metal_kind kind = *kvtuner_metal_kind_of(type);
-    ggml_metal_cv_t constants = ggml_metal_cv_init();
-    ggml_metal_cv_set_int16(constants, (int16_t)kind, FC_KVTUNER_DENSE);
-    ggml_metal_cv_set_bool(constants, has_rows, FC_KVTUNER_DENSE + 1);
-    ggml_metal_cv_set_bool(constants, has_centers, FC_KVTUNER_DENSE + 2);
-    const std::string name =
-            "kvtuner_halves_" + std::to_string(kind) + (has_rows ? "_rows" : "") + (has_centers ? "_centers" : "");
-    const auto pipeline = kvtuner_metal_pipeline(device, "kvtuner-dense.metal", "kvtuner_halves", {}, constants, name);
-    ggml_metal_cv_free(constants);
-    return pipeline;
+// that copies a side of the cache, or its slots
+kvtuner_metal_kernel halves_of(const ggml_tensor * node, int source, bool is_exact) {
+    const ggml_tensor * from = node->src[is_exact ? KVTUNER_EXACT_AT + source - 1 : source];
+    const bool has_centers = source == 1 && kvtuner_has_centers(node);
+    return { FILE_OF_KERNELS,  "kvtuner_halves",
+             THREADS,          {},
+             FC_KVTUNER_DENSE, { (int16_t)*kvtuner_metal_kind_of(from->type), is_exact, has_centers } };
 }
 
-ggml_metal_pipeline_with_params masks_pipeline(ggml_metal_device_t device) {
-    return kvtuner_metal_pipeline(device, "kvtuner-dense.metal", "kvtuner_masks", {});
+kvtuner_metal_kernel masks_kernel() {
+    return { FILE_OF_KERNELS, "kvtuner_masks", THREADS, {} };
 }
 
 // n tokens of the copy of a side, the first of them at `to`: of the cache, or slots
@@ -118,7 +114,7 @@ void copy_tokens(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const
     args.to_stream = copy.nb[3];
     ggml_metal_buffer_id to = kvtuner_metal_buffer(&copy);
     to.offs += is_exact ? 0 : (copy.ne[1] - n) * copy.nb[1];
-    ggml_metal_encoder_set_pipeline(encoder, halves_pipeline(device, from->type, is_exact, has_centers));
+    kvtuner_metal_begin(device, encoder, halves_of(node, source, is_exact));
     ggml_metal_encoder_set_bytes(encoder, &args, sizeof(args), 0);
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(from), 1);
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(has_centers ? centers : from), 2);
@@ -140,7 +136,7 @@ void join_masks(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const 
     args.rows_at = std::max(0, kvtuner_metal_places_of(node).rows);
     args.cache = kvtuner_metal_strides_of(cache);
     args.exact = kvtuner_metal_strides_of(exact ? exact : cache);
-    ggml_metal_encoder_set_pipeline(encoder, masks_pipeline(device));
+    kvtuner_metal_begin(device, encoder, masks_kernel());
     ggml_metal_encoder_set_bytes(encoder, &args, sizeof(args), 0);
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(cache), 1);
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(exact ? exact : cache), 2);
@@ -169,11 +165,15 @@ bool kvtuner_metal_can_copy(const ggml_tensor * node) {
     return kvtuner_metal_has_usual_shape(node) && std::any_of(std::begin(SIZES), std::end(SIZES), fits);
 }
 
-bool kvtuner_metal_has_copies(ggml_metal_device_t device, const ggml_tensor * node) {
-    const auto has_halves = [&](const ggml_tensor * side) {
-        return halves_pipeline(device, side->type, /*has_rows =*/false, /*has_centers =*/false).pipeline != nullptr;
-    };
-    return has_halves(node->src[1]) && has_halves(node->src[2]) && masks_pipeline(device).pipeline;
+std::vector<kvtuner_metal_kernel> kvtuner_metal_copy_kernels(const ggml_tensor * node) {
+    std::vector<kvtuner_metal_kernel> kernels = { masks_kernel() };
+    for (int source : { 1, 2 }) {
+        kernels.push_back(halves_of(node, source, /*is_exact =*/false));
+        if (kvtuner_has_exact(node)) {
+            kernels.push_back(halves_of(node, source, /*is_exact =*/true));
+        }
+    }
+    return kernels;
 }
 
 void kvtuner_metal_copy(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const ggml_tensor * node,

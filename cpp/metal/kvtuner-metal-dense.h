@@ -1,10 +1,13 @@
 // Attention of many queries: the tokens of a cache as halves behind the result of its node, for upstream's kernels.
 #pragma once
 
+#include "kvtuner-metal-library.h"
+
 #include "ggml-metal-device.h"
 #include "ggml.h"
 
 #include <cstddef>
+#include <vector>
 
 // A node over copies. A side that upstream reads as it is stays so.
 struct kvtuner_metal_dense {
@@ -17,8 +20,8 @@ bool kvtuner_metal_needs_copies(const ggml_tensor * node);
 // whether they can read copies of it
 bool kvtuner_metal_can_copy(const ggml_tensor * node);
 
-// whether the device has the kernels that make them: false where its compiler refuses one
-bool kvtuner_metal_has_copies(ggml_metal_device_t device, const ggml_tensor * node);
+// the kernels that make them
+std::vector<kvtuner_metal_kernel> kvtuner_metal_copy_kernels(const ggml_tensor * node);
 
 // makes the copies, and the node over them
 void kvtuner_metal_copy(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const ggml_tensor * node,

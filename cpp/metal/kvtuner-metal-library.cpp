@@ -31,13 +31,31 @@ ggml_metal_library_t library_of(const library_key & key) {
     return made[key] = ggml_metal_library_init_from_source(key.device, source.c_str(), /*verbose =*/true);
 }
 
-}  // namespace
+ggml_metal_cv_t constants_of(const kvtuner_metal_kernel & kernel) {
+    ggml_metal_cv_t values = ggml_metal_cv_init();
+    int index = kernel.first_constant;
+    for (const auto & value : kernel.constants) {
+        if (const bool * yes = std::get_if<bool>(&value)) {
+            ggml_metal_cv_set_bool(values, *yes, index++);
+        } else {
+            ggml_metal_cv_set_int16(values, std::get<int16_t>(value), index++);
+        }
+    }
+    return values;
+}
 
-ggml_metal_pipeline_with_params kvtuner_metal_pipeline(ggml_metal_device_t device, const std::string & file,
-                                                       const std::string & kernel,
-                                                       const kvtuner_metal_defines & defines, ggml_metal_cv_t constants,
-                                                       const std::string & name) {
-    library_key key = { device, file, defines };
+// of the pipeline of a kernel with its constants
+std::string full_name(const kvtuner_metal_kernel & kernel) {
+    std::string name = kernel.name;
+    for (const auto & value : kernel.constants) {
+        name += "_" + std::visit([](auto number) { return std::to_string(number); }, value);
+    }
+    return name;
+}
+
+// null where the device's compiler refuses it, which the log tells
+ggml_metal_pipeline_with_params pipeline_of(ggml_metal_device_t device, const kvtuner_metal_kernel & kernel) {
+    library_key key = { device, kernel.file, kernel.defines };
     if (ggml_metal_device_get_props(device)->has_bfloat) {
         key.defines["GGML_METAL_HAS_BF16"] = "1";
     }
@@ -45,10 +63,50 @@ ggml_metal_pipeline_with_params kvtuner_metal_pipeline(ggml_metal_device_t devic
     if (!library) {
         return {};
     }
-    const std::string & known_as = name.empty() ? kernel : name;
-    const auto known = ggml_metal_library_get_pipeline(library, known_as.c_str());
-    return known.pipeline ? known
-                          : ggml_metal_library_compile_pipeline(library, kernel.c_str(), known_as.c_str(), constants);
+    const std::string name = full_name(kernel);
+    const auto known = ggml_metal_library_get_pipeline(library, name.c_str());
+    if (known.pipeline) {
+        return known;
+    }
+    if (kernel.constants.empty()) {
+        return ggml_metal_library_compile_pipeline(library, kernel.name.c_str(), name.c_str(), nullptr);
+    }
+    ggml_metal_cv_t constants = constants_of(kernel);
+    const auto made = ggml_metal_library_compile_pipeline(library, kernel.name.c_str(), name.c_str(), constants);
+    ggml_metal_cv_free(constants);
+    return made;
+}
+
+std::string problem_of(ggml_metal_device_t device, const kvtuner_metal_kernel & kernel,
+                       ggml_metal_pipeline_with_params pipeline) {
+    const std::string name = ggml_metal_device_get_props(device)->name;
+    if (!pipeline.pipeline) {
+        return "the compiler of " + name + " refuses " + kernel.name;
+    }
+    const int most = ggml_metal_pipeline_max_theads_per_threadgroup(pipeline);
+    return most >= kernel.threads ? ""
+                                  : name + " allows " + std::to_string(most) + " threads in a threadgroup of " +
+                                            kernel.name + ", not " + std::to_string(kernel.threads);
+}
+
+}  // namespace
+
+std::string kvtuner_metal_problem(ggml_metal_device_t device, const kvtuner_metal_kernel & kernel) {
+    return problem_of(device, kernel, pipeline_of(device, kernel));
+}
+
+bool kvtuner_metal_has_lanes(ggml_metal_device_t device) {
+    return ggml_metal_device_get_props(device)->has_simdgroup_mm;
+}
+
+void kvtuner_metal_begin(ggml_metal_device_t device, ggml_metal_encoder_t encoder,
+                         const kvtuner_metal_kernel & kernel) {
+    const auto pipeline = pipeline_of(device, kernel);
+    const std::string problem = problem_of(device, kernel, pipeline);
+    if (!problem.empty()) {
+        GGML_ABORT("%s", problem.c_str());
+    }
+    ggml_metal_encoder_set_pipeline(encoder, pipeline);
 }
 
 ggml_metal_buffer_id kvtuner_metal_buffer(const ggml_tensor * tensor) {

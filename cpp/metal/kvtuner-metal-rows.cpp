@@ -1,9 +1,9 @@
 #include "kvtuner-metal-rows.h"
 
 #include "kvtuner-cache-only.h"
+#include "kvtuner-mark.h"
 #include "kvtuner-metal-args.h"
 #include "kvtuner-metal-attention.h"
-#include "kvtuner-metal-library.h"
 #include "kvtuner-metal-types.h"
 #include "kvtuner-metal-write.h"
 #include "kvtuner-metal.h"
@@ -11,6 +11,8 @@
 #include "ggml-impl.h"
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
 namespace {
 
@@ -34,12 +36,13 @@ bool is_plain(const ggml_tensor * t) {
     return t->nb[0] == ggml_type_size(t->type);
 }
 
-ggml_metal_pipeline_with_params pipeline_of(ggml_metal_device_t device, const char * kernel, ggml_type block,
-                                            ggml_type number) {
-    return kvtuner_metal_pipeline(device, "kvtuner-rows.metal", kernel,
-                                  { { "KVTUNER_BLOCK", kvtuner_metal_name(block) },
-                                    { "KVTUNER_LENGTH", std::to_string(ggml_blck_size(block)) },
-                                    { "KVTUNER_FLOAT", kvtuner_metal_name(number) } });
+kvtuner_metal_kernel kernel_of(const char * name, ggml_type block, ggml_type number) {
+    return { "kvtuner-rows.metal",
+             name,
+             THREADS,
+             { { "KVTUNER_BLOCK", kvtuner_metal_name(block) },
+               { "KVTUNER_LENGTH", std::to_string(ggml_blck_size(block)) },
+               { "KVTUNER_FLOAT", kvtuner_metal_name(number) } } };
 }
 
 void get_rows(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const ggml_tensor * node) {
@@ -51,7 +54,7 @@ void get_rows(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const gg
         args.index_stride[i] = indices->nb[i];
         args.to_stride[i] = node->nb[i + 1];
     }
-    ggml_metal_encoder_set_pipeline(encoder, pipeline_of(device, "kvtuner_get_rows", from->type, node->type));
+    kvtuner_metal_begin(device, encoder, kernel_of("kvtuner_get_rows", from->type, node->type));
     ggml_metal_encoder_set_bytes(encoder, &args, sizeof(args), 0);
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(from), 1);
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(indices), 2);
@@ -72,12 +75,42 @@ void copy(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const ggml_t
     std::copy_n(to->ne, 3, args.to_ne);
     const ggml_type block = to_blocks ? to->type : from->type;
     const int64_t each = to_blocks ? SIMDGROUPS * ggml_blck_size(block) : THREADS;  // values of a threadgroup
-    ggml_metal_encoder_set_pipeline(encoder, pipeline_of(device, to_blocks ? "kvtuner_copy_to" : "kvtuner_copy_from",
-                                                         block, to_blocks ? from->type : to->type));
+    kvtuner_metal_begin(
+            device, encoder,
+            kernel_of(to_blocks ? "kvtuner_copy_to" : "kvtuner_copy_from", block, to_blocks ? from->type : to->type));
     ggml_metal_encoder_set_bytes(encoder, &args, sizeof(args), 0);
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(from), 1);
     ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(to), 2);
     ggml_metal_encoder_dispatch_threadgroups(encoder, (int)((args.n + each - 1) / each), 1, 1, THREADS, 1, 1);
+}
+
+// those that shift keys of a type
+std::vector<kvtuner_metal_kernel> shift_kernels(ggml_type type) {
+    std::vector<kvtuner_metal_kernel> kernels;
+    if (kvtuner_is_cache_only(type) || type == GGML_TYPE_IQ4_NL) {
+        kernels.push_back(kernel_of("kvtuner_copy_from", type, GGML_TYPE_F32));
+    }
+    if (kvtuner_is_cache_only(type)) {
+        kernels.push_back(kernel_of("kvtuner_copy_to", type, GGML_TYPE_F32));
+    }
+    return kernels;
+}
+
+// all that graphs may run over the caches of a node
+std::vector<kvtuner_metal_kernel> kernels_of(const ggml_tensor * node) {
+    std::vector<kvtuner_metal_kernel> kernels = shift_kernels(node->src[1]->type);
+    const auto add = [&](const std::vector<kvtuner_metal_kernel> & more) {
+        kernels.insert(kernels.end(), more.begin(), more.end());
+    };
+    for (int side : { 0, 1 }) {
+        const ggml_tensor * cache = node->src[1 + side];
+        const ggml_tensor * exact = node->src[KVTUNER_EXACT_AT + side];
+        if (kvtuner_metal_name(cache->type)) {
+            add(kvtuner_metal_write_kernels(cache->type, exact ? exact->type : GGML_TYPE_F16, cache->ne[0]));
+        }
+    }
+    add(kvtuner_metal_attention_kernels(node));
+    return kernels;
 }
 
 }  // namespace
@@ -140,8 +173,19 @@ bool kvtuner_metal_run(ggml_metal_library_t library, ggml_metal_encoder_t encode
     return true;
 }
 
-bool kvtuner_metal_has_kernels(ggml_metal_device_t device, const ggml_tensor * node) {
-    const ggml_tensor *k = node->src[1], *v = node->src[2];
-    return !kvtuner_metal_lacks_attention(device, node) && kvtuner_metal_has_write(device, k->type, k->ne[0]) &&
-           kvtuner_metal_has_write(device, v->type, v->ne[0]);
+const char * kvtuner_metal_kernels_problem(ggml_metal_device_t device, const ggml_tensor * node) {
+    static thread_local std::string problem;
+    const bool is_bfloat = node->src[1]->type == GGML_TYPE_BF16 || node->src[2]->type == GGML_TYPE_BF16;
+    if (is_bfloat && !ggml_metal_device_get_props(device)->has_bfloat) {
+        problem = std::string(ggml_metal_device_get_props(device)->name) + " has no bfloat";
+        return problem.c_str();
+    }
+    const auto kernels = kvtuner_metal_has_lanes(device) ? kernels_of(node) : std::vector<kvtuner_metal_kernel>();
+    for (const kvtuner_metal_kernel & kernel : kernels) {
+        problem = kvtuner_metal_problem(device, kernel);
+        if (!problem.empty()) {
+            return problem.c_str();
+        }
+    }
+    return nullptr;
 }

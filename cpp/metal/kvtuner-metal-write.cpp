@@ -1,8 +1,8 @@
 #include "kvtuner-metal-write.h"
 
+#include "kvtuner-cache-only.h"
 #include "kvtuner-mark.h"
 #include "kvtuner-metal-args.h"
-#include "kvtuner-metal-library.h"
 #include "kvtuner-metal-types.h"
 
 #include "ggml.h"
@@ -14,6 +14,7 @@ namespace {
 
 constexpr int PLAIN = 32;  // values that a simdgroup takes where nothing is rotated and the type does not ask for more
 constexpr int LONGEST = 512;   // rotation
+constexpr int LANES = 32;      // of a simdgroup
 constexpr int SIMDGROUPS = 4;  // of a threadgroup
 
 // where rows go: to the cache and beside it, or null; either may be either
@@ -26,8 +27,12 @@ targets targets_of(const kvtuner_write & write) {
 }
 
 // the values of a row that a simdgroup takes
+int64_t piece_of(ggml_type type, int64_t rotation) {
+    return rotation ? rotation : std::max<int64_t>(PLAIN, ggml_blck_size(type));
+}
+
 int64_t piece_of(const kvtuner_write & write) {
-    return write.rotation ? write.rotation : std::max<int64_t>(PLAIN, ggml_blck_size(targets_of(write).cache->type));
+    return piece_of(targets_of(write).cache->type, write.rotation);
 }
 
 // whether rows can go there in pieces of so many values
@@ -39,12 +44,13 @@ bool is_rotation(int64_t n) {
     return n == 64 || n == 128 || n == 256 || n == LONGEST;
 }
 
-ggml_metal_pipeline_with_params pipeline_of(ggml_metal_device_t device, ggml_type type, ggml_type exact,
-                                            int64_t piece) {
-    return kvtuner_metal_pipeline(device, "kvtuner-write.metal", "kvtuner_write",
-                                  { { "KVTUNER_TO", kvtuner_metal_name(type) },
-                                    { "KVTUNER_EXACT", kvtuner_metal_name(exact) },
-                                    { "KVTUNER_N", std::to_string(piece) } });
+kvtuner_metal_kernel kernel_of(ggml_type type, ggml_type exact, int64_t piece) {
+    return { "kvtuner-write.metal",
+             "kvtuner_write",
+             LANES * SIMDGROUPS,
+             { { "KVTUNER_TO", kvtuner_metal_name(type) },
+               { "KVTUNER_EXACT", kvtuner_metal_name(exact) },
+               { "KVTUNER_N", std::to_string(piece) } } };
 }
 
 kvtuner_metal_write_args args_of(const kvtuner_write & write) {
@@ -85,24 +91,29 @@ bool kvtuner_metal_can_write(const kvtuner_write & write) {
     return is_piece && !is_of_norm && can_store(cache, piece) && (!exact || can_store(exact, piece));
 }
 
-bool kvtuner_metal_has_write(ggml_metal_device_t device, ggml_type type, int64_t head_size) {
-    int64_t piece = std::max<int64_t>(PLAIN, ggml_blck_size(type));
-    for (int64_t n = 64; ggml_is_quantized(type) && n <= LONGEST && head_size % n == 0; n *= 2) {
-        piece = n;
+std::vector<kvtuner_metal_kernel> kvtuner_metal_write_kernels(ggml_type type, ggml_type exact, int64_t head_size) {
+    int64_t rotation = 0;
+    for (int64_t n = 64; n <= LONGEST && head_size % n == 0; n *= 2) {
+        rotation = n;
     }
-    return kvtuner_metal_name(type) && pipeline_of(device, type, GGML_TYPE_F16, piece).pipeline;
+    // a cache rotates all its layers or none; rows of types of ours are also stored alone
+    std::vector<kvtuner_metal_kernel> kernels = { kernel_of(type, exact, piece_of(type, 0)) };
+    if (rotation != 0) {
+        kernels.push_back(kernel_of(type, exact, piece_of(type, rotation)));
+    }
+    if (kvtuner_is_cache_only(type)) {
+        kernels.push_back(kernel_of(type, GGML_TYPE_F16, piece_of(type, 0)));
+    }
+    return kernels;
 }
 
 void kvtuner_metal_write(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const kvtuner_write & write) {
     const auto [cache, exact] = targets_of(write);
-    const int64_t piece = piece_of(write);
     kvtuner_metal_write_args args = args_of(write);
-    const auto pipeline = pipeline_of(device, cache->type, exact ? exact->type : GGML_TYPE_F16, piece);
-    GGML_ASSERT(pipeline.pipeline);
     const auto set = [&](const ggml_tensor * tensor, int slot) {
         ggml_metal_encoder_set_buffer(encoder, kvtuner_metal_buffer(tensor ? tensor : write.rows), slot);
     };
-    ggml_metal_encoder_set_pipeline(encoder, pipeline);
+    kvtuner_metal_begin(device, encoder, kernel_of(cache->type, exact ? exact->type : GGML_TYPE_F16, piece_of(write)));
     ggml_metal_encoder_set_bytes(encoder, &args, sizeof(args), 0);
     set(write.rows, 1);
     set(cache->src[1], 2);
@@ -114,7 +125,8 @@ void kvtuner_metal_write(ggml_metal_device_t device, ggml_metal_encoder_t encode
     set(exact, 8);
     const int64_t n_pieces = (int64_t)args.n_rows * args.pieces_per_row;
     ggml_metal_encoder_dispatch_threadgroups(encoder, (int)((n_pieces + SIMDGROUPS - 1) / SIMDGROUPS),
-                                             (int)cache->src[0]->ne[2], (int)cache->src[0]->ne[3], 32, SIMDGROUPS, 1);
+                                             (int)cache->src[0]->ne[2], (int)cache->src[0]->ne[3], LANES, SIMDGROUPS,
+                                             1);
 }
 
 void kvtuner_metal_set_rows(ggml_metal_device_t device, ggml_metal_encoder_t encoder, const ggml_tensor * set_rows) {

@@ -20,6 +20,7 @@ using layers_by_pair = std::map<std::string, std::vector<uint32_t>>;
 
 // tokens in the probed cache: back ends have their fast kernels for multiples of it
 constexpr int64_t N_KV = 256;
+constexpr size_t N_TENSORS = 16;  // of a probe
 
 // one new token over a cache of these types
 struct attention_probe {
@@ -27,11 +28,27 @@ struct attention_probe {
     ggml_tensor * node;
 
     attention_probe(const kvtuner_attention_layer & layer, ggml_type type_k, ggml_type type_v)
-        : ctx(ggml_init({ 8 * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true })) {
+        : ctx(ggml_init({ N_TENSORS * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true })) {
         ggml_tensor * q = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F32, layer.head_size_k, 1, layer.n_head, 1);
         ggml_tensor * mask = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F16, N_KV, 1, 1, 1);
         node = ggml_flash_attn_ext(ctx.get(), q, side(type_k, layer.head_size_k, layer.n_head_kv),
                                    side(type_v, layer.head_size_v, layer.n_head_kv), mask, 1.0f, 0.0f, 0.0f);
+    }
+
+    // what the node reads beside the cache
+    void add_beside(const kvtuner_attention_layer & layer) {
+        if (layer.has_sinks) {
+            ggml_flash_attn_ext_add_sinks(node, ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, layer.n_head));
+        }
+        if (layer.type_exact != GGML_TYPE_COUNT) {
+            node->src[KVTUNER_EXACT_AT] = side(layer.type_exact, layer.head_size_k, layer.n_head_kv);
+            node->src[KVTUNER_EXACT_AT + 1] = side(layer.type_exact, layer.head_size_v, layer.n_head_kv);
+            node->src[KVTUNER_EXACT_AT + 2] = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F16, N_KV, 1, 1, 1);
+        }
+        if (layer.has_centers) {
+            const int64_t n = (int64_t)layer.head_size_k * layer.n_head_kv;
+            node->src[KVTUNER_CENTERS_AT] = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F16, n, 1);
+        }
     }
 
 private:
@@ -141,14 +158,16 @@ bool kvtuner_reads_beside(ggml_backend_dev_t device) {
     return device && (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_CPU || attention_is_fast(device));
 }
 
-bool kvtuner_has_kernels(ggml_backend_dev_t device, const kvtuner_attention_layer & layer) {
-    const auto has = told_by<kvtuner_has_kernels_t>(device, KVTUNER_HAS_KERNELS);
-    if (!has) {
-        return true;
+std::string kvtuner_kernels_problem(ggml_backend_dev_t device, const kvtuner_attention_layer & layer) {
+    const auto problem_of = told_by<kvtuner_kernels_problem_t>(device, KVTUNER_KERNELS_PROBLEM);
+    if (!problem_of) {
+        return "";
     }
-    const attention_probe probe(layer, layer.type_k, layer.type_v);
+    attention_probe probe(layer, layer.type_k, layer.type_v);
     kvtuner_mark(probe.node);
-    return has(device, probe.node);
+    probe.add_beside(layer);
+    const char * problem = problem_of(device, probe.node);
+    return problem ? problem : "";
 }
 
 bool kvtuner_can_write(ggml_backend_dev_t device, ggml_type type, int64_t row_size) {

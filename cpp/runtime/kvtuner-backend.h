@@ -17,6 +17,9 @@ struct kvtuner_attention_layer {
     uint32_t n_head_kv;
     ggml_type type_k;
     ggml_type type_v;
+    ggml_type type_exact = GGML_TYPE_COUNT;  // of rows beside the cache; that: none
+    bool has_centers = false;                // of blocks of positions
+    bool has_sinks = false;
 };
 
 // One line that names the layers, the pairs and the remedy, for layers that live on one device and that it would attend
@@ -30,9 +33,9 @@ std::vector<ggml_backend_dev_t> kvtuner_simple_devices(ggml_backend_dev_t device
 // Whether a device can write rows of row_size values into a cache of this type; where it cannot, no context works.
 bool kvtuner_can_write(ggml_backend_dev_t device, ggml_type type, int64_t row_size);
 
-// Whether a device has the kernels of a layer: false where it compiles them when they are asked for and cannot. Kernels
+// Why a device that compiles kernels when they are asked for cannot run those of a layer; empty where it can. Kernels
 // that no back end has leave the work to others.
-bool kvtuner_has_kernels(ggml_backend_dev_t device, const kvtuner_attention_layer & layer);
+std::string kvtuner_kernels_problem(ggml_backend_dev_t device, const kvtuner_attention_layer & layer);
 
 // Whether attention on a device reads what a plan has beside a cache: exact rows, centers of blocks of positions.
 bool kvtuner_reads_beside(ggml_backend_dev_t device);

@@ -74,22 +74,44 @@ std::string device_problem(const llama_model & model, uint32_t il, ggml_type typ
     return of_k.empty() ? problem("V", type_v, model.hparams.n_embd_v_gqa(il)) : of_k;
 }
 
-// why the device of layer il cannot run the types of a plan; empty where it can, or leaves them to others
-std::string kernel_problem(const llama_model & model, uint32_t il, ggml_type type_k, ggml_type type_v) {
+// whether layer il stores the ends of the plan
+bool stores_ends(const llama_model & model, const kvtuner_plan & plan, uint32_t il) {
+    const bool is_quantized = ggml_is_quantized(plan.type_k[il]) || ggml_is_quantized(plan.type_v[il]);
+    return plan.ends.n_positions() > 0 && is_quantized && !model.hparams.is_mla() && !model.hparams.is_swa(il) &&
+           kvtuner_can_read_exact(model);
+}
+
+// whether keys of layer il are less of a center for each block of positions
+bool has_block_centers(const llama_model & model, const kvtuner_plan & plan, uint32_t il) {
+    return plan.center_span > 0 && plan.has_center_k(il) && model.hparams.rope_type != LLAMA_ROPE_TYPE_NONE &&
+           model.hparams.has_rope(il) && kvtuner_can_read_exact(model);
+}
+
+// why the device of layer il cannot run it with a plan; empty where it can, or leaves it to others
+std::string kernel_problem(const llama_model & model, const kvtuner_plan & plan, uint32_t il, ggml_type type_k,
+                           ggml_type type_v) {
     const llama_hparams & hparams = model.hparams;
-    ggml_backend_dev_t layer_device = hparams.is_mla() ? nullptr : model.dev_layer(il);
+    ggml_backend_dev_t layer_device = model.dev_layer(il);
     if (!layer_device) {
         return "";
     }
-    const kvtuner_attention_layer layer = {
-        il,    hparams.n_embd_head_k(il), hparams.n_embd_head_v(il), hparams.n_head(il), hparams.n_head_kv(il), type_k,
-        type_v
-    };
+    const ggml_type exact = stores_ends(model, plan, il) ? plan.ends.type : GGML_TYPE_COUNT;
+    const bool has_centers = has_block_centers(model, plan, il), has_sinks = model.layers.at(il).attn_sinks;
+    const kvtuner_attention_layer layer = { il,
+                                            hparams.n_embd_head_k(il),
+                                            hparams.n_embd_head_v(il),
+                                            hparams.n_head(il),
+                                            hparams.n_head_kv(il),
+                                            type_k,
+                                            type_v,
+                                            exact,
+                                            has_centers,
+                                            has_sinks };
     for (ggml_backend_dev_t device : kvtuner_simple_devices(layer_device)) {
-        if (!kvtuner_has_kernels(device, layer)) {
-            return "layer " + std::to_string(il) + ": the compiler of " + ggml_backend_dev_name(device) +
-                   " refuses the kernels of " + kvtuner_pair_name(type_k, type_v) +
-                   ": use other types there, --no-kv-offload, or --kv-config none";
+        const std::string problem = kvtuner_kernels_problem(device, layer);
+        if (!problem.empty()) {
+            return "layer " + std::to_string(il) + ": " + problem + ", which " + kvtuner_pair_name(type_k, type_v) +
+                   " needs: use other types there, --no-kv-offload, or --kv-config none";
         }
     }
     return "";
@@ -111,15 +133,12 @@ std::string scaling_problem(const llama_model & model, const kvtuner_plan & plan
 
 // why layer il cannot store the ends of the plan; empty where it can, or goes without
 std::string ends_problem(const llama_model & model, const kvtuner_plan & plan, uint32_t il) {
-    const llama_hparams & hparams = model.hparams;
-    const bool is_quantized = ggml_is_quantized(plan.type_k[il]) || ggml_is_quantized(plan.type_v[il]);
-    if (plan.ends.n_positions() == 0 || !is_quantized || hparams.is_mla() || hparams.is_swa(il) ||
-        !kvtuner_can_read_exact(model)) {
+    if (!stores_ends(model, plan, il)) {
         return "";
     }
     const int64_t block = ggml_blck_size(plan.ends.type);
-    const std::pair<const char *, uint32_t> sides[] = { { "K", hparams.n_embd_head_k(il) },
-                                                        { "V", hparams.n_embd_head_v(il) } };
+    const std::pair<const char *, uint32_t> sides[] = { { "K", model.hparams.n_embd_head_k(il) },
+                                                        { "V", model.hparams.n_embd_head_v(il) } };
     for (const auto & [side, size] : sides) {
         if (size % block != 0) {
             return "layer " + std::to_string(il) + ": " + side + " ends of type " + ggml_type_name(plan.ends.type) +
@@ -182,7 +201,7 @@ std::string kvtuner_device_problem(const llama_model & model, const llama_contex
     if (!params.offload_kqv) {
         return "";
     }
-    const bool has_plan = kvtuner_selected(model).plan != nullptr;
+    const kvtuner_plan_ptr plan = kvtuner_plan_for(model, model.hparams, params.type_k, params.type_v);
     for (uint32_t il = 0; il < model.hparams.n_layer_all; ++il) {
         if (!has_cache(model, il)) {
             continue;
@@ -193,7 +212,7 @@ std::string kvtuner_device_problem(const llama_model & model, const llama_contex
         if (!found.empty()) {
             return found;
         }
-        const std::string of_kernels = has_plan ? kernel_problem(model, il, type_k, type_v) : "";
+        const std::string of_kernels = plan ? kernel_problem(model, *plan, il, type_k, type_v) : "";
         if (!of_kernels.empty()) {
             return of_kernels;
         }

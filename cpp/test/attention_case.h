@@ -44,6 +44,7 @@ struct setting {
     ggml_type type_exact;
     bool all_see;        // some token, also with HOLES
     bool has_own_slots;  // each stream sees slots of its own alone, which the node says
+    bool has_hint;       // of how many tokens a query sees at most
 
     int64_t n_head() const {
         return group * n_head_kv;
@@ -53,10 +54,11 @@ struct setting {
         char line[300];
         snprintf(line, sizeof(line),
                  "K %s V %s heads %lld/%lld group %lld KV heads %lld streams %lld queries %lld tokens %lld mask %d "
-                 "ALiBi %g cap %g sinks %d centers %lld exact %lld %s own %d",
+                 "ALiBi %g cap %g sinks %d centers %lld exact %lld %s own %d hint %d",
                  ggml_type_name(type_k), ggml_type_name(type_v), (long long)size.k, (long long)size.v, (long long)group,
                  (long long)n_head_kv, (long long)n_stream, (long long)n_query, (long long)n_token, mask, max_bias,
-                 softcap, has_sinks, (long long)n_center, (long long)n_slot, ggml_type_name(type_exact), has_own_slots);
+                 softcap, has_sinks, (long long)n_center, (long long)n_slot, ggml_type_name(type_exact), has_own_slots,
+                 has_hint);
         return line;
     }
 };
@@ -91,6 +93,9 @@ struct attention_case {
             make_exact(random);
         }
         add_integers();
+        if (s.has_hint) {
+            ggml_flash_attn_ext_set_n_kv_max(out, (int32_t)(s.n_token + s.n_slot));
+        }
     }
 
     // with the buffer of so many threads as planned, or of one

@@ -364,6 +364,7 @@ int main(int argc, char ** argv) {
     }
     setvbuf(stdout, nullptr, _IOLBF, 0);  // so that the model that aborts is the last one named
     llama_log_set(keep_log, nullptr);
+    ggml_backend_load_all();
     llama_backend_init();
     bool is_good = true;
     for (const std::string & path : opts.paths) {

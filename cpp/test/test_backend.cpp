@@ -26,16 +26,17 @@ static bool is_fast(ggml_backend_dev_t, const ggml_tensor * node) {
     return kvtuner_is_marked(node) && node->src[1]->type != GGML_TYPE_IQ4_NL;
 }
 
-static bool compiles(ggml_backend_dev_t, const ggml_tensor * node) {
-    return kvtuner_is_marked(node) && node->src[2]->type != GGML_TYPE_Q4_0;
+static const char * kernels_problem(ggml_backend_dev_t, const ggml_tensor * node) {
+    const bool has_beside = kvtuner_has_exact(node) && kvtuner_has_centers(node) && node->src[4];
+    return has_beside ? "no kernel beside" : node->src[2]->type == GGML_TYPE_Q4_0 ? "no kernel" : nullptr;
 }
 
 static void * proc_address(ggml_backend_reg_t, const char * name) {
     if (has_kernels && strcmp(name, KVTUNER_ATTENTION_IS_FAST) == 0) {
         return (void *)is_fast;
     }
-    if (has_kernels && strcmp(name, KVTUNER_HAS_KERNELS) == 0) {
-        return (void *)compiles;
+    if (has_kernels && strcmp(name, KVTUNER_KERNELS_PROBLEM) == 0) {
+        return (void *)kernels_problem;
     }
     return strcmp(name, "ggml_backend_get_features") == 0 ? (void *)features : nullptr;
 }
@@ -113,11 +114,14 @@ int main() {
 
     device.iface.get_type = device_type;
     expect("beside a cache, without kernels of ours", kvtuner_reads_beside(&device) ? "read" : "not", "not");
-    expect("a back end that compiles nothing later", kvtuner_has_kernels(&device, layers[0]) ? "all" : "not all",
-           "all");
+    expect("a back end that compiles nothing later", kvtuner_kernels_problem(&device, layers[0]), "");
     has_kernels = true;
-    expect("kernels that a compiler refuses", kvtuner_has_kernels(&device, layers[0]) ? "all" : "not all", "not all");
-    expect("kernels that it takes", kvtuner_has_kernels(&device, layers[4]) ? "all" : "not all", "all");
+    expect("kernels that a compiler refuses", kvtuner_kernels_problem(&device, layers[0]), "no kernel");
+    expect("kernels that it takes", kvtuner_kernels_problem(&device, layers[4]), "");
+    kvtuner_attention_layer beside = layers[4];
+    beside.type_exact = GGML_TYPE_Q8_0;
+    beside.has_centers = beside.has_sinks = true;
+    expect("kernels of what lies beside", kvtuner_kernels_problem(&device, beside), "no kernel beside");
     expect("beside a cache", kvtuner_reads_beside(&device) ? "read" : "not", "read");
     expect("kernels of ours", kvtuner_slow_layers(&device, { layers[0], layer(7, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL) }),
            "");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -96,12 +97,13 @@ def environment(libraries: Path, order: str) -> dict[str, str]:
 
 def main(kernel: str, text: Path | None = None) -> None:
     """Compiles ``kernel``, of a ``text`` that includes nothing or of upstream's, and prints where its library is."""
+    has_bfloat = "bfloat" not in os.environ.get("KVTUNER_METAL_LACKS", "")
     if text:
-        print(build(text, [kernel]))
+        print(build(text, [kernel], has_bfloat=has_bfloat))
         return
     for path in sorted((METAL / "kernels").glob("*.metal")):
         if kernel in host_names(path.read_text()):
-            print(build(path, [kernel]))
+            print(build(path, [kernel], has_bfloat=has_bfloat))
             return
     sys.exit(f"no kernel {kernel}")
 

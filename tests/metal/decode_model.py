@@ -15,6 +15,7 @@ import numpy as np
 from llama_cpp import _ggml, kvtuner
 
 N_GPU_LAYERS = 999
+CONTEXT_MADE = "the context is made"  # of the process's errors a line
 
 
 class _Override(ctypes.Structure):
@@ -82,6 +83,7 @@ def main() -> None:
     context = llama_cpp.llama_init_from_model(model, wanted)
     if not context:
         sys.exit(kvtuner.failure("no context"))
+    print(CONTEXT_MADE, file=sys.stderr, flush=True)
     vocab = llama_cpp.llama_model_get_vocab(model)
     n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
     tokens = tokenized(vocab, args.text)

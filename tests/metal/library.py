@@ -35,7 +35,6 @@ QUIET = [
 # nothing; half is computed in half
 KERNELS = [
     *COMMON, "-O1", "-fsanitize=thread", "-fno-vectorize", "-fno-slp-vectorize", "-fno-strict-aliasing",
-    "-DGGML_METAL_HAS_BF16",
     *(f"-Wno-{name}" for name in QUIET),
     "-mllvm", "-tsan-instrument-read-before-write", "-mllvm", "-tsan-instrument-func-entry-exit=0",
     "-Xclang", "-ffloat16-excess-precision=none",
@@ -56,15 +55,20 @@ def compiler() -> list[str] | None:
 
 
 def build(
-    file: Path, kernels: Collection[str], includes: Path = UPSTREAM, defines: Mapping[str, str | int] | None = None
+    file: Path,
+    kernels: Collection[str],
+    includes: Path = UPSTREAM,
+    defines: Mapping[str, str | int] | None = None,
+    has_bfloat: bool = True,
 ) -> Path:
     """A library with the ``kernels`` of the Metal ``file`` by their host names, which includes files of ``includes``
-    and of ours; ``defines`` are macros that its host gives it.
+    and of ours; ``defines`` are macros that its host gives it, as it does where the device ``has_bfloat``.
 
     Raises `RuntimeError` with the compiler's words where they do not compile.
     """
     sources = {path: path.read_bytes() for path in _sources(file, includes)}
     more = [f"-D{name}={value}" for name, value in sorted((defines or {}).items())]
+    more += ["-DGGML_METAL_HAS_BF16=1"] if has_bfloat else []
     more += [] if file.is_relative_to(UPSTREAM) else UNDEFINED
     parts = [repr((KERNELS, RUNTIME, file.name, sorted(kernels), more)).encode(), _version()]
     digest = hashlib.sha256(

@@ -13,6 +13,7 @@ from build_folders import installed_folder
 from kvtuner_gguf.server.llama_server import find_tool
 from tests.metal.backend import environment, function_of_device, supported_operations
 from tests.metal.library import ROOT, WHEEL, compiler
+from tests.native.archs import write_models
 
 pytestmark = pytest.mark.native
 
@@ -66,24 +67,89 @@ def test_rows_that_upstreams_kernels_do_not_know(program: Path, operation: str) 
     assert passed(program, "reverse", operation, cases) >= least
 
 
-@pytest.mark.metal_all
-def test_writes_of_a_plan_store_what_their_steps_store(program: Path) -> None:
+def test_copies_from_blocks_to_blocks_are_left_to_others(program: Path) -> None:
+    """As upstream leaves those of its own types."""
+    cases = r"type_src=(q[23]_nl|q8_0),type_dst=(q[23]_nl|q8_0),"
+    command = [program, "test", "-b", "MTL0", "-o", "CPY", "-p", cases]
     variables = os.environ | environment(program.resolve().parent, "forward")
-    command = [installed_folder() / "kvtuner-test-writes", "MTL0"]
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, timeout=3000, check=False)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, b"0 failures"), done.stdout[-4000:]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600, check=False)
+    asked = [line for line in done.stdout.splitlines() if "CPY(" in line]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {kind for line in asked for kind in re.findall("type_src=([^,]*)", line)} == {"q2_nl", "q3_nl", "q8_0"}
+    assert all("not supported [MTL0]" in line for line in asked)
+
+
+def run_ours(program: Path, name: str, *arguments: str | Path, **variables: str) -> tuple[int, str]:
+    """The exit status and words of one of our programs."""
+    emulated = environment(program.resolve().parent, variables.pop("order", "forward"))
+    command = [installed_folder() / f"kvtuner-{name}", *arguments]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | emulated | variables,
+        capture_output=True,
+        text=True,
+        timeout=3000,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+LAST_FIRST = {"KVTUNER_METAL_LAST_FIRST": "1"}
 
 
 @pytest.mark.metal_all
-@pytest.mark.parametrize(("order", "seed"), [("forward", 1), ("reverse", 2), ("random", 3)])
-def test_attention_of_a_plan(program: Path, order: str, seed: int) -> None:
+@pytest.mark.parametrize("variables", [{}, LAST_FIRST], ids=["in order", "last first"])
+def test_writes_of_a_plan_store_what_their_steps_store(program: Path, variables: dict[str, str]) -> None:
+    status, words = run_ours(program, "test-writes", "MTL0", **variables)
+    assert (status, "\n0 failures\n" in words) == (0, True), words[-4000:]
+
+
+@pytest.mark.metal_all
+@pytest.mark.parametrize(
+    ("seed", "variables"),
+    [(1, {}), (2, {"order": "reverse"}), (3, {"order": "random"}), (4, LAST_FIRST)],
+    ids=["forward", "reverse", "random", "last first"],
+)
+def test_attention_of_a_plan(program: Path, seed: int, variables: dict[str, str]) -> None:
     """All pairs, exact rows, centers, streams, few queries and many, against a plain loop in float64."""
-    of_devices = installed_folder() / "kvtuner-test-gpu-attention"
-    variables = os.environ | environment(program.resolve().parent, order)
-    command = [of_devices, "MTL0", "1", str(seed), "small"]
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=1200, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert ", 0 not supported, 0 failures" in done.stdout
+    status, words = run_ours(program, "test-gpu-attention", "MTL0", "1", str(seed), "small", **variables)
+    assert status == 0, words
+    assert ", 0 not supported, 0 failures" in words
+
+
+@pytest.mark.metal_all
+@pytest.mark.parametrize("kernel", ["kvtuner_add_parts", "kernel_flash_attn_ext_blk"])
+def test_a_missing_barrier_of_attention_is_seen(program: Path, kernel: str) -> None:
+    variables = LAST_FIRST | {"KVTUNER_METAL_NO_BARRIER": kernel}
+    status, words = run_ours(program, "test-gpu-attention", "MTL0", "1", "1", "small", **variables)
+    assert (status, "FAIL error" in words) == (1, True), words
+
+
+LOW = ("--plan", "q3_nl/q2_nl,iq4_nl/q4_0")
+
+
+@pytest.mark.metal_all
+@pytest.mark.parametrize(
+    ("plans", "variables"),
+    [
+        ((), {}),
+        (LOW, {"order": "reverse", "KVTUNER_METAL_NODES": "9", "KVTUNER_METAL_THREADS": "2"}),
+        (LOW, {"order": "random", "GGML_METAL_FUSION_DISABLE": "1", **LAST_FIRST}),
+    ],
+    ids=["all plans, forward", "reverse, two encoders", "random, no fusion, last first"],
+)
+def test_what_a_cache_goes_through(
+    program: Path, tmp_path: Path, plans: tuple[str, ...], variables: dict[str, str]
+) -> None:
+    """Prefill, decoding, context shift, self-extend, copies of sequences, saved states, against the CPU."""
+    model = write_models(tmp_path) / "llama-dense.gguf"
+    show = {"KVTUNER_METAL_SHOW": "1"}
+    status, words = run_ours(program, "test-archs", *plans, model, **variables, **show)
+    reports = [line for line in words.splitlines() if ": NMSE " in line and "floor" not in line]
+    assert (status, len(reports)) == (0, 1 if plans else 8), words[-4000:]
+    kernels = {line.removeprefix("run ") for line in words.splitlines() if line.startswith("run ")}
+    assert {"kvtuner_copy_from", "kvtuner_copy_to", "kvtuner_halves", "kvtuner_attention"} <= kernels
 
 
 def test_what_is_supported_is_upstreams_own_word() -> None:
@@ -99,3 +165,12 @@ def test_a_text_that_compiles_with_warnings_makes_a_library() -> None:
     assert "newLibraryWithSource" in function
     assert "if (!library)" in function
     assert "if (error)" not in function
+
+
+@pytest.mark.parametrize(("operation", "kernel"), [("GET_ROWS", "kvtuner_get_rows"), ("CPY", "kvtuner_copy_from")])
+def test_no_kernel_begins_with_more_threads_than_it_may_have(program: Path, operation: str, kernel: str) -> None:
+    command = [program, "test", "-b", "MTL0", "-o", operation, "-p", r"type(_src)?=q2_nl,.*"]
+    emulated = environment(program.resolve().parent, "forward") | {"KVTUNER_METAL_FEW_THREADS": kernel}
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | emulated, capture_output=True, text=True, check=False)
+    assert done.returncode < 0
+    assert f"MTL0 allows 32 threads in a threadgroup of {kernel}, not 128" in done.stderr

@@ -6,31 +6,29 @@ activations are rounded to 8 bits, which makes more of the last bit of a sum tha
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-import llama_cpp
 import numpy as np
 import pytest
 
 from kvtuner_gguf.files.assets import fetch_model
+from kvtuner_gguf.plan.centers import Centers
+from kvtuner_gguf.plan.ends import Ends
 from kvtuner_gguf.plan.pairs import Pair
 from kvtuner_gguf.plan.plan import Plan
 from kvtuner_gguf.server.llama_server import find_tool
-from tests.metal.backend import environment
 from tests.metal.library import ROOT, WHEEL, compiler
-from tests.tiny import write_tiny
+from tests.metal.model_runs import TEXT, Run, difference, run
+from tests.tiny import N_HEAD_KV, write_tiny
 
 pytestmark = pytest.mark.native
 
-LIBRARIES = Path(llama_cpp.__file__).parent / "lib"
-TEXT = (
-    "The Eiffel Tower was built for the World's Fair of 1889 and stands in Paris, the capital of France, on the bank "
-    "of the river Seine, where"
-)
+HEAD_SIZE = 64
+SHORT = ("--text", TEXT[:72])  # a token is a byte; many queries at first, and two blocks of positions
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,62 +37,72 @@ def _library() -> None:
         pytest.skip(f"a back end of {WHEEL} has another C++ library than ggml")
 
 
-@dataclass(frozen=True)
-class Run:
-    """The logits [8, vocabulary] of the last tokens of a text, and the kernels that ran."""
+class Tiny(NamedTuple):
+    """A model of two layers, a plan, and runs on the CPU without and with it, and emulated with it."""
 
-    logits: np.ndarray
-    kernels: frozenset[str]
+    model: Path
+    plan: Path
+    plain: Run
+    on_cpu: Run
+    emulated: Run
 
-
-def run(model: Path, plan: Path | str, folder: Path, *options: str, on_device: bool, **variables: str) -> Run:
-    made = folder / "logits.npy"
-    command = [sys.executable, "-m", "tests.metal.decode_model", model, made, "--plan", plan, "--text", TEXT]
-    more = environment(LIBRARIES.resolve(), "forward") | {"KVTUNER_METAL_SHOW": "1"} | variables if on_device else {}
-    where = ["--weights-on-host", *(["--device"] if on_device else []), *options]
-    done = subprocess.run(
-        [*map(str, command), *where], cwd=ROOT, env=os.environ | more, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    kernels = frozenset(line.removeprefix("run ") for line in done.stderr.splitlines() if line.startswith("run "))
-    return Run(np.load(made), kernels)
+    def again(self, folder: Path, **variables: str) -> Run:
+        return run(self.model, self.plan, folder, *SHORT, on_device=True, **variables)
 
 
-def difference(a: Run, b: Run) -> float:
-    """Of logits, squared, over the squares of the first."""
-    return float(((a.logits - b.logits) ** 2).sum() / (a.logits**2).sum())
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """With exact ends, and with a center for each block of positions in the first layer."""
+    folder = tmp_path_factory.mktemp("tiny")
+    model, plan = write_tiny(folder / "tiny.gguf", "llama", head_dim=HEAD_SIZE), folder / "plan.json"
+    center = np.random.default_rng(5).standard_normal(N_HEAD_KV * HEAD_SIZE)
+    pairs = (Pair("q3_nl", "q2_nl"), Pair("iq4_nl", "f16"))
+    Plan(pairs, ends=Ends(4, 8), centers=Centers.from_arrays([center, None], span=64)).save(plan)
+    plain = run(model, "none", folder, *SHORT, on_device=False)
+    on_cpu, emulated = (run(model, plan, folder, *SHORT, on_device=on_device) for on_device in (False, True))
+    return Tiny(model, plan, plain, on_cpu, emulated)
 
 
-def test_a_tiny_model_with_a_plan(tmp_path: Path) -> None:
-    model, plan = write_tiny(tmp_path / "tiny.gguf", "llama"), tmp_path / "plan.json"
-    Plan((Pair("q3_nl", "q2_nl"), Pair("iq4_nl", "q4_0"))).save(plan)
-    plain = run(model, "none", tmp_path, on_device=False)
-    on_cpu = run(model, plan, tmp_path, on_device=False)
-    emulated = run(model, plan, tmp_path, on_device=True)
-    assert {"kvtuner_write", "kvtuner_attention", "kvtuner_halves"} <= emulated.kernels
-    assert difference(on_cpu, emulated) < 0.1 * difference(plain, on_cpu)
-    in_parts = run(model, plan, tmp_path, on_device=True, KVTUNER_METAL_NODES="7")
-    assert np.array_equal(in_parts.logits, emulated.logits)
-    last_first = run(model, plan, tmp_path, on_device=True, KVTUNER_METAL_LAST_FIRST="1")
-    assert np.array_equal(last_first.logits, emulated.logits)
+def test_a_tiny_model_with_a_plan(tiny: Tiny) -> None:
+    wanted = {"kvtuner_write", "kvtuner_attention", "kvtuner_add_parts", "kvtuner_halves", "kvtuner_masks"}
+    assert wanted <= tiny.emulated.kernels
+    assert difference(tiny.on_cpu, tiny.emulated) < 0.1 * difference(tiny.plain, tiny.on_cpu)
 
 
-@pytest.mark.parametrize("refused", ["KVTUNER_TO block_q2_nl", "kernel void kvtuner_halves"])
-def test_a_plan_that_the_compiler_refuses_is_refused_at_load(tmp_path: Path, refused: str) -> None:
-    model, plan = write_tiny(tmp_path / "tiny.gguf", "llama"), tmp_path / "plan.json"
-    Plan((Pair("f16", "f16"), Pair("q8_0", "q2_nl"))).save(plan)
-    command = [sys.executable, "-m", "tests.metal.decode_model", model, tmp_path / "x.npy", "--plan", plan, "--device"]
-    more = environment(LIBRARIES.resolve(), "forward") | {"KVTUNER_METAL_REFUSE": refused}
-    done = subprocess.run(
-        [*map(str, command), "--text", TEXT],
-        cwd=ROOT,
-        env=os.environ | more,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "layer 1: the compiler of MTL0 refuses the kernels of q8_0/q2_nl: use other types there" in done.stderr
+def test_all_its_pipelines_are_made_with_the_context(tiny: Tiny) -> None:
+    """Of each side a write, and where a rotation is longer than what is written without, two; of each layer attention
+    of few tokens and of many for 2, 4 and 8 columns; the sum of parts; copies for many queries of four types, one of
+    them f16 as exact rows are, and of those with centers; what shifts keys."""
+    assert tiny.emulated.later == ()
+    kinds = Counter(name.split("_")[1] for name in tiny.emulated.with_context)
+    assert kinds == {"write": 6, "attention": 12, "add": 3, "halves": 6, "masks": 1, "copy": 3}
+
+
+PARTS: dict[str, Mapping[str, str]] = {
+    "two threads, encoders of a few nodes": {"KVTUNER_METAL_NODES": "7", "KVTUNER_METAL_THREADS": "2"},
+    "the last first": {"KVTUNER_METAL_LAST_FIRST": "1"},
+}
+
+
+@pytest.mark.parametrize("how", PARTS)
+def test_encoders_and_order_change_nothing(tiny: Tiny, tmp_path: Path, how: str) -> None:
+    assert np.array_equal(tiny.again(tmp_path, **PARTS[how]).logits, tiny.emulated.logits)
+
+
+@pytest.mark.parametrize("kernel", ["kvtuner_add_parts", "kernel_flash_attn_ext_blk"])
+def test_a_missing_barrier_before_a_kernel_is_seen(tiny: Tiny, tmp_path: Path, kernel: str) -> None:
+    """That of our attention before the sum of parts, and that behind our copies."""
+    broken = tiny.again(tmp_path, KVTUNER_METAL_LAST_FIRST="1", KVTUNER_METAL_NO_BARRIER=kernel)
+    assert not np.array_equal(broken.logits, tiny.emulated.logits)
+
+
+@pytest.mark.metal_all
+def test_without_fusion(tiny: Tiny, tmp_path: Path) -> None:
+    """Rotations, centers and writes are steps of their own then."""
+    alone = tiny.again(tmp_path, GGML_METAL_FUSION_DISABLE="1")
+    assert "kvtuner_attention" in alone.kernels
+    assert difference(tiny.on_cpu, alone) < 0.1 * difference(tiny.plain, tiny.on_cpu)
+    assert alone.later == ()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-// Stands in for upstream's ggml-metal-device.m and ggml-metal-context.m: buffers in ordinary memory, graphs at once.
+// Stands in for upstream's ggml-metal-device.m and ggml-metal-context.m: buffers in ordinary memory, graphs when they
+// are encoded.
 #include "ggml-metal-context.h"
 #include "ggml-metal-device.h"
 
@@ -6,8 +7,12 @@
 #include "ggml-metal-ops.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
+
+#include "commands.h"
 
 struct ggml_metal_buffer {
     char * begin;
@@ -81,10 +86,14 @@ void ggml_metal_get_tensor_async(ggml_metal_t, const ggml_tensor * tensor, void 
 bool ggml_metal_cpy_tensor_async(ggml_metal_t, ggml_metal_t, const ggml_tensor *, ggml_tensor *) {
     return false;
 }
-// as upstream's command buffers, each of which has an encoder; KVTUNER_METAL_NODES is how many nodes one takes
-static bool encode(ggml_metal_t ctx, ggml_cgraph * gf, int first, int end) {
+static int number(const char * variable, int otherwise) {
+    const char * text = getenv(variable);
+    return text ? atoi(text) : otherwise;
+}
+static bool encode(ggml_metal_t ctx, ggml_cgraph * gf, int first, int end, command_buffer & to) {
     ggml_metal_fusion_info * fusions = ggml_metal_device_get_fusion_info(ctx->device);
-    ggml_metal_op_t ops = ggml_metal_op_init(ctx->device, nullptr, gf, fusions, first, end, false, false, 0);
+    ggml_metal_op_t ops =
+            ggml_metal_op_init(ctx->device, (ggml_metal_cmd_buf_t)&to, gf, fusions, first, end, false, false, 0);
     int done = 1;
     for (int i = 0; i < ggml_metal_op_n_nodes(ops) && done > 0; i += done) {
         done = ggml_metal_op_encode(ops, i);
@@ -92,12 +101,26 @@ static bool encode(ggml_metal_t ctx, ggml_cgraph * gf, int first, int end) {
     ggml_metal_op_free(ops);
     return done > 0;
 }
+// As upstream's command buffers, each of which has an encoder: KVTUNER_METAL_NODES is how many nodes one takes, and
+// KVTUNER_METAL_THREADS how many threads encode at once.
 ggml_status ggml_metal_graph_compute(ggml_metal_t ctx, ggml_cgraph * gf) {
-    const char * text = getenv("KVTUNER_METAL_NODES");
-    const int each = text ? atoi(text) : gf->n_nodes;
-    bool done = true;
-    for (int first = 0; first < gf->n_nodes && done; first += each) {
-        done = encode(ctx, gf, first, std::min(first + each, gf->n_nodes));
+    const int each = number("KVTUNER_METAL_NODES", gf->n_nodes), n_thread = number("KVTUNER_METAL_THREADS", 1);
+    const int n_part = each > 0 ? (gf->n_nodes + each - 1) / each : 0;
+    std::vector<command_buffer> parts(n_part);
+    std::atomic<bool> done{ true };
+    std::vector<std::thread> threads;
+    for (int thread = 0; thread < n_thread; ++thread) {
+        threads.emplace_back([&, thread] {
+            for (int i = thread; i < n_part; i += n_thread) {
+                done = encode(ctx, gf, i * each, std::min((i + 1) * each, gf->n_nodes), parts[i]) && done;
+            }
+        });
+    }
+    for (std::thread & thread : threads) {
+        thread.join();
+    }
+    for (const command_buffer & part : parts) {
+        part.run();
     }
     return done ? GGML_STATUS_SUCCESS : GGML_STATUS_FAILED;
 }

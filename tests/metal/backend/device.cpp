@@ -10,6 +10,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 static constexpr size_t device_memory = size_t(8) << 30;
 
@@ -31,6 +32,12 @@ const char * ggml_metal_device_id_token(ggml_metal_device_id) {
     return "emulator";
 }
 
+// KVTUNER_METAL_LACKS has the words of what it cannot
+static bool has(const char * what) {
+    const char * lacks = getenv("KVTUNER_METAL_LACKS");
+    return !lacks || !strstr(lacks, what);
+}
+
 ggml_metal_device_t ggml_metal_device_init(int device, int) {
     ggml_metal_device_t dev = new ggml_metal_device{};
     ggml_metal_device_props & props = dev->props;
@@ -39,7 +46,9 @@ ggml_metal_device_t ggml_metal_device_init(int device, int) {
     snprintf(props.desc, sizeof props.desc, "Metal, emulated");
     props.max_buffer_size = props.max_working_set_size = device_memory;
     props.max_theadgroup_memory_size = 32768;
-    props.has_simdgroup_reduction = props.has_simdgroup_mm = props.has_unified_memory = props.has_bfloat = true;
+    props.has_simdgroup_reduction = props.has_unified_memory = true;
+    props.has_simdgroup_mm = has("simdgroup_mm");
+    props.has_bfloat = has("bfloat");
     props.use_shared_buffers = true;
     props.gpu_family = 9;
     props.op_offload_min_batch_size = 32;

@@ -1,4 +1,4 @@
-// Kernels that the emulator runs for the back end: each in a library of its own, compiled when it is first asked for.
+// Kernels that the emulator runs for the back end: each in a library of its own, compiled when it first runs.
 #pragma once
 #include <map>
 #include <string>
@@ -7,9 +7,9 @@
 #include "dispatch.h"
 
 struct MetalKernel {
+    std::string text;  // the file that it is in; empty for upstream's
     std::string name;
     std::map<int, long> constants;
-    unsigned pointers;
 
     // runs it, with buffers that are not watched and threadgroup memory that is; ends the program after a fault
     void dispatch(const std::vector<void *> & buffers, const std::vector<size_t> & threadgroup_bytes,
@@ -22,11 +22,7 @@ struct MetalKernel {
         decltype(emulator_pointers) * pointers;
         decltype(emulator_dispatch) * dispatch;
     };
-    const Library * library;
 };
 
 // a file with these words, the same for the same ones
 std::string metal_text(const std::string & source);
-
-// of a text, or of upstream's where that is empty; nullptr where there is none of that name
-MetalKernel * metal_kernel(const std::string & text, const std::string & name, const std::map<int, long> & constants);

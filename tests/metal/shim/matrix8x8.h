@@ -28,7 +28,7 @@ struct simdgroup_matrix {
     }
 };
 using simdgroup_half8x8 = simdgroup_matrix<half, 8, 8>;
-using simdgroup_bfloat8x8 = simdgroup_matrix<bfloat, 8, 8>;
+using simdgroup_bfloat8x8 = simdgroup_matrix<__bf16, 8, 8>;
 using simdgroup_float8x8 = simdgroup_matrix<float, 8, 8>;
 
 template <class T, int C, int R = C>

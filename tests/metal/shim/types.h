@@ -19,7 +19,9 @@ using ushort = unsigned short;
 using uint = unsigned int;
 using ulong = unsigned long;
 using half = _Float16;
+#if defined(GGML_METAL_HAS_BF16)
 using bfloat = __bf16;
+#endif
 
 // lanes run one at a time: what other lanes do at the same place is no race
 struct atomic_int {
@@ -38,14 +40,14 @@ namespace metal {
 
 using std::is_same;
 template <class T>
-constexpr bool is_scalar = std::is_arithmetic_v<T> || std::is_same_v<T, half> || std::is_same_v<T, bfloat>;
+constexpr bool is_scalar = std::is_arithmetic_v<T> || std::is_same_v<T, half> || std::is_same_v<T, __bf16>;
 template <class T>
 using if_scalar = std::enable_if_t<is_scalar<T>>;
 
 // clang has no conversion from bfloat to half
 template <class T, class From>
 T convert(From value) {
-    if constexpr (std::is_same_v<From, bfloat> || std::is_same_v<T, bfloat>) {
+    if constexpr (std::is_same_v<From, __bf16> || std::is_same_v<T, __bf16>) {
         return (T)(float)value;
     } else {
         return (T)value;
@@ -207,7 +209,9 @@ VECTORS(int)
 VECTORS(uint)
 VECTORS(ulong)
 VECTORS(half)
+#if defined(GGML_METAL_HAS_BF16)
 VECTORS(bfloat)
+#endif
 VECTORS(float)
 #undef VECTORS
 using packed_char4 = metal::packed_vec4<int8_t>;
