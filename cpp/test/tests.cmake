@@ -36,11 +36,12 @@ if(NOT APPLE)  # its fibers are those of ucontext.h
         FOLDERS format graph cpu device cuda cpp/test/on_cpu test "${KVTUNER_GGML}" LIBRARIES ggml)
     foreach(name lowbit attention)
         target_compile_definitions(kvtuner-test-cuda-${name} PRIVATE KVTUNER_CUDA_ON_CPU)
-        # kernels read words as other types than they were written as, and know that no thread-local array is made
-        # when the program runs
+        # kernels read words as other types than they were written as; no thread-local array is made as the program runs
         target_compile_options(kvtuner-test-cuda-${name} PRIVATE -fno-strict-aliasing -Wno-unknown-pragmas
             $<$<CXX_COMPILER_ID:GNU>:-fno-extern-tls-init>)
     endforeach()
+    # as on a GPU, what is read where it is not aligned ends the program
+    target_compile_options(kvtuner-test-cuda-attention PRIVATE -fsanitize=alignment -fsanitize-undefined-trap-on-error)
 endif()
 kvtuner_test(test-archs
     SOURCES cpp/test/test_archs.cpp cpp/test/arch_plans.cpp cpp/test/arch_runs.cpp cpp/test/slow_cache.cpp
