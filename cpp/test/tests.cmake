@@ -27,13 +27,13 @@ kvtuner_test(test-writes
     FOLDERS format graph cpu "${KVTUNER_GGML}" LIBRARIES ggml)
 if(NOT APPLE)  # its fibers are those of ucontext.h
     kvtuner_test(test-cuda-lowbit SOURCES cpp/test/test_cuda_lowbit.cpp cpp/test/cuda_kernels.cpp cpp/test/cuda_on_cpu.cpp
-        FOLDERS format cuda cpp/test/on_cpu test "${KVTUNER_GGML}" LIBRARIES ggml)
+        FOLDERS format cuda test "${KVTUNER_GGML}" LIBRARIES ggml)
     target_compile_options(kvtuner-test-cuda-lowbit PRIVATE -ffp-contract=off)
     set(KVTUNER_ATTEND ${KVTUNER_NVIDIA})
     list(FILTER KVTUNER_ATTEND INCLUDE REGEX "\\.cu$")
     set_source_files_properties(${KVTUNER_ATTEND} PROPERTIES LANGUAGE CXX)
     kvtuner_test(test-cuda-attention SOURCES cpp/test/test_cuda_attention.cpp cpp/test/cuda_on_cpu.cpp ${KVTUNER_NVIDIA}
-        FOLDERS format graph cpu device cuda cpp/test/on_cpu test "${KVTUNER_GGML}" LIBRARIES ggml)
+        FOLDERS format graph cpu device cuda test "${KVTUNER_GGML}" LIBRARIES ggml)
     foreach(name lowbit attention)
         target_compile_definitions(kvtuner-test-cuda-${name} PRIVATE KVTUNER_CUDA_ON_CPU)
         # kernels read words as other types than they were written as; no thread-local array is made as the program runs
