@@ -43,7 +43,7 @@ struct divisor {
     int d;
     uint32_t reciprocal;
 
-#if defined(__CUDACC__) || defined(__HIPCC__)
+#if defined(__CUDACC__) || defined(__HIPCC__) || defined(KVTUNER_CUDA_ON_CPU)
     __device__ int quotient(const int i) const {
         return d == 1 ? i : __umulhi(i, reciprocal);
     }

@@ -1,7 +1,9 @@
-// CUDA's types, or those that ROCm and MUSA have in their place.
+// CUDA's types, or those that ROCm and MUSA, or tests on the CPU, have in their place.
 #pragma once
 
-#if defined(GGML_USE_HIP)
+#if defined(KVTUNER_CUDA_ON_CPU)
+#    include "cuda_on_cpu.h"
+#elif defined(GGML_USE_HIP)
 #    include "ggml-cuda/vendors/hip.h"
 #elif defined(GGML_USE_MUSA)
 #    include "ggml-cuda/vendors/musa.h"

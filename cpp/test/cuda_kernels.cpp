@@ -1,6 +1,6 @@
 #include "cuda_kernels.h"
 
-#include "cuda_on_cpu.h"
+#include "ggml-cuda/common.cuh"
 
 #include "kvtuner-cuda-rows-kernels.cuh"
 #include "kvtuner-cuda-write-rows.cuh"
@@ -65,7 +65,7 @@ void run_write(write_args args, int64_t piece) {
     args.pieces_per_row = args.row_length / args.piece;
     args.n_pieces *= args.pieces_per_row;
     const int n_blocks = (int)((args.n_pieces + WARPS_PER_BLOCK - 1) / WARPS_PER_BLOCK);
-    cuda_on_cpu::run(n_blocks, kvtuner::cuda::WARP, WARPS_PER_BLOCK,
+    cuda_on_cpu::run({ n_blocks, { kvtuner::cuda::WARP, WARPS_PER_BLOCK } },
                      [&] { write_rows<only<FORMAT>>({ { args }, 1 }); });
 }
 
@@ -87,7 +87,7 @@ bytes set_rows(const written_rows & to, const values & rows) {
     args.n_index[0] = args.n_index[1] = 1;
     args.nb_index[0] = sizeof(int64_t);
     with_block_and_side(to, [&](auto block, auto side_of) {
-        cuda_on_cpu::run(blocks_of_grid((int64_t)rows.size() / EACH), THREADS, 1,
+        cuda_on_cpu::run({ blocks_of_grid((int64_t)rows.size() / EACH), THREADS },
                          [&] { kvtuner::cuda::set_rows<decltype(block), side_of(), int64_t>(args); });
     });
     return cache;
@@ -98,7 +98,7 @@ bytes copy_to_blocks(ggml_type type, const values & x) {
     bytes blocks(ggml_row_size(type, n));
     const copy_args args = args_of(x.data(), GGML_TYPE_F32, blocks.data(), type, n);
     with_block(type, [&](auto block) {
-        cuda_on_cpu::run(blocks_of_grid(n / EACH), THREADS, 1,
+        cuda_on_cpu::run({ blocks_of_grid(n / EACH), THREADS },
                          [&] { kvtuner::cuda::copy_to_blocks<decltype(block)>(args); });
     });
     return blocks;
@@ -108,7 +108,7 @@ values copy_from_blocks(ggml_type type, const bytes & blocks, int64_t n) {
     values x(n);
     const copy_args args = args_of(blocks.data(), type, x.data(), GGML_TYPE_F32, n);
     with_block(type, [&](auto block) {
-        cuda_on_cpu::run(blocks_of_grid(n / 2), THREADS, 1,
+        cuda_on_cpu::run({ blocks_of_grid(n / 2), THREADS },
                          [&] { kvtuner::cuda::copy_from_blocks<decltype(block)>(args); });
     });
     return x;

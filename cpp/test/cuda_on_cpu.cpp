@@ -2,115 +2,354 @@
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <vector>
+
+using kvtuner::cuda::lots;
+using kvtuner::cuda::shared;
+
+half::operator float() const {
+    static const std::vector<float> all = [] {
+        std::vector<float> values(1 << 16);
+        for (size_t i = 0; i < values.size(); ++i) {
+            values[i] = ggml_fp16_to_fp32((ggml_fp16_t)i);
+        }
+        return values;
+    }();
+    return all[bits];
+}
 
 namespace cuda_on_cpu {
 
 namespace {
 
 constexpr size_t STACK = 256 * 1024;
+constexpr int N_BARRIERS = 16;
+constexpr char UNWRITTEN = (char)0xff;  // as floats and halves no numbers
 
 struct warp {
     int n_waiting = 0;
     unsigned n_exchanges = 0;
-    uint32_t given[WARP];
-    uint32_t taken[WARP];
+    together what;
+    words given[2][WARP];  // to this exchange and the one before
 };
+
+struct barrier {
+    int n_waiting = 0;
+    unsigned n_passed = 0;
+};
+
+struct copy {
+    char * to;
+    const void * from;
+    int n_bytes;
+};
+
+using lot = std::vector<copy>;
 
 struct fiber {
     ucontext_t context;
-    std::vector<char> stack;
-    index3 thread;
+    std::unique_ptr<char[]> stack;
+    dim3 thread;
     bool is_done;
+    std::vector<lot> lots;  // the last of them has not ended
+};
+
+// a barrier in shared memory
+struct phases {
+    static constexpr uint8_t MADE = 0x5a;
+
+    int32_t n_bytes;
+    uint8_t n_arrivals, n_missing, phase, made;
+
+    void end_phase() {
+        if (n_missing == 0 && n_bytes == 0) {
+            n_missing = n_arrivals;
+            phase ^= 1;
+        }
+    }
+};
+
+struct phase_copy {
+    copy what;
+    uint32_t barrier;
 };
 
 std::vector<fiber> fibers;
 std::vector<warp> warps;
+std::vector<barrier> barriers;
+std::vector<phase_copy> phase_copies;
 size_t running;
+int n_idle, n_idle_of_warp;  // switches since a thread got on, and those of the running warp
 ucontext_t scheduler;
 const std::function<void()> * kernel_of_fibers;
+int shared_size;
+
+void got_on() {
+    n_idle = n_idle_of_warp = 0;
+}
 
 void start() {
     (*kernel_of_fibers)();
     fibers[running].is_done = true;
+    got_on();
 }
 
-void prepare(fiber & f, index3 thread) {
-    f.stack.resize(STACK);
+void prepare(fiber & f, dim3 thread) {
+    if (!f.stack) {
+        f.stack.reset(new char[STACK]);
+    }
     f.thread = thread;
     f.is_done = false;
+    f.lots.assign(1, {});
     getcontext(&f.context);
-    f.context.uc_stack.ss_sp = f.stack.data();
-    f.context.uc_stack.ss_size = f.stack.size();
+    f.context.uc_stack.ss_sp = f.stack.get();
+    f.context.uc_stack.ss_size = STACK;
     f.context.uc_link = &scheduler;
     makecontext(&f.context, start, 0);
 }
 
-unsigned n_exchanges() {
-    unsigned n = 0;
-    for (const warp & w : warps) {
-        n += w.n_exchanges;
-    }
-    return n;
+size_t next_to(size_t i, size_t n) {
+    return (i + (how.is_backward ? n - 1 : 1)) % n;
 }
 
-// each fiber up to where it waits; how many are done then
-size_t step() {
-    size_t n_done = 0;
-    for (running = 0; running < fibers.size(); ++running) {
-        fiber & f = fibers[running];
-        if (!f.is_done) {
-            threadIdx = f.thread;
-            swapcontext(&scheduler, &f.context);
-        }
-        n_done += f.is_done;
+// A thread that is not done: of the same warp as long as its threads get on.
+void choose_next() {
+    if (++n_idle > 4 * (int)(fibers.size() + warps.size())) {
+        fail("threads wait for what never comes");
     }
-    return n_done;
+    size_t of_warp = running / WARP, lane = running % WARP;
+    do {
+        if (n_idle_of_warp++ > WARP) {
+            of_warp = next_to(of_warp, warps.size());
+            n_idle_of_warp = 0;
+        }
+        lane = next_to(lane, WARP);
+    } while (fibers[of_warp * WARP + lane].is_done);
+    running = of_warp * WARP + lane;
+    threadIdx = fibers[running].thread;
 }
 
-void run_block(int x, int y) {
-    fibers.resize(x * y);
-    warps.assign(x * y / WARP, {});
-    for (int i = 0; i < x * y; ++i) {
-        prepare(fibers[i], { i % x, i / x, 0 });
+void let_others_run() {
+    const size_t self = running;
+    choose_next();
+    if (running != self) {
+        swapcontext(&fibers[self].context, &fibers[running].context);
     }
-    for (size_t n_done = 0; n_done < fibers.size();) {
-        const unsigned before = n_exchanges();
-        const size_t n = step();
-        if (n == n_done && n_exchanges() == before) {
-            fprintf(stderr, "threads wait for one of their warp that is done\n");
-            exit(2);
-        }
-        n_done = n;
+}
+
+void make(const copy & c) {
+    memcpy(c.to, c.from, c.n_bytes);
+}
+
+void check_block() {
+    const auto is_unwritten = [](const char * memory) {
+        return std::all_of(memory + shared_size, memory + MOST_SHARED, [](char c) { return c == UNWRITTEN; });
+    };
+    if (shared_size > 0 && !(is_unwritten(lots) && is_unwritten(shared))) {
+        fail("written behind the shared memory of a block");
     }
+    const auto has_copies = [](const fiber & f) {
+        return std::any_of(f.lots.begin(), f.lots.end(), [](const lot & l) { return !l.empty(); });
+    };
+    if (!phase_copies.empty() || std::any_of(fibers.begin(), fibers.end(), has_copies)) {
+        fail("a copy in the background that nothing waited for");
+    }
+}
+
+void run_block(const dim3 & threads) {
+    const int n = threads.x * threads.y;
+    fibers.resize(n);
+    warps.assign(n / WARP, {});
+    barriers.assign(N_BARRIERS, {});
+    for (int i = 0; i < n; ++i) {
+        prepare(fibers[i], { i % threads.x, i / threads.x, 0 });
+    }
+    memset(lots, UNWRITTEN, shared_size);
+    memset(shared, UNWRITTEN, shared_size);
+    got_on();
+    running = how.is_backward ? 0 : n - 1;
+    const auto is_done = [](const fiber & f) { return f.is_done; };
+    while (!std::all_of(fibers.begin(), fibers.end(), is_done)) {
+        choose_next();
+        swapcontext(&scheduler, &fibers[running].context);
+    }
+    check_block();
+}
+
+phases & phases_at(uint32_t barrier) {
+    phases & p = *(phases *)shared_bytes_at(barrier, sizeof(phases));
+    if (p.made != phases::MADE) {
+        fail("no barrier was made here");
+    }
+    return p;
+}
+
+void make_for_phase(const phase_copy & c) {
+    make(c.what);
+    phases & p = phases_at(c.barrier);
+    p.n_bytes -= c.what.n_bytes;
+    p.end_phase();
+    got_on();
+}
+
+// those that this barrier waits for
+void make_phase_copies(uint32_t barrier) {
+    const auto is_other = [=](const phase_copy & c) { return c.barrier != barrier; };
+    const auto first = std::stable_partition(phase_copies.begin(), phase_copies.end(), is_other);
+    std::for_each(first, phase_copies.end(), make_for_phase);
+    phase_copies.erase(first, phase_copies.end());
+}
+
+copy checked_copy(uint32_t to, const void * from, int n_bytes, int alignment) {
+    if (to % alignment != 0 || (uintptr_t)from % alignment != 0 || n_bytes % alignment != 0) {
+        fail("a copy in the background that is not aligned");
+    }
+    return { shared_bytes_at(to, n_bytes), from, n_bytes };
 }
 
 }  // namespace
 
-void run(int n_blocks, int x, int y, const std::function<void()> & kernel) {
+void run(const launch & grid, const std::function<void()> & kernel) {
     kernel_of_fibers = &kernel;
-    for (int b = 0; b < n_blocks; ++b) {
-        blockIdx = { b, 0, 0 };
-        run_block(x, y);
+    gridDim = grid.blocks;
+    shared_size = grid.shared_bytes;
+    if (shared_size > MOST_SHARED || grid.threads.x * grid.threads.y % WARP != 0) {
+        fail("a block that no GPU runs");
+    }
+    if (shared_size > 0) {
+        memset(lots, UNWRITTEN, MOST_SHARED);
+        memset(shared, UNWRITTEN, MOST_SHARED);
+    }
+    for (int z = 0; z < gridDim.z; ++z) {
+        for (int y = 0; y < gridDim.y; ++y) {
+            for (int x = 0; x < gridDim.x; ++x) {
+                blockIdx = { x, y, z };
+                run_block(grid.threads);
+            }
+        }
     }
 }
 
-uint32_t exchange(uint32_t value, int n) {
-    const size_t self = running;
-    warp & w = warps[self / WARP];
+void fail(const char * why) {
+    fprintf(stderr, "block %d %d %d, thread %d %d: %s\n", blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y,
+            why);
+    exit(2);
+}
+
+int lane() {
+    return (int)(running % WARP);
+}
+
+void wait_until(const std::function<bool()> & is_true) {
+    while (!is_true()) {
+        let_others_run();
+    }
+    got_on();
+}
+
+const words * exchange(together what, const words & given) {
+    warp & w = warps[running / WARP];
     const unsigned now = w.n_exchanges;
-    w.given[self % WARP] = value;
+    if (w.n_waiting > 0 && w.what != what) {
+        fail("threads of a warp do different things");
+    }
+    w.what = what;
+    w.given[now % 2][lane()] = given;
+    got_on();
     if (++w.n_waiting == WARP) {
-        memcpy(w.taken, w.given, sizeof(w.taken));
         w.n_waiting = 0;
         ++w.n_exchanges;
     }
     while (w.n_exchanges == now) {
-        swapcontext(&fibers[self].context, &scheduler);
+        let_others_run();
     }
-    return w.taken[(self % WARP) ^ n];
+    return w.given[now % 2];
+}
+
+void wait_at_barrier(int i, int n_threads) {
+    barrier & b = barriers[i];
+    const unsigned now = b.n_passed;
+    if (++b.n_waiting == n_threads) {
+        b.n_waiting = 0;
+        ++b.n_passed;
+    }
+    got_on();
+    wait_until([&] { return b.n_passed != now; });
+}
+
+char * shared_bytes_at(uint32_t address, int n_bytes) {
+    if (n_bytes < 0 || (int64_t)address + n_bytes > shared_size) {
+        fail("an address behind the shared memory of a block");
+    }
+    return lots + address;
+}
+
+uint32_t shared_address(const void * place) {
+    const int64_t address = (const char *)place - lots;
+    if (address < 0 || address > shared_size) {
+        fail("an address that is none of the shared memory of a block");
+    }
+    return (uint32_t)address;
+}
+
+void copy_later(uint32_t to, const void * from, int n_bytes) {
+    const copy c = checked_copy(to, from, n_bytes, n_bytes);
+    how.are_copies_late ? fibers[running].lots.back().push_back(c) : make(c);
+}
+
+void end_lot() {
+    fibers[running].lots.emplace_back();
+}
+
+void wait_for_lots_but(int n) {
+    std::vector<lot> & all = fibers[running].lots;
+    const int n_made = std::max(0, (int)all.size() - 1 - n);
+    for (int i = 0; i < n_made; ++i) {
+        std::for_each(all[i].begin(), all[i].end(), make);
+    }
+    all.erase(all.begin(), all.begin() + n_made);
+}
+
+void make_phases(uint32_t barrier, int n_arrivals) {
+    const phases made = { 0, (uint8_t)n_arrivals, (uint8_t)n_arrivals, 0, phases::MADE };
+    memcpy(shared_bytes_at(barrier, sizeof(made)), &made, sizeof(made));
+}
+
+void announce_bytes(uint32_t barrier, int n_bytes) {
+    phases_at(barrier).n_bytes += n_bytes;
+    arrive(barrier);
+}
+
+void arrive(uint32_t barrier) {
+    phases & p = phases_at(barrier);
+    if (p.n_missing == 0) {
+        fail("more threads arrive than a barrier waits for");
+    }
+    --p.n_missing;
+    p.end_phase();
+    got_on();
+}
+
+void copy_for_phase(uint32_t to, const void * from, int n_bytes, uint32_t barrier) {
+    const phase_copy c = { checked_copy(to, from, n_bytes, 16), barrier };
+    how.are_copies_late ? phase_copies.push_back(c) : make_for_phase(c);
+}
+
+void wait_for_phase(uint32_t barrier, int phase) {
+    wait_until([=] {
+        if (phases_at(barrier).phase == phase) {
+            make_phase_copies(barrier);
+        }
+        return phases_at(barrier).phase != phase;
+    });
 }
 
 }  // namespace cuda_on_cpu
+
+void __syncthreads() {
+    cuda_on_cpu::wait_at_barrier(0, (int)cuda_on_cpu::fibers.size());
+}

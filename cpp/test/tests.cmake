@@ -27,8 +27,21 @@ kvtuner_test(test-writes
     FOLDERS format graph cpu "${KVTUNER_GGML}" LIBRARIES ggml)
 if(NOT APPLE)  # its fibers are those of ucontext.h
     kvtuner_test(test-cuda-lowbit SOURCES cpp/test/test_cuda_lowbit.cpp cpp/test/cuda_kernels.cpp cpp/test/cuda_on_cpu.cpp
-        FOLDERS format cuda "${KVTUNER_GGML}" LIBRARIES ggml)
-    target_compile_options(kvtuner-test-cuda-lowbit PRIVATE -ffp-contract=off -Wno-unknown-pragmas)
+        FOLDERS format cuda test "${KVTUNER_GGML}" LIBRARIES ggml)
+    target_compile_options(kvtuner-test-cuda-lowbit PRIVATE -ffp-contract=off)
+    set(KVTUNER_ATTEND ${KVTUNER_NVIDIA})
+    list(FILTER KVTUNER_ATTEND INCLUDE REGEX "\\.cu$")
+    set_source_files_properties(${KVTUNER_ATTEND} PROPERTIES LANGUAGE CXX)
+    kvtuner_test(test-cuda-attention SOURCES cpp/test/test_cuda_attention.cpp cpp/test/cuda_on_cpu.cpp ${KVTUNER_NVIDIA}
+        FOLDERS format graph cpu device cuda test "${KVTUNER_GGML}" LIBRARIES ggml)
+    foreach(name lowbit attention)
+        target_compile_definitions(kvtuner-test-cuda-${name} PRIVATE KVTUNER_CUDA_ON_CPU)
+        # kernels read words as other types than they were written as; no thread-local array is made as the program runs
+        target_compile_options(kvtuner-test-cuda-${name} PRIVATE -fno-strict-aliasing -Wno-unknown-pragmas
+            $<$<CXX_COMPILER_ID:GNU>:-fno-extern-tls-init>)
+    endforeach()
+    # as on a GPU, what is read where it is not aligned ends the program
+    target_compile_options(kvtuner-test-cuda-attention PRIVATE -fsanitize=alignment -fsanitize-undefined-trap-on-error)
 endif()
 kvtuner_test(test-archs
     SOURCES cpp/test/test_archs.cpp cpp/test/arch_plans.cpp cpp/test/arch_runs.cpp cpp/test/slow_cache.cpp
@@ -38,7 +51,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
 endif()
 set(KVTUNER_TEST_TARGETS kvtuner-fuzz)
 list(APPEND KVTUNER_TEST_TARGETS kvtuner-time-attention)
-foreach(name backend decode mask lowbit cuda-lowbit attention gpu-attention writes archs)
+foreach(name backend decode mask lowbit cuda-lowbit cuda-attention attention gpu-attention writes archs)
     list(APPEND KVTUNER_TEST_TARGETS kvtuner-test-${name})
 endforeach()
 

@@ -55,6 +55,12 @@ def test_cuda_agrees_with_the_reference_on_our_types(tmp_path: Path) -> None:
     assert _n_passed("--test-file", file, program=program, backend="CUDA0") == 9 * len(pairs)
 
 
+def test_cuda_kernels_on_the_cpu_agree_with_a_plain_loop() -> None:
+    """All pairs that they take, and every way that they share work out."""
+    done = subprocess.run([installed_folder() / "kvtuner-test-cuda-attention"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "0 failures"), done.stdout + done.stderr
+
+
 @pytest.mark.gpu
 def test_cuda_agrees_with_a_plain_loop() -> None:
     """All pairs, exact rows, centers, streams, and up to 33 queries."""

@@ -1,0 +1,105 @@
+// The instructions of kvtuner-cuda-instructions.cuh on the CPU.
+#pragma once
+
+#include "cuda_on_cpu.h"
+#include "kvtuner-cuda-halves.cuh"
+
+namespace kvtuner::cuda {
+
+inline float power_of_two(const float x) {
+    return exp2f(x);
+}
+
+inline float low_half(const pair x) {
+    return half{ (ggml_fp16_t)(x & 0xffff) };
+}
+
+inline float high_half(const pair x) {
+    return half{ (ggml_fp16_t)(x >> 16) };
+}
+
+// Sixteen products of a row of A and a column of B, which four lanes have each: of the pairs a and a + 2 of A's lanes
+// from `row` on, and both of B's from `column` on.
+inline float sum_of_products(const cuda_on_cpu::words * all, const int row, const int a, const int column) {
+    float sum = 0;
+    for (int k = 0; k < 2; ++k) {
+        for (int t = 0; t < 4; ++t) {
+            const pair x = all[row + t].at[a + 2 * k], y = all[column + t].at[4 + k];
+            sum += low_half(x) * low_half(y) + high_half(x) * high_half(y);
+        }
+    }
+    return sum;
+}
+
+inline void add_product(float (&c)[4], const pair a0, const pair a1, const pair a2, const pair a3, const pair b0,
+                        const pair b1) {
+    const cuda_on_cpu::words * all =
+            cuda_on_cpu::exchange(cuda_on_cpu::together::PRODUCT, { { a0, a1, a2, a3, b0, b1 } });
+    const int g = cuda_on_cpu::lane() / 4, t = cuda_on_cpu::lane() % 4;
+    for (int i = 0; i < 4; ++i) {
+        c[i] += sum_of_products(all, 4 * g, i / 2, 4 * (2 * t + i % 2));
+    }
+}
+
+inline pair transposed(const pair x) {
+    const cuda_on_cpu::words * all = cuda_on_cpu::exchange(cuda_on_cpu::together::TRANSPOSE, { { x } });
+    const int g = cuda_on_cpu::lane() / 4, t = cuda_on_cpu::lane() % 4;
+    const auto at = [&](const int row, const int column) {
+        return all[4 * row + column / 2].at[0] >> 16 * (column % 2) & 0xffff;
+    };
+    return at(2 * t, g) | at(2 * t + 1, g) << 16;
+}
+
+inline void prefetch(const void *) {
+}
+
+template <int N>
+void copy_later(const uint32_t to, const void * from) {
+    static_assert(N == 4 || N == 8 || N == 16);
+    cuda_on_cpu::copy_later(to, from, N);
+}
+
+inline void end_lot() {
+    cuda_on_cpu::end_lot();
+}
+
+inline void wait_for_warps(const int n) {
+    cuda_on_cpu::wait_at_barrier(1, n * cuda_on_cpu::WARP);
+}
+
+inline void wait_for_lots_but(const int n) {
+    cuda_on_cpu::wait_for_lots_but(n);
+}
+
+inline void make_barrier(const uint32_t barrier, const int n) {
+    cuda_on_cpu::make_phases(barrier, n);
+}
+
+inline void announce_bytes(const uint32_t barrier, const int n_bytes) {
+    cuda_on_cpu::announce_bytes(barrier, n_bytes);
+}
+
+inline void copy_row_later(const uint32_t to, const void * from, const int n_bytes, const uint32_t barrier) {
+    cuda_on_cpu::copy_for_phase(to, from, n_bytes, barrier);
+}
+
+inline void arrive(const uint32_t barrier) {
+    cuda_on_cpu::arrive(barrier);
+}
+
+inline void wait_for_phase(const uint32_t barrier, const int phase) {
+    cuda_on_cpu::wait_for_phase(barrier, phase);
+}
+
+inline void end_writes() {
+}
+
+inline bool is_first_lane() {
+    return cuda_on_cpu::lane() == 0;
+}
+
+inline uint32_t masked_or(const uint32_t x, const uint32_t mask, const uint32_t or_with) {
+    return (x & mask) | or_with;
+}
+
+}  // namespace kvtuner::cuda

@@ -1,0 +1,212 @@
+// The kernels of cpp/cuda for attention of few queries, on the CPU, thread by thread, against a plain loop in float64:
+// every pair of types that a plan can choose and all head sizes with kernels, as plans for small and large devices
+// share the work out. Every way that the kernels take must be among the cases.
+//
+//   kvtuner-test-cuda-attention [CASES OF A PAIR] [SEED]
+//
+// With KVTUNER_SHOW set, each case is written before it runs.
+
+#include "attention_expected.h"
+#include "kvtuner-cuda-plan.cuh"
+#include "kvtuner-formats.h"
+#include "rotated_case.h"
+
+#include <map>
+
+using namespace kvtuner::cuda;
+
+namespace {
+
+constexpr double MOST_ERROR = 5e-4;  // normalized mean squared: the bar of upstream's own tests
+constexpr double USUAL_ERROR = 2e-6;
+constexpr int MOST_SHARED = cuda_on_cpu::MOST_SHARED;
+
+constexpr ggml_type TYPES[] = { GGML_TYPE_F16,    GGML_TYPE_Q8_0,  GGML_TYPE_Q5_0, GGML_TYPE_Q4_0,
+                                GGML_TYPE_IQ4_NL, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL };
+const head_sizes SIZES[] = { { 64, 64 }, { 96, 96 }, { 128, 128 }, { 192, 128 }, { 256, 256 }, { 512, 512 } };
+
+setting random_setting(ggml_type type_k, ggml_type type_v, head_sizes size, std::mt19937 & random) {
+    setting s = {};
+    s.type_k = type_k;
+    s.type_v = type_v;
+    s.size = size;
+    s.group = pick({ 1, 2, 3, 4, 8 }, random);
+    s.n_head_kv = size.k >= 192 ? 1 : pick({ 1, 2, 2, 3 }, random);
+    s.n_stream = pick({ 1, 1, 2 }, random);
+    s.n_query = pick({ 1, 1, 2, 5, 16 }, random);
+    s.n_token = pick({ 48, 256, 528, 1024, 1024, 1536 }, random);
+    s.mask = pick({ CAUSAL, WINDOW, HOLES }, random);
+    s.scale = 1 / std::sqrt((float)size.k);
+    s.max_bias = pick({ 0.0f, 0.0f, 8.0f }, random);
+    s.softcap = pick({ 0.0f, 0.0f, 30.0f }, random);
+    s.has_sinks = random() % 3 == 0;
+    s.n_center = pick({ 0, 0, 1, 3, 16 }, random);
+    s.n_slot = pick({ 0, 0, 1, 36, 97 }, random);
+    s.type_exact = random() % 2 ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
+    s.all_see = random() % 2;
+    s.has_own_slots = random() % 2;
+    return s;
+}
+
+// so many tokens of small types that a warp takes 32 of them at once
+setting long_setting(std::mt19937 & random) {
+    const int64_t size = pick({ 64, 128 }, random);
+    const ggml_type small[] = { GGML_TYPE_Q4_0, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL };
+    setting s = random_setting(pick(small, random), pick(small, random), { size, size }, random);
+    s.n_head_kv = 2;
+    s.n_query = 1;
+    s.n_token = 1024;
+    return s;
+}
+
+device_limits random_limits(std::mt19937 & random) {
+    return { pick({ 1, 1, 2, 24, 132 }, random), pick({ 101376, 166912, MOST_SHARED }, random), random() % 2 == 0 };
+}
+
+void launch(const attention_plan & plan, const setting & s) {
+#define KVTUNER_SIZE(DK, DV, MOST_TILES)                                     \
+    if (s.size.k == (DK) && s.size.v == (DV)) {                              \
+        return launch_attention<DK, DV, MOST_TILES>(plan.args, plan.launch); \
+    }
+    KVTUNER_CUDA_SIZES(KVTUNER_SIZE)
+#undef KVTUNER_SIZE
+}
+
+// the memory that parts are in is no numbers before
+void run(attention_plan & plan, const setting & s) {
+    const int64_t n = plan.n_columns * plan.launch.n_parts * plan.launch.n_stream;
+    std::vector<float> parts(n * s.size.v, NAN);
+    std::vector<float2> sums(n, { NAN, NAN });
+    plan.args.merge.parts = parts.data();
+    plan.args.merge.sums = sums.data();
+    launch(plan, s);
+}
+
+// which of their ways the kernels take
+std::vector<std::string> ways_of(const attention_plan & plan) {
+    const attention_launch & l = plan.launch;
+    std::vector<std::string> ways = { std::to_string(l.tiles) + " tiles" };
+    if (l.is_short) {
+        ways.push_back(l.n_parts == 1 ? "tokens in place, one part" : "tokens in place, parts");
+    } else {
+        ways.push_back(std::string(plan.args.lot.is_by_rows ? "rows" : "chunks") +
+                       ", units of a warp: " + std::to_string(plan.args.units));
+    }
+    if (l.n_parts > 1) {
+        ways.push_back(l.n_parts <= 8 ? "few parts" : "many parts");
+    }
+    return ways;
+}
+
+const char * const ALL_WAYS[] = {
+    "1 tiles",
+    "2 tiles",
+    "4 tiles",
+    "tokens in place, one part",
+    "tokens in place, parts",
+    "rows, units of a warp: 1",
+    "rows, units of a warp: 2",
+    "chunks, units of a warp: 1",
+    "chunks, units of a warp: 2",
+    "few parts",
+    "many parts",
+    "rotated",
+};
+
+struct tally {
+    int n_cases = 0, n_failed = 0, n_left_out = 0;
+    double worst = 0;
+    std::map<std::string, int> ways;
+
+    void run(const setting & s, const device_limits & limits, std::mt19937 & random) {
+        cuda_on_cpu::how = { random() % 2 == 0, random() % 2 == 0 };
+        text = s.text() + " processors " + std::to_string(limits.n_multiprocessors) + " shared " +
+               std::to_string(limits.shared_bytes) + " rows " + std::to_string(limits.takes_rows) + " backward " +
+               std::to_string(cuda_on_cpu::how.is_backward) + " late " +
+               std::to_string(cuda_on_cpu::how.are_copies_late);
+        if (getenv("KVTUNER_SHOW")) {
+            printf("%s\n", text.c_str());
+            fflush(stdout);
+        }
+        attention_case c(s, random);
+        random() % 4 == 0 ? run_rotated(c, limits, random) : run_plain(c, limits, random);
+    }
+
+private:
+    std::string text;
+
+    void run_plain(const attention_case & c, const device_limits & limits, std::mt19937 & random) {
+        if (attend(c, {}, limits)) {
+            check(c, values_of(c.out), random);
+        }
+    }
+
+    // as caches of a plan are read: the kernels rotate queries and output
+    void run_rotated(attention_case & c, const device_limits & limits, std::mt19937 & random) {
+        const rotated_case around(c);
+        const ggml_tensor * turned = c.out->src[0]->src[0];
+        if (attend(c, { turned->src[1], turned->src[0]->ne[0], around.out, around.out->src[0]->ne[0] }, limits)) {
+            ++ways["rotated"];
+            check(c, around.before_rotation(values_of(around.out)), random);
+        }
+    }
+
+    bool attend(const attention_case & c, const kvtuner::rotations & around, const device_limits & limits) {
+        auto plan = plan_attention(c.out, around, limits);
+        if (!plan) {
+            ++n_left_out;
+            return false;
+        }
+        for (const std::string & way : ways_of(*plan)) {
+            ++ways[way];
+        }
+        const ggml_tensor * out = around.out ? around.out : c.out;
+        memset(out->data, 0xff, ggml_nbytes(out));
+        ::run(*plan, c.s);
+        return true;
+    }
+
+    static std::vector<float> values_of(const ggml_tensor * t) {
+        const float * values = (const float *)t->data;
+        return std::vector<float>(values, values + ggml_nelements(t));
+    }
+
+    void check(const attention_case & c, const std::vector<float> & got, std::mt19937 & random) {
+        const double error = error_of(c, got, random);
+        ++n_cases;
+        worst = std::max(worst, error);
+        if (!(error <= USUAL_ERROR)) {
+            printf("%s error %.2e: %s\n", error <= MOST_ERROR ? "note" : "FAIL", error, text.c_str());
+        }
+        n_failed += !(error <= MOST_ERROR);
+    }
+};
+
+}  // namespace
+
+int main(int argc, char ** argv) {
+    const int n_each = argc > 1 ? atoi(argv[1]) : 4;
+    std::mt19937 random(argc > 2 ? atoi(argv[2]) : 1);
+    tally all;
+    for (ggml_type type_k : TYPES) {
+        for (ggml_type type_v : TYPES) {
+            for (int i = 0; i < n_each;) {
+                const head_sizes size = pick(SIZES, random);
+                if (fits(type_k, size.k) && fits(type_v, size.v)) {
+                    all.run(random_setting(type_k, type_v, size, random), random_limits(random), random);
+                    ++i;
+                }
+            }
+        }
+    }
+    for (int i = 0; i < 3 * n_each; ++i) {
+        all.run(long_setting(random), { 1, MOST_SHARED, i % 2 == 0 }, random);
+    }
+    for (const char * way : ALL_WAYS) {
+        printf("%s: %d\n", way, all.ways[way]);
+        all.n_failed += all.ways[way] == 0;
+    }
+    printf("%d cases, %d not taken, worst normalized error %.2e\n", all.n_cases, all.n_left_out, all.worst);
+    printf("%d failures\n", all.n_failed);
+    return all.n_failed != 0;
+}
