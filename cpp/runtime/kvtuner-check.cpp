@@ -81,12 +81,6 @@ bool stores_ends(const llama_model & model, const kvtuner_plan & plan, uint32_t 
            kvtuner_can_read_exact(model);
 }
 
-// whether keys of layer il are less of a center for each block of positions
-bool has_block_centers(const llama_model & model, const kvtuner_plan & plan, uint32_t il) {
-    return plan.center_span > 0 && plan.has_center_k(il) && model.hparams.rope_type != LLAMA_ROPE_TYPE_NONE &&
-           model.hparams.has_rope(il) && kvtuner_can_read_exact(model);
-}
-
 // why the device of layer il cannot run it with a plan; empty where it can, or leaves it to others
 std::string kernel_problem(const llama_model & model, const kvtuner_plan & plan, uint32_t il, ggml_type type_k,
                            ggml_type type_v) {
@@ -96,7 +90,8 @@ std::string kernel_problem(const llama_model & model, const kvtuner_plan & plan,
         return "";
     }
     const ggml_type exact = stores_ends(model, plan, il) ? plan.ends.type : GGML_TYPE_COUNT;
-    const bool has_centers = has_block_centers(model, plan, il), has_sinks = model.layers.at(il).attn_sinks;
+    const bool has_centers = kvtuner_has_turned_center(plan, hparams, il) && kvtuner_can_read_exact(model);
+    const bool has_sinks = model.layers.at(il).attn_sinks;
     const kvtuner_attention_layer layer = { il,
                                             hparams.n_embd_head_k(il),
                                             hparams.n_embd_head_v(il),
@@ -155,6 +150,11 @@ bool can_flash_attn(const llama_model & model) {
 }
 
 }  // namespace
+
+bool kvtuner_has_turned_center(const kvtuner_plan & plan, const llama_hparams & hparams, uint32_t il) {
+    return plan.center_span > 0 && plan.has_center_k(il) && hparams.rope_type != LLAMA_ROPE_TYPE_NONE &&
+           hparams.has_rope(il);
+}
 
 bool kvtuner_can_read_exact(const llama_model & model) {
     return model.arch != LLM_ARCH_MINIMAX_M3 && model.arch != LLM_ARCH_QWEN4EXP;

@@ -127,8 +127,7 @@ vectors kvtuner_cache::turned(const llama_kv_cache & cache, uint32_t il, uint32_
 
 void kvtuner_cache::init_centers(llama_kv_cache & cache) {
     const kvtuner_plan & plan = *cache.plan;
-    const bool has_span = plan.center_span && cache.hparams.rope_type != LLAMA_ROPE_TYPE_NONE;
-    const uint32_t n_block = has_span ? (kvtuner_cparams().n_ctx_seq + plan.center_span - 1) / plan.center_span : 0;
+    const uint32_t span = plan.center_span, n_block = span ? (kvtuner_cparams().n_ctx_seq + span - 1) / span : 0;
     std::vector<kvtuner_centers::layer> layers;
     bool has_blocks = false;
     for (const auto & layer : cache.layers) {
@@ -143,7 +142,7 @@ void kvtuner_cache::init_centers(llama_kv_cache & cache) {
                            {},
                            is_scaled ? plan.scale_k[layer.il] : std::vector<float>() });
         kvtuner_centers::layer & added = layers.back();
-        if (n_block == 0 || added.center.empty() || !cache.hparams.has_rope(layer.il)) {
+        if (!kvtuner_has_turned_center(plan, cache.hparams, layer.il)) {
             continue;
         }
         vectors blocks = turned(cache, layer.il, n_block);
@@ -156,6 +155,6 @@ void kvtuner_cache::init_centers(llama_kv_cache & cache) {
     }
     cache.centers.init(layers, is_rotated_k(cache) ? cache.n_rot_k : 0, cache.hparams.no_alloc);
     if (has_blocks) {
-        cache.centers.blocks.init(plan.center_span, n_block, cache.n_stream, cache.get_size());
+        cache.centers.blocks.init(span, n_block, cache.n_stream, cache.get_size());
     }
 }
