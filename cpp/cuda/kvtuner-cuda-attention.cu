@@ -35,16 +35,6 @@ static std::optional<attention_plan> plan_of(int device, const ggml_tensor * nod
     return plan_attention(node, around, { info.nsm, (int)info.smpbo, takes_rows });
 }
 
-static void launch(const attention_plan & plan, int64_t size_k, int64_t size_v) {
-#    define KVTUNER_SIZE(DK, DV, MOST_TILES)                                     \
-        if (size_k == (DK) && size_v == (DV)) {                                  \
-            return launch_attention<DK, DV, MOST_TILES>(plan.args, plan.launch); \
-        }
-    KVTUNER_CUDA_SIZES(KVTUNER_SIZE)
-#    undef KVTUNER_SIZE
-    GGML_ABORT("attention with heads of %d and %d", (int)size_k, (int)size_v);
-}
-
 static void run(ggml_backend_cuda_context & ctx, attention_plan & plan, const ggml_tensor * node) {
     const int64_t n = plan.n_columns * plan.launch.n_parts * plan.launch.n_stream, size_v = node->ne[0];
     ggml_cuda_pool_alloc<float> parts(ctx.pool(), n * size_v);
@@ -52,7 +42,7 @@ static void run(ggml_backend_cuda_context & ctx, attention_plan & plan, const gg
     plan.args.merge.parts = parts.ptr;
     plan.args.merge.sums = sums.ptr;
     plan.launch.stream = ctx.stream();
-    launch(plan, node->src[1]->ne[0], size_v);
+    launch_plan(plan, node->src[1]->ne[0], size_v);
 }
 #endif
 

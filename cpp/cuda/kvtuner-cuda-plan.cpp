@@ -1,5 +1,6 @@
 #include "kvtuner-cuda-plan.cuh"
 
+#include "kvtuner-cuda-exact-types.h"
 #include "kvtuner-mark.h"
 
 #include <algorithm>
@@ -33,10 +34,6 @@ std::optional<cache_kind> kind_of(ggml_type type) {
         default:
             return std::nullopt;
     }
-}
-
-bool is_exact_type(ggml_type type) {
-    return type == GGML_TYPE_F16 || type == GGML_TYPE_Q8_0;
 }
 
 // by how much codes, or the bytes found for them, are more than levels

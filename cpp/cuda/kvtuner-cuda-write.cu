@@ -3,6 +3,7 @@
 #include "ggml-cuda/common.cuh"
 #include "ggml-cuda/convert.cuh"
 #include "ggml-cuda/cpy-utils.cuh"
+#include "kvtuner-cuda-exact-types.h"
 #include "kvtuner-cuda-write-rows.cuh"
 
 #include "ggml-impl.h"
@@ -171,10 +172,6 @@ static targets targets_of(const kvtuner_write & write) {
     const ggml_tensor *first = write.stores[0], *second = write.stores[1];
     const auto rank = [](const ggml_tensor * t) { return t->type == GGML_TYPE_F16 ? 2 : t->type == GGML_TYPE_Q8_0; };
     return rank(first) > rank(second) ? targets{ second, first } : targets{ first, second };
-}
-
-static bool is_exact_type(ggml_type type) {
-    return type == GGML_TYPE_F16 || type == GGML_TYPE_Q8_0;
 }
 
 // the values of a row that a warp takes

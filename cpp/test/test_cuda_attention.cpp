@@ -6,7 +6,7 @@
 //
 // With KVTUNER_SHOW set, each case is written before it runs.
 
-#include "attention_expected.h"
+#include "attention_errors.h"
 #include "kvtuner-cuda-plan.cuh"
 #include "kvtuner-formats.h"
 #include "rotated_case.h"
@@ -17,8 +17,6 @@ using namespace kvtuner::cuda;
 
 namespace {
 
-constexpr double MOST_ERROR = 5e-4;  // normalized mean squared: the bar of upstream's own tests
-constexpr double USUAL_ERROR = 2e-6;
 constexpr int MOST_SHARED = cuda_on_cpu::MOST_SHARED;
 
 constexpr ggml_type TYPES[] = { GGML_TYPE_F16,    GGML_TYPE_Q8_0,  GGML_TYPE_Q5_0, GGML_TYPE_Q4_0,
@@ -63,15 +61,6 @@ device_limits random_limits(std::mt19937 & random) {
     return { pick({ 1, 1, 2, 24, 132 }, random), pick({ 101376, 166912, MOST_SHARED }, random), random() % 2 == 0 };
 }
 
-void launch(const attention_plan & plan, const setting & s) {
-#define KVTUNER_SIZE(DK, DV, MOST_TILES)                                     \
-    if (s.size.k == (DK) && s.size.v == (DV)) {                              \
-        return launch_attention<DK, DV, MOST_TILES>(plan.args, plan.launch); \
-    }
-    KVTUNER_CUDA_SIZES(KVTUNER_SIZE)
-#undef KVTUNER_SIZE
-}
-
 // the memory that parts are in is no numbers before
 void run(attention_plan & plan, const setting & s) {
     const int64_t n = plan.n_columns * plan.launch.n_parts * plan.launch.n_stream;
@@ -79,7 +68,7 @@ void run(attention_plan & plan, const setting & s) {
     std::vector<float2> sums(n, { NAN, NAN });
     plan.args.merge.parts = parts.data();
     plan.args.merge.sums = sums.data();
-    launch(plan, s);
+    launch_plan(plan, s.size.k, s.size.v);
 }
 
 // which of their ways the kernels take
@@ -113,8 +102,8 @@ const char * const ALL_WAYS[] = {
     "rotated",
 };
 
-struct tally {
-    int n_cases = 0, n_failed = 0, n_left_out = 0;
+struct tally : attention_errors {
+    int n_left_out = 0;
     double worst = 0;
     std::map<std::string, int> ways;
 
@@ -137,7 +126,7 @@ private:
 
     void run_plain(const attention_case & c, const device_limits & limits, std::mt19937 & random) {
         if (attend(c, {}, limits)) {
-            check(c, values_of(c.out), random);
+            worst = std::max(worst, check(c, values_of(c.out), text, random));
         }
     }
 
@@ -147,7 +136,7 @@ private:
         const ggml_tensor * turned = c.out->src[0]->src[0];
         if (attend(c, { turned->src[1], turned->src[0]->ne[0], around.out, around.out->src[0]->ne[0] }, limits)) {
             ++ways["rotated"];
-            check(c, around.before_rotation(values_of(around.out)), random);
+            worst = std::max(worst, check(c, around.before_rotation(values_of(around.out)), text, random));
         }
     }
 
@@ -169,16 +158,6 @@ private:
     static std::vector<float> values_of(const ggml_tensor * t) {
         const float * values = (const float *)t->data;
         return std::vector<float>(values, values + ggml_nelements(t));
-    }
-
-    void check(const attention_case & c, const std::vector<float> & got, std::mt19937 & random) {
-        const double error = error_of(c, got, random);
-        ++n_cases;
-        worst = std::max(worst, error);
-        if (!(error <= USUAL_ERROR)) {
-            printf("%s error %.2e: %s\n", error <= MOST_ERROR ? "note" : "FAIL", error, text.c_str());
-        }
-        n_failed += !(error <= MOST_ERROR);
     }
 };
 
