@@ -191,13 +191,16 @@ struct column_sums {
             most_0 = fmaxf(most_0, __shfl_xor_sync(0xffffffff, most_0, i));
             most_1 = fmaxf(most_1, __shfl_xor_sync(0xffffffff, most_1, i));
         }
+        const bool has_any = __any_sync(0xffffffff, fmaxf(most[tile][0], most[tile][1]) > NO_SCORE);
         const float next_0 = fmaxf(most_0 - HEADROOM, most[tile][0]), next_1 = fmaxf(most_1 - HEADROOM, most[tile][1]);
         const float factor_0 = power_of_two(most[tile][0] - next_0), factor_1 = power_of_two(most[tile][1] - next_1);
         most[tile][0] = next_0;
         most[tile][1] = next_1;
         sum[tile][0] *= factor_0;
         sum[tile][1] *= factor_1;
-        o.scale(tile, factor_0, factor_1);
+        if (has_any) {
+            o.scale(tile, factor_0, factor_1);
+        }
     }
 
     template <ggml_type T, bool IS_EXACT, int UNITS>

@@ -62,6 +62,9 @@ __device__ void add_exact_rows(const attention_args & a, const block_place & at,
             return side.data + max(0, row) * side.of.token + head * side.of.head;
         };
         const int row = row_of(sums.g), row_8 = row_of(sums.g + 8);
+        if (!__any_sync(0xffffffff, row >= 0 || row_8 >= 0)) {
+            continue;  // in short contexts many slots are empty
+        }
         token_rows rows;
         rows.key = place_of(a.exact.k, row);
         rows.key_8 = place_of(a.exact.k, row_8);
@@ -197,17 +200,20 @@ __device__ void store_and_merge(const attention_args & a, const block_place & at
     merge_warps<DV, TILES>(a, at, is_one_part, values, totals);
 }
 
-// queries and their sums, as halves in shared memory, and from there to the warps of each head
-template <int DK, int DV, int TILES>
+// queries and their sums, as halves in shared memory, and from there to the warps of each head; is_for_lot: a lot comes
+// to their place
+template <int DK, int DV, int TILES, int N>
 __device__ column_sums<DK, DV, TILES> take_queries(const attention_args & a, const block_place & at, uint2 * queries,
-                                                   float4 * sums, query_rows<DK> & rows) {
+                                                   float4 * sums, query_rows<DK, N> & rows, const bool is_for_lot) {
     put_queries<DK, TILES>(a, queries, at.first_head, at.first_column, rows);
     wait_for_warps(a.n_warps());
     put_sums<DK, TILES>(a, queries, sums);
     column_sums<DK, DV, TILES> columns(queries + at.head * (DK / 16) * TILES * LANES,
                                        sums + at.head * (DK / AT_ONCE) * 2 * TILES * 4, at.lane);
     columns.set_columns(a, at.first_head + at.head, at.first_column);
-    end_writes();
+    if (is_for_lot) {
+        end_writes();
+    }
     wait_for_warps(a.n_warps());
     return columns;
 }
@@ -237,10 +243,10 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const
     ggml_cuda_pdl_sync();
     ggml_cuda_pdl_lc();
 
-    query_rows<DK> rows(a, at.warp, at.first_head, at.first_column);
+    query_rows<DK, 2> rows(a, at.warp, at.first_head, at.first_column);
     bring_first(a, at, range, from, place);
     prefetch_exact_rows(a, at, range);
-    auto sums = take_queries<DK, DV, TILES>(a, at, queries, query_sums, rows);
+    auto sums = take_queries<DK, DV, TILES>(a, at, queries, query_sums, rows, /*is_for_lot =*/true);
 
     add_exact_rows(a, at, range, sums);
     sums.q.shrink(a.high_k);

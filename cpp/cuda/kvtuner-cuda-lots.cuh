@@ -49,9 +49,9 @@ __device__ void clear_queries(const attention_args & a, uint2 * to) {
 }
 
 // Queries of columns that a warp takes, as many at once as come from memory side by side.
-template <int DK>
+template <int DK, int AT_A_TIME>
 struct query_rows {
-    static constexpr int N = 2, PARTS = (int)(sizeof(row_values<DK>) / sizeof(float4));
+    static constexpr int N = AT_A_TIME, PARTS = (int)(sizeof(row_values<DK>) / sizeof(float4));
     row_values<DK> x[N];
 
     // those of column `first` of the block's heads one after the other, and of as many further on as there are warps
@@ -80,7 +80,7 @@ __device__ void put_query(const attention_args & a, uint2 * to, const int of_blo
     const int lane = threadIdx.x % LANES;
     rotate_row(x, a.q_rotation, lane);
 #pragma unroll
-    for (int k = 0; k < query_rows<DK>::PARTS; ++k) {
+    for (int k = 0; k < (int)(sizeof(x) / sizeof(float4)); ++k) {
         const int step = 8 * k + lane / 4;
         const float4 v = x[k];
         if (step < STEPS) {
@@ -91,25 +91,25 @@ __device__ void put_query(const attention_args & a, uint2 * to, const int of_blo
 }
 
 // Queries of all heads of the block; each warp takes some columns, of which `rows` are the first.
-template <int DK, int TILES>
+template <int DK, int TILES, int N>
 __device__ void put_queries(const attention_args & a, uint2 * to, const int first_head, const int first_column,
-                            query_rows<DK> & rows) {
+                            query_rows<DK, N> & rows) {
     const int n_columns = a.by_columns.d, n = a.heads_of_block * n_columns;
     int first = threadIdx.x / LANES;
 #pragma unroll 1
     while (true) {
 #pragma unroll
-        for (int k = 0; k < query_rows<DK>::N; ++k) {
+        for (int k = 0; k < N; ++k) {
             const int i = first + k * a.n_warps(), of_block = a.by_columns.quotient(i);
             if (i < n) {
                 put_query<DK, TILES>(a, to, of_block, i - of_block * n_columns, rows.x[k]);
             }
         }
-        first += query_rows<DK>::N * a.n_warps();
+        first += N * a.n_warps();
         if (first >= n) {
             return;
         }
-        rows = query_rows<DK>(a, first, first_head, first_column);
+        rows = query_rows<DK, N>(a, first, first_head, first_column);
     }
 }
 

@@ -83,9 +83,12 @@ struct output_row {
     float sink;
 
     __device__ output_row(const merge_args & a, const int size_v, const int column, const int stream) {
-        const int of_head = a.n_query * a.group, head_kv = column / of_head, of_group = column - head_kv * of_head;
-        const int query = a.n_query == 1 ? 0 : of_group / a.group;
-        const int head = head_kv * a.group + of_group - query * a.group;
+        int head = column, query = 0;
+        if (a.n_query > 1) {
+            const int of_head = a.n_query * a.group, head_kv = column / of_head, of_group = column - head_kv * of_head;
+            query = of_group / a.group;
+            head = head_kv * a.group + of_group - query * a.group;
+        }
         sink = a.sinks ? a.sinks[head] * LOG2_E : -INFINITY;
         out = a.out + (((int64_t)stream * a.n_query + query) * a.n_head_kv * a.group + head) * size_v;
     }

@@ -32,13 +32,14 @@ __device__ void rotate_row(float4 (&x)[K], const int n, const int lane) {
         const float a = v.x + v.y, b = v.x - v.y, c = v.z + v.w, d = v.z - v.w;
         x[k] = make_float4((a + c) * scale, (b + d) * scale, (a - c) * scale, (b - d) * scale);
     }
+#pragma unroll 1
+    for (int lanes = 1; lanes < 32 && 4 * lanes < n; lanes *= 2) {
+        const float sign = (lane & lanes) != 0 ? -1 : 1;
 #pragma unroll
-    for (int lanes = 1; lanes < 32; lanes *= 2) {
-        if (4 * lanes < n) {
-#pragma unroll
-            for (int k = 0; k < K; ++k) {
-                x[k] = sum_or_difference(x[k], exchanged(x[k], lanes), (lane & lanes) != 0);
-            }
+        for (int k = 0; k < K; ++k) {
+            const float4 other = exchanged(x[k], lanes);
+            x[k] = make_float4(other.x + sign * x[k].x, other.y + sign * x[k].y, other.z + sign * x[k].z,
+                               other.w + sign * x[k].w);
         }
     }
 #pragma unroll
