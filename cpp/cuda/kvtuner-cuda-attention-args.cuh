@@ -82,6 +82,7 @@ struct lot_layout {
     int v_at, mask_at, blocks_at, bytes;
     int copied_bytes;
     bool is_by_rows;
+    int turns, carriers;  // warps take so many turns to bring a lot, as many of them together
 };
 
 struct merge_args {

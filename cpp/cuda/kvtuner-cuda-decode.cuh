@@ -16,6 +16,7 @@ namespace kvtuner::cuda {
 struct block_place {
     int warp, lane, head, sub;  // the latter: its KV head of the block, its 16 tokens of a lot
     int first_head, first_column, stream;
+    int turn = 0, carrier = 0;  // the lots that the warp brings, and which of those warps it is
 
     __device__ block_place(const attention_args & a, const int n_columns)
         : warp(__shfl_sync(0xffffffff, threadIdx.x / LANES, 0)), lane(threadIdx.x % LANES), stream(blockIdx.z) {
@@ -24,6 +25,11 @@ struct block_place {
         const int i = a.by_groups.quotient(blockIdx.y);
         first_head = (blockIdx.y - i * a.head_groups()) * a.heads_of_block;
         first_column = i * n_columns;
+    }
+
+    __device__ void take_turns(const lot_layout & lot) {
+        turn = warp / lot.carriers;
+        carrier = warp - turn * lot.carriers;
     }
 };
 
@@ -88,21 +94,14 @@ __device__ void add_exact_rows(const attention_args & a, const block_place & at,
 // All lots that are to be there before the first step. They do not come to the last place, where queries lie.
 inline __device__ void bring_first(const attention_args & a, const block_place & at, const lot_range & range,
                                    const lot_sources & from, lot_place place) {
-    if (!a.lot.is_by_rows) {
-        for (int i = 0; i < a.lots_ahead; ++i) {
-            bring_chunks(a, from, range.first + i, range.last, place.lots + i * a.lot.bytes);
-        }
-        return;
-    }
+    const int n = min(a.lots_ahead, range.last - range.first);
 #pragma unroll 1
-    for (int i = at.warp; i < a.lots_ahead && range.first + i < range.last; i += a.n_warps()) {
-        place.i = i;
-        bring_rows(a, from, range.first + i, place);
-        __syncwarp();
+    for (place.i = at.turn; place.i < n; place.i += a.lot.turns) {
+        bring_lot(a, from, range.first + place.i, place, at.carrier);
     }
 }
 
-// Lots are there a few steps before they are read: warps take turns to bring one, or all bring a part of each.
+// Lots are there a few steps before they are read: warps take turns to bring one.
 template <int UNITS, int DK, int DV, int TILES>
 __device__ void add_lots(const attention_args & a, const block_place & at, const lot_range & range,
                          const lot_sources & from, lot_place place, const char * lots,
@@ -111,26 +110,18 @@ __device__ void add_lots(const attention_args & a, const block_place & at, const
     const int n_tokens = a.tokens_of_lot(), first = at.sub * UNITS * TOKENS;
     const int key_at = layout.k_tokens.at(first + sums.g) + at.head * (int)a.cache.k.of.head;
     const int value_at = layout.v_at + layout.v_tokens.at(first + 2 * sums.t) + at.head * (int)a.cache.v.of.head;
-    int turn = range.first + at.warp;
+    int turn = range.first + at.turn;
 #pragma unroll 1
     for (int lot = range.first; lot < range.last; ++lot) {
         const uint32_t full = place.full(), empty = place.empty();
         const char * here = lots + place.i * layout.bytes;
-        if (!layout.is_by_rows) {
-            const lot_place next = place.ahead(a);
-            wait_for_lots_but(a.lots_ahead - 1);
-            wait_for_warps(a.n_warps());
-            bring_chunks(a, from, lot + a.lots_ahead, range.last, next.lots + next.i * layout.bytes);
-        } else {
-            if (lot == turn) {
-                turn += a.n_warps();
-                if (lot + a.lots_ahead < range.last) {
-                    bring_rows(a, from, lot + a.lots_ahead, place.ahead(a));
-                }
-                __syncwarp();
+        if (lot == turn) {
+            turn += layout.turns;
+            if (lot + a.lots_ahead < range.last) {
+                bring_lot(a, from, lot + a.lots_ahead, place.ahead(a), at.carrier);
             }
-            wait_for_phase(full, place.round & 1);
         }
+        wait_for_phase(full, place.round & 1);
         place.go_on(a);
         token_rows rows;
         rows.key = here + key_at;
@@ -155,11 +146,9 @@ __device__ void add_lots(const attention_args & a, const block_place & at, const
             }
         }
         sums.template add<false>(a, at.first_head + at.head, rows, marks);
-        if (layout.is_by_rows) {
-            __syncwarp();
-            if (at.lane == 0) {
-                arrive(empty);
-            }
+        __syncwarp();
+        if (at.lane == 0) {
+            arrive(empty);
         }
     }
 }
@@ -224,19 +213,20 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const
     using query_type = query_parts<DK, TILES>;
     constexpr int SUM_BYTES = sum_bytes(DK, TILES);
     extern __shared__ __align__(128) char lots[];
-    const block_place at(a, TILES * COLUMNS);
+    block_place at(a, TILES * COLUMNS);
     const lot_range range(a);
     // behind the lots: barriers, sums of queries, and queries, unless they lie where the last lot comes to
     char * behind = lots + a.n_lots * a.lot.bytes;
     const lot_place place(lots, behind);
+    at.take_turns(a.lot);
     behind += BARRIERS_BYTES;
     float4 * query_sums = (float4 *)behind;
     uint2 * queries = (uint2 *)(query_type::IN_REGISTERS ? lots + (a.n_lots - 1) * a.lot.bytes
                                                          : behind + a.heads_of_block * SUM_BYTES);
     const lot_sources from(a, at.first_head, at.stream);
     clear_queries<DK, TILES>(a, queries);
-    if (a.lot.is_by_rows && at.warp == 0) {
-        make_barriers(a, place, a.n_warps());
+    if (at.warp == 0) {
+        make_barriers(a, place);
         end_writes();
     }
     __syncthreads();

@@ -56,20 +56,6 @@ __device__ void copy_later(const uint32_t to, const void * from) {
 #endif
 }
 
-// what was asked for since the last call is one lot
-inline __device__ void end_lot() {
-#if KVTUNER_NVIDIA_ARCH >= 800
-    asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
-}
-
-template <int N>
-__device__ void wait_but_for() {
-#if KVTUNER_NVIDIA_ARCH >= 800
-    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-#endif
-}
-
 // all that attend: so many
 inline __device__ void wait_for_warps(const int n) {
 #if KVTUNER_NVIDIA_ARCH > 0
@@ -77,30 +63,22 @@ inline __device__ void wait_for_warps(const int n) {
 #endif
 }
 
-// until all lots of this thread but the last n have come
-inline __device__ void wait_for_lots_but(const int n) {
-    switch (n) {
-        case 0:
-            return wait_but_for<0>();
-        case 1:
-            return wait_but_for<1>();
-        case 2:
-            return wait_but_for<2>();
-        case 3:
-            return wait_but_for<3>();
-        default:
-            return wait_but_for<4>();
-    }
-}
-
-// Whole rows into shared memory in the background, by one thread: from compute capability 9.0 on. A barrier in shared
-// memory changes its phase when as many have arrived as it waits for, and all bytes that they have announced.
+// A barrier in shared memory changes its phase when as many have arrived as it waits for, and all bytes that they have
+// announced.
 inline __device__ void make_barrier(const uint32_t barrier, const int n) {
-#if KVTUNER_NVIDIA_ARCH >= 900
+#if KVTUNER_NVIDIA_ARCH >= 800
     asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(n) : "memory");
 #endif
 }
 
+// this thread, when what it copies later is there
+inline __device__ void arrive_when_copied(const uint32_t barrier) {
+#if KVTUNER_NVIDIA_ARCH >= 800
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+#endif
+}
+
+// Whole rows into shared memory in the background, by one thread: from compute capability 9.0 on.
 inline __device__ void announce_bytes(const uint32_t barrier, const int n_bytes) {
 #if KVTUNER_NVIDIA_ARCH >= 900
     asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(n_bytes) : "memory");
@@ -116,24 +94,37 @@ inline __device__ void copy_row_later(const uint32_t to, const void * from, cons
 }
 
 inline __device__ void arrive(const uint32_t barrier) {
-#if KVTUNER_NVIDIA_ARCH >= 900
-    asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
+#if KVTUNER_NVIDIA_ARCH >= 800
+    asm volatile(
+            "{\n"
+            ".reg .b64 state;\n"
+            "mbarrier.arrive.shared.b64 state, [%0];\n"
+            "}\n" ::"r"(barrier)
+            : "memory");
 #endif
 }
 
-inline __device__ void wait_for_phase(const uint32_t barrier, const int phase) {
 #if KVTUNER_NVIDIA_ARCH >= 900
+#    define KVTUNER_IS_PHASE_OVER "mbarrier.try_wait.parity.shared.b64"
+#else
+#    define KVTUNER_IS_PHASE_OVER "mbarrier.test_wait.parity.shared.b64"
+#endif
+
+inline __device__ void wait_for_phase(const uint32_t barrier, const int phase) {
+#if KVTUNER_NVIDIA_ARCH >= 800
     asm volatile(
             "{\n"
             ".reg .pred p;\n"
-            "again:\n"
-            "mbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n"
+            "again:\n" KVTUNER_IS_PHASE_OVER
+            " p, [%0], %1;\n"
             "@!p bra again;\n"
             "}\n" ::"r"(barrier),
             "r"(phase)
             : "memory");
 #endif
 }
+
+#undef KVTUNER_IS_PHASE_OVER
 
 // what threads have written to shared memory comes before copies of rows to it
 inline __device__ void end_writes() {

@@ -160,8 +160,8 @@ struct lot_sources {
     }
 };
 
-// Places of lots in shared memory, one after the other and round again. Each has two barriers where lots come as rows:
-// one tells that a lot is there, the other that no warp reads it any more.
+// Places of lots in shared memory, one after the other and round again. Each has two barriers: one tells that a lot is
+// there, the other that no warp reads it any more.
 struct lot_place {
     uint32_t lots, barriers;  // of the first
     int i = 0, round = 0;
@@ -195,24 +195,29 @@ struct lot_place {
     }
 };
 
-// by one warp, for so many that read
-inline __device__ void make_barriers(const attention_args & a, lot_place place, const int n_warps) {
+// by one warp, for all that read
+inline __device__ void make_barriers(const attention_args & a, lot_place place) {
     place.i = threadIdx.x % LANES;
     if (place.i < a.n_lots) {
-        make_barrier(place.full(), 1);
-        make_barrier(place.empty(), n_warps);
+        make_barrier(place.full(), a.lot.is_by_rows ? 1 : a.lot.carriers * LANES);
+        make_barrier(place.empty(), a.n_warps());
     }
 }
 
-// A lot as rows, by one warp, when no warp reads what was there.
+// until no warp reads what was there
+inline __device__ void wait_for_place(const lot_place & place) {
+    if (place.round > 0) {
+        wait_for_phase(place.empty(), (place.round - 1) & 1);
+    }
+}
+
+// A lot as rows, by one warp.
 inline __device__ void bring_rows(const attention_args & a, const lot_sources & from, const int lot,
                                   const lot_place & place) {
     if (!is_first_lane()) {
         return;
     }
-    if (place.round > 0) {
-        wait_for_phase(place.empty(), (place.round - 1) & 1);
-    }
+    wait_for_place(place);
     announce_bytes(place.full(), a.lot.copied_bytes);
     from.each(a, lot, place.lots + place.i * a.lot.bytes,
               [&](const uint32_t to, const char * here, const row_copy & rows) {
@@ -233,25 +238,36 @@ __device__ void copy_chunks(uint32_t to, const char * from, const int first, con
     }
 }
 
-// A lot as chunks of rows, by all threads; if there is none, nothing.
-inline __device__ void bring_chunks(const attention_args & a, const lot_sources & from, const int lot, const int last,
-                                    const uint32_t to) {
-    if (lot < last) {
-        from.each(a, lot, to, [](uint32_t there, const char * here, const row_copy & rows) {
-            const int i = threadIdx.x, row = rows.by_row.quotient(i), chunk = i - row * rows.by_row.d;
-            const int first = i < rows.step ? i : rows.n_chunks;
-            there += row * rows.pitch + chunk * rows.chunk;
-            here += row * rows.stride + chunk * rows.chunk;
-            if (rows.chunk == 16) {
-                copy_chunks<16>(there, here, first, rows);
-            } else if (rows.chunk == 8) {
-                copy_chunks<8>(there, here, first, rows);
-            } else {
-                copy_chunks<4>(there, here, first, rows);
-            }
-        });
+// A lot as chunks of rows, by threads of which this is the i-th.
+inline __device__ void bring_chunks(const attention_args & a, const lot_sources & from, const int lot,
+                                    const lot_place & place, const int i) {
+    wait_for_place(place);
+    from.each(a, lot, place.lots + place.i * a.lot.bytes,
+              [i](uint32_t there, const char * here, const row_copy & rows) {
+                  const int row = rows.by_row.quotient(i), chunk = i - row * rows.by_row.d;
+                  const int first = i < rows.step ? i : rows.n_chunks;
+                  there += row * rows.pitch + chunk * rows.chunk;
+                  here += row * rows.stride + chunk * rows.chunk;
+                  if (rows.chunk == 16) {
+                      copy_chunks<16>(there, here, first, rows);
+                  } else if (rows.chunk == 8) {
+                      copy_chunks<8>(there, here, first, rows);
+                  } else {
+                      copy_chunks<4>(there, here, first, rows);
+                  }
+              });
+    arrive_when_copied(place.full());
+}
+
+// by the warps whose turn it is, of which this is the i-th
+inline __device__ void bring_lot(const attention_args & a, const lot_sources & from, const int lot,
+                                 const lot_place & place, const int i) {
+    if (a.lot.is_by_rows) {
+        bring_rows(a, from, lot, place);
+    } else {
+        bring_chunks(a, from, lot, place, i * LANES + threadIdx.x % LANES);
     }
-    end_lot();
+    __syncwarp();
 }
 
 }  // namespace kvtuner::cuda

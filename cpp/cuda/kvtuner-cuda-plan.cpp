@@ -190,7 +190,7 @@ token_layout layout_of(const cached_side & side, int token_bytes, bool is_key, b
 // tokens of as many heads of a lot
 row_copy side_copy(const cached_side & side, int slice, const attention_args & args, bool is_key,
                    token_layout & layout) {
-    const int bytes = slice * args.heads_of_block, n_tokens = args.tokens_of_lot(), n_threads = args.n_warps() * LANES;
+    const int bytes = slice * args.heads_of_block, n_tokens = args.tokens_of_lot();
     const bool is_whole = args.heads_of_block == args.n_head_kv && side.of.token == bytes;
     const int64_t start = (int64_t)(uintptr_t)side.data;
     layout = layout_of(side, bytes, is_key, is_whole);
@@ -198,20 +198,20 @@ row_copy side_copy(const cached_side & side, int slice, const attention_args & a
     const int row = bytes * together, pitch = row + layout.gap;
     const int64_t stride = side.of.token * together;
     return copy_of(n_tokens / together, row, stride, pitch, chunk_for({ start, row, stride, side.of.stream, pitch }),
-                   n_threads);
+                   args.lot.carriers * LANES);
 }
 
 int padded(int bytes) {
     return (bytes + 127) / 128 * 128;
 }
 
-// Lots for so many heads and tokens. False: they cannot be copied.
-bool set_lot(const ggml_tensor * node, attention_args & args, bool takes_rows, int n_heads, int sub_warps) {
+// Lots for the heads and tokens of a block, which so many warps bring. False: they cannot be copied.
+bool set_carried_lot(const ggml_tensor * node, attention_args & args, bool takes_rows, int carriers) {
     const ggml_tensor *k = node->src[1], *v = node->src[2];
     lot_layout & lot = args.lot;
-    args.heads_of_block = n_heads;
-    args.sub_warps = sub_warps;
-    const int n = args.tokens_of_lot(), n_threads = args.n_warps() * LANES;
+    lot.carriers = carriers;
+    lot.turns = args.n_warps() / carriers;
+    const int n = args.tokens_of_lot(), n_threads = carriers * LANES;
     lot.k = side_copy(args.cache.k, (int)ggml_row_size(k->type, k->ne[0]), args, true, lot.k_tokens);
     lot.v = side_copy(args.cache.v, (int)ggml_row_size(v->type, v->ne[0]), args, false, lot.v_tokens);
     lot.mask = copy_of(args.n_query, n * 2, args.cache.mask_query * 2, n * 2, 16, n_threads);
@@ -238,6 +238,23 @@ bool set_lot(const ggml_tensor * node, attention_args & args, bool takes_rows, i
     }
     const bool is_tight = k->nb[2] == ggml_row_size(k->type, k->ne[0]) && v->nb[2] == ggml_row_size(v->type, v->ne[0]);
     return lot.k.chunk && lot.v.chunk && lot.mask.chunk && is_tight && args.cache.n_tokens % n == 0;
+}
+
+// Lots for so many heads and tokens. False: they cannot be copied.
+bool set_lot(const ggml_tensor * node, attention_args & args, bool takes_rows, int n_heads, int sub_warps) {
+    args.heads_of_block = n_heads;
+    args.sub_warps = sub_warps;
+    if (takes_rows && set_carried_lot(node, args, true, args.n_warps()) && args.lot.is_by_rows) {
+        args.lot.carriers = 1;
+        args.lot.turns = args.n_warps();
+        return true;
+    }
+    for (int turns : { 4, 3, 2, 1 }) {
+        if (args.n_warps() % turns == 0 && set_carried_lot(node, args, false, args.n_warps() / turns)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 int query_bytes(const attention_args & args, int size_k, int tiles) {
@@ -336,8 +353,8 @@ bool set_blocks(const ggml_tensor * node, attention_args & args, attention_launc
     if (!find_long_blocks(node, args, launch, limits) && !find_any_blocks(node, args, launch, limits)) {
         return false;
     }
-    // as rows, a lot may come where one is read that is not the last: so warps need not wait for each other
-    args.lots_ahead = args.n_lots - (args.lot.is_by_rows && args.n_lots > 2 ? 2 : 1);
+    // a lot may come where one was read that is not the last: so warps need not wait for each other
+    args.lots_ahead = args.n_lots - (args.n_lots > 2 ? 2 : 1);
     launch.shared_bytes =
             std::max(args.n_lots * args.lot.bytes + bytes_beside(args, (int)node->src[1]->ne[0], launch.tiles),
                      merge_bytes(args, (int)node->src[2]->ne[0], launch.tiles));

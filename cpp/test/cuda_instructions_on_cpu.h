@@ -59,20 +59,16 @@ void copy_later(const uint32_t to, const void * from) {
     cuda_on_cpu::copy_later(to, from, N);
 }
 
-inline void end_lot() {
-    cuda_on_cpu::end_lot();
-}
-
 inline void wait_for_warps(const int n) {
     cuda_on_cpu::wait_at_barrier(1, n * cuda_on_cpu::WARP);
 }
 
-inline void wait_for_lots_but(const int n) {
-    cuda_on_cpu::wait_for_lots_but(n);
-}
-
 inline void make_barrier(const uint32_t barrier, const int n) {
     cuda_on_cpu::make_phases(barrier, n);
+}
+
+inline void arrive_when_copied(const uint32_t barrier) {
+    cuda_on_cpu::arrive_when_copied(barrier);
 }
 
 inline void announce_bytes(const uint32_t barrier, const int n_bytes) {

@@ -48,22 +48,20 @@ struct copy {
     int n_bytes;
 };
 
-using lot = std::vector<copy>;
-
 struct fiber {
     ucontext_t context;
     std::unique_ptr<char[]> stack;
     dim3 thread;
     bool is_done;
-    std::vector<lot> lots;  // the last of them has not ended
+    std::vector<copy> copies;  // that no barrier waits for yet
 };
 
 // a barrier in shared memory
 struct phases {
-    static constexpr uint8_t MADE = 0x5a;
+    static constexpr uint32_t MADE = 0x5a;
 
     int32_t n_bytes;
-    uint8_t n_arrivals, n_missing, phase, made;
+    uint32_t n_arrivals : 11, n_missing : 11, phase : 1, made : 9;
 
     void end_phase() {
         if (n_missing == 0 && n_bytes == 0) {
@@ -73,9 +71,11 @@ struct phases {
     }
 };
 
+// a copy that a barrier waits for: for its bytes, or for the arrival after it; or for neither, where more come before
 struct phase_copy {
     copy what;
     uint32_t barrier;
+    int n_bytes, n_arrivals;
 };
 
 std::vector<fiber> fibers;
@@ -104,7 +104,7 @@ void prepare(fiber & f, dim3 thread) {
     }
     f.thread = thread;
     f.is_done = false;
-    f.lots.assign(1, {});
+    f.copies.clear();
     getcontext(&f.context);
     f.context.uc_stack.ss_sp = f.stack.get();
     f.context.uc_stack.ss_size = STACK;
@@ -142,7 +142,9 @@ void let_others_run() {
 }
 
 void make(const copy & c) {
-    memcpy(c.to, c.from, c.n_bytes);
+    if (c.n_bytes > 0) {
+        memcpy(c.to, c.from, c.n_bytes);
+    }
 }
 
 void check_block() {
@@ -152,9 +154,7 @@ void check_block() {
     if (shared_size > 0 && !(is_unwritten(lots) && is_unwritten(shared))) {
         fail("written behind the shared memory of a block");
     }
-    const auto has_copies = [](const fiber & f) {
-        return std::any_of(f.lots.begin(), f.lots.end(), [](const lot & l) { return !l.empty(); });
-    };
+    const auto has_copies = [](const fiber & f) { return !f.copies.empty(); };
     if (!phase_copies.empty() || std::any_of(fibers.begin(), fibers.end(), has_copies)) {
         fail("a copy in the background that nothing waited for");
     }
@@ -188,12 +188,25 @@ phases & phases_at(uint32_t barrier) {
     return p;
 }
 
-void make_for_phase(const phase_copy & c) {
-    make(c.what);
-    phases & p = phases_at(c.barrier);
-    p.n_bytes -= c.what.n_bytes;
+// arrivals at a barrier, of which it may miss none any more
+void get_on(uint32_t barrier, int n_arrivals) {
+    phases & p = phases_at(barrier);
+    if ((int)p.n_missing < n_arrivals) {
+        fail("more threads arrive than a barrier waits for");
+    }
+    p.n_missing -= n_arrivals;
     p.end_phase();
     got_on();
+}
+
+void make_for_phase(const phase_copy & c) {
+    make(c.what);
+    phases_at(c.barrier).n_bytes -= c.n_bytes;
+    get_on(c.barrier, c.n_arrivals);
+}
+
+void make_or_keep(const phase_copy & c) {
+    how.are_copies_late ? phase_copies.push_back(c) : make_for_phase(c);
 }
 
 // those that this barrier waits for
@@ -296,26 +309,8 @@ uint32_t shared_address(const void * place) {
     return (uint32_t)address;
 }
 
-void copy_later(uint32_t to, const void * from, int n_bytes) {
-    const copy c = checked_copy(to, from, n_bytes, n_bytes);
-    how.are_copies_late ? fibers[running].lots.back().push_back(c) : make(c);
-}
-
-void end_lot() {
-    fibers[running].lots.emplace_back();
-}
-
-void wait_for_lots_but(int n) {
-    std::vector<lot> & all = fibers[running].lots;
-    const int n_made = std::max(0, (int)all.size() - 1 - n);
-    for (int i = 0; i < n_made; ++i) {
-        std::for_each(all[i].begin(), all[i].end(), make);
-    }
-    all.erase(all.begin(), all.begin() + n_made);
-}
-
 void make_phases(uint32_t barrier, int n_arrivals) {
-    const phases made = { 0, (uint8_t)n_arrivals, (uint8_t)n_arrivals, 0, phases::MADE };
+    const phases made = { 0, (uint32_t)n_arrivals, (uint32_t)n_arrivals, 0, phases::MADE };
     memcpy(shared_bytes_at(barrier, sizeof(made)), &made, sizeof(made));
 }
 
@@ -325,18 +320,24 @@ void announce_bytes(uint32_t barrier, int n_bytes) {
 }
 
 void arrive(uint32_t barrier) {
-    phases & p = phases_at(barrier);
-    if (p.n_missing == 0) {
-        fail("more threads arrive than a barrier waits for");
+    get_on(barrier, 1);
+}
+
+void copy_later(uint32_t to, const void * from, int n_bytes) {
+    fibers[running].copies.push_back(checked_copy(to, from, n_bytes, n_bytes));
+}
+
+void arrive_when_copied(uint32_t barrier) {
+    std::vector<copy> & copies = fibers[running].copies;
+    for (const copy & c : copies) {
+        make_or_keep({ c, barrier, 0, 0 });
     }
-    --p.n_missing;
-    p.end_phase();
-    got_on();
+    copies.clear();
+    make_or_keep({ {}, barrier, 0, 1 });
 }
 
 void copy_for_phase(uint32_t to, const void * from, int n_bytes, uint32_t barrier) {
-    const phase_copy c = { checked_copy(to, from, n_bytes, 16), barrier };
-    how.are_copies_late ? phase_copies.push_back(c) : make_for_phase(c);
+    make_or_keep({ checked_copy(to, from, n_bytes, 16), barrier, n_bytes, 0 });
 }
 
 void wait_for_phase(uint32_t barrier, int phase) {

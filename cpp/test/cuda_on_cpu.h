@@ -122,13 +122,10 @@ void wait_until(const std::function<bool()> & is_true);
 char * shared_bytes_at(uint32_t address, int n_bytes);
 uint32_t shared_address(const void * place);
 
-// copies in the background, of the fiber that runs
-void copy_later(uint32_t to, const void * from, int n_bytes);
-void end_lot();
-void wait_for_lots_but(int n);
-
-// and those that a barrier in shared memory waits for
+// barriers in shared memory, and copies in the background that they wait for
 void make_phases(uint32_t barrier, int n_arrivals);
+void copy_later(uint32_t to, const void * from, int n_bytes);
+void arrive_when_copied(uint32_t barrier);
 void announce_bytes(uint32_t barrier, int n_bytes);
 void arrive(uint32_t barrier);
 void copy_for_phase(uint32_t to, const void * from, int n_bytes, uint32_t barrier);
