@@ -114,7 +114,7 @@ struct attention_case {
 
 private:
     static ggml_context * make_context() {
-        return ggml_init({ (size_t)96 << 20, nullptr, false });
+        return ggml_init({ (size_t)256 << 20, nullptr, false });
     }
 
     void fill(ggml_tensor * t, std::mt19937 & random, float scale) const {
