@@ -210,7 +210,6 @@ bool set_carried_lot(const ggml_tensor * node, attention_args & args, bool takes
     const ggml_tensor *k = node->src[1], *v = node->src[2];
     lot_layout & lot = args.lot;
     lot.carriers = carriers;
-    lot.turns = args.n_warps() / carriers;
     const int n = args.tokens_of_lot(), n_threads = carriers * LANES;
     lot.k = side_copy(args.cache.k, (int)ggml_row_size(k->type, k->ne[0]), args, true, lot.k_tokens);
     lot.v = side_copy(args.cache.v, (int)ggml_row_size(v->type, v->ne[0]), args, false, lot.v_tokens);
@@ -246,7 +245,6 @@ bool set_lot(const ggml_tensor * node, attention_args & args, bool takes_rows, i
     args.sub_warps = sub_warps;
     if (takes_rows && set_carried_lot(node, args, true, args.n_warps()) && args.lot.is_by_rows) {
         args.lot.carriers = 1;
-        args.lot.turns = args.n_warps();
         return true;
     }
     for (int turns : { 4, 3, 2, 1 }) {
@@ -353,6 +351,7 @@ bool set_blocks(const ggml_tensor * node, attention_args & args, attention_launc
     if (!find_long_blocks(node, args, launch, limits) && !find_any_blocks(node, args, launch, limits)) {
         return false;
     }
+    args.lot.turns = args.n_warps() / args.lot.carriers;
     // a lot may come where one was read that is not the last: so warps need not wait for each other
     args.lots_ahead = args.n_lots - (args.n_lots > 2 ? 2 : 1);
     launch.shared_bytes =

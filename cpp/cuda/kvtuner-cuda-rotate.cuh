@@ -9,9 +9,9 @@ constexpr int VALUES_OF_LANES = 128;  // four of each lane
 template <int N>
 using row_values = float4[(N + VALUES_OF_LANES - 1) / VALUES_OF_LANES];
 
-inline __device__ float4 sum_or_difference(const float4 a, const float4 b, const bool is_difference) {
-    return is_difference ? make_float4(b.x - a.x, b.y - a.y, b.z - a.z, b.w - a.w)
-                         : make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+// a + b, or with -1 as the sign a - b
+inline __device__ float4 plus(const float4 a, const float sign, const float4 b) {
+    return make_float4(a.x + sign * b.x, a.y + sign * b.y, a.z + sign * b.z, a.w + sign * b.w);
 }
 
 inline __device__ float4 exchanged(const float4 x, const int lanes) {
@@ -37,9 +37,7 @@ __device__ void rotate_row(float4 (&x)[K], const int n, const int lane) {
         const float sign = (lane & lanes) != 0 ? -1 : 1;
 #pragma unroll
         for (int k = 0; k < K; ++k) {
-            const float4 other = exchanged(x[k], lanes);
-            x[k] = make_float4(other.x + sign * x[k].x, other.y + sign * x[k].y, other.z + sign * x[k].z,
-                               other.w + sign * x[k].w);
+            x[k] = plus(exchanged(x[k], lanes), sign, x[k]);
         }
     }
 #pragma unroll
@@ -49,8 +47,8 @@ __device__ void rotate_row(float4 (&x)[K], const int n, const int lane) {
             for (int k = 0; k < K; ++k) {
                 if ((k & step) == 0) {
                     const float4 low = x[k], high = x[k + step];
-                    x[k] = sum_or_difference(low, high, false);
-                    x[k + step] = sum_or_difference(high, low, true);
+                    x[k] = plus(low, 1, high);
+                    x[k + step] = plus(low, -1, high);
                 }
             }
         }
