@@ -14,6 +14,10 @@ constexpr int COLUMNS = 8;  // of a tile
 constexpr int TOKENS = 16;  // that a warp has at once
 constexpr float LOG2_E = 1.44269504f;
 
+constexpr float NO_SCORE = -1e30f;
+// Weights are 2^HEADROOM where they begin, and halves; times scales of values, too.
+constexpr float HEADROOM = 6, MOST_ABOVE = 8;
+
 // bytes from a token, a KV head, a stream to the next
 struct strides {
     int64_t token, head, stream;
@@ -99,21 +103,31 @@ struct merge_args {
     }
 };
 
-struct attention_args {
+// what a node says, for all kernels
+struct node_args {
     const char * q;                     // f32
     int64_t q_query, q_head, q_stream;  // bytes
+    int q_rotation;                     // as that of rows of the output
     token_source cache, exact;          // the latter of no tokens without exact rows
     const int * exact_rows;             // of each slot; negative for none
-    const int * exact_first;            // of each stream, its first slot; null: 0
     const half * centers;               // [values of a token, blocks of positions], or null
     int64_t centers_block;              // halves
     float q_scale, cap;                 // scores are in powers of two; cap: 0 for none
-    float offset, exact_offset;         // what raw codes of keys are more than levels
-    float high_k, high_v, offset_v;     // of codes as they are read: see cached
     float max_bias;
-    bool has_plain_scores;  // one query, no cap and no bias: masks are all that is added to scores
-    int q_rotation;         // as that of rows of the output
     int n_query, n_head_kv, group;
+    merge_args merge;
+
+    // of a KV head: its query heads for one query, then those for the next
+    __host__ __device__ int n_columns() const {
+        return n_query * group;
+    }
+};
+
+struct attention_args : node_args {
+    const int * exact_first;                  // of each stream, its first slot; null: 0
+    float offset, exact_offset;               // what raw codes of keys are more than levels
+    float high_k, high_v, offset_v;           // of codes as they are read: see cached
+    bool has_plain_scores;                    // one query, no cap and no bias: masks are all that is added to scores
     int heads_of_block, sub_warps;            // warps of a block of threads: one for each of both
     int units;                                // of 16 tokens, that a warp has of a lot
     divisor by_heads, by_groups, by_columns;  // heads_of_block, head_groups(), columns_of_block()
@@ -121,18 +135,12 @@ struct attention_args {
     int n_exact_lots, exact_weight;           // a lot of exact rows takes as long as so many of the cache
     int n_of_parts, n_more;                   // such lots of each part, and how many parts have one more
     lot_layout lot;
-    merge_args merge;  // of one part: the kernel itself merges
-
-    __host__ __device__ int n_columns() const {
-        return n_query * group;
-    }
 
     // of a KV head, at most
     __host__ __device__ int columns_of_block(const int tiles) const {
         return tiles * COLUMNS < n_columns() ? tiles * COLUMNS : n_columns();
     }
 
-    // of a KV head's columns: its query heads for one query, then those for the next
     __device__ int query_of(const int column) const {
         return n_query == 1 ? 0 : column / group;
     }

@@ -23,26 +23,72 @@ static std::optional<attention_plan> plan_of(int, const ggml_tensor *, const rot
     return std::nullopt;
 }
 
-static void run(ggml_backend_cuda_context &, attention_plan &, const ggml_tensor *) {
-}
-#else
-static std::optional<attention_plan> plan_of(int device, const ggml_tensor * node, const rotations & around = {}) {
-    const auto & info = ggml_cuda_info().devices[device];
-    if (!ampere_mma_available(info.cc)) {
-        return std::nullopt;
-    }
-    const bool takes_rows = ggml_cuda_highest_compiled_arch(info.cc) >= GGML_CUDA_CC_HOPPER;
-    return plan_attention(node, around, { info.nsm, (int)info.smpbo, takes_rows });
+static std::optional<prefill_plan> prefill_plan_of(int, const ggml_tensor *, const rotations & = {}) {
+    return std::nullopt;
 }
 
+static void run(ggml_backend_cuda_context &, attention_plan &, const ggml_tensor *) {
+}
+
+static void run(ggml_backend_cuda_context &, prefill_plan &, const ggml_tensor *, kept_masks &) {
+}
+#else
+static device_limits limits_of(int device) {
+    const auto & info = ggml_cuda_info().devices[device];
+    return { info.nsm, (int)info.smpbo, ggml_cuda_highest_compiled_arch(info.cc) >= GGML_CUDA_CC_HOPPER };
+}
+
+static std::optional<attention_plan> plan_of(int device, const ggml_tensor * node, const rotations & around = {}) {
+    if (!ampere_mma_available(ggml_cuda_info().devices[device].cc)) {
+        return std::nullopt;
+    }
+    return plan_attention(node, around, limits_of(device));
+}
+
+// Whether tensor cores sum products of halves as floats as fast as they do as halves: those of A100, H100 and B200 do,
+// those of GeForce cards take twice the time, and there upstream's kernels sum as halves.
+static bool sums_floats_fast(int cc) {
+    return cc == GGML_CUDA_CC_AMPERE || cc == GGML_CUDA_CC_HOPPER || (cc >= 1000 && cc < 1200);
+}
+
+static std::optional<prefill_plan> prefill_plan_of(int device, const ggml_tensor * node,
+                                                   const rotations & around = {}) {
+    const int cc = ggml_cuda_info().devices[device].cc;
+    if (!ampere_mma_available(cc) || !sums_floats_fast(cc)) {
+        return std::nullopt;
+    }
+    return plan_prefill(node, around, limits_of(device));
+}
+
+// what parts of tokens come to, of as many columns
+struct parts_memory {
+    ggml_cuda_pool_alloc<float> parts;
+    ggml_cuda_pool_alloc<float2> sums;
+
+    parts_memory(ggml_backend_cuda_context & ctx, const ggml_tensor * node, merge_args & merge)
+        : parts(ctx.pool(), merge.n_parts * ggml_nelements(node)), sums(ctx.pool(), merge.n_parts * ggml_nrows(node)) {
+        merge.parts = parts.ptr;
+        merge.sums = sums.ptr;
+    }
+};
+
 static void run(ggml_backend_cuda_context & ctx, attention_plan & plan, const ggml_tensor * node) {
-    const int64_t n = plan.n_columns * plan.launch.n_parts * plan.launch.n_stream, size_v = node->ne[0];
-    ggml_cuda_pool_alloc<float> parts(ctx.pool(), n * size_v);
-    ggml_cuda_pool_alloc<float2> sums(ctx.pool(), n);
-    plan.args.merge.parts = parts.ptr;
-    plan.args.merge.sums = sums.ptr;
+    const parts_memory memory(ctx, node, plan.args.merge);
     plan.launch.stream = ctx.stream();
-    launch_plan(plan, node->src[1]->ne[0], size_v);
+    launch_plan(plan, node->src[1]->ne[0], node->ne[0]);
+}
+
+static void run(ggml_backend_cuda_context & ctx, prefill_plan & plan, const ggml_tensor * node, kept_masks & masks) {
+    prefill_args & args = plan.args;
+    const ggml_tensor * exact = kvtuner_has_exact(node) ? node->src[KVTUNER_EXACT_AT + 2] : nullptr;
+    plan.launch.stream = ctx.stream();
+    args.seen_by.marks = (seen *)masks.of(kept_masks::what::MARKS, node->src[KVTUNER_MASK_AT], exact,
+                                          args.seen_by.size() * sizeof(seen), [&](char * to) {
+                                              args.seen_by.marks = (seen *)to;
+                                              mark_seen(seen_of(args), ctx.stream());
+                                          });
+    const parts_memory memory(ctx, node, args.merge);
+    launch_plan(plan, node->src[1]->ne[0], node->ne[0]);
 }
 #endif
 
@@ -53,7 +99,7 @@ bool kvtuner_cuda_attention_is_fast(int device, const ggml_tensor * node) {
 }
 
 bool kvtuner_cuda_attention_rotates(int device, const ggml_tensor * node) {
-    return plan_of(device, node).has_value();
+    return plan_of(device, node) || prefill_plan_of(device, node);
 }
 
 bool kvtuner_cuda_attention_runs(int device, const ggml_tensor * node) {
@@ -61,7 +107,7 @@ bool kvtuner_cuda_attention_runs(int device, const ggml_tensor * node) {
 }
 
 bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node, const rotations & around,
-                            joined_masks & masks) {
+                            kept_masks & masks) {
     if (!kvtuner_is_marked(node)) {
         return false;
     }
@@ -71,12 +117,16 @@ bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node,
             run(ctx, *plan, node);
             return true;
         }
+        if (auto plan = prefill_plan_of(ctx.device, node, around)) {
+            run(ctx, *plan, node, masks);
+            return true;
+        }
     }
     GGML_ASSERT(!is_rotated);
     return attend_dense(ctx, node, masks);
 }
 
 bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node) {
-    joined_masks masks(ctx);
+    kept_masks masks(ctx);
     return kvtuner_cuda_attention(ctx, node, {}, masks);
 }

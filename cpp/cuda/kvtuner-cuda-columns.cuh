@@ -6,10 +6,6 @@
 
 namespace kvtuner::cuda {
 
-constexpr float NO_SCORE = -1e30f;
-// Weights are 2^HEADROOM where they begin, and halves; times scales of values, too.
-constexpr float HEADROOM = 6, MOST_ABOVE = 8;
-
 // 16 tokens of a head, wherever they lie, and perhaps the next 16, too
 struct token_rows {
     const char *key, *key_8;  // of tokens g and g + 8

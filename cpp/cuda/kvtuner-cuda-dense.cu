@@ -251,6 +251,18 @@ static void join(cudaStream_t stream, const ggml_tensor * mask, const beside & b
     ggml_cuda_kernel_launch(join_masks, params, args);
 }
 
+// the mask of the cache, with that of exact rows in front
+static half * joined_mask(ggml_backend_cuda_context & ctx, const ggml_tensor * node, const beside & b,
+                          kept_masks & masks) {
+    const ggml_tensor * mask = node->src[3];
+    if (!b.mask && b.n_all == mask->ne[0] && ggml_is_contiguous(mask)) {
+        return (half *)mask->data;
+    }
+    const size_t n = b.n_all * (mask->ne[1] * mask->ne[3] + READ_BEHIND);
+    return (half *)masks.of(kept_masks::what::JOINED, mask, b.mask, n * sizeof(half),
+                            [&](char * to) { join(ctx.stream(), mask, b, (half *)to); });
+}
+
 static ggml_tensor f16_tensor(const ggml_tensor * like, const int64_t (&ne)[4], void * data) {
     ggml_tensor t = *like;
     t.type = GGML_TYPE_F16;
@@ -322,36 +334,13 @@ bool runs_dense(int device, const ggml_tensor * node) {
     return ggml_cuda_flash_attn_ext_supported(device, &copy.node);
 }
 
-joined_masks::~joined_masks() {
-    while (!kept.empty()) {
-        kept.pop_back();
-    }
-}
-
-half * joined_masks::of(const ggml_tensor * node) {
-    const ggml_tensor * mask = node->src[3];
-    const beside b = beside_of(node);
-    if (!b.mask && b.n_all == mask->ne[0] && ggml_is_contiguous(mask)) {
-        return (half *)mask->data;
-    }
-    for (const joined & j : kept) {
-        if (j.cache == mask && j.exact == b.mask) {
-            return j.both->ptr;
-        }
-    }
-    const size_t n = b.n_all * (mask->ne[1] * mask->ne[3] + READ_BEHIND);
-    kept.push_back({ mask, b.mask, std::make_unique<ggml_cuda_pool_alloc<half>>(ctx.pool(), n) });
-    join(ctx.stream(), mask, b, kept.back().both->ptr);
-    return kept.back().both->ptr;
-}
-
-bool attend_dense(ggml_backend_cuda_context & ctx, ggml_tensor * node, joined_masks & masks) {
+bool attend_dense(ggml_backend_cuda_context & ctx, ggml_tensor * node, kept_masks & masks) {
     if (!needs_copies(node) && !(gains_by_copies(node) && can_be_copied(node))) {
         return false;
     }
     const ggml_tensor *k = node->src[1], *v = node->src[2];
     const beside b = beside_of(node);
-    half * mask = masks.of(node);
+    half * mask = joined_mask(ctx, node, b, masks);
     ggml_cuda_pool_alloc<half> k_copy(ctx.pool(), k->ne[0] * b.n_all * k->ne[2] * k->ne[3]);
     ggml_cuda_pool_alloc<half> v_copy(ctx.pool(), v->ne[0] * b.n_all * v->ne[2] * v->ne[3]);
     convert_side(ctx.stream(), k, b.k, b, true, k_copy.ptr);

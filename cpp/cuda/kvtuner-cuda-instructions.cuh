@@ -37,6 +37,24 @@ inline __device__ pair transposed(const pair x) {
     return y;
 }
 
+// Four 8 x 8 matrices of halves in shared memory, of which lanes 0 to 7, 8 to 15, ... name the rows: of each (g, 2t)
+// and (g, 2t + 1), or where they are transposed (2t, g) and (2t + 1, g).
+inline __device__ void load_matrices(pair (&r)[4], const uint32_t row) {
+#if KVTUNER_NVIDIA_ARCH >= 750
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(row));
+#endif
+}
+
+inline __device__ void load_transposed(pair (&r)[4], const uint32_t row) {
+#if KVTUNER_NVIDIA_ARCH >= 750
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(row));
+#endif
+}
+
 // the 128 bytes around it are read soon
 inline __device__ void prefetch(const void * from) {
 #if KVTUNER_NVIDIA_ARCH > 0

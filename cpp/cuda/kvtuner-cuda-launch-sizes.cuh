@@ -30,19 +30,6 @@ void launch_tiles(const attention_args & args, const attention_launch & l) {
     launch_kernel<attend<DK, DV, TILES, 1>>(args, l);
 }
 
-template <int DV>
-void launch_merge(const merge_args & args, const attention_launch & l) {
-    const bool is_few = args.n_parts <= FEW_PARTS;
-    const int n = args.n_columns(), n_warps = is_few ? MERGE_FEW_WARPS : MERGE_WARPS;
-    const int n_blocks = is_few ? (n + MERGE_FEW_WARPS - 1) / MERGE_FEW_WARPS : n;
-    const ggml_cuda_kernel_launch_params params(dim3(n_blocks, l.n_stream), dim3(n_warps * LANES), (size_t)0, l.stream);
-    if (is_few) {
-        ggml_cuda_kernel_launch(merge_few_parts<DV>, params, args);
-    } else {
-        ggml_cuda_kernel_launch(merge_parts<DV>, params, args);
-    }
-}
-
 template <int DK, int DV, int MOST_TILES>
 void launch_attention(const attention_args & args, const attention_launch & l) {
     if (l.tiles == 1) {
@@ -59,7 +46,7 @@ void launch_attention(const attention_args & args, const attention_launch & l) {
         }
     }
     if (args.merge.n_parts > 1) {
-        launch_merge<DV>(args.merge, l);
+        launch_merge<DV>(args.merge, l.n_stream, l.stream);
     }
 }
 

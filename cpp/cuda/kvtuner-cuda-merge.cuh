@@ -180,4 +180,17 @@ __global__ void __launch_bounds__(MERGE_WARPS * LANES) merge_parts(const merge_a
     }
 }
 
+template <int DV>
+void launch_merge(const merge_args & args, const int n_stream, cudaStream_t stream) {
+    const bool is_few = args.n_parts <= FEW_PARTS;
+    const int n = args.n_columns(), n_warps = is_few ? MERGE_FEW_WARPS : MERGE_WARPS;
+    const int n_blocks = is_few ? (n + MERGE_FEW_WARPS - 1) / MERGE_FEW_WARPS : n;
+    const ggml_cuda_kernel_launch_params params(dim3(n_blocks, n_stream), dim3(n_warps * LANES), (size_t)0, stream);
+    if (is_few) {
+        ggml_cuda_kernel_launch(merge_few_parts<DV>, params, args);
+    } else {
+        ggml_cuda_kernel_launch(merge_parts<DV>, params, args);
+    }
+}
+
 }  // namespace kvtuner::cuda

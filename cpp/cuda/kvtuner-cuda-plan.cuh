@@ -2,17 +2,9 @@
 #pragma once
 
 #include "kvtuner-cuda-launch.cuh"
-#include "kvtuner-rotations.h"
-
-#include <optional>
+#include "kvtuner-cuda-node.cuh"
 
 namespace kvtuner::cuda {
-
-struct device_limits {
-    int n_multiprocessors;
-    int shared_bytes;  // that one block of threads can have; so many a multiprocessor has
-    bool takes_rows;   // whether it copies whole rows
-};
 
 struct attention_plan {
     attention_args args;

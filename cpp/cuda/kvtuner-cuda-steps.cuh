@@ -24,5 +24,5 @@ private:
     kvtuner_cuda_writes writes;
     std::unordered_map<int, kvtuner::rotations> attentions;  // by node
     std::vector<bool> is_covered;                            // rotations around them; empty without any
-    mutable kvtuner::cuda::joined_masks masks;               // of the nodes that have run
+    mutable kvtuner::cuda::kept_masks masks;                 // of the nodes that have run
 };

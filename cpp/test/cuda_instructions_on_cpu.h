@@ -50,6 +50,36 @@ inline pair transposed(const pair x) {
     return at(2 * t, g) | at(2 * t + 1, g) << 16;
 }
 
+// the half in a row of the matrix whose rows these lanes name
+inline uint32_t half_of_matrix(const cuda_on_cpu::words * all, const int matrix, const int row, const int column) {
+    const uint32_t address = all[8 * matrix + row].at[0];
+    if (address % 16 != 0) {
+        cuda_on_cpu::fail("a row of a matrix that is not aligned");
+    }
+    return ((const uint16_t *)cuda_on_cpu::shared_bytes_at(address, 16))[column];
+}
+
+template <bool IS_TRANSPOSED>
+void load_any_matrices(pair (&r)[4], const uint32_t row) {
+    const cuda_on_cpu::words * all = cuda_on_cpu::exchange(cuda_on_cpu::together::LOAD, { { row } });
+    const int g = cuda_on_cpu::lane() / 4, t = cuda_on_cpu::lane() % 4;
+    for (int i = 0; i < 4; ++i) {
+        r[i] = 0;
+        for (int j = 0; j < 2; ++j) {
+            r[i] |= (IS_TRANSPOSED ? half_of_matrix(all, i, 2 * t + j, g) : half_of_matrix(all, i, g, 2 * t + j))
+                    << 16 * j;
+        }
+    }
+}
+
+inline void load_matrices(pair (&r)[4], const uint32_t row) {
+    load_any_matrices<false>(r, row);
+}
+
+inline void load_transposed(pair (&r)[4], const uint32_t row) {
+    load_any_matrices<true>(r, row);
+}
+
 inline void prefetch(const void *) {
 }
 

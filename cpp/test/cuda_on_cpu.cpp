@@ -28,7 +28,8 @@ namespace {
 
 constexpr size_t STACK = 256 * 1024;
 constexpr int N_BARRIERS = 16;
-constexpr char UNWRITTEN = (char)0xff;  // as floats and halves no numbers
+constexpr uint32_t FIRST_OF_SHARED = 1 << 20;  // addresses in `lots` are less
+constexpr char UNWRITTEN = (char)0xff;         // as floats and halves no numbers
 
 struct warp {
     int n_waiting = 0;
@@ -295,18 +296,22 @@ void wait_at_barrier(int i, int n_threads) {
 }
 
 char * shared_bytes_at(uint32_t address, int n_bytes) {
-    if (n_bytes < 0 || (int64_t)address + n_bytes > shared_size) {
+    const int64_t at = address % FIRST_OF_SHARED;
+    if (n_bytes < 0 || at + n_bytes > shared_size) {
         fail("an address behind the shared memory of a block");
     }
-    return lots + address;
+    return (address < FIRST_OF_SHARED ? lots : shared) + at;
 }
 
 uint32_t shared_address(const void * place) {
-    const int64_t address = (const char *)place - lots;
-    if (address < 0 || address > shared_size) {
+    const auto is_in = [=](const char * memory) { return place >= memory && place <= memory + shared_size; };
+    if (is_in(lots)) {
+        return (uint32_t)((const char *)place - lots);
+    }
+    if (!is_in(shared)) {
         fail("an address that is none of the shared memory of a block");
     }
-    return (uint32_t)address;
+    return FIRST_OF_SHARED + (uint32_t)((const char *)place - shared);
 }
 
 void make_phases(uint32_t barrier, int n_arrivals) {

@@ -42,6 +42,10 @@ struct alignas(8) uint2 {
     unsigned x, y;
 };
 
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+
 inline float2 make_float2(float x, float y) {
     return { x, y };
 }
@@ -52,6 +56,10 @@ inline float4 make_float4(float x, float y, float z, float w) {
 
 inline uint2 make_uint2(unsigned x, unsigned y) {
     return { x, y };
+}
+
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
+    return { x, y, z, w };
 }
 
 struct dim3 {
@@ -101,7 +109,7 @@ void run(const launch & grid, const std::function<void()> & kernel);
 [[noreturn]] void fail(const char * why);
 
 // what all threads of a warp do together
-enum class together { SYNC, SHUFFLE, VOTE, PRODUCT, TRANSPOSE };
+enum class together { SYNC, SHUFFLE, VOTE, PRODUCT, TRANSPOSE, LOAD };
 
 struct words {
     uint32_t at[6];
@@ -166,6 +174,11 @@ inline half2 __hsub2(half2 a, half2 b) {
     return __floats2half2_rn(a.x - b.x, a.y - b.y);
 }
 
+// one rounding; products of halves are exact in a float, and so is all but the last bits of a sum in a double
+inline half2 __hfma2(half2 a, half2 b, half2 c) {
+    return __floats2half2_rn((float)((double)(a.x * b.x) + c.x), (float)((double)(a.y * b.y) + c.y));
+}
+
 inline half __low2half(half2 x) {
     return x.x;
 }
@@ -192,6 +205,10 @@ inline float rsqrtf(float x) {
 
 inline unsigned __umulhi(unsigned a, unsigned b) {
     return (unsigned)((uint64_t)a * b >> 32);
+}
+
+inline int __ffs(int x) {
+    return __builtin_ffs(x);
 }
 
 inline int __clz(int x) {

@@ -1,4 +1,4 @@
-// The kernels of cpp/cuda for attention of few queries, on the CPU, thread by thread, against a plain loop in float64:
+// The kernels of cpp/cuda for attention, on the CPU, thread by thread, against a plain loop in float64:
 // every pair of types that a plan can choose and all head sizes with kernels, as plans for small and large devices
 // share the work out. Every way that the kernels take must be among the cases.
 //
@@ -8,6 +8,7 @@
 
 #include "attention_errors.h"
 #include "kvtuner-cuda-plan.cuh"
+#include "kvtuner-cuda-prefill-plan.cuh"
 #include "kvtuner-formats.h"
 #include "rotated_case.h"
 
@@ -18,6 +19,7 @@ using namespace kvtuner::cuda;
 namespace {
 
 constexpr int MOST_SHARED = cuda_on_cpu::MOST_SHARED;
+constexpr int MOST_OF_FEW = 16;  // queries
 
 constexpr ggml_type TYPES[] = { GGML_TYPE_F16,    GGML_TYPE_Q8_0,  GGML_TYPE_Q5_0, GGML_TYPE_Q4_0,
                                 GGML_TYPE_IQ4_NL, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL };
@@ -57,6 +59,14 @@ setting long_setting(std::mt19937 & random) {
     return s;
 }
 
+setting many_setting(ggml_type type_k, ggml_type type_v, head_sizes size, std::mt19937 & random) {
+    setting s = random_setting(type_k, type_v, size, random);
+    s.n_query = pick({ 17, 40, 70 }, random);
+    s.n_head_kv = size.k >= 192 ? 1 : pick({ 1, 2 }, random);
+    s.n_token = pick({ 48, 256, 528, 1024 }, random);
+    return s;
+}
+
 device_limits random_limits(std::mt19937 & random) {
     return { pick({ 1, 1, 2, 24, 132 }, random), pick({ 101376, 166912, MOST_SHARED }, random), random() % 2 == 0 };
 }
@@ -71,7 +81,23 @@ void run(attention_plan & plan, const setting & s) {
     launch_plan(plan, s.size.k, s.size.v);
 }
 
+void run(prefill_plan & plan, const setting & s) {
+    const int64_t n = (int64_t)plan.args.merge.n_columns() * plan.args.merge.n_parts * plan.launch.n_stream;
+    std::vector<float> parts(n * s.size.v, NAN);
+    std::vector<float2> sums(n, { NAN, NAN });
+    std::vector<seen> marks(plan.args.seen_by.size());
+    plan.args.seen_by.marks = marks.data();
+    plan.args.merge.parts = parts.data();
+    plan.args.merge.sums = sums.data();
+    mark_seen(seen_of(plan.args), plan.launch.stream);
+    launch_plan(plan, s.size.k, s.size.v);
+}
+
 // which of their ways the kernels take
+std::vector<std::string> ways_of(const prefill_plan & plan) {
+    return { plan.args.merge.n_parts == 1 ? "many queries, one part" : "many queries, parts" };
+}
+
 std::vector<std::string> ways_of(const attention_plan & plan) {
     const attention_launch & l = plan.launch;
     std::vector<std::string> ways = { std::to_string(l.tiles) + " tiles" };
@@ -99,6 +125,8 @@ const char * const ALL_WAYS[] = {
     "chunks, units of a warp: 2",
     "few parts",
     "many parts",
+    "many queries, one part",
+    "many queries, parts",
     "rotated",
 };
 
@@ -141,7 +169,12 @@ private:
     }
 
     bool attend(const attention_case & c, const kvtuner::rotations & around, const device_limits & limits) {
-        auto plan = plan_attention(c.out, around, limits);
+        return c.s.n_query > MOST_OF_FEW ? attend(c, around, plan_prefill(c.out, around, limits))
+                                         : attend(c, around, plan_attention(c.out, around, limits));
+    }
+
+    template <typename PLAN>
+    bool attend(const attention_case & c, const kvtuner::rotations & around, std::optional<PLAN> plan) {
         if (!plan) {
             ++n_left_out;
             return false;
@@ -173,6 +206,10 @@ int main(int argc, char ** argv) {
                 const head_sizes size = pick(SIZES, random);
                 if (fits(type_k, size.k) && fits(type_v, size.v)) {
                     all.run(random_setting(type_k, type_v, size, random), random_limits(random), random);
+                    if (i % 2 == 0 && size.k <= 256) {
+                        const device_limits limits = { pick({ 1, 2, 24, 132 }, random), MOST_SHARED, true };
+                        all.run(many_setting(type_k, type_v, size, random), limits, random);
+                    }
                     ++i;
                 }
             }

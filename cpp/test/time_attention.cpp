@@ -1,7 +1,7 @@
-// Microseconds that a device takes for attention of one token a layer, at several lengths: over marked caches, and over
-// f16 as upstream has it. Each layer has memory of its own, more in all than a cache of the device holds.
+// Microseconds that a device takes for attention of a layer, at several lengths: over marked caches, and over f16 as
+// upstream has it. Each layer has memory of its own, more in all than a cache of the device holds.
 //
-//   kvtuner-time-attention [DEVICE] [VALUES OF A HEAD] [KV HEADS] [GROUP] [LENGTH[xSTREAMS],...] [K/V,...]
+//   kvtuner-time-attention [DEVICE] [VALUES OF A HEAD] [KV HEADS] [GROUP] [LENGTH[xSTREAMS],...] [K/V,...] [QUERIES]
 
 #include "kvtuner-mark.h"
 
@@ -26,7 +26,7 @@ constexpr size_t MOST_BYTES = (size_t)800 << 20;
 constexpr int N_TIMES = 9;
 
 struct shape {
-    int64_t size, n_head_kv, group, n_token, n_stream;
+    int64_t size, n_head_kv, group, n_token, n_stream, n_query;
 };
 
 std::vector<std::string> split(const std::string & text, char at) {
@@ -81,8 +81,9 @@ double time_of(ggml_backend_t backend, const shape & s, ggml_type type_k, ggml_t
     const int n_layer = (int)std::clamp<size_t>(MOST_BYTES / bytes, 4, 40);
     ggml_context_ptr ctx(
             ggml_init({ (size_t)(n_layer * 8 + 16) * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true }));
-    ggml_tensor * q = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F32, s.size, 1, s.n_head_kv * s.group, s.n_stream);
-    ggml_tensor * mask = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F16, s.n_token, 1, 1, s.n_stream);
+    ggml_tensor * q =
+            ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F32, s.size, s.n_query, s.n_head_kv * s.group, s.n_stream);
+    ggml_tensor * mask = ggml_new_tensor_4d(ctx.get(), GGML_TYPE_F16, s.n_token, s.n_query, 1, s.n_stream);
     ggml_cgraph * graph = ggml_new_graph(ctx.get());
     for (int i = 0; i < n_layer; ++i) {
         ggml_tensor * out = ggml_flash_attn_ext(ctx.get(), q, cache(ctx.get(), type_k, s), cache(ctx.get(), type_v, s),
@@ -133,8 +134,12 @@ int main(int argc, char ** argv) {
         fprintf(stderr, "no device %s\n", argv[1]);
         return 2;
     }
-    shape s = { atoi(argument(argc, argv, 2, "128").c_str()), atoi(argument(argc, argv, 3, "8").c_str()),
-                atoi(argument(argc, argv, 4, "4").c_str()), 0, 0 };
+    shape s = { atoi(argument(argc, argv, 2, "128").c_str()),
+                atoi(argument(argc, argv, 3, "8").c_str()),
+                atoi(argument(argc, argv, 4, "4").c_str()),
+                0,
+                0,
+                atoi(argument(argc, argv, 7, "1").c_str()) };
     for (const std::string & length : split(argument(argc, argv, 5, "256,8192,32768,65536,8192x8,4096x32"), ',')) {
         const std::vector<std::string> parts = split(length, 'x');
         s.n_token = atoi(parts[0].c_str());

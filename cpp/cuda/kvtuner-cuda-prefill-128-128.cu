@@ -1,0 +1,3 @@
+#include "kvtuner-cuda-prefill-launch.cuh"
+
+template void kvtuner::cuda::launch_prefill<128, 128>(const prefill_args &, const prefill_launch &);
