@@ -128,8 +128,8 @@ struct attention_args : node_args {
     float offset, exact_offset;               // what raw codes of keys are more than levels
     float high_k, high_v, offset_v;           // of codes as they are read: see cached
     bool has_plain_scores;                    // one query, no cap and no bias: masks are all that is added to scores
-    int heads_of_block, sub_warps;            // warps of a block of threads: one for each of both
-    int units;                                // of 16 tokens, that a warp has of a lot
+    int heads_of_block, sub_warps, team;      // warps of a block of threads: a team of so many for each of both
+    int units;                                // of 16 tokens, that a team has of a lot
     divisor by_heads, by_groups, by_columns;  // heads_of_block, head_groups(), columns_of_block()
     int n_lots, lots_ahead;                   // in shared memory at once, and of these how many before they are read
     int n_exact_lots, exact_weight;           // a lot of exact rows takes as long as so many of the cache
@@ -149,9 +149,13 @@ struct attention_args : node_args {
         return TOKENS * sub_warps * units;
     }
 
+    __host__ __device__ int n_teams() const {
+        return heads_of_block * sub_warps;
+    }
+
     // that attend
     __host__ __device__ int n_warps() const {
-        return heads_of_block * sub_warps;
+        return n_teams() * team;
     }
 
     __host__ __device__ int head_groups() const {

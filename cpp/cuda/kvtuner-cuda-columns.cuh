@@ -151,6 +151,17 @@ struct column_sums {
         }
     }
 
+    // caps scores and adds what masks say
+    template <bool IS_EXACT>
+    __device__ void add_bias(const attention_args & a, const token_marks & marks, scores<TILES> & s) const {
+        if (a.has_plain_scores) {
+            add_mask<IS_EXACT>(marks, s);
+        } else {
+            cap_scores(a, s);
+            add_masks<IS_EXACT>(a, marks, s);
+        }
+    }
+
     // Scores become weights, 2 to the power of what they are above `most`. It follows the scores only where they get
     // far above it.
     template <int UNITS>
@@ -236,12 +247,7 @@ struct column_sums {
             if (a.centers) {
                 add_centers<IS_EXACT>(a, head_kv, marks[u], s[u]);
             }
-            if (a.has_plain_scores) {
-                add_mask<IS_EXACT>(marks[u], s[u]);
-            } else {
-                cap_scores(a, s[u]);
-                add_masks<IS_EXACT>(a, marks[u], s[u]);
-            }
+            add_bias<IS_EXACT>(a, marks[u], s[u]);
         }
         weights<TILES> p[UNITS];
         weigh(s, p);
@@ -254,8 +260,8 @@ struct column_sums {
 #undef KVTUNER_VALUES
     }
 
-    // as sums of the columns from `first` on, of which `values` and `totals` have the first
-    __device__ void store(const attention_args & a, const int first, float * values, float2 * totals) {
+    // as sums of the columns from `first` on, of which `values` and `totals` have the first, rows so many floats apart
+    __device__ void store(const attention_args & a, const int first, float * values, const int pitch, float2 * totals) {
 #pragma unroll
         for (int tile = 0; tile < TILES; ++tile) {
 #pragma unroll
@@ -272,7 +278,7 @@ struct column_sums {
                 if (g == 0) {
                     totals[column] = make_float2(most[tile][j], total);
                 }
-                float2 * to = (float2 *)(values + column * DV) + g;
+                float2 * to = (float2 *)(values + column * pitch) + g;
 #pragma unroll
                 for (int i = 0; i < DV / 16; ++i) {
                     to[i * 8] = make_float2(o.values[i][tile][j], o.values[i][tile][j + 2]);

@@ -14,14 +14,18 @@ namespace kvtuner::cuda {
 
 // what of the problem a block of threads has, and a warp of it
 struct block_place {
-    int warp, lane, head, sub;  // the latter: its KV head of the block, its 16 tokens of a lot
+    int warp, lane, team, member, head, sub;  // the latter: its KV head of the block, its tokens of a lot
     int first_head, first_column, stream;
     int turn = 0, carrier = 0;  // the lots that the warp brings, and which of those warps it is
 
-    __device__ block_place(const attention_args & a, const int n_columns)
-        : warp(__shfl_sync(0xffffffff, threadIdx.x / LANES, 0)), lane(threadIdx.x % LANES), stream(blockIdx.z) {
-        sub = a.by_heads.quotient(warp);
-        head = warp - sub * a.heads_of_block;
+    __device__ block_place(const attention_args & a, const int n_columns, const int team_size)
+        : warp(__shfl_sync(0xffffffff, threadIdx.x / LANES, 0)),
+          lane(threadIdx.x % LANES),
+          team(warp / team_size),
+          member(warp % team_size),
+          stream(blockIdx.z) {
+        sub = a.by_heads.quotient(team);
+        head = team - sub * a.heads_of_block;
         const int i = a.by_groups.quotient(blockIdx.y);
         first_head = (blockIdx.y - i * a.head_groups()) * a.heads_of_block;
         first_column = i * n_columns;
@@ -102,10 +106,9 @@ inline __device__ void bring_first(const attention_args & a, const block_place &
 }
 
 // Lots are there a few steps before they are read: warps take turns to bring one.
-template <int UNITS, int DK, int DV, int TILES>
+template <int UNITS, typename SUMS>
 __device__ void add_lots(const attention_args & a, const block_place & at, const lot_range & range,
-                         const lot_sources & from, lot_place place, const char * lots,
-                         column_sums<DK, DV, TILES> & sums) {
+                         const lot_sources & from, lot_place place, const char * lots, SUMS & sums) {
     const lot_layout & layout = a.lot;
     const int n_tokens = a.tokens_of_lot(), first = at.sub * UNITS * TOKENS;
     const int key_at = layout.k_tokens.at(first + sums.g) + at.head * (int)a.cache.k.of.head;
@@ -153,20 +156,21 @@ __device__ void add_lots(const attention_args & a, const block_place & at, const
     }
 }
 
-// The warps of a head add up what they have: a part of its columns, or if there is but one, all.
+// The teams of a head add up what they have: a part of its columns, or if there is but one, all.
 template <int DV, int TILES>
-__device__ void merge_warps(const attention_args & a, const block_place & at, const bool is_one_part,
+__device__ void merge_teams(const attention_args & a, const block_place & at, const bool is_one_part,
                             const float * values, const float2 * totals) {
+    constexpr int TEAM = team_warps(DV);
     const int n_stored = a.columns_of_block(TILES), n_columns = min(n_stored, a.n_columns() - at.first_column);
     const int64_t first_part = ((int64_t)at.stream * gridDim.x + blockIdx.x) * a.n_head_kv * a.n_columns();
 #pragma unroll 1
-    for (int i = at.sub; i < n_columns; i += a.sub_warps) {
+    for (int i = at.sub * TEAM + at.member; i < n_columns; i += a.sub_warps * TEAM) {
         const int of_all = (at.first_head + at.head) * a.n_columns() + at.first_column + i;
         const auto place_of = [&](const int sub) { return (sub * a.heads_of_block + at.head) * n_stored + i; };
         part_sums<DV> all;
         const float above = all.add_all(
                 a.sub_warps, at.lane, [&](const int k) { return totals[place_of(k)]; },
-                [&](const int k) { return values + place_of(k) * DV; });
+                [&](const int k) { return values + place_of(k) * row_pitch(DV); });
         if (is_one_part) {
             output_row(a.merge, DV, of_all, at.stream).template store<DV>(all, above, a.merge.rotation, at.lane);
             continue;
@@ -178,15 +182,15 @@ __device__ void merge_warps(const attention_args & a, const block_place & at, co
     }
 }
 
-// when no warp reads the shared memory any more that is used here
-template <int DK, int DV, int TILES>
+// When no warp reads the shared memory any more that is used here. OF_WARP: the values that each has
+template <int DV, int DK, int OF_WARP, int TILES>
 __device__ void store_and_merge(const attention_args & a, const block_place & at, const bool is_one_part,
-                                float * values, column_sums<DK, DV, TILES> & sums) {
-    const int n_stored = a.columns_of_block(TILES);
-    float2 * totals = (float2 *)(values + a.n_warps() * n_stored * DV);
-    sums.store(a, at.first_column, values + at.warp * n_stored * DV, totals + at.warp * n_stored);
+                                float * values, column_sums<DK, OF_WARP, TILES> & sums) {
+    const int n_stored = a.columns_of_block(TILES), first = at.team * n_stored;
+    float2 * totals = (float2 *)(values + a.n_teams() * n_stored * row_pitch(DV));
+    sums.store(a, at.first_column, values + first * row_pitch(DV) + at.member * OF_WARP, row_pitch(DV), totals + first);
     wait_for_warps(a.n_warps());
-    merge_warps<DV, TILES>(a, at, is_one_part, values, totals);
+    merge_teams<DV, TILES>(a, at, is_one_part, values, totals);
 }
 
 // queries and their sums, as halves in shared memory, and from there to the warps of each head; is_for_lot: a lot comes
@@ -213,7 +217,7 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const
     using query_type = query_parts<DK, TILES>;
     constexpr int SUM_BYTES = sum_bytes(DK, TILES);
     extern __shared__ __align__(128) char lots[];
-    block_place at(a, TILES * COLUMNS);
+    block_place at(a, TILES * COLUMNS, 1);
     const lot_range range(a);
     // behind the lots: barriers, sums of queries, and queries, unless they lie where the last lot comes to
     char * behind = lots + a.n_lots * a.lot.bytes;
@@ -245,7 +249,7 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const
     sums.o.leave(a);
 
     wait_for_warps(a.n_warps());
-    store_and_merge(a, at, a.merge.n_parts == 1, (float *)lots, sums);
+    store_and_merge<DV>(a, at, a.merge.n_parts == 1, (float *)lots, sums);
 }
 
 }  // namespace kvtuner::cuda

@@ -81,6 +81,13 @@ inline __device__ void wait_for_warps(const int n) {
 #endif
 }
 
+// all of a team: so many
+inline __device__ void wait_for_team(const int team, const int n) {
+#if KVTUNER_NVIDIA_ARCH > 0
+    asm volatile("bar.sync %0, %1;" ::"r"(2 + team), "r"(n * 32) : "memory");
+#endif
+}
+
 // A barrier in shared memory changes its phase when as many have arrived as it waits for, and all bytes that they have
 // announced.
 inline __device__ void make_barrier(const uint32_t barrier, const int n) {

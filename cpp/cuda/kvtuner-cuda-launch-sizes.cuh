@@ -5,6 +5,7 @@
 #include "kvtuner-cuda-launch.cuh"
 #include "kvtuner-cuda-merge.cuh"
 #include "kvtuner-cuda-short.cuh"
+#include "kvtuner-cuda-wide.cuh"
 
 namespace kvtuner::cuda {
 
@@ -19,15 +20,20 @@ void launch_kernel(const attention_args & args, const attention_launch & l) {
 
 template <int DK, int DV, int TILES>
 void launch_tiles(const attention_args & args, const attention_launch & l) {
-    if (l.is_short) {
-        return launch_kernel<attend_short<DK, DV, TILES>>(args, l);
-    }
-    if constexpr (most_units(DK, DV, TILES) >= 2) {
-        if (args.units == 2) {
-            return launch_kernel<attend<DK, DV, TILES, 2>>(args, l);
+    if constexpr (team_warps(DV) > 1) {
+        return args.units == TEAM_UNITS ? launch_kernel<attend_wide<DK, DV, TILES, TEAM_UNITS>>(args, l)
+                                        : launch_kernel<attend_wide<DK, DV, TILES, 1>>(args, l);
+    } else {
+        if (l.is_short) {
+            return launch_kernel<attend_short<DK, DV, TILES>>(args, l);
         }
+        if constexpr (most_units(DK, DV, TILES) >= 2) {
+            if (args.units == 2) {
+                return launch_kernel<attend<DK, DV, TILES, 2>>(args, l);
+            }
+        }
+        launch_kernel<attend<DK, DV, TILES, 1>>(args, l);
     }
-    launch_kernel<attend<DK, DV, TILES, 1>>(args, l);
 }
 
 template <int DK, int DV, int MOST_TILES>

@@ -26,9 +26,19 @@ struct attention_launch {
 constexpr int MOST_OF_ONE_PART = 512;  // tokens that one block of threads reads where they are
 constexpr int MOST_IN_PLACE = 4096;    // and that several do
 
+// Warps that have the same tokens, and each so many values of them: where heads are so large that one warp has no
+// registers for them. Otherwise 1.
+constexpr int VALUES_OF_MEMBER = 64;
+
+__host__ __device__ constexpr int team_warps(const int size_v) {
+    return size_v >= 256 ? size_v / VALUES_OF_MEMBER : 1;
+}
+
+constexpr int TEAM_UNITS = 4;  // of 16 tokens, that a team has at once
+
 // warps of a block of threads, of which a multiprocessor runs one: registers allow for no more
 constexpr int most_warps(const int size_v, const int tiles) {
-    return size_v * tiles <= 256 ? 16 : 8;
+    return size_v * tiles <= 256 || team_warps(size_v) > 1 ? 16 : 8;
 }
 
 // queries are kept in registers, or in shared memory behind the lots
@@ -47,6 +57,16 @@ constexpr int BARRIERS_BYTES = 2 * MOST_LOTS * BARRIER_BYTES;
 // of sums of 32 values of queries of a head, for the cache and for exact rows
 __host__ __device__ constexpr int sum_bytes(const int size_k, const int tiles) {
     return 2 * size_k / 32 * tiles * 4 * (int)sizeof(float4);
+}
+
+// of the scores that the warps of a team tell each other, of two lots
+__host__ __device__ constexpr int team_score_bytes(const int size_v, const int tiles) {
+    return team_warps(size_v) > 1 ? 2 * team_warps(size_v) * tiles * LANES * (int)sizeof(float4) : 0;
+}
+
+// floats from a row of sums in shared memory to the next: so that lanes with different columns use different banks
+__host__ __device__ constexpr int row_pitch(const int size_v) {
+    return size_v + 4;
 }
 
 template <int DK, int DV, int MOST_TILES>

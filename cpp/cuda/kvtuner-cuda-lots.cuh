@@ -131,10 +131,9 @@ __device__ void put_sums(const attention_args & a, const uint2 * queries, float4
         }
         if (lane < 4) {
             const float unit = -a.offset / RAW_UNIT, exact_unit = -a.exact_offset / RAW_UNIT;
-            float4 * here = to + ((head * 2 * PARTS + part) * TILES + tile) * 4 + lane;
+            float4 * here = to + ((head * PARTS + part) * 2 * TILES + tile) * 4 + lane;
             *here = make_float4(c[0] * unit, c[1] * unit, c[0] * unit, c[1] * unit);
-            here[PARTS * TILES * 4] =
-                    make_float4(c[0] * exact_unit, c[1] * exact_unit, c[0] * exact_unit, c[1] * exact_unit);
+            here[TILES * 4] = make_float4(c[0] * exact_unit, c[1] * exact_unit, c[0] * exact_unit, c[1] * exact_unit);
         }
     }
 }

@@ -160,22 +160,31 @@ int query_bytes(const attention_args & args, int size_k, int tiles) {
     return args.heads_of_block * size_k / 16 * tiles * LANES * (int)sizeof(uint2);
 }
 
-// what a block of threads needs beside the lots: barriers, sums of queries, and queries that do not lie in the place of
-// a lot
-int bytes_beside(const attention_args & args, int size_k, int tiles) {
+// what a block of threads needs beside the lots: barriers, sums of queries, queries that do not lie in the place of a
+// lot, and scores of teams
+int bytes_beside(const attention_args & args, int size_k, int size_v, int tiles) {
     return BARRIERS_BYTES + args.heads_of_block * sum_bytes(size_k, tiles) +
-           (has_queries_in_registers(size_k, tiles) ? 0 : query_bytes(args, size_k, tiles));
+           (has_queries_in_registers(size_k, tiles) ? 0 : query_bytes(args, size_k, tiles)) +
+           args.n_teams() * team_score_bytes(size_v, tiles);
 }
 
-// what the sums of all warps of a block of threads need
+// what the sums of all teams of a block of threads need
 int merge_bytes(const attention_args & args, int size_v, int tiles) {
-    return args.n_warps() * args.columns_of_block(tiles) * (size_v * (int)sizeof(float) + (int)sizeof(float2));
+    return args.n_teams() * args.columns_of_block(tiles) *
+           (row_pitch(size_v) * (int)sizeof(float) + (int)sizeof(float2));
+}
+
+// where so many lots are in shared memory at once
+int lots_bytes(const ggml_tensor * node, const attention_args & args, int tiles, int n_lots) {
+    const int size_k = (int)node->src[1]->ne[0], size_v = (int)node->src[2]->ne[0];
+    return std::max(n_lots * args.lot.bytes + bytes_beside(args, size_k, size_v, tiles),
+                    merge_bytes(args, size_v, tiles));
 }
 
 // as many lots as there is room for
 void set_lots(const ggml_tensor * node, attention_args & args, int tiles, int limit) {
     const int size_k = (int)node->src[1]->ne[0], size_v = (int)node->src[2]->ne[0];
-    args.n_lots = std::min(MOST_LOTS, (limit - bytes_beside(args, size_k, tiles)) / args.lot.bytes);
+    args.n_lots = std::min(MOST_LOTS, (limit - bytes_beside(args, size_k, size_v, tiles)) / args.lot.bytes);
     const int in_place = has_queries_in_registers(size_k, tiles) ? query_bytes(args, size_k, tiles) : 0;
     if (args.lot.bytes < in_place || merge_bytes(args, size_v, tiles) > limit) {
         args.n_lots = 0;
@@ -206,9 +215,10 @@ int lots_of_cache(const attention_args & args) {
 // how many blocks of threads there are at once for each KV head, or group of them, of each stream
 int blocks_at_once(const attention_args & args, const attention_launch & launch, const device_limits & limits,
                    int size_v) {
-    const int at_once = most_warps(size_v, launch.tiles) / args.n_warps();
-    return limits.n_multiprocessors * std::min(at_once, limits.shared_bytes / launch.shared_bytes) /
-           (launch.n_column_groups * args.head_groups() * launch.n_stream);
+    const int at_once = args.team > 1 ? 1
+                                      : std::min(most_warps(size_v, launch.tiles) / args.n_warps(),
+                                                 limits.shared_bytes / launch.shared_bytes);
+    return limits.n_multiprocessors * at_once / (launch.n_column_groups * args.head_groups() * launch.n_stream);
 }
 
 // One head to a block of threads, whose warps read tokens where they are: all of them, so that nothing is left to be
@@ -246,6 +256,53 @@ bool find_any_blocks(const ggml_tensor * node, attention_args & args, const atte
     return find_blocks(node, args, launch.tiles, limits, 3) || find_blocks(node, args, launch.tiles, limits, 2);
 }
 
+// One head to a block of threads and so many teams that share its tokens, with this much room at least. False: there is
+// less.
+bool set_teams(const ggml_tensor * node, attention_args & args, int tiles, const device_limits & limits, int n_teams,
+               int least_lots) {
+    args.heads_of_block = 1;
+    args.sub_warps = n_teams;
+    if (!set_carried_lot(node, args, /*takes_rows =*/false, args.n_warps())) {
+        return false;
+    }
+    set_lots(node, args, tiles, limits.shared_bytes);
+    return args.n_lots >= least_lots;
+}
+
+// As few teams to a block of threads as have all tokens at once, without a second lot, or else as many as there is room
+// for. False: for none.
+bool find_teams(const ggml_tensor * node, attention_args & args, const attention_launch & launch,
+                const device_limits & limits) {
+    const int size_v = (int)node->src[2]->ne[0], most = most_warps(size_v, launch.tiles) / args.team;
+    const auto set = [&](int n, int least_lots) { return set_teams(node, args, launch.tiles, limits, n, least_lots); };
+    for (int units : { TEAM_UNITS, 1 }) {
+        args.units = units;
+        if (set(most, 1) && lots_of_cache(args) == 1) {
+            return true;
+        }
+        for (int n = 1; n <= most; n *= 2) {
+            if (set(n, 1) && lots_of_cache(args) <= blocks_at_once(args, launch, limits, size_v)) {
+                return true;
+            }
+        }
+        for (int n = most; n > 0; n /= 2) {
+            if (set(n, 2)) {
+                return true;
+            }
+        }
+    }
+    return set(1, 1);
+}
+
+// how many lots there are at once, where blocks of threads have so many each
+void set_lots_ahead(const ggml_tensor * node, attention_args & args, attention_launch & launch) {
+    const int n = std::min(lots_of_cache(args), args.n_of_parts + (args.n_more > 0 ? 1 : 0));
+    args.lot.turns = 1;
+    args.lots_ahead = n <= args.n_lots ? n : args.n_lots - (args.n_lots > 2 ? 2 : 1);
+    args.n_lots = std::min(n, args.n_lots);
+    launch.shared_bytes = lots_bytes(node, args, launch.tiles, args.n_lots);
+}
+
 // Lots, as rows or in chunks. False: no block of threads has room for them.
 bool set_blocks(const ggml_tensor * node, attention_args & args, attention_launch & launch,
                 const device_limits & limits) {
@@ -255,9 +312,7 @@ bool set_blocks(const ggml_tensor * node, attention_args & args, attention_launc
     args.lot.turns = args.n_warps() / args.lot.carriers;
     // a lot may come where one was read that is not the last: so warps need not wait for each other
     args.lots_ahead = args.n_lots - (args.n_lots > 2 ? 2 : 1);
-    launch.shared_bytes =
-            std::max(args.n_lots * args.lot.bytes + bytes_beside(args, (int)node->src[1]->ne[0], launch.tiles),
-                     merge_bytes(args, (int)node->src[2]->ne[0], launch.tiles));
+    launch.shared_bytes = lots_bytes(node, args, launch.tiles, args.n_lots);
     return true;
 }
 
@@ -301,8 +356,10 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rot
     launch.tiles = std::min(most, wanted <= 1 ? 1 : wanted == 2 ? 2 : 4);
     launch.n_column_groups = (wanted + launch.tiles - 1) / launch.tiles;
     launch.n_stream = (int)q->ne[3];
-    launch.is_short = set_one_head(node, args, launch, limits);
-    if (!launch.is_short && !set_blocks(node, args, launch, limits)) {
+    args.team = team_warps((int)v->ne[0]);
+    launch.is_short = args.team == 1 && set_one_head(node, args, launch, limits);
+    if (!launch.is_short &&
+        !(args.team > 1 ? find_teams(node, args, launch, limits) : set_blocks(node, args, launch, limits))) {
         return std::nullopt;
     }
     const int n_blocks = blocks_at_once(args, launch, limits, (int)v->ne[0]);
@@ -312,11 +369,18 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rot
     args.by_columns = divisor_of(args.columns_of_block(launch.tiles));
     launch.n_threads = LANES * args.n_warps();
     set_exact_lots(node, args, launch.n_stream, launch.is_short);
+    if (args.team > 1 && args.n_exact_lots + lots_of_cache(args) <= n_blocks) {
+        args.exact_weight = 1;  // each lot has a block of threads
+    }
     const int n_lots = args.n_exact_lots * args.exact_weight + lots_of_cache(args);
-    const bool is_one_part = launch.is_short && args.cache.n_tokens <= MOST_OF_ONE_PART;
+    const bool is_one_part =
+            args.team > 1 ? lots_of_cache(args) == 1 : launch.is_short && args.cache.n_tokens <= MOST_OF_ONE_PART;
     launch.n_parts = is_one_part ? 1 : std::max(1, std::min(n_blocks, n_lots));
     args.n_of_parts = n_lots / launch.n_parts;
     args.n_more = n_lots % launch.n_parts;
+    if (args.team > 1) {
+        set_lots_ahead(node, args, launch);
+    }
 
     plan.n_columns = (int64_t)args.n_head_kv * args.n_columns();
     args.merge.n_parts = launch.n_parts;

@@ -11,14 +11,14 @@ constexpr float RAW_UNIT = 1 << 24;  // of codes as denormal halves
 
 // queries as a factor of products, for each step of 16 values and each tile: in registers, or where they are too many,
 // in shared memory
-template <int DK, int TILES>
+template <int DK, int TILES, bool ARE_KEPT = has_queries_in_registers(DK, TILES)>
 struct query_parts {
     static constexpr int STEPS = DK / 16;
-    static constexpr bool IN_REGISTERS = has_queries_in_registers(DK, TILES);
+    static constexpr bool IN_REGISTERS = ARE_KEPT;
     static constexpr int N = IN_REGISTERS ? STEPS * TILES : 1;
     uint2 kept[N];
     const uint2 * shared;  // [steps, tiles, lanes]
-    const float4 * sums;   // [exact rows, 32 values, tiles, t]: what codes as they are come to too much, negative
+    const float4 * sums;   // [32 values, exact rows, tiles, t]: what codes as they are come to too much, negative
 
     __device__ query_parts(const uint2 * of_head, const float4 * sums, const int lane)
         : shared(of_head + lane), sums(sums + lane % 4) {
@@ -28,6 +28,10 @@ struct query_parts {
                 kept[i] = shared[i * LANES];
             }
         }
+    }
+
+    // as they lie for a lane
+    __device__ query_parts(const uint2 * shared, const float4 * sums) : shared(shared), sums(sums) {
     }
 
     // makes less of those that codes in place are too large for
@@ -55,7 +59,13 @@ struct query_parts {
 
     template <bool IS_EXACT>
     __device__ float4 too_much(const int part, const int tile) const {
-        return sums[((IS_EXACT ? DK / AT_ONCE : 0) + part) * TILES * 4 + tile * 4];
+        return sums[((2 * part + (IS_EXACT ? 1 : 0)) * TILES + tile) * 4];
+    }
+
+    // those of values N * i to N * i + N - 1 of a head
+    template <int N>
+    __device__ query_parts<N, TILES, false> strip(const int i) const {
+        return { shared + i * (N / 16 * TILES * LANES), sums + i * (N / AT_ONCE * 2 * TILES * 4) };
     }
 };
 
@@ -63,9 +73,9 @@ template <int TILES>
 using scores = float[TILES][4];  // of tokens g and g + 8, columns 2t and 2t + 1
 
 // c += codes of tokens g and g + 8 times queries
-template <ggml_type T, form FORM, int DK, int TILES>
-__device__ void add_codes(const char * key, const char * key_8, const int part, const query_parts<DK, TILES> & q,
-                          const int t, scores<TILES> & c) {
+template <ggml_type T, form FORM, int DK, int TILES, bool ARE_KEPT>
+__device__ void add_codes(const char * key, const char * key_8, const int part,
+                          const query_parts<DK, TILES, ARE_KEPT> & q, const int t, scores<TILES> & c) {
     using type = cached<T>;
     constexpr bool WORDS = DK / type::SIZE * type::BYTES % 4 == 0;
     pair x[4], y[4];
@@ -80,11 +90,11 @@ __device__ void add_codes(const char * key, const char * key_8, const int part, 
 }
 
 // s += keys of tokens g and g + 8 times queries
-template <ggml_type T, bool IS_EXACT, int DK, int TILES>
-__device__ void add_scores(const char * key, const char * key_8, const query_parts<DK, TILES> & q, const int t,
-                           scores<TILES> & s) {
+template <ggml_type T, bool IS_EXACT, int DK, int TILES, bool ARE_KEPT>
+__device__ void add_scores(const char * key, const char * key_8, const query_parts<DK, TILES, ARE_KEPT> & q,
+                           const int t, scores<TILES> & s) {
     using type = cached<T>;
-    constexpr form FORM = query_parts<DK, TILES>::IN_REGISTERS && !IS_EXACT ? form::IN_PLACE : form::RAW;
+    constexpr form FORM = ARE_KEPT && !IS_EXACT ? form::IN_PLACE : form::RAW;
     if constexpr (T == GGML_TYPE_F16) {
 #pragma unroll
         for (int part = 0; part < DK / AT_ONCE; ++part) {

@@ -65,7 +65,7 @@ __device__ void add_cache(const attention_args & a, const block_place & at, cons
 template <int DK, int DV, int TILES>
 __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_short(const attention_args a) {
     extern __shared__ __align__(128) char shared[];
-    const block_place at(a, TILES * COLUMNS);
+    const block_place at(a, TILES * COLUMNS, 1);
     const lot_range range(a);
     uint2 * queries = (uint2 *)(shared + sum_bytes(DK, TILES));
     clear_queries<DK, TILES>(a, queries);
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_short
         sums.o.leave(a);
     }
     wait_for_warps(a.n_warps());
-    store_and_merge(a, at, a.merge.n_parts == 1, (float *)shared, sums);
+    store_and_merge<DV>(a, at, a.merge.n_parts == 1, (float *)shared, sums);
 }
 
 }  // namespace kvtuner::cuda

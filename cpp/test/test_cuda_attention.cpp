@@ -67,6 +67,16 @@ setting many_setting(ggml_type type_k, ggml_type type_v, head_sizes size, std::m
     return s;
 }
 
+// large heads of large types, of which a block of threads has room for one lot, and with exact rows some have two
+setting wide_setting(std::mt19937 & random) {
+    const ggml_type large[] = { GGML_TYPE_F16, GGML_TYPE_Q8_0 };
+    setting s = random_setting(GGML_TYPE_F16, pick(large, random), { 512, 512 }, random);
+    s.n_head_kv = s.n_stream = s.n_query = 1;
+    s.n_token = 1024;
+    s.n_slot = 97;
+    return s;
+}
+
 device_limits random_limits(std::mt19937 & random) {
     return { pick({ 1, 1, 2, 24, 132 }, random), pick({ 101376, 166912, MOST_SHARED }, random), random() % 2 == 0 };
 }
@@ -101,7 +111,13 @@ std::vector<std::string> ways_of(const prefill_plan & plan) {
 std::vector<std::string> ways_of(const attention_plan & plan) {
     const attention_launch & l = plan.launch;
     std::vector<std::string> ways = { std::to_string(l.tiles) + " tiles" };
-    if (l.is_short) {
+    if (plan.args.team > 1) {
+        ways.push_back("teams, units: " + std::to_string(plan.args.units));
+        ways.push_back(std::to_string(plan.args.sub_warps) + " teams");
+        ways.push_back(plan.args.lots_ahead == 0 ? "lots of teams: one after the other"
+                       : plan.args.n_lots == 1   ? "lots of teams: one"
+                                                 : "lots of teams: several");
+    } else if (l.is_short) {
         ways.push_back(l.n_parts == 1 ? "tokens in place, one part" : "tokens in place, parts");
     } else {
         ways.push_back(std::string(plan.args.lot.is_by_rows ? "rows" : "chunks") +
@@ -123,6 +139,14 @@ const char * const ALL_WAYS[] = {
     "rows, units of a warp: 2",
     "chunks, units of a warp: 1",
     "chunks, units of a warp: 2",
+    "teams, units: 1",
+    "teams, units: 4",
+    "1 teams",
+    "2 teams",
+    "4 teams",
+    "lots of teams: one after the other",
+    "lots of teams: one",
+    "lots of teams: several",
     "few parts",
     "many parts",
     "many queries, one part",
@@ -217,6 +241,9 @@ int main(int argc, char ** argv) {
     }
     for (int i = 0; i < 3 * n_each; ++i) {
         all.run(long_setting(random), { 1, MOST_SHARED, i % 2 == 0 }, random);
+    }
+    for (int i = 0; i < n_each; ++i) {
+        all.run(wide_setting(random), { 16, MOST_SHARED, false }, random);
     }
     for (const char * way : ALL_WAYS) {
         printf("%s: %d\n", way, all.ways[way]);
