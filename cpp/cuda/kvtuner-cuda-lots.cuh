@@ -243,16 +243,18 @@ inline __device__ void bring_chunks(const attention_args & a, const lot_sources 
     wait_for_place(place);
     from.each(a, lot, place.lots + place.i * a.lot.bytes,
               [i](uint32_t there, const char * here, const row_copy & rows) {
+                  if (i >= min(rows.step, rows.n_chunks)) {
+                      return;
+                  }
                   const int row = rows.by_row.quotient(i), chunk = i - row * rows.by_row.d;
-                  const int first = i < rows.step ? i : rows.n_chunks;
                   there += row * rows.pitch + chunk * rows.chunk;
                   here += row * rows.stride + chunk * rows.chunk;
                   if (rows.chunk == 16) {
-                      copy_chunks<16>(there, here, first, rows);
+                      copy_chunks<16>(there, here, i, rows);
                   } else if (rows.chunk == 8) {
-                      copy_chunks<8>(there, here, first, rows);
+                      copy_chunks<8>(there, here, i, rows);
                   } else {
-                      copy_chunks<4>(there, here, first, rows);
+                      copy_chunks<4>(there, here, i, rows);
                   }
               });
     arrive_when_copied(place.full());

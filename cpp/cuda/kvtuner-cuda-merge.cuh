@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(MERGE_FEW_WARPS * LANES) merge_few_parts(const
 // among them, so that it waits for memory once, and then all warps what they have.
 template <int DV>
 __global__ void __launch_bounds__(MERGE_WARPS * LANES) merge_parts(const merge_args a) {
-    constexpr int AT_A_TIME = DV <= 128 ? 9 : DV <= 256 ? 5 : 3;
+    constexpr int AT_A_TIME = DV <= 128 ? 9 : DV <= 256 ? 5 : 4;
     __shared__ float2 sums[MERGE_WARPS];
     __shared__ __align__(16) float values[MERGE_WARPS][DV];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;

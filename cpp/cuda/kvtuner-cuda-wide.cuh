@@ -71,13 +71,13 @@ private:
     // with exact ends the masks hide all tokens of a short context
     template <bool IS_EXACT, int UNITS>
     __device__ bool sees_any(const attention_args & a, const token_marks (&marks)[UNITS]) const {
-        bool sees = a.n_query > 1;
+        float most = -INFINITY;
 #pragma unroll
         for (int u = 0; u < UNITS; ++u) {
-            sees = sees || columns::template bias<IS_EXACT>(marks[u], 0, false) > -INFINITY ||
-                   columns::template bias<IS_EXACT>(marks[u], 0, true) > -INFINITY;
+            most = fmaxf(most, fmaxf(columns::template bias<IS_EXACT>(marks[u], 0, false),
+                                     columns::template bias<IS_EXACT>(marks[u], 0, true)));
         }
-        return __any_sync(0xffffffff, sees);
+        return a.n_query > 1 || __any_sync(0xffffffff, most > -INFINITY);
     }
 
     template <int UNITS>
