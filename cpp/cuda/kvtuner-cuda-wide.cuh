@@ -13,6 +13,9 @@ struct team_columns : column_sums<DK, VALUES_OF_MEMBER, TILES> {
     using columns = column_sums<DK, VALUES_OF_MEMBER, TILES>;
     using columns::g, columns::t, columns::lane, columns::q, columns::o;
     static constexpr int TEAM = team_warps(DK), STRIP = VALUES_OF_MEMBER;
+    // exact rows come from memory: all at once where there are registers, rather than with few instructions
+    template <bool IS_EXACT, int N>
+    static constexpr int UNROLLED = IS_EXACT && TILES == 1 ? N : 1;
     const int team, member;
     float4 * told;  // scores: [lots, members, tiles, lanes], of two lots
     bool is_odd = false;
@@ -95,9 +98,12 @@ private:
     __device__ void score_strips(const char * key, const char * key_8, scores<TILES> & s) const {
         constexpr int BYTES = STRIP / cached<T>::SIZE * cached<T>::BYTES;
         const int first = member / UNITS * UNITS;
-#pragma unroll 1
-        for (int i = first; i < first + UNITS; ++i) {
-            add_scores<T, IS_EXACT, STRIP>(key + i * BYTES, key_8 + i * BYTES, q.template strip<STRIP>(i), t, s);
+        key += first * BYTES;
+        key_8 += first * BYTES;
+#pragma unroll(UNROLLED<IS_EXACT, UNITS>)
+        for (int i = 0; i < UNITS; ++i) {
+            add_scores<T, IS_EXACT, STRIP>(key + i * BYTES, key_8 + i * BYTES, q.template strip<STRIP>(first + i), t,
+                                           s);
         }
     }
 
@@ -128,7 +134,7 @@ private:
         constexpr int BYTES = STRIP / cached<T>::SIZE * cached<T>::BYTES;
         constexpr form FORM = IS_EXACT ? form::EXACT : outputs<STRIP, TILES>::FORM;
         const int mine = member * BYTES;
-#pragma unroll 1
+#pragma unroll(UNROLLED<IS_EXACT, UNITS>)
         for (int unit = 0; unit < UNITS; ++unit) {
             const char * const value[] = { value_of(unit, 0) + mine, value_of(unit, 1) + mine, value_of(unit, 2) + mine,
                                            value_of(unit, 3) + mine };
