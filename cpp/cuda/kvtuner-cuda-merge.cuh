@@ -53,13 +53,20 @@ struct part_sums {
         add(v, weight);
     }
 
-    // as many parts: the total of each, of which a power of two was taken off, and its values; gives the largest power
+    // Each lane has the total of a part, of which a power of two was taken off, or none: sums them, makes the power the
+    // part's weight, and gives the largest power.
+    __device__ float add_totals(const float2 total, float & weight) {
+        const float above = warp_reduce_max(total.x);
+        weight = exp2f(total.x - above);
+        sum = warp_reduce_sum(weight * total.y);
+        return above;
+    }
+
+    // as many parts: the total of each and its values; gives the largest power
     template <typename TOTAL, typename VALUES>
     __device__ float add_all(const int n, const int lane, const TOTAL & total_of, const VALUES & values_of) {
-        const float2 total = lane < n ? total_of(lane) : make_float2(NO_SCORE, 0);
-        const float above = warp_reduce_max(total.x);
-        const float weight = exp2f(total.x - above);
-        sum = warp_reduce_sum(weight * total.y);
+        float weight;
+        const float above = add_totals(lane < n ? total_of(lane) : make_float2(NO_SCORE, 0), weight);
 #pragma unroll 4
         for (int i = 0; i < n; ++i) {
             add(values_of(i), __shfl_sync(0xffffffff, weight, i), lane);
@@ -104,7 +111,7 @@ struct output_row {
     }
 };
 
-// A warp has one column: a query of a query head.
+// A warp has one column: a query of a query head. All parts come from memory at once.
 template <int DV>
 __global__ void __launch_bounds__(MERGE_FEW_WARPS * LANES) merge_few_parts(const merge_args a) {
     const int lane = threadIdx.x % LANES, n_columns = a.n_columns(), stream = blockIdx.y;
@@ -115,11 +122,25 @@ __global__ void __launch_bounds__(MERGE_FEW_WARPS * LANES) merge_few_parts(const
         return;
     }
     const int64_t first = (int64_t)stream * a.n_parts * n_columns + column;
-    const auto place_of = [&](const int i) { return first + (int64_t)i * n_columns; };
+    const float2 total = lane < a.n_parts ? a.sums[first + lane * n_columns] : make_float2(NO_SCORE, 0);
+    const float * row = a.parts + first * DV;
+    row_values<DV> x[FEW_PARTS];
+#pragma unroll
+    for (int i = 0; i < FEW_PARTS; ++i) {
+        if (i < a.n_parts) {
+            get_row<DV>(x[i], row, lane);
+        }
+        row += n_columns * DV;
+    }
     part_sums<DV> all;
-    const float above = all.add_all(
-            a.n_parts, lane, [&](const int i) { return a.sums[place_of(i)]; },
-            [&](const int i) { return a.parts + place_of(i) * DV; });
+    float weight;
+    const float above = all.add_totals(total, weight);
+#pragma unroll
+    for (int i = 0; i < FEW_PARTS; ++i) {
+        if (i < a.n_parts) {
+            all.add(x[i], __shfl_sync(0xffffffff, weight, i));
+        }
+    }
     output_row(a, DV, column, stream).template store<DV>(all, above, a.rotation, lane);
 }
 
