@@ -67,10 +67,9 @@ setting many_setting(ggml_type type_k, ggml_type type_v, head_sizes size, std::m
     return s;
 }
 
-// large heads of large types, of which a block of threads has room for one lot, and with exact rows some have two
+// heads so large that a block of threads has room for one lot, and with exact rows some have two
 setting wide_setting(std::mt19937 & random) {
-    const ggml_type large[] = { GGML_TYPE_F16, GGML_TYPE_Q8_0 };
-    setting s = random_setting(GGML_TYPE_F16, pick(large, random), { 512, 512 }, random);
+    setting s = random_setting(GGML_TYPE_F16, GGML_TYPE_F16, { 512, 512 }, random);
     s.n_head_kv = s.n_stream = s.n_query = 1;
     s.n_token = 1024;
     s.n_slot = 97;
