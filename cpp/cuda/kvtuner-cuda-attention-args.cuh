@@ -85,6 +85,12 @@ struct lot_layout {
     int turns, carriers;  // warps take so many turns to bring a lot, as many of them together
 };
 
+// How exact rows of a stream are shared out: a warp of each head takes a unit of 16 slots at a time. The first parts
+// take one each, then again, with the next warps of these heads.
+struct exact_share {
+    int n_slots, n_units, n_parts;
+};
+
 struct merge_args {
     float * parts;        // [values, columns, parts, streams]
     float2 * sums;        // [columns, parts, streams]: exponent of two that was taken off, sum
@@ -118,8 +124,8 @@ struct attention_args {
     int units;                                // of 16 tokens, that a warp has of a lot
     divisor by_heads, by_groups, by_columns;  // heads_of_block, head_groups(), columns_of_block()
     int n_lots, lots_ahead;                   // in shared memory at once, and of these how many before they are read
-    int n_exact_lots, exact_weight;           // a lot of exact rows takes as long as so many of the cache
-    int n_of_parts, n_more;                   // such lots of each part, and how many parts have one more
+    int n_of_parts, first_of_more;            // lots of each part, and the first part that has one more
+    exact_share share;
     lot_layout lot;
     merge_args merge;  // of one part: the kernel itself merges
 

@@ -33,43 +33,48 @@ struct block_place {
     }
 };
 
-// the first slot of 16 exact rows of a warp
-inline __device__ int exact_slot(const attention_args & a, const block_place & at, const int unit) {
-    return (a.exact_first ? a.exact_first[at.stream] : 0) + (unit * a.sub_warps + at.sub) * TOKENS;
+// Units of exact rows that a warp has: `call` with the first slot of each.
+template <typename CALL>
+__device__ void each_exact_unit(const attention_args & a, const block_place & at, const CALL & call) {
+    const int part = blockIdx.x;
+    if (part >= a.share.n_parts) {
+        return;
+    }
+    const int first = a.exact_first ? a.exact_first[at.stream] : 0;
+    const int last = min(a.exact.n_tokens, first + a.share.n_slots);
+#pragma unroll 1
+    for (int unit = part + at.sub * a.share.n_parts; unit < a.share.n_units; unit += a.share.n_parts * a.sub_warps) {
+        call(first + unit * TOKENS, last);
+    }
 }
 
 // Exact rows come from anywhere, and where is known late: they are asked for before queries are made. Half of the lanes
 // have a key each, the others a value.
-inline __device__ void prefetch_exact_rows(const attention_args & a, const block_place & at, const lot_range & range) {
+inline __device__ void prefetch_exact_rows(const attention_args & a, const block_place & at) {
     const bool is_key = at.lane < TOKENS;
     const strides of = is_key ? a.exact.k.of : a.exact.v.of;
     const char * data = (is_key ? a.exact.k.data : a.exact.v.data) + (at.first_head + at.head) * of.head;
-#pragma unroll 1
-    for (int unit = range.exact_first * a.units; unit < range.exact_last * a.units; ++unit) {
-        const int slot = exact_slot(a, at, unit) + at.lane % TOKENS;
-        const int row = slot < a.exact.n_tokens ? a.exact_rows[slot] : -1;
+    each_exact_unit(a, at, [&](const int first, const int last) {
+        const int slot = first + at.lane % TOKENS;
+        const int row = slot < last ? a.exact_rows[slot] : -1;
 #pragma unroll 1
         for (int i = row < 0 ? (int)of.head : 0; i < (int)of.head; i += 128) {
             prefetch(data + row * of.token + i);
         }
-    }
+    });
 }
 
 template <int DK, int DV, int TILES>
-__device__ void add_exact_rows(const attention_args & a, const block_place & at, const lot_range & range,
-                               column_sums<DK, DV, TILES> & sums) {
+__device__ void add_exact_rows(const attention_args & a, const block_place & at, column_sums<DK, DV, TILES> & sums) {
     const int head = at.first_head + at.head;
-    const int n_units = range.exact_last * a.units;
-#pragma unroll 1
-    for (int unit = range.exact_first * a.units; unit < n_units; ++unit) {
-        const int slot = exact_slot(a, at, unit);
-        const auto row_of = [&](const int i) { return slot + i < a.exact.n_tokens ? a.exact_rows[slot + i] : -1; };
+    each_exact_unit(a, at, [&](const int slot, const int last) {
+        const auto row_of = [&](const int i) { return slot + i < last ? a.exact_rows[slot + i] : -1; };
         const auto place_of = [&](const cached_side & side, const int row) {
             return side.data + max(0, row) * side.of.token + head * side.of.head;
         };
         const int row = row_of(sums.g), row_8 = row_of(sums.g + 8);
         if (!__any_sync(0xffffffff, row >= 0 || row_8 >= 0)) {
-            continue;  // in short contexts many slots are empty
+            return;  // in short contexts many slots are empty
         }
         token_rows rows;
         rows.key = place_of(a.exact.k, row);
@@ -88,7 +93,7 @@ __device__ void add_exact_rows(const attention_args & a, const block_place & at,
             marks[0].block_8 = row_8 < 0 ? 0 : a.exact.blocks[slot + sums.g + 8];
         }
         sums.template add<true>(a, head, rows, marks);
-    }
+    });
 }
 
 // All lots that are to be there before the first step. They do not come to the last place, where queries lie.
@@ -235,10 +240,10 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const
 
     query_rows<DK, 2> rows(a, at.warp, at.first_head, at.first_column);
     bring_first(a, at, range, from, place);
-    prefetch_exact_rows(a, at, range);
+    prefetch_exact_rows(a, at);
     auto sums = take_queries<DK, DV, TILES>(a, at, queries, query_sums, rows, /*is_for_lot =*/true);
 
-    add_exact_rows(a, at, range, sums);
+    add_exact_rows(a, at, sums);
     sums.q.shrink(a.high_k);
     sums.o.enter(a);
     add_lots<UNITS>(a, at, range, from, place, lots, sums);

@@ -360,24 +360,24 @@ bool set_blocks(const ggml_tensor * node, attention_args & args, attention_launc
     return true;
 }
 
-// How many lots of the cache take as long as one of exact rows: they are read where they lie, so that those of q8_0
-// take as long as those of f16. In place, each row takes as long.
-int weight_of_exact_lots(const ggml_tensor * node, const attention_args & args, bool is_in_place) {
-    if (args.n_exact_lots == 0 || is_in_place) {
-        return 1;
-    }
-    const ggml_tensor *k = node->src[1], *v = node->src[2];
-    const int64_t exact = (k->ne[0] + v->ne[0]) * (int64_t)sizeof(half);
-    const int64_t cached = (int64_t)(ggml_row_size(k->type, k->ne[0]) + ggml_row_size(v->type, v->ne[0]));
-    return (int)std::max<int64_t>(1, (exact + cached / 2) / cached);
+// units of exact rows that each warp takes in no longer than a lot
+int exact_units_of_lot(const attention_args & args) {
+    return args.units;
 }
 
-// Exact rows of a stream are all slots, or its share where each stream has its own.
-void set_exact_lots(const ggml_tensor * node, attention_args & args, int n_stream, bool is_in_place) {
-    const int n = args.exact.n_tokens;
-    const int of_stream = args.exact_first ? (n + n_stream - 1) / n_stream : n;
-    args.n_exact_lots = n == 0 ? 0 : (of_stream + args.tokens_of_lot() - 1) / args.tokens_of_lot();
-    args.exact_weight = weight_of_exact_lots(node, args, is_in_place);
+// Parts of lots, as many as there are blocks of threads at once; those that have one more come last.
+void share_out(attention_args & args, attention_launch & launch, int n_blocks, bool is_one_part) {
+    exact_share & share = args.share;
+    const int n = args.exact.n_tokens, n_lots = lots_of_cache(args);
+    share.n_slots = args.exact_first ? (n + launch.n_stream - 1) / launch.n_stream : n;
+    share.n_units = (share.n_slots + TOKENS - 1) / TOKENS;
+    const int n_wanted = n_lots + (share.n_units + args.sub_warps - 1) / args.sub_warps;
+    launch.n_parts = is_one_part ? 1 : std::max(1, std::min(n_blocks, n_wanted));
+    args.n_of_parts = n_lots / launch.n_parts;
+    args.first_of_more = launch.n_parts - n_lots % launch.n_parts;
+    // parts that have a lot less than others have time for exact rows
+    const bool have_time = share.n_units <= args.first_of_more * args.sub_warps * exact_units_of_lot(args);
+    share.n_parts = std::min(share.n_units, have_time ? args.first_of_more : launch.n_parts);
 }
 
 }  // namespace
@@ -416,12 +416,7 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rot
     args.by_groups = divisor_of(args.head_groups());
     args.by_columns = divisor_of(args.columns_of_block(launch.tiles));
     launch.n_threads = LANES * args.n_warps();
-    set_exact_lots(node, args, launch.n_stream, launch.is_short);
-    const int n_lots = args.n_exact_lots * args.exact_weight + lots_of_cache(args);
-    const bool is_one_part = launch.is_short && args.cache.n_tokens <= MOST_OF_ONE_PART;
-    launch.n_parts = is_one_part ? 1 : std::max(1, std::min(n_blocks, n_lots));
-    args.n_of_parts = n_lots / launch.n_parts;
-    args.n_more = n_lots % launch.n_parts;
+    share_out(args, launch, n_blocks, launch.is_short && args.cache.n_tokens <= MOST_OF_ONE_PART);
 
     plan.n_columns = (int64_t)args.n_head_kv * args.n_columns();
     args.merge.sinks = node->src[4] ? (const float *)node->src[4]->data : nullptr;
