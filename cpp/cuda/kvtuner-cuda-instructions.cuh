@@ -37,13 +37,6 @@ inline __device__ pair transposed(const pair x) {
     return y;
 }
 
-// the 128 bytes around it are read soon
-inline __device__ void prefetch(const void * from) {
-#if KVTUNER_NVIDIA_ARCH > 0
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
-#endif
-}
-
 // into shared memory in the background, 4, 8 or 16 bytes
 template <int N>
 __device__ void copy_later(const uint32_t to, const void * from) {
@@ -53,6 +46,13 @@ __device__ void copy_later(const uint32_t to, const void * from) {
     } else {
         asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(N) : "memory");
     }
+#endif
+}
+
+// until all that this thread copies later is there
+inline __device__ void wait_for_copies() {
+#if KVTUNER_NVIDIA_ARCH >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
 #endif
 }
 

@@ -1,6 +1,7 @@
 #include "kvtuner-cuda-plan.cuh"
 
 #include "kvtuner-cuda-exact-types.h"
+#include "kvtuner-cuda-share.h"
 #include "kvtuner-mark.h"
 
 #include <algorithm>
@@ -102,7 +103,7 @@ token_source source_of(const ggml_tensor * k, const ggml_tensor * v, const ggml_
 void read_integers(const ggml_tensor * node, attention_args & args) {
     const kvtuner_integers integers = kvtuner_integers_of(node);
     args.exact_rows = integers.rows;
-    args.exact_first = integers.first_slots;
+    args.exact_first = node->src[0]->ne[3] > 1 ? integers.first_slots : nullptr;  // one stream has all slots
     args.exact.blocks = integers.slot_blocks;
     args.cache.blocks = integers.cell_blocks;
     args.cache.blocks_stream = args.cache.n_tokens;
@@ -302,11 +303,16 @@ int lots_of_cache(const attention_args & args) {
     return (args.cache.n_tokens + args.tokens_of_lot() - 1) / args.tokens_of_lot();
 }
 
+int blocks_of_multiprocessor(const attention_args & args, const attention_launch & launch, const device_limits & limits,
+                             int size_v) {
+    const int at_once = most_warps(size_v, launch.tiles) / args.n_warps();
+    return std::min(at_once, limits.shared_bytes / launch.shared_bytes);
+}
+
 // how many blocks of threads there are at once for each KV head, or group of them, of each stream
 int blocks_at_once(const attention_args & args, const attention_launch & launch, const device_limits & limits,
                    int size_v) {
-    const int at_once = most_warps(size_v, launch.tiles) / args.n_warps();
-    return limits.n_multiprocessors * std::min(at_once, limits.shared_bytes / launch.shared_bytes) /
+    return limits.n_multiprocessors * blocks_of_multiprocessor(args, launch, limits, size_v) /
            (launch.n_column_groups * args.head_groups() * launch.n_stream);
 }
 
@@ -360,24 +366,37 @@ bool set_blocks(const ggml_tensor * node, attention_args & args, attention_launc
     return true;
 }
 
-// units of exact rows that each warp takes in no longer than a lot
-int exact_units_of_lot(const attention_args & args) {
-    return args.units;
+// Room for exact rows, besides that of lots: behind those that are on their way, and before queries that lie in the
+// place of a lot. In short contexts it is behind queries.
+exact_room room_for_exact_rows(const ggml_tensor * node, const attention_args & args, const attention_launch & launch,
+                               const device_limits & limits) {
+    const int size_k = (int)node->src[1]->ne[0], size_v = (int)node->src[2]->ne[0], tiles = launch.tiles;
+    const int queries = query_bytes(args, size_k, tiles);
+    if (launch.is_short) {
+        return { sum_bytes(size_k, tiles) + queries, 0, 0, limits.shared_bytes };
+    }
+    const int limit = limits.shared_bytes / blocks_of_multiprocessor(args, launch, limits, size_v);
+    const int behind = std::max(args.n_lots * args.lot.bytes, (limit - bytes_beside(args, size_k, tiles)) / 128 * 128);
+    return { 0, args.lot.bytes, args.lots_ahead, behind - (has_queries_in_registers(size_k, tiles) ? queries : 0) };
 }
 
-// Parts of lots, as many as there are blocks of threads at once; those that have one more come last.
-void share_out(attention_args & args, attention_launch & launch, int n_blocks, bool is_one_part) {
-    exact_share & share = args.share;
-    const int n = args.exact.n_tokens, n_lots = lots_of_cache(args);
-    share.n_slots = args.exact_first ? (n + launch.n_stream - 1) / launch.n_stream : n;
-    share.n_units = (share.n_slots + TOKENS - 1) / TOKENS;
-    const int n_wanted = n_lots + (share.n_units + args.sub_warps - 1) / args.sub_warps;
-    launch.n_parts = is_one_part ? 1 : std::max(1, std::min(n_blocks, n_wanted));
-    args.n_of_parts = n_lots / launch.n_parts;
-    args.first_of_more = launch.n_parts - n_lots % launch.n_parts;
-    // parts that have a lot less than others have time for exact rows
-    const bool have_time = share.n_units <= args.first_of_more * args.sub_warps * exact_units_of_lot(args);
-    share.n_parts = std::min(share.n_units, have_time ? args.first_of_more : launch.n_parts);
+// False: there is no room for exact rows.
+bool set_exact_rows(const ggml_tensor * node, attention_args & args, attention_launch & launch,
+                    const device_limits & limits) {
+    const ggml_tensor *k = node->src[KVTUNER_EXACT_AT], *v = node->src[KVTUNER_EXACT_AT + 1];
+    const int size_k = (int)node->src[1]->ne[0];
+    const exact_bytes head = { (int)ggml_row_size(k->type, k->ne[0]), (int)ggml_row_size(v->type, v->ne[0]) };
+    const auto end = share_exact_rows(args, launch, head, room_for_exact_rows(node, args, launch, limits));
+    if (end && launch.is_short) {
+        launch.shared_bytes = std::max(launch.shared_bytes, *end);
+    } else if (end) {
+        const int queries =
+                has_queries_in_registers(size_k, launch.tiles) ? query_bytes(args, size_k, launch.tiles) : 0;
+        args.behind_lots = std::max(args.behind_lots, padded(*end + queries));
+        launch.shared_bytes =
+                std::max(launch.shared_bytes, args.behind_lots + bytes_beside(args, size_k, launch.tiles));
+    }
+    return end.has_value();
 }
 
 }  // namespace
@@ -416,7 +435,12 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rot
     args.by_groups = divisor_of(args.head_groups());
     args.by_columns = divisor_of(args.columns_of_block(launch.tiles));
     launch.n_threads = LANES * args.n_warps();
-    share_out(args, launch, n_blocks, launch.is_short && args.cache.n_tokens <= MOST_OF_ONE_PART);
+    const bool is_one_part = launch.is_short && args.cache.n_tokens <= MOST_OF_ONE_PART;
+    share_lots(args, launch, lots_of_cache(args), is_one_part ? 1 : n_blocks);
+    args.behind_lots = args.n_lots * args.lot.bytes;
+    if (args.exact.n_tokens > 0 && !set_exact_rows(node, args, launch, limits)) {
+        return std::nullopt;
+    }
 
     plan.n_columns = (int64_t)args.n_head_kv * args.n_columns();
     args.merge.sinks = node->src[4] ? (const float *)node->src[4]->data : nullptr;

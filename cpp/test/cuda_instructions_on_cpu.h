@@ -50,13 +50,14 @@ inline pair transposed(const pair x) {
     return at(2 * t, g) | at(2 * t + 1, g) << 16;
 }
 
-inline void prefetch(const void *) {
-}
-
 template <int N>
 void copy_later(const uint32_t to, const void * from) {
     static_assert(N == 4 || N == 8 || N == 16);
     cuda_on_cpu::copy_later(to, from, N);
+}
+
+inline void wait_for_copies() {
+    cuda_on_cpu::wait_for_copies();
 }
 
 inline void wait_for_warps(const int n) {

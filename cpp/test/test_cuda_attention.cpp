@@ -57,6 +57,18 @@ setting long_setting(std::mt19937 & random) {
     return s;
 }
 
+// exact rows so large that shared memory has no room for 16 of each head
+setting large_setting(std::mt19937 & random) {
+    setting s = random_setting(GGML_TYPE_Q2_NL, GGML_TYPE_Q2_NL, { 512, 512 }, random);
+    s.n_head_kv = 8;
+    s.group = 1;
+    s.n_query = pick({ 1, 5 }, random);
+    s.n_token = 528;
+    s.n_slot = 36;
+    s.type_exact = GGML_TYPE_F16;
+    return s;
+}
+
 device_limits random_limits(std::mt19937 & random) {
     return { pick({ 1, 1, 2, 24, 132 }, random), pick({ 101376, 166912, MOST_SHARED }, random), random() % 2 == 0 };
 }
@@ -71,10 +83,30 @@ void run(attention_plan & plan, const setting & s) {
     launch_plan(plan, s.size.k, s.size.v);
 }
 
+// how exact rows come to shared memory
+std::vector<std::string> exact_ways_of(const attention_plan & plan) {
+    const exact_share & share = plan.args.share;
+    if (share.n_units == 0) {
+        return {};
+    }
+    std::vector<std::string> ways = { share.slots == TOKENS ? "exact rows, 16 a unit" : "exact rows, fewer a unit" };
+    if (share.n_units > share.n_parts * share.sub_warps) {
+        ways.push_back("exact rows, units of a warp in turns");
+    }
+    if (share.n_parts < plan.launch.n_parts && share.n_parts < share.n_units) {
+        ways.push_back("exact rows, parts with fewer lots");
+    }
+    if (!plan.launch.is_short && plan.args.exact_at.first_lots < plan.args.lots_ahead) {
+        ways.push_back("exact rows, before some of the first lots");
+    }
+    return ways;
+}
+
 // which of their ways the kernels take
 std::vector<std::string> ways_of(const attention_plan & plan) {
     const attention_launch & l = plan.launch;
-    std::vector<std::string> ways = { std::to_string(l.tiles) + " tiles" };
+    std::vector<std::string> ways = exact_ways_of(plan);
+    ways.push_back(std::to_string(l.tiles) + " tiles");
     if (l.is_short) {
         ways.push_back(l.n_parts == 1 ? "tokens in place, one part" : "tokens in place, parts");
     } else {
@@ -100,6 +132,11 @@ const char * const ALL_WAYS[] = {
     "few parts",
     "many parts",
     "rotated",
+    "exact rows, 16 a unit",
+    "exact rows, fewer a unit",
+    "exact rows, units of a warp in turns",
+    "exact rows, parts with fewer lots",
+    "exact rows, before some of the first lots",
 };
 
 struct tally : attention_errors {
@@ -180,6 +217,9 @@ int main(int argc, char ** argv) {
     }
     for (int i = 0; i < 3 * n_each; ++i) {
         all.run(long_setting(random), { 1, MOST_SHARED, i % 2 == 0 }, random);
+    }
+    for (int i = 0; i < n_each; ++i) {
+        all.run(large_setting(random), { 1, MOST_SHARED, i % 2 == 0 }, random);
     }
     for (const char * way : ALL_WAYS) {
         printf("%s: %d\n", way, all.ways[way]);
