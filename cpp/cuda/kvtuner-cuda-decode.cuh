@@ -36,8 +36,7 @@ struct block_place {
 
 // the exact rows of a warp, with room for them from there on
 inline __device__ exact_rows exact_rows_of(const attention_args & a, const block_place & at, char * shared) {
-    return exact_rows(a, shared + a.exact_at.at + at.warp * a.exact_at.bytes, at.sub, at.first_head + at.head,
-                      at.stream);
+    return exact_rows(a, shared + a.exact_at.at + at.warp * a.exact_at.bytes, at.sub, at.first_head + at.head);
 }
 
 // Lots that are to be there before the first step, of all that are: from `begun` to n.

@@ -11,18 +11,17 @@ namespace kvtuner::cuda {
 struct exact_rows {
     char * here;  // their place in shared memory
     int head, unit, first;
-    const half * mask;  // of the stream
-    int row = -1;       // of slot lane % TOKENS of the unit; negative for none
-    half seen;          // what the mask of query lane / TOKENS adds for it
-    int n = 0;          // rows that are here; 0 if no query sees any
+    int row = -1;  // of slot lane % TOKENS of the unit; negative for none
+    half seen;     // what the mask of query lane / TOKENS adds for it
+    int n = 0;     // rows that are here; 0 if no query sees any
 
     // sub: which of the head's warps
-    __device__ exact_rows(const attention_args & a, char * here, const int sub, const int head, const int stream)
-        : here(here), head(head), unit(a.share.n_units), first(0), mask(a.exact.mask + stream * a.exact.mask_stream) {
+    __device__ exact_rows(const attention_args & a, char * here, const int sub, const int head)
+        : here(here), head(head), unit(a.share.n_units), first(0) {
         const int part = blockIdx.x;
         if (part < a.share.n_parts && sub < a.share.sub_warps) {
             unit = part + sub * a.share.n_parts;
-            first = a.exact_first ? a.exact_first[stream] : 0;
+            first = a.exact_first ? a.exact_first[blockIdx.z] : 0;
         }
     }
 
@@ -46,7 +45,7 @@ struct exact_rows {
         const int token = lane % TOKENS, query = lane / TOKENS, at = slot(a, token);
         const bool is_slot = token < a.share.slots && at - first < a.share.n_slots && at < a.exact.n_tokens;
         row = is_slot ? a.exact_rows[at] : -1;
-        seen = is_slot && query < a.n_query ? mask[query * a.exact.mask_query + at] : unseen();
+        seen = is_slot && query < a.n_query ? mask(a, query)[at] : unseen();
     }
 
     // when they are found: what queries see of them, and if that is any, the rows
@@ -88,6 +87,10 @@ struct exact_rows {
     }
 
 private:
+    __device__ static const half * mask(const attention_args & a, const int query) {
+        return a.exact.mask + blockIdx.z * a.exact.mask_stream + query * a.exact.mask_query;
+    }
+
     __device__ static half unseen() {
         return __ushort_as_half(0xfc00);
     }
@@ -109,7 +112,7 @@ private:
         for (int query = lane / TOKENS; query < a.n_query; query += LANES / TOKENS) {
             half more = unseen();
             if (row >= 0) {
-                more = query < LANES / TOKENS ? seen : mask[query * a.exact.mask_query + slot(a, token)];
+                more = query < LANES / TOKENS ? seen : mask(a, query)[slot(a, token)];
             }
             masks(a)[query * TOKENS + token] = more;
             is_seen = is_seen || !__hisinf(more);
