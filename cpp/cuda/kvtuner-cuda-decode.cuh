@@ -194,9 +194,12 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const
 
     if (has_exact_rows) {
         add_exact_rows(a, at.lane, exact, sums);
-        end_writes();
-        wait_for_warps(a.n_warps());
-        bring_first(a, at, range, from, place, n_first, a.lots_ahead);
+        // more lots come to the place of exact rows; where warps have 2 units of a lot, there always are more
+        if (UNITS > 1 || range.last - range.first > n_first) {
+            end_writes();
+            wait_for_warps(a.n_warps());
+            bring_first(a, at, range, from, place, n_first, a.lots_ahead);
+        }
     }
     sums.q.shrink(a.high_k);
     sums.o.enter(a);
