@@ -34,9 +34,11 @@ struct block_place {
     }
 };
 
-// the exact rows of a warp, with room for them from there on
+// The exact rows of a warp, with room for them in shared memory. The last warps have the first, as in short contexts
+// the first make queries.
 inline __device__ exact_rows exact_rows_of(const attention_args & a, const block_place & at, char * shared) {
-    return exact_rows(a, shared + a.exact_at.at + at.warp * a.exact_at.bytes, at.sub, at.first_head + at.head);
+    char * here = shared + a.exact_at.at + (a.n_warps() - 1 - at.warp) * a.exact_at.bytes;
+    return exact_rows(a, here, a.sub_warps - 1 - at.sub, at.first_head + at.head);
 }
 
 // Lots that are to be there before the first step, of all that are: from `begun` to n.

@@ -15,12 +15,12 @@ struct exact_rows {
     half seen;     // what the mask of query lane / TOKENS adds for it
     int n = 0;     // rows that are here; 0 if no query sees any
 
-    // sub: which of the head's warps
-    __device__ exact_rows(const attention_args & a, char * here, const int sub, const int head)
+    // turn: which of the head's warps it is, of those that take units one after the other
+    __device__ exact_rows(const attention_args & a, char * here, const int turn, const int head)
         : here(here), head(head), unit(a.share.n_units), first(0) {
         const int part = blockIdx.x;
-        if (part < a.share.n_parts && sub < a.share.sub_warps) {
-            unit = part + sub * a.share.n_parts;
+        if (part < a.share.n_parts && turn < a.share.sub_warps) {
+            unit = part + turn * a.share.n_parts;
             first = a.exact_first ? a.exact_first[blockIdx.z] : 0;
         }
     }

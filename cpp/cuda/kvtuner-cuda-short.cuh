@@ -80,8 +80,8 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_short
     put_queries<DK, TILES>(a, queries, at.first_head, at.first_column, rows);
     exact.bring(a, at.lane);
     auto sums = take_queries<DK, DV, TILES>(a, at, queries, (float4 *)shared, /*is_for_lot =*/false);
-    add_exact_rows(a, at.lane, exact, sums);
     const uint32_t seen = __ballot_sync(0xffffffff, sees);
+    add_exact_rows(a, at.lane, exact, sums);
     if (seen != 0 || range.last - range.first > UNITS_LOOKED_AT) {
         sums.q.shrink(a.high_k);
         sums.o.enter(a);
