@@ -12,6 +12,7 @@ namespace kvtuner::cuda {
 constexpr int LANES = 32;
 constexpr int COLUMNS = 8;  // of a tile
 constexpr int TOKENS = 16;  // that a warp has at once
+constexpr int CHUNK = 16;   // bytes that one instruction copies at most
 constexpr float LOG2_E = 1.44269504f;
 
 constexpr float NO_SCORE = -1e30f;
@@ -89,6 +90,21 @@ struct lot_layout {
     int turns, carriers;  // warps take so many turns to bring a lot, as many of them together
 };
 
+// How exact rows of a stream are shared out: a warp of each head takes a unit of some slots at a time. The first parts
+// take one each, then again, with the next of the head's warps.
+struct exact_share {
+    int n_slots, slots;  // of the stream, of a unit: 16, or fewer where shared memory has no room for more
+    int n_units, n_parts, sub_warps;
+};
+
+// Where a unit of exact rows lies in shared memory: of each row the chunks that have the head's key and value, then
+// what each query sees of them.
+struct exact_layout {
+    int at, bytes;  // of the first warp, of each
+    int k_chunks, v_chunks, row_bytes, masks;
+    int first_lots;  // that come before exact rows have gone
+};
+
 struct merge_args {
     float * parts;        // [values, columns, parts, streams]
     float2 * sums;        // [columns, parts, streams]: exponent of two that was taken off, sum
@@ -132,8 +148,10 @@ struct attention_args : node_args {
     int units;                                // of 16 tokens, that a team has of a lot
     divisor by_heads, by_groups, by_columns;  // heads_of_block, head_groups(), columns_of_block()
     int n_lots, lots_ahead;                   // in shared memory at once, and of these how many before they are read
-    int n_exact_lots, exact_weight;           // a lot of exact rows takes as long as so many of the cache
-    int n_of_parts, n_more;                   // such lots of each part, and how many parts have one more
+    int n_of_parts, first_of_more;            // lots of each part, and the first part that has one more
+    int behind_lots;                          // where barriers lie in shared memory
+    exact_share share;
+    exact_layout exact_at;
     lot_layout lot;
 
     // of a KV head, at most

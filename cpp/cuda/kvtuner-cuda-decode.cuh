@@ -7,6 +7,7 @@
 #pragma once
 
 #include "kvtuner-cuda-columns.cuh"
+#include "kvtuner-cuda-exact-rows.cuh"
 #include "kvtuner-cuda-lots.cuh"
 #include "kvtuner-cuda-merge.cuh"
 
@@ -37,71 +38,22 @@ struct block_place {
     }
 };
 
-// the first slot of 16 exact rows of a warp
-inline __device__ int exact_slot(const attention_args & a, const block_place & at, const int unit) {
-    return (a.exact_first ? a.exact_first[at.stream] : 0) + (unit * a.sub_warps + at.sub) * TOKENS;
+// The exact rows of a warp, with room for them in shared memory. The last warps have the first, as in short contexts
+// the first make queries.
+inline __device__ exact_rows exact_rows_of(const attention_args & a, const block_place & at, char * shared) {
+    char * here = shared + a.exact_at.at + (a.n_warps() - 1 - at.warp) * a.exact_at.bytes;
+    return exact_rows(a, here, a.sub_warps - 1 - at.sub, at.first_head + at.head);
 }
 
-// Exact rows come from anywhere, and where is known late: they are asked for before queries are made. Half of the lanes
-// have a key each, the others a value.
-inline __device__ void prefetch_exact_rows(const attention_args & a, const block_place & at, const lot_range & range) {
-    const bool is_key = at.lane < TOKENS;
-    const strides of = is_key ? a.exact.k.of : a.exact.v.of;
-    const char * data = (is_key ? a.exact.k.data : a.exact.v.data) + (at.first_head + at.head) * of.head;
-#pragma unroll 1
-    for (int unit = range.exact_first * a.units; unit < range.exact_last * a.units; ++unit) {
-        const int slot = exact_slot(a, at, unit) + at.lane % TOKENS;
-        const int row = slot < a.exact.n_tokens ? a.exact_rows[slot] : -1;
-#pragma unroll 1
-        for (int i = row < 0 ? (int)of.head : 0; i < (int)of.head; i += 128) {
-            prefetch(data + row * of.token + i);
-        }
-    }
-}
-
-template <int DK, int DV, int TILES>
-__device__ void add_exact_rows(const attention_args & a, const block_place & at, const lot_range & range,
-                               column_sums<DK, DV, TILES> & sums) {
-    const int head = at.first_head + at.head;
-    const int n_units = range.exact_last * a.units;
-#pragma unroll 1
-    for (int unit = range.exact_first * a.units; unit < n_units; ++unit) {
-        const int slot = exact_slot(a, at, unit);
-        const auto row_of = [&](const int i) { return slot + i < a.exact.n_tokens ? a.exact_rows[slot + i] : -1; };
-        const auto place_of = [&](const cached_side & side, const int row) {
-            return side.data + max(0, row) * side.of.token + head * side.of.head;
-        };
-        const int row = row_of(sums.g), row_8 = row_of(sums.g + 8);
-        if (!__any_sync(0xffffffff, row >= 0 || row_8 >= 0)) {
-            continue;  // in short contexts many slots are empty
-        }
-        token_rows rows;
-        rows.key = place_of(a.exact.k, row);
-        rows.key_8 = place_of(a.exact.k, row_8);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            rows.value[i] = place_of(a.exact.v, row_of(2 * sums.t + i % 2 + i / 2 * 8));
-        }
-        rows.kind_k = a.exact.k.kind;
-        rows.kind_v = a.exact.v.kind;
-        rows.next_key = rows.next_value = 0;
-        token_marks marks[1] = { { a.exact.mask + at.stream * a.exact.mask_stream + slot, (int)a.exact.mask_query,
-                                   row < 0, row_8 < 0, 0, 0 } };
-        if (a.centers) {
-            marks[0].block = row < 0 ? 0 : a.exact.blocks[slot + sums.g];
-            marks[0].block_8 = row_8 < 0 ? 0 : a.exact.blocks[slot + sums.g + 8];
-        }
-        sums.template add<true>(a, head, rows, marks);
-    }
-}
-
-// All lots that are to be there before the first step. They do not come to the last place, where queries lie.
+// Lots that are to be there before the first step, of all that are: from `begun` to n.
 inline __device__ void bring_first(const attention_args & a, const block_place & at, const lot_range & range,
-                                   const lot_sources & from, lot_place place) {
-    const int n = min(a.lots_ahead, range.last - range.first);
+                                   const lot_sources & from, lot_place place, const int begun, const int n) {
+    const int end = min(n, range.last - range.first);
 #pragma unroll 1
-    for (place.i = at.turn; place.i < n; place.i += a.lot.turns) {
-        bring_lot(a, from, range.first + place.i, place, at.carrier);
+    for (place.i = at.turn; place.i < end; place.i += a.lot.turns) {
+        if (place.i >= begun) {
+            bring_lot(a, from, range.first + place.i, place, at.carrier);
+        }
     }
 }
 
@@ -193,12 +145,11 @@ __device__ void store_and_merge(const attention_args & a, const block_place & at
     merge_teams<DV, TILES>(a, at, is_one_part, values, totals);
 }
 
-// queries and their sums, as halves in shared memory, and from there to the warps of each head; is_for_lot: a lot comes
-// to their place
-template <int DK, int DV, int TILES, int N>
-__device__ column_sums<DK, DV, TILES> take_queries(const attention_args & a, const block_place & at, uint2 * queries,
-                                                   float4 * sums, query_rows<DK, N> & rows, const bool is_for_lot) {
-    put_queries<DK, TILES>(a, queries, at.first_head, at.first_column, rows);
+// Queries that are in shared memory and their sums, from there to the warps of each head; is_for_lot: a lot comes to
+// their place.
+template <int DK, int DV, int TILES>
+__device__ column_sums<DK, DV, TILES> take_queries(const attention_args & a, const block_place & at,
+                                                   const uint2 * queries, float4 * sums, const bool is_for_lot) {
     wait_for_warps(a.n_warps());
     put_sums<DK, TILES>(a, queries, sums);
     column_sums<DK, DV, TILES> columns(queries + at.head * (DK / 16) * TILES * LANES,
@@ -216,17 +167,16 @@ template <int DK, int DV, int TILES, int UNITS>
 __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const attention_args a) {
     using query_type = query_parts<DK, TILES>;
     constexpr int SUM_BYTES = sum_bytes(DK, TILES);
-    extern __shared__ __align__(128) char lots[];
+    extern __shared__ __align__(128) char shared[];
     block_place at(a, TILES * COLUMNS, 1);
     const lot_range range(a);
     // behind the lots: barriers, sums of queries, and queries, unless they lie where the last lot comes to
-    char * behind = lots + a.n_lots * a.lot.bytes;
-    const lot_place place(lots, behind);
+    char * behind = shared + a.behind_lots;
+    const lot_place place(shared, behind);
     at.take_turns(a.lot);
-    behind += BARRIERS_BYTES;
-    float4 * query_sums = (float4 *)behind;
-    uint2 * queries = (uint2 *)(query_type::IN_REGISTERS ? lots + (a.n_lots - 1) * a.lot.bytes
-                                                         : behind + a.heads_of_block * SUM_BYTES);
+    const int n_queries = a.heads_of_block * (DK / 16) * TILES * LANES;
+    uint2 * queries = query_type::IN_REGISTERS ? (uint2 *)behind - n_queries
+                                               : (uint2 *)(behind + BARRIERS_BYTES + a.heads_of_block * SUM_BYTES);
     const lot_sources from(a, at.first_head, at.stream);
     clear_queries<DK, TILES>(a, queries);
     if (at.warp == 0) {
@@ -237,19 +187,33 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const
     ggml_cuda_pdl_sync();
     ggml_cuda_pdl_lc();
 
+    const int part = blockIdx.x;
+    const bool has_exact_rows = part < a.share.n_parts;
+    const int n_first = has_exact_rows ? a.exact_at.first_lots : a.lots_ahead;
     query_rows<DK, 2> rows(a, at.warp, at.first_head, at.first_column);
-    bring_first(a, at, range, from, place);
-    prefetch_exact_rows(a, at, range);
-    auto sums = take_queries<DK, DV, TILES>(a, at, queries, query_sums, rows, /*is_for_lot =*/true);
+    exact_rows exact = exact_rows_of(a, at, shared);
+    bring_first(a, at, range, from, place, 0, n_first);
+    exact.find(a, at.lane);
+    put_queries<DK, TILES>(a, queries, at.first_head, at.first_column, rows);
+    exact.bring(a, at.lane);
+    auto sums = take_queries<DK, DV, TILES>(a, at, queries, (float4 *)(behind + BARRIERS_BYTES), /*is_for_lot =*/true);
 
-    add_exact_rows(a, at, range, sums);
+    if (has_exact_rows) {
+        add_exact_rows(a, at.lane, exact, sums);
+        // more lots come to the place of exact rows; where warps have 2 units of a lot, there always are more
+        if (UNITS > 1 || range.last - range.first > n_first) {
+            end_writes();
+            wait_for_warps(a.n_warps());
+            bring_first(a, at, range, from, place, n_first, a.lots_ahead);
+        }
+    }
     sums.q.shrink(a.high_k);
     sums.o.enter(a);
-    add_lots<UNITS>(a, at, range, from, place, lots, sums);
+    add_lots<UNITS>(a, at, range, from, place, shared, sums);
     sums.o.leave(a);
 
     wait_for_warps(a.n_warps());
-    store_and_merge<DV>(a, at, a.merge.n_parts == 1, (float *)lots, sums);
+    store_and_merge<DV>(a, at, a.merge.n_parts == 1, (float *)shared, sums);
 }
 
 }  // namespace kvtuner::cuda

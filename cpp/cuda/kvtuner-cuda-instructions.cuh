@@ -74,6 +74,13 @@ __device__ void copy_later(const uint32_t to, const void * from) {
 #endif
 }
 
+// until all that this thread copies later is there
+inline __device__ void wait_for_copies() {
+#if KVTUNER_NVIDIA_ARCH >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
 // all that attend: so many
 inline __device__ void wait_for_warps(const int n) {
 #if KVTUNER_NVIDIA_ARCH > 0

@@ -7,19 +7,14 @@
 
 namespace kvtuner::cuda {
 
-// which lots a block of threads takes: first exact rows, then the cache
+// which lots a block of threads takes
 struct lot_range {
-    int exact_first = 0, exact_last = 0, first, last;
+    int first, last;
 
     __device__ lot_range(const attention_args & a) {
-        const int i = blockIdx.x, begin = i * a.n_of_parts + min(i, a.n_more);
-        const int end = begin + a.n_of_parts + (i < a.n_more ? 1 : 0), exact = a.n_exact_lots * a.exact_weight;
-        if (a.n_exact_lots > 0) {
-            exact_first = min(a.n_exact_lots, (begin + a.exact_weight - 1) / a.exact_weight);
-            exact_last = min(a.n_exact_lots, (end + a.exact_weight - 1) / a.exact_weight);
-        }
-        first = max(0, begin - exact);
-        last = max(0, end - exact);
+        const int i = blockIdx.x, n_more = i - a.first_of_more;
+        first = i * a.n_of_parts + max(0, n_more);
+        last = first + a.n_of_parts + (n_more >= 0 ? 1 : 0);
     }
 };
 

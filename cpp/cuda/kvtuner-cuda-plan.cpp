@@ -1,5 +1,6 @@
 #include "kvtuner-cuda-plan.cuh"
 
+#include "kvtuner-cuda-share.h"
 #include "kvtuner-mark.h"
 
 #include <algorithm>
@@ -212,13 +213,18 @@ int lots_of_cache(const attention_args & args) {
     return (args.cache.n_tokens + args.tokens_of_lot() - 1) / args.tokens_of_lot();
 }
 
+int blocks_of_multiprocessor(const attention_args & args, const attention_launch & launch, const device_limits & limits,
+                             int size_v) {
+    return args.team > 1 ? 1
+                         : std::min(most_warps(size_v, launch.tiles) / args.n_warps(),
+                                    limits.shared_bytes / launch.shared_bytes);
+}
+
 // how many blocks of threads there are at once for each KV head, or group of them, of each stream
 int blocks_at_once(const attention_args & args, const attention_launch & launch, const device_limits & limits,
                    int size_v) {
-    const int at_once = args.team > 1 ? 1
-                                      : std::min(most_warps(size_v, launch.tiles) / args.n_warps(),
-                                                 limits.shared_bytes / launch.shared_bytes);
-    return limits.n_multiprocessors * at_once / (launch.n_column_groups * args.head_groups() * launch.n_stream);
+    return limits.n_multiprocessors * blocks_of_multiprocessor(args, launch, limits, size_v) /
+           (launch.n_column_groups * args.head_groups() * launch.n_stream);
 }
 
 // One head to a block of threads, whose warps read tokens where they are: all of them, so that nothing is left to be
@@ -296,7 +302,7 @@ bool find_teams(const ggml_tensor * node, attention_args & args, const attention
 
 // how many lots there are at once, where blocks of threads have so many each
 void set_lots_ahead(const ggml_tensor * node, attention_args & args, attention_launch & launch) {
-    const int n = std::min(lots_of_cache(args), args.n_of_parts + (args.n_more > 0 ? 1 : 0));
+    const int n = std::min(lots_of_cache(args), args.n_of_parts + (args.first_of_more < launch.n_parts ? 1 : 0));
     args.lot.turns = 1;
     args.lots_ahead = n <= args.n_lots ? n : args.n_lots - (args.n_lots > 2 ? 2 : 1);
     args.n_lots = std::min(n, args.n_lots);
@@ -316,24 +322,43 @@ bool set_blocks(const ggml_tensor * node, attention_args & args, attention_launc
     return true;
 }
 
-// How many lots of the cache take as long as one of exact rows: they are read where they lie, so that those of q8_0
-// take as long as those of f16. In place, each row takes as long.
-int weight_of_exact_lots(const ggml_tensor * node, const attention_args & args, bool is_in_place) {
-    if (args.n_exact_lots == 0 || is_in_place) {
-        return 1;
+// Room for exact rows, besides that of lots: behind those that are on their way, and before queries that lie in the
+// place of a lot. In short contexts it is behind queries.
+exact_room room_for_exact_rows(const ggml_tensor * node, const attention_args & args, const attention_launch & launch,
+                               const device_limits & limits) {
+    const int size_k = (int)node->src[1]->ne[0], size_v = (int)node->src[2]->ne[0], tiles = launch.tiles;
+    const int queries = query_bytes(args, size_k, tiles);
+    if (launch.is_short) {
+        return { sum_bytes(size_k, tiles) + queries, 0, 0, limits.shared_bytes };
     }
-    const ggml_tensor *k = node->src[1], *v = node->src[2];
-    const int64_t exact = (k->ne[0] + v->ne[0]) * (int64_t)sizeof(half);
-    const int64_t cached = (int64_t)(ggml_row_size(k->type, k->ne[0]) + ggml_row_size(v->type, v->ne[0]));
-    return (int)std::max<int64_t>(1, (exact + cached / 2) / cached);
+    const int limit = limits.shared_bytes / blocks_of_multiprocessor(args, launch, limits, size_v);
+    const int most_behind = (limit - bytes_beside(args, size_k, size_v, tiles)) / 128 * 128;
+    const int behind = std::max(args.n_lots * args.lot.bytes, most_behind);
+    return { 0, args.lot.bytes, args.lots_ahead, behind - (has_queries_in_registers(size_k, tiles) ? queries : 0) };
 }
 
-// Exact rows of a stream are all slots, or its share where each stream has its own.
-void set_exact_lots(const ggml_tensor * node, attention_args & args, int n_stream, bool is_in_place) {
-    const int n = args.exact.n_tokens;
-    const int of_stream = args.exact_first ? (n + n_stream - 1) / n_stream : n;
-    args.n_exact_lots = n == 0 ? 0 : (of_stream + args.tokens_of_lot() - 1) / args.tokens_of_lot();
-    args.exact_weight = weight_of_exact_lots(node, args, is_in_place);
+// Exact rows of teams are read where they lie, others come to shared memory. False: there is no room for them.
+bool set_exact_rows(const ggml_tensor * node, attention_args & args, attention_launch & launch,
+                    const device_limits & limits) {
+    if (args.team > 1) {
+        share_slots(args, launch, TOKENS * args.units);
+        args.share.sub_warps = args.sub_warps;
+        return true;
+    }
+    const ggml_tensor *k = node->src[KVTUNER_EXACT_AT], *v = node->src[KVTUNER_EXACT_AT + 1];
+    const int size_k = (int)node->src[1]->ne[0], size_v = (int)node->src[2]->ne[0];
+    const exact_bytes head = { (int)ggml_row_size(k->type, k->ne[0]), (int)ggml_row_size(v->type, v->ne[0]) };
+    const auto end = share_exact_rows(args, launch, head, room_for_exact_rows(node, args, launch, limits));
+    if (end && launch.is_short) {
+        launch.shared_bytes = std::max(launch.shared_bytes, *end);
+    } else if (end) {
+        const int queries =
+                has_queries_in_registers(size_k, launch.tiles) ? query_bytes(args, size_k, launch.tiles) : 0;
+        args.behind_lots = std::max(args.behind_lots, padded(*end + queries));
+        launch.shared_bytes =
+                std::max(launch.shared_bytes, args.behind_lots + bytes_beside(args, size_k, size_v, launch.tiles));
+    }
+    return end.has_value();
 }
 
 }  // namespace
@@ -349,7 +374,7 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rot
     attention_args & args = plan.args;
     attention_launch & launch = plan.launch;
     set_node(node, around, args);
-    args.exact_first = kvtuner_integers_of(node).first_slots;
+    args.exact_first = q->ne[3] > 1 ? kvtuner_integers_of(node).first_slots : nullptr;  // one stream has all slots
     set_codes(node, args);
 
     const int most = most_tiles(k->ne[0], v->ne[0]), wanted = (args.n_columns() + COLUMNS - 1) / COLUMNS;
@@ -368,18 +393,15 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rot
     args.by_groups = divisor_of(args.head_groups());
     args.by_columns = divisor_of(args.columns_of_block(launch.tiles));
     launch.n_threads = LANES * args.n_warps();
-    set_exact_lots(node, args, launch.n_stream, launch.is_short);
-    if (args.team > 1 && args.n_exact_lots + lots_of_cache(args) <= n_blocks) {
-        args.exact_weight = 1;  // each lot has a block of threads
-    }
-    const int n_lots = args.n_exact_lots * args.exact_weight + lots_of_cache(args);
     const bool is_one_part =
             args.team > 1 ? lots_of_cache(args) == 1 : launch.is_short && args.cache.n_tokens <= MOST_OF_ONE_PART;
-    launch.n_parts = is_one_part ? 1 : std::max(1, std::min(n_blocks, n_lots));
-    args.n_of_parts = n_lots / launch.n_parts;
-    args.n_more = n_lots % launch.n_parts;
+    share_lots(args, launch, lots_of_cache(args), is_one_part ? 1 : n_blocks);
     if (args.team > 1) {
         set_lots_ahead(node, args, launch);
+    }
+    args.behind_lots = args.n_lots * args.lot.bytes;
+    if (args.exact.n_tokens > 0 && !set_exact_rows(node, args, launch, limits)) {
+        return std::nullopt;
     }
 
     plan.n_columns = (int64_t)args.n_head_kv * args.n_columns();

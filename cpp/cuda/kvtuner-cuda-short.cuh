@@ -74,11 +74,14 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_short
     ggml_cuda_pdl_lc();
 
     query_rows<DK, 1> rows(a, at.warp, at.first_head, at.first_column);
-    prefetch_exact_rows(a, at, range);
+    exact_rows exact = exact_rows_of(a, at, shared);
+    exact.find(a, at.lane);
     const bool sees = sees_tokens(a, at, range);
-    auto sums = take_queries<DK, DV, TILES>(a, at, queries, (float4 *)shared, rows, /*is_for_lot =*/false);
-    add_exact_rows(a, at, range, sums);
+    put_queries<DK, TILES>(a, queries, at.first_head, at.first_column, rows);
+    exact.bring(a, at.lane);
+    auto sums = take_queries<DK, DV, TILES>(a, at, queries, (float4 *)shared, /*is_for_lot =*/false);
     const uint32_t seen = __ballot_sync(0xffffffff, sees);
+    add_exact_rows(a, at.lane, exact, sums);
     if (seen != 0 || range.last - range.first > UNITS_LOOKED_AT) {
         sums.q.shrink(a.high_k);
         sums.o.enter(a);

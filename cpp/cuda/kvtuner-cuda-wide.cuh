@@ -152,14 +152,43 @@ private:
     }
 };
 
-// Exact rows come from anywhere: each warp finds those of its keys and those of its values itself.
-template <int UNITS, int DK, int TILES>
-__device__ void add_team_exact_rows(const attention_args & a, const block_place & at, const lot_range & range,
-                                    team_columns<DK, TILES> & sums) {
-    const int head = at.first_head + at.head;
+// Units of exact rows that a team has: `call` with the first slot of each.
+template <typename CALL>
+__device__ void each_team_unit(const attention_args & a, const block_place & at, const CALL & call) {
+    const int part = blockIdx.x;
+    if (part >= a.share.n_parts) {
+        return;
+    }
+    const int first = a.exact_first ? a.exact_first[at.stream] : 0;
 #pragma unroll 1
-    for (int lot = range.exact_first; lot < range.exact_last; ++lot) {
-        const int slot = (a.exact_first ? a.exact_first[at.stream] : 0) + (lot * a.sub_warps + at.sub) * UNITS * TOKENS;
+    for (int unit = part + at.sub * a.share.n_parts; unit < a.share.n_units; unit += a.share.n_parts * a.sub_warps) {
+        call(first + unit * a.share.slots);
+    }
+}
+
+// They come from anywhere, and where is known late: they are asked for before queries are made. Half of the lanes of a
+// warp have a key each, the others a value.
+inline __device__ void prefetch_exact_rows(const attention_args & a, const block_place & at) {
+    const bool is_key = at.lane < TOKENS;
+    const strides of = is_key ? a.exact.k.of : a.exact.v.of;
+    const char * data = (is_key ? a.exact.k.data : a.exact.v.data) + (at.first_head + at.head) * of.head;
+    each_team_unit(a, at, [&](const int first) {
+#pragma unroll 1
+        for (int slot = first + at.lane % TOKENS; slot < first + a.share.slots; slot += TOKENS) {
+            const int row = slot < a.exact.n_tokens ? a.exact_rows[slot] : -1;
+#pragma unroll 1
+            for (int i = row < 0 ? (int)of.head : 0; i < (int)of.head; i += 128) {
+                prefetch(data + row * of.token + i);
+            }
+        }
+    });
+}
+
+// Each warp finds those of its keys and those of its values itself.
+template <int UNITS, int DK, int TILES>
+__device__ void add_team_exact_rows(const attention_args & a, const block_place & at, team_columns<DK, TILES> & sums) {
+    const int head = at.first_head + at.head;
+    each_team_unit(a, at, [&](const int slot) {
         const auto row_of = [&](const int i) { return slot + i < a.exact.n_tokens ? a.exact_rows[slot + i] : -1; };
         const auto place_of = [&](const cached_side & side, const int row) {
             return side.data + max(0, row) * side.of.token + head * side.of.head;
@@ -187,7 +216,7 @@ __device__ void add_team_exact_rows(const attention_args & a, const block_place 
                                 marks, [&](const int unit, const int i) {
                                     return place_of(a.exact.v, row_of(unit * TOKENS + 2 * sums.t + i % 2 + i / 2 * 8));
                                 });
-    }
+    });
 }
 
 // UNITS: of 16 tokens, that a team has at once
@@ -195,12 +224,12 @@ template <int DK, int DV, int TILES, int UNITS>
 __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_wide(const attention_args a) {
     static_assert(DK == DV && !query_parts<DK, TILES>::IN_REGISTERS);
     constexpr int TEAM = team_warps(DV), SUM_BYTES = sum_bytes(DK, TILES);
-    extern __shared__ __align__(128) char lots[];
+    extern __shared__ __align__(128) char shared[];
     block_place at(a, TILES * COLUMNS, TEAM);
     const lot_range range(a);
     // behind the lots: barriers, sums of queries, queries, scores of teams
-    char * behind = lots + a.n_lots * a.lot.bytes;
-    const lot_place place(lots, behind);
+    char * behind = shared + a.behind_lots;
+    const lot_place place(shared, behind);
     at.take_turns(a.lot);
     behind += BARRIERS_BYTES;
     float4 * query_sums = (float4 *)behind;
@@ -217,21 +246,21 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_wide(
     ggml_cuda_pdl_lc();
 
     query_rows < DK, TEAM<COLUMNS ? 2 : 1> rows(a, at.warp, at.first_head, at.first_column);
-    bring_first(a, at, range, from, place);
+    bring_first(a, at, range, from, place, 0, a.lots_ahead);
     if (at.member == 0) {
-        prefetch_exact_rows(a, at, range);
+        prefetch_exact_rows(a, at);
     }
+    put_queries<DK, TILES>(a, queries, at.first_head, at.first_column, rows);
     team_columns<DK, TILES> sums(
-            take_queries<DK, VALUES_OF_MEMBER, TILES>(a, at, queries, query_sums, rows, /*is_for_lot =*/false), at,
-            told);
+            take_queries<DK, VALUES_OF_MEMBER, TILES>(a, at, queries, query_sums, /*is_for_lot =*/false), at, told);
 
-    add_team_exact_rows<UNITS>(a, at, range, sums);
+    add_team_exact_rows<UNITS>(a, at, sums);
     sums.o.enter(a);
-    add_lots<UNITS>(a, at, range, from, place, lots, sums);
+    add_lots<UNITS>(a, at, range, from, place, shared, sums);
     sums.o.leave(a);
 
     wait_for_warps(a.n_warps());
-    store_and_merge<DV>(a, at, a.merge.n_parts == 1, (float *)lots, sums);
+    store_and_merge<DV>(a, at, a.merge.n_parts == 1, (float *)shared, sums);
 }
 
 }  // namespace kvtuner::cuda

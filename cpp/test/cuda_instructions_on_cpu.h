@@ -89,6 +89,10 @@ void copy_later(const uint32_t to, const void * from) {
     cuda_on_cpu::copy_later(to, from, N);
 }
 
+inline void wait_for_copies() {
+    cuda_on_cpu::wait_for_copies();
+}
+
 inline void wait_for_warps(const int n) {
     cuda_on_cpu::wait_at_barrier(1, n * cuda_on_cpu::WARP);
 }

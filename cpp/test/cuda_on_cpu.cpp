@@ -8,7 +8,6 @@
 #include <memory>
 #include <vector>
 
-using kvtuner::cuda::lots;
 using kvtuner::cuda::shared;
 
 half::operator float() const {
@@ -28,8 +27,7 @@ namespace {
 
 constexpr size_t STACK = 256 * 1024;
 constexpr int N_BARRIERS = 16;
-constexpr uint32_t FIRST_OF_SHARED = 1 << 20;  // addresses in `lots` are less
-constexpr char UNWRITTEN = (char)0xff;         // as floats and halves no numbers
+constexpr char UNWRITTEN = (char)0xff;  // as floats and halves no numbers
 
 struct warp {
     int n_waiting = 0;
@@ -152,7 +150,7 @@ void check_block() {
     const auto is_unwritten = [](const char * memory) {
         return std::all_of(memory + shared_size, memory + MOST_SHARED, [](char c) { return c == UNWRITTEN; });
     };
-    if (shared_size > 0 && !(is_unwritten(lots) && is_unwritten(shared))) {
+    if (shared_size > 0 && !is_unwritten(shared)) {
         fail("written behind the shared memory of a block");
     }
     const auto has_copies = [](const fiber & f) { return !f.copies.empty(); };
@@ -169,7 +167,6 @@ void run_block(const dim3 & threads) {
     for (int i = 0; i < n; ++i) {
         prepare(fibers[i], { i % threads.x, i / threads.x, 0 });
     }
-    memset(lots, UNWRITTEN, shared_size);
     memset(shared, UNWRITTEN, shared_size);
     got_on();
     running = how.is_backward ? 0 : n - 1;
@@ -235,7 +232,6 @@ void run(const launch & grid, const std::function<void()> & kernel) {
         fail("a block that no GPU runs");
     }
     if (shared_size > 0) {
-        memset(lots, UNWRITTEN, MOST_SHARED);
         memset(shared, UNWRITTEN, MOST_SHARED);
     }
     for (int z = 0; z < gridDim.z; ++z) {
@@ -296,22 +292,18 @@ void wait_at_barrier(int i, int n_threads) {
 }
 
 char * shared_bytes_at(uint32_t address, int n_bytes) {
-    const int64_t at = address % FIRST_OF_SHARED;
-    if (n_bytes < 0 || at + n_bytes > shared_size) {
+    if (n_bytes < 0 || (int64_t)address + n_bytes > shared_size) {
         fail("an address behind the shared memory of a block");
     }
-    return (address < FIRST_OF_SHARED ? lots : shared) + at;
+    return shared + address;
 }
 
 uint32_t shared_address(const void * place) {
-    const auto is_in = [=](const char * memory) { return place >= memory && place <= memory + shared_size; };
-    if (is_in(lots)) {
-        return (uint32_t)((const char *)place - lots);
-    }
-    if (!is_in(shared)) {
+    const int64_t address = (const char *)place - shared;
+    if (address < 0 || address > shared_size) {
         fail("an address that is none of the shared memory of a block");
     }
-    return FIRST_OF_SHARED + (uint32_t)((const char *)place - shared);
+    return (uint32_t)address;
 }
 
 void make_phases(uint32_t barrier, int n_arrivals) {
@@ -330,6 +322,17 @@ void arrive(uint32_t barrier) {
 
 void copy_later(uint32_t to, const void * from, int n_bytes) {
     fibers[running].copies.push_back(checked_copy(to, from, n_bytes, n_bytes));
+    if (!how.are_copies_late) {
+        make(fibers[running].copies.back());
+    }
+}
+
+void wait_for_copies() {
+    std::vector<copy> & copies = fibers[running].copies;
+    if (how.are_copies_late) {
+        std::for_each(copies.begin(), copies.end(), make);
+    }
+    copies.clear();
 }
 
 void arrive_when_copied(uint32_t barrier) {

@@ -14,7 +14,7 @@
 #define __host__
 #define __device__
 #define __global__ static
-#define __shared__ thread_local  // so that an array may also be one from elsewhere: see kvtuner::cuda::lots
+#define __shared__ thread_local  // so that an array may also be one from elsewhere: see kvtuner::cuda::shared
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
 
@@ -83,7 +83,6 @@ constexpr int MOST_SHARED = 232448;  // bytes that a block can have
 // the shared memory of a block, as the kernels that have some of a size set at the launch name it
 namespace kvtuner::cuda {
 
-inline __shared__ __align__(128) char lots[cuda_on_cpu::MOST_SHARED] = {};
 inline __shared__ __align__(128) char shared[cuda_on_cpu::MOST_SHARED] = {};
 
 }  // namespace kvtuner::cuda
@@ -133,6 +132,7 @@ uint32_t shared_address(const void * place);
 // barriers in shared memory, and copies in the background that they wait for
 void make_phases(uint32_t barrier, int n_arrivals);
 void copy_later(uint32_t to, const void * from, int n_bytes);
+void wait_for_copies();
 void arrive_when_copied(uint32_t barrier);
 void announce_bytes(uint32_t barrier, int n_bytes);
 void arrive(uint32_t barrier);
@@ -209,6 +209,10 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
 
 inline int __ffs(int x) {
     return __builtin_ffs(x);
+}
+
+inline int __popc(unsigned x) {
+    return __builtin_popcount(x);
 }
 
 inline int __clz(int x) {

@@ -67,7 +67,19 @@ setting many_setting(ggml_type type_k, ggml_type type_v, head_sizes size, std::m
     return s;
 }
 
-// heads so large that a block of threads has room for one lot, and with exact rows some have two
+// exact rows of so many heads that shared memory has no room for 16 of each
+setting crowded_setting(std::mt19937 & random) {
+    setting s = random_setting(GGML_TYPE_Q2_NL, GGML_TYPE_Q2_NL, { 192, 128 }, random);
+    s.n_head_kv = 8;
+    s.group = 1;
+    s.n_query = pick({ 1, 5 }, random);
+    s.n_token = 528;
+    s.n_slot = 36;
+    s.type_exact = GGML_TYPE_F16;
+    return s;
+}
+
+// heads so large that a small block of threads has room for one lot
 setting wide_setting(std::mt19937 & random) {
     setting s = random_setting(GGML_TYPE_F16, GGML_TYPE_F16, { 512, 512 }, random);
     s.n_head_kv = s.n_stream = s.n_query = 1;
@@ -102,6 +114,28 @@ void run(prefill_plan & plan, const setting & s) {
     launch_plan(plan, s.size.k, s.size.v);
 }
 
+// how exact rows come to shared memory
+std::vector<std::string> exact_ways_of(const attention_plan & plan) {
+    const exact_share & share = plan.args.share;
+    if (share.n_units == 0) {
+        return {};
+    }
+    if (plan.args.team > 1) {
+        return { "exact rows of teams" };
+    }
+    std::vector<std::string> ways = { share.slots == TOKENS ? "exact rows, 16 a unit" : "exact rows, fewer a unit" };
+    if (share.n_units > share.n_parts * share.sub_warps) {
+        ways.push_back("exact rows, units of a warp in turns");
+    }
+    if (share.n_parts < plan.launch.n_parts && share.n_parts < share.n_units) {
+        ways.push_back("exact rows, parts with fewer lots");
+    }
+    if (!plan.launch.is_short && plan.args.exact_at.first_lots < plan.args.lots_ahead) {
+        ways.push_back("exact rows, before some of the first lots");
+    }
+    return ways;
+}
+
 // which of their ways the kernels take
 std::vector<std::string> ways_of(const prefill_plan & plan) {
     return { plan.args.merge.n_parts == 1 ? "many queries, one part" : "many queries, parts" };
@@ -109,7 +143,8 @@ std::vector<std::string> ways_of(const prefill_plan & plan) {
 
 std::vector<std::string> ways_of(const attention_plan & plan) {
     const attention_launch & l = plan.launch;
-    std::vector<std::string> ways = { std::to_string(l.tiles) + " tiles" };
+    std::vector<std::string> ways = exact_ways_of(plan);
+    ways.push_back(std::to_string(l.tiles) + " tiles");
     if (plan.args.team > 1) {
         ways.push_back("teams, units: " + std::to_string(plan.args.units));
         ways.push_back(std::to_string(plan.args.sub_warps) + " teams");
@@ -151,6 +186,12 @@ const char * const ALL_WAYS[] = {
     "many queries, one part",
     "many queries, parts",
     "rotated",
+    "exact rows of teams",
+    "exact rows, 16 a unit",
+    "exact rows, fewer a unit",
+    "exact rows, units of a warp in turns",
+    "exact rows, parts with fewer lots",
+    "exact rows, before some of the first lots",
 };
 
 struct tally : attention_errors {
@@ -242,7 +283,8 @@ int main(int argc, char ** argv) {
         all.run(long_setting(random), { 1, MOST_SHARED, i % 2 == 0 }, random);
     }
     for (int i = 0; i < n_each; ++i) {
-        all.run(wide_setting(random), { 16, MOST_SHARED, false }, random);
+        all.run(crowded_setting(random), { 1, 101376, i % 2 == 0 }, random);
+        all.run(wide_setting(random), { 16, 65536, false }, random);
     }
     for (const char * way : ALL_WAYS) {
         printf("%s: %d\n", way, all.ways[way]);
