@@ -3,6 +3,7 @@
 
 #include "kvtuner-cuda-attention-args.cuh"
 #include "kvtuner-cuda-products.cuh"
+#include "kvtuner-cuda-slope.cuh"
 
 namespace kvtuner::cuda {
 
@@ -48,8 +49,6 @@ struct column_sums {
     }
 
     __device__ void set_columns(const attention_args & a, const int head_kv, const int first) {
-        const int n_head = a.n_head_kv * a.group;
-        const int n_log2 = 1 << (31 - __clz(n_head));
 #pragma unroll
         for (int tile = 0; tile < TILES; ++tile) {
 #pragma unroll
@@ -57,10 +56,7 @@ struct column_sums {
                 const int column = min(first + tile * COLUMNS + 2 * t + j, a.n_columns() - 1);
                 query[tile][j] = a.query_of(column);
                 if (a.max_bias > 0) {
-                    const int head = head_kv * a.group + column - query[tile][j] * a.group;
-                    const float exponent =
-                            head < n_log2 ? (head + 1) / (float)n_log2 : (2 * (head - n_log2) + 1) / (2.0f * n_log2);
-                    slope[tile][j] = LOG2_E * exp2f(-a.max_bias * exponent);
+                    slope[tile][j] = slope_of(a, head_kv * a.group + column - query[tile][j] * a.group);
                 }
             }
         }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kvtuner-cuda-prefill-walk.cuh"
+#include "kvtuner-cuda-slope.cuh"
 #include "kvtuner-cuda-warp.cuh"
 
 namespace kvtuner::cuda {
@@ -142,7 +143,7 @@ private:
 #pragma unroll
         for (int i = 0; i < TILES * 2; ++i) {
             const int row = min(first_row + i * 8 + g, a.n_columns() - 1), query = a.by_group.quotient(row);
-            const float slope = LOG2_E * slope_of(a, at.head * a.group + row - query * a.group);
+            const float slope = slope_of(a, at.head * a.group + row - query * a.group);
             const half * mask = from.mask + at.stream * from.mask_stream + query * from.mask_query + tokens.first;
 #pragma unroll
             for (int n = 0; n < HALF / 8; ++n) {
@@ -219,15 +220,6 @@ private:
                 between(k * STEPS + i, HALF / 16 * STEPS);
             }
         }
-    }
-
-    __device__ static float slope_of(const prefill_args & a, const int head) {
-        if (a.max_bias == 0) {
-            return 1;
-        }
-        const int n_head = a.n_head_kv * a.group, n_log2 = 1 << (31 - __clz(n_head));
-        const float exponent = head < n_log2 ? (head + 1) / (float)n_log2 : (2 * (head - n_log2) + 1) / (2.0f * n_log2);
-        return exp2f(-a.max_bias * exponent);
     }
 
     __device__ void raise(const int m, float (&above)[2], float (&factor)[2]) {
