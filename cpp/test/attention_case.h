@@ -30,7 +30,9 @@ T pick(const T (&of)[N], std::mt19937 & random) {
     return of[random() % N];
 }
 
-enum mask_kind { NO_MASK, CAUSAL, WINDOW, HOLES, N_MASKS };  // HOLES: some queries see nothing
+// HOLES: some queries see nothing. Not among those that all tests have: BIASES, where scores get less, or more from
+// token to token, and EVERYTHING, which all queries see.
+enum mask_kind { NO_MASK, CAUSAL, WINDOW, HOLES, N_MASKS, BIASES, EVERYTHING };
 
 struct setting {
     ggml_type type_k, type_v;
@@ -42,9 +44,10 @@ struct setting {
     int64_t n_center;  // of blocks of positions, 0 for none
     int64_t n_slot;    // of tokens with exact rows, 0 for none
     ggml_type type_exact;
-    bool all_see;        // some token, also with HOLES
-    bool has_own_slots;  // each stream sees slots of its own alone, which the node says
-    bool has_hint;       // of how many tokens a query sees at most
+    bool all_see;         // some token, also with HOLES
+    bool has_own_slots;   // each stream sees slots of its own alone, which the node says
+    bool has_hint;        // of how many tokens a query sees at most
+    bool are_slots_seen;  // by all queries, also those without rows
 
     int64_t n_head() const {
         return group * n_head_kv;
@@ -169,7 +172,7 @@ private:
         const int64_t n_row = s.n_slot + 3;
         exact_k = make_rows(s.size.k, n_row, random);
         exact_v = make_rows(s.size.v, n_row, random);
-        exact_mask = make_mask(s.n_slot, HOLES, random);
+        exact_mask = make_mask(s.n_slot, s.are_slots_seen ? EVERYTHING : HOLES, random);
         if (s.has_own_slots) {
             hide_slots_of_others();
         }
@@ -180,7 +183,8 @@ private:
         std::iota(slot_rows.begin(), slot_rows.end(), 0);
         std::shuffle(slot_rows.begin(), slot_rows.end(), random);
         slot_rows.resize(s.n_slot);
-        std::fill(slot_rows.end() - random() % 3 % s.n_slot, slot_rows.end(), -1);
+        const int64_t n_without = s.are_slots_seen ? s.n_slot / 2 : random() % 3 % s.n_slot;
+        std::fill(slot_rows.end() - n_without, slot_rows.end(), -1);
     }
 
     int64_t slots_of_stream() const {
@@ -223,9 +227,18 @@ private:
                 return token <= position;
             case WINDOW:
                 return token <= position && token > position - 20;
+            case EVERYTHING:
+                return true;
             default:
                 return (s.all_see || query % 5 != 3) && random() % 3 != 0;
         }
+    }
+
+    float bias_of(mask_kind kind, int64_t query, int64_t token, std::mt19937 & random) const {
+        if (kind == BIASES) {
+            return pick({ 0.0f, 3.0f, -5.0f, -60000.0f }, random) + 0.125f * (token % 512);
+        }
+        return s.max_bias > 0 ? -0.01f * std::abs((float)(token - query)) : SEEN;
     }
 
     ggml_tensor * make_mask(int64_t n_token, mask_kind kind, std::mt19937 & random) {
@@ -239,8 +252,8 @@ private:
         for (int64_t row = 0; row < s.n_query * s.n_stream; ++row) {
             for (int64_t token = 0; token < n_token; ++token) {
                 const int64_t query = row % s.n_query;
-                const float distance = s.max_bias > 0 ? -0.01f * std::abs((float)(token - query)) : SEEN;
-                *values++ = ggml_fp32_to_fp16(sees(kind, query, token, random) ? distance : UNSEEN);
+                *values++ = ggml_fp32_to_fp16(sees(kind, query, token, random) ? bias_of(kind, query, token, random)
+                                                                               : UNSEEN);
             }
         }
         return made;

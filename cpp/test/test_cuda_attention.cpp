@@ -19,7 +19,8 @@ using namespace kvtuner::cuda;
 namespace {
 
 constexpr int MOST_SHARED = cuda_on_cpu::MOST_SHARED;
-constexpr int MOST_OF_FEW = 16;  // queries
+constexpr int MOST_OF_FEW = 16;     // queries
+constexpr double MOST_HERE = 2e-5;  // normalized error: a token too many of a hundred is more
 
 constexpr ggml_type TYPES[] = { GGML_TYPE_F16,    GGML_TYPE_Q8_0,  GGML_TYPE_Q5_0, GGML_TYPE_Q4_0,
                                 GGML_TYPE_IQ4_NL, GGML_TYPE_Q3_NL, GGML_TYPE_Q2_NL };
@@ -61,9 +62,13 @@ setting long_setting(std::mt19937 & random) {
 
 setting many_setting(ggml_type type_k, ggml_type type_v, head_sizes size, std::mt19937 & random) {
     setting s = random_setting(type_k, type_v, size, random);
+    s.group = pick({ 1, 3, 4, 7, 12 }, random);
     s.n_query = pick({ 17, 40, 70 }, random);
     s.n_head_kv = size.k >= 192 ? 1 : pick({ 1, 2 }, random);
-    s.n_token = pick({ 48, 256, 528, 1024 }, random);
+    s.n_token = pick({ 16, 80, 256, 528, 1024 }, random);
+    s.n_slot = pick({ 0, 0, 1, 32, 64, 97 }, random);
+    s.are_slots_seen = random() % 2;
+    s.mask = pick({ CAUSAL, WINDOW, HOLES, BIASES }, random);
     return s;
 }
 
@@ -218,8 +223,14 @@ private:
 
     void run_plain(const attention_case & c, const device_limits & limits, std::mt19937 & random) {
         if (attend(c, {}, limits)) {
-            worst = std::max(worst, check(c, values_of(c.out), text, random));
+            check_closely(c, values_of(c.out), random);
         }
+    }
+
+    void check_closely(const attention_case & c, const std::vector<float> & got, std::mt19937 & random) {
+        const double error = check(c, got, text, random);
+        n_failed += error > MOST_HERE && error <= MOST;
+        worst = std::max(worst, error);
     }
 
     // as caches of a plan are read: the kernels rotate queries and output
@@ -228,7 +239,7 @@ private:
         const ggml_tensor * turned = c.out->src[0]->src[0];
         if (attend(c, { turned->src[1], turned->src[0]->ne[0], around.out, around.out->src[0]->ne[0] }, limits)) {
             ++ways["rotated"];
-            worst = std::max(worst, check(c, around.before_rotation(values_of(around.out)), text, random));
+            check_closely(c, around.before_rotation(values_of(around.out)), random);
         }
     }
 
