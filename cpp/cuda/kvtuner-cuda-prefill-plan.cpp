@@ -10,7 +10,7 @@ namespace {
 
 constexpr int LEAST_QUERIES = 17;
 constexpr int MOST_PARTS = 8;          // of tokens: so many are added up at once
-constexpr double COST_OF_PART = 0.02;  // of the time without parts
+constexpr double COST_OF_PART = 0.02;  // of a round of blocks
 
 // of a block of threads of a pair of head sizes
 struct block_sizes {
@@ -54,10 +54,10 @@ int padded(int bytes) {
     return (bytes + 15) / 16 * 16;
 }
 
-// how long it takes with so many parts of tokens
+// How long it takes with so many parts of tokens. All blocks store theirs.
 double time_of(int n_blocks, int n_at_once, int n_parts) {
     const int rounds = (n_blocks * n_parts + n_at_once - 1) / n_at_once;
-    return (double)rounds / n_parts + COST_OF_PART * (n_parts - 1);
+    return (double)rounds / n_parts + COST_OF_PART * (n_parts - 1) * std::max(1.0, (double)n_blocks / n_at_once);
 }
 
 int best_parts(int n_blocks, int n_at_once, int n_tiles) {

@@ -62,7 +62,9 @@ struct row_share {
         if constexpr (BYTES % 16 == 0) {
 #pragma unroll
             for (int i = 0; i < WORDS / 4; ++i) {
-                *(uint4 *)(words + 4 * i) = ((const uint4 *)from)[i];
+                // the last share may have fewer
+                const bool is_there = PARTS % N == 0 || share * BYTES + 16 * i < PARTS / OF_BLOCK * type::BYTES;
+                *(uint4 *)(words + 4 * i) = is_there ? ((const uint4 *)from)[i] : make_uint4(0, 0, 0, 0);
             }
         } else if constexpr (BYTES % 4 == 0) {
 #pragma unroll

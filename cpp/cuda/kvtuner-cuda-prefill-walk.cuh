@@ -69,7 +69,7 @@ private:
         bool is_seen = false, is_all = true;
         if (base + lane < n) {
             const seen * here = marks + (first + (base + lane) * step) * of_tile;
-#pragma unroll 1
+#pragma unroll 4
             for (int row = 0; row < n_rows_of_marks; ++row) {
 #pragma unroll 1
                 for (int k = 0; k < of_tile; ++k) {

@@ -51,14 +51,22 @@ void kvtuner_cuda_steps::find_rotations() {
         if (!kvtuner_cuda_attention_rotates(ctx.device, node)) {
             continue;
         }
-        if (const ggml_tensor * behind = in.rotation_behind(i)) {
+        const ggml_tensor *before = in.rotation_before(node), *behind = in.rotation_behind(i);
+        const auto reads_queries_before = [&](const ggml_tensor * out) {
+            return before && is_kept(before->src[1], in.at.at(before), i) && !overlaps(before->src[1], out);
+        };
+        // rows may be stored there before others have read what the node reads
+        const auto is_free = [&](const ggml_tensor * out) {
+            const auto first = node->src + (reads_queries_before(out) ? 1 : 0);
+            return std::none_of(first, node->src + GGML_MAX_SRC,
+                                [=](const ggml_tensor * source) { return source && overlaps(source, out); });
+        };
+        if (behind && is_free(behind)) {
             around.out = behind;
             around.out_length = behind->ne[0];
             is_covered[in.at.at(behind)] = true;
         }
-        // its rows may be stored before others have read queries
-        const ggml_tensor *before = in.rotation_before(node), *out = around.out ? around.out : node;
-        if (before && is_kept(before->src[1], in.at.at(before), i) && !overlaps(before->src[1], out)) {
+        if (reads_queries_before(around.out ? around.out : node)) {
             around.q = before->src[1];
             around.q_length = before->ne[0];
             is_covered[in.at.at(before)] = true;
