@@ -39,6 +39,7 @@ struct tile_steps {
             const uint32_t to = shared_at + sizes::RAW_AT + i % 2 * a.raw_bytes;
             tile.i < n_exact ? bring_exact(tile, to) : bring_cache(tile.i - n_exact, to);
             arrive_when_copied(barrier(i));
+            __syncwarp();
         }
         return tile;
     }
@@ -47,6 +48,7 @@ struct tile_steps {
         wait_for_phase(barrier(i), i / 2 % 2);
         put_tile<DK, DV>(a, at, mine, tile_tokens(a, tile, sizes::TOKENS), shared + sizes::RAW_AT + i % 2 * a.raw_bytes,
                          shared + sizes::TILES_AT + i % 2 * sizes::TILE_BYTES);
+        __syncwarp();  // threads whose tokens are not there have gone another way
     }
 
 private:
