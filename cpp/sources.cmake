@@ -14,9 +14,9 @@ kvtuner_files(KVTUNER_GRAPH graph write-steps.cpp writes.cpp)
 kvtuner_files(KVTUNER_CPU_SOURCES cpu lowbit-cpu.cpp rows.cpp attention-centers.cpp attention-tile.cpp attention.cpp cpu-write.cpp)
 kvtuner_files(KVTUNER_CUDA cuda cuda-write.cu cuda-rows.cu cuda-attention.cu cuda-dense.cu cuda-steps.cu)
 kvtuner_files(KVTUNER_NVIDIA cuda
-    cuda-node.cpp cuda-plan.cpp cuda-attend-64-64.cu cuda-attend-96-96.cu cuda-attend-128-128.cu cuda-attend-192-128.cu
-    cuda-attend-256-256.cu cuda-attend-512-512.cu cuda-prefill-plan.cpp cuda-seen.cu cuda-prefill-64-64.cu
-    cuda-prefill-96-96.cu cuda-prefill-128-128.cu cuda-prefill-192-128.cu cuda-prefill-256-256.cu)
+    cuda-node.cpp cuda-lot-layout.cpp cuda-plan.cpp cuda-attend-64-64.cu cuda-attend-96-96.cu cuda-attend-128-128.cu
+    cuda-attend-192-128.cu cuda-attend-256-256.cu cuda-attend-512-512.cu cuda-prefill-plan.cpp cuda-seen.cu
+    cuda-prefill-64-64.cu cuda-prefill-96-96.cu cuda-prefill-128-128.cu cuda-prefill-192-128.cu cuda-prefill-256-256.cu)
 kvtuner_files(KVTUNER_METAL metal
     metal-attention.cpp metal-dense.cpp metal-library.cpp metal-rows.cpp metal-source.cpp metal-steps.cpp metal-write.cpp)
 set(KVTUNER_LLAMA "${KVTUNER_SOURCE}/vendor/llama.cpp")

@@ -223,7 +223,7 @@ __device__ void add_team_exact_rows(const attention_args & a, const block_place 
 template <int DK, int DV, int TILES, int UNITS>
 __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_wide(const attention_args a) {
     static_assert(DK == DV && !query_parts<DK, TILES>::IN_REGISTERS);
-    constexpr int TEAM = team_warps(DV), SUM_BYTES = sum_bytes(DK, TILES);
+    constexpr int TEAM = team_warps(DV), SUM_BYTES = sum_bytes(DK, TILES), AT_A_TIME = TEAM < COLUMNS ? 2 : 1;
     extern __shared__ __align__(128) char shared[];
     block_place at(a, TILES * COLUMNS, TEAM);
     const lot_range range(a);
@@ -245,7 +245,7 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_wide(
     ggml_cuda_pdl_sync();
     ggml_cuda_pdl_lc();
 
-    query_rows < DK, TEAM<COLUMNS ? 2 : 1> rows(a, at.warp, at.first_head, at.first_column);
+    query_rows<DK, AT_A_TIME> rows(a, at.warp, at.first_head, at.first_column);
     bring_first(a, at, range, from, place, 0, a.lots_ahead);
     if (at.member == 0) {
         prefetch_exact_rows(a, at);
