@@ -232,11 +232,7 @@ struct column_sums {
                         const token_marks (&marks)[UNITS]) {
         scores<TILES> s[UNITS] = {};
 #define KVTUNER_SCORES(T) score<T, IS_EXACT>(rows, s)
-        if constexpr (IS_EXACT) {
-            KVTUNER_FOR_EXACT_KIND(rows.kind_k, KVTUNER_SCORES)
-        } else {
-            KVTUNER_FOR_KIND(rows.kind_k, KVTUNER_SCORES)
-        }
+        KVTUNER_FOR_KIND_OF(IS_EXACT, rows.kind_k, KVTUNER_SCORES)
 #undef KVTUNER_SCORES
 #pragma unroll
         for (int u = 0; u < UNITS; ++u) {
@@ -248,11 +244,7 @@ struct column_sums {
         weights<TILES> p[UNITS];
         weigh(s, p);
 #define KVTUNER_VALUES(T) sum_values<T, IS_EXACT>(rows, p)
-        if constexpr (IS_EXACT) {
-            KVTUNER_FOR_EXACT_KIND(rows.kind_v, KVTUNER_VALUES)
-        } else {
-            KVTUNER_FOR_KIND(rows.kind_v, KVTUNER_VALUES)
-        }
+        KVTUNER_FOR_KIND_OF(IS_EXACT, rows.kind_v, KVTUNER_VALUES)
 #undef KVTUNER_VALUES
     }
 

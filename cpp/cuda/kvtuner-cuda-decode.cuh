@@ -162,6 +162,17 @@ __device__ column_sums<DK, DV, TILES> take_queries(const attention_args & a, con
     return columns;
 }
 
+// what is left of a block of threads when its exact rows are added
+template <int UNITS, int DV, typename SUMS>
+__device__ void add_lots_and_store(const attention_args & a, const block_place & at, const lot_range & range,
+                                   const lot_sources & from, const lot_place & place, char * shared, SUMS & sums) {
+    sums.o.enter(a);
+    add_lots<UNITS>(a, at, range, from, place, shared, sums);
+    sums.o.leave(a);
+    wait_for_warps(a.n_warps());
+    store_and_merge<DV>(a, at, a.merge.n_parts == 1, (float *)shared, sums);
+}
+
 // UNITS: of 16 tokens, that a warp has at once
 template <int DK, int DV, int TILES, int UNITS>
 __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const attention_args a) {
@@ -208,12 +219,7 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend(const
         }
     }
     sums.q.shrink(a.high_k);
-    sums.o.enter(a);
-    add_lots<UNITS>(a, at, range, from, place, shared, sums);
-    sums.o.leave(a);
-
-    wait_for_warps(a.n_warps());
-    store_and_merge<DV>(a, at, a.merge.n_parts == 1, (float *)shared, sums);
+    add_lots_and_store<UNITS, DV>(a, at, range, from, place, shared, sums);
 }
 
 }  // namespace kvtuner::cuda

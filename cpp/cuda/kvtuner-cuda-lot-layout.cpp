@@ -61,10 +61,6 @@ row_copy side_copy(const cached_side & side, int slice, const attention_args & a
 
 }  // namespace
 
-int padded(int bytes) {
-    return (bytes + 127) / 128 * 128;
-}
-
 bool set_carried_lot(const ggml_tensor * node, attention_args & args, bool takes_rows, int carriers) {
     const ggml_tensor *k = node->src[1], *v = node->src[2];
     lot_layout & lot = args.lot;
@@ -84,10 +80,10 @@ bool set_carried_lot(const ggml_tensor * node, attention_args & args, bool takes
     lot.value_8 = lot.v_tokens.at(8);
     lot.next_key = lot.k_tokens.at(TOKENS);
     lot.next_value = lot.v_tokens.at(TOKENS);
-    lot.v_at = padded(lot.k_tokens.at(n));
-    lot.mask_at = lot.v_at + padded(lot.v_tokens.at(n));
-    lot.blocks_at = lot.mask_at + padded(args.n_query * n * 2);
-    lot.bytes = lot.blocks_at + (args.centers ? padded(n * 4) : 0);
+    lot.v_at = GGML_PAD(lot.k_tokens.at(n), LOT_ALIGNMENT);
+    lot.mask_at = lot.v_at + GGML_PAD(lot.v_tokens.at(n), LOT_ALIGNMENT);
+    lot.blocks_at = lot.mask_at + GGML_PAD(args.n_query * n * 2, LOT_ALIGNMENT);
+    lot.bytes = lot.blocks_at + (args.centers ? GGML_PAD(n * 4, LOT_ALIGNMENT) : 0);
     lot.is_by_rows = takes_rows;
     lot.copied_bytes = 0;
     for (const row_copy & rows : { lot.k, lot.v, lot.mask, lot.blocks }) {
@@ -117,10 +113,13 @@ int query_bytes(const attention_args & args, int size_k, int tiles) {
     return args.heads_of_block * size_k / 16 * tiles * LANES * (int)sizeof(uint2);
 }
 
+int queries_in_lot(const attention_args & args, int size_k, int tiles) {
+    return has_queries_in_registers(size_k, tiles) ? query_bytes(args, size_k, tiles) : 0;
+}
+
 int bytes_beside(const attention_args & args, int size_k, int size_v, int tiles) {
-    return BARRIERS_BYTES + args.heads_of_block * sum_bytes(size_k, tiles) +
-           (has_queries_in_registers(size_k, tiles) ? 0 : query_bytes(args, size_k, tiles)) +
-           args.n_teams() * team_score_bytes(size_v, tiles);
+    return BARRIERS_BYTES + args.heads_of_block * sum_bytes(size_k, tiles) + query_bytes(args, size_k, tiles) -
+           queries_in_lot(args, size_k, tiles) + args.n_teams() * team_score_bytes(size_v, tiles);
 }
 
 int merge_bytes(const attention_args & args, int size_v, int tiles) {
@@ -137,8 +136,7 @@ int lots_bytes(const ggml_tensor * node, const attention_args & args, int tiles,
 void set_lots(const ggml_tensor * node, attention_args & args, int tiles, int limit) {
     const int size_k = (int)node->src[1]->ne[0], size_v = (int)node->src[2]->ne[0];
     args.n_lots = std::min(MOST_LOTS, (limit - bytes_beside(args, size_k, size_v, tiles)) / args.lot.bytes);
-    const int in_place = has_queries_in_registers(size_k, tiles) ? query_bytes(args, size_k, tiles) : 0;
-    if (args.lot.bytes < in_place || merge_bytes(args, size_v, tiles) > limit) {
+    if (args.lot.bytes < queries_in_lot(args, size_k, tiles) || merge_bytes(args, size_v, tiles) > limit) {
         args.n_lots = 0;
     }
 }

@@ -6,8 +6,7 @@
 
 namespace kvtuner::cuda {
 
-// to where the next may begin
-int padded(int bytes);
+constexpr int LOT_ALIGNMENT = 128;  // bytes of shared memory
 
 // Lots for the heads and tokens of a block, which so many warps bring. False: they cannot be copied.
 bool set_carried_lot(const ggml_tensor * node, attention_args & args, bool takes_rows, int carriers);
@@ -17,6 +16,9 @@ bool set_lot(const ggml_tensor * node, attention_args & args, bool takes_rows, i
 
 // of queries as halves
 int query_bytes(const attention_args & args, int size_k, int tiles);
+
+// those of them that lie in the place of a lot
+int queries_in_lot(const attention_args & args, int size_k, int tiles);
 
 // what a block of threads needs beside the lots: barriers, sums of queries, queries that do not lie in the place of a
 // lot, and scores of teams

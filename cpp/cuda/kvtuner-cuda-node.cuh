@@ -9,6 +9,8 @@
 
 namespace kvtuner::cuda {
 
+constexpr int MOST_FEW = 16;  // queries of a sequence that have kernels of their own; more have those of a prefill
+
 struct device_limits {
     int n_multiprocessors;
     int shared_bytes;  // that one block of threads can have; so many a multiprocessor has

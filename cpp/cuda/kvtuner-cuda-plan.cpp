@@ -11,7 +11,6 @@ namespace kvtuner::cuda {
 
 namespace {
 
-constexpr int MOST_QUERIES = 16;
 constexpr int LEAST_LONG_LOTS = 2;  // of each multiprocessor
 
 // by how much codes, or the bytes found for them, are more than levels
@@ -187,14 +186,13 @@ bool set_blocks(const ggml_tensor * node, attention_args & args, attention_launc
 exact_room room_for_exact_rows(const ggml_tensor * node, const attention_args & args, const attention_launch & launch,
                                const device_limits & limits) {
     const int size_k = (int)node->src[1]->ne[0], size_v = (int)node->src[2]->ne[0], tiles = launch.tiles;
-    const int queries = query_bytes(args, size_k, tiles);
     if (launch.is_short) {
-        return { sum_bytes(size_k, tiles) + queries, 0, 0, limits.shared_bytes };
+        return { sum_bytes(size_k, tiles) + query_bytes(args, size_k, tiles), 0, 0, limits.shared_bytes };
     }
     const int limit = limits.shared_bytes / blocks_of_multiprocessor(args, launch, limits, size_v);
-    const int most_behind = (limit - bytes_beside(args, size_k, size_v, tiles)) / 128 * 128;
+    const int most_behind = (limit - bytes_beside(args, size_k, size_v, tiles)) / LOT_ALIGNMENT * LOT_ALIGNMENT;
     const int behind = std::max(args.n_lots * args.lot.bytes, most_behind);
-    return { 0, args.lot.bytes, args.lots_ahead, behind - (has_queries_in_registers(size_k, tiles) ? queries : 0) };
+    return { 0, args.lot.bytes, args.lots_ahead, behind - queries_in_lot(args, size_k, tiles) };
 }
 
 // Exact rows of teams are read where they lie, others come to shared memory. False: there is no room for them.
@@ -212,9 +210,8 @@ bool set_exact_rows(const ggml_tensor * node, attention_args & args, attention_l
     if (end && launch.is_short) {
         launch.shared_bytes = std::max(launch.shared_bytes, *end);
     } else if (end) {
-        const int queries =
-                has_queries_in_registers(size_k, launch.tiles) ? query_bytes(args, size_k, launch.tiles) : 0;
-        args.behind_lots = std::max(args.behind_lots, padded(*end + queries));
+        const int queries = queries_in_lot(args, size_k, launch.tiles);
+        args.behind_lots = std::max(args.behind_lots, GGML_PAD(*end + queries, LOT_ALIGNMENT));
         launch.shared_bytes =
                 std::max(launch.shared_bytes, args.behind_lots + bytes_beside(args, size_k, size_v, launch.tiles));
     }
@@ -225,8 +222,7 @@ bool set_exact_rows(const ggml_tensor * node, attention_args & args, attention_l
 
 std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rotations & around,
                                              const device_limits & limits) {
-    if (!is_read(node) || node->src[0]->ne[1] > MOST_QUERIES ||
-        most_tiles(node->src[1]->ne[0], node->src[2]->ne[0]) == 0) {
+    if (!is_read(node) || node->src[0]->ne[1] > MOST_FEW || most_tiles(node->src[1]->ne[0], node->src[2]->ne[0]) == 0) {
         return std::nullopt;
     }
     const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2];
@@ -264,7 +260,6 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rot
         return std::nullopt;
     }
 
-    plan.n_columns = (int64_t)args.n_head_kv * args.n_columns();
     args.merge.n_parts = launch.n_parts;
     return plan;
 }

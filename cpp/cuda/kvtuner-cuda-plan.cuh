@@ -9,7 +9,6 @@ namespace kvtuner::cuda {
 struct attention_plan {
     attention_args args;
     attention_launch launch;
-    int64_t n_columns;  // of a stream, of all heads
 };
 
 // None: the kernels do not take this node.

@@ -8,7 +8,6 @@ namespace kvtuner::cuda {
 
 namespace {
 
-constexpr int LEAST_QUERIES = 17;
 constexpr int MOST_PARTS = 8;          // of tokens: so many are added up at once
 constexpr double COST_OF_PART = 0.02;  // of a round of blocks
 
@@ -42,16 +41,12 @@ raw_rows rows_of(const cached_side & side, ggml_type type, int64_t size) {
     return rows;
 }
 
-raw_side side_of(const token_source & from, const ggml_tensor * k, const ggml_tensor * v) {
+raw_side raw_side_of(const token_source & from, const ggml_tensor * k, const ggml_tensor * v) {
     return { rows_of(from.k, k->type, k->ne[0]), rows_of(from.v, v->type, v->ne[0]) };
 }
 
 bool is_copied(const raw_side & side) {
     return side.k.at_once > 0 && side.v.at_once > 0;
-}
-
-int padded(int bytes) {
-    return (bytes + 15) / 16 * 16;
 }
 
 // How long it takes with so many parts of tokens. All blocks store theirs.
@@ -70,14 +65,14 @@ int best_parts(int n_blocks, int n_at_once, int n_tiles) {
     return best;
 }
 
-int at_once(int n_tokens) {
-    return (n_tokens + SEEN_AT_ONCE - 1) / SEEN_AT_ONCE * (SEEN_AT_ONCE / SEEN_TOKENS);
+int marks_of(int n_tokens) {
+    return GGML_PAD(n_tokens, SEEN_AT_ONCE) / SEEN_TOKENS;
 }
 
 void set_marks(prefill_args & args, int n_stream) {
     seen_marks & marks = args.seen_by;
-    marks.n_exact = at_once(args.exact.n_tokens);
-    marks.n = marks.n_exact + at_once(args.cache.n_tokens);
+    marks.n_exact = marks_of(args.exact.n_tokens);
+    marks.n = marks.n_exact + marks_of(args.cache.n_tokens);
     marks.n_rows = (args.n_query + SEEN_QUERIES - 1) / SEEN_QUERIES;
     marks.n_stream = n_stream;
 }
@@ -88,7 +83,7 @@ std::optional<prefill_plan> plan_prefill(const ggml_tensor * node, const rotatio
                                          const device_limits & limits) {
     const ggml_tensor *q = node->src[0], *k = node->src[1], *v = node->src[2];
     const auto sizes = sizes_of(k->ne[0], v->ne[0]);
-    if (!sizes || !is_read(node) || q->ne[1] < LEAST_QUERIES) {
+    if (!sizes || !is_read(node) || q->ne[1] <= MOST_FEW) {
         return std::nullopt;
     }
     prefill_plan plan = {};
@@ -96,16 +91,17 @@ std::optional<prefill_plan> plan_prefill(const ggml_tensor * node, const rotatio
     prefill_launch & launch = plan.launch;
     set_node(node, around, args);
     args.by_group = divisor_of(args.group);
-    args.raw_cache = side_of(args.cache, k, v);
+    args.raw_cache = raw_side_of(args.cache, k, v);
     args.raw_exact = args.raw_cache;
     if (kvtuner_has_exact(node)) {
-        args.raw_exact = side_of(args.exact, node->src[KVTUNER_EXACT_AT], node->src[KVTUNER_EXACT_AT + 1]);
+        args.raw_exact = raw_side_of(args.exact, node->src[KVTUNER_EXACT_AT], node->src[KVTUNER_EXACT_AT + 1]);
     }
     if (!is_copied(args.raw_cache) || !is_copied(args.raw_exact)) {
         return std::nullopt;
     }
-    args.raw_v_at = padded(sizes->tokens * std::max(args.raw_cache.k.pitch, args.raw_exact.k.pitch));
-    args.raw_bytes = args.raw_v_at + padded(sizes->tokens * std::max(args.raw_cache.v.pitch, args.raw_exact.v.pitch));
+    args.raw_v_at = GGML_PAD(sizes->tokens * std::max(args.raw_cache.k.pitch, args.raw_exact.k.pitch), CHUNK);
+    args.raw_bytes =
+            args.raw_v_at + GGML_PAD(sizes->tokens * std::max(args.raw_cache.v.pitch, args.raw_exact.v.pitch), CHUNK);
     launch.shared_bytes = sizes->raw_at + 2 * args.raw_bytes;
     if (launch.shared_bytes > limits.shared_bytes) {
         return std::nullopt;

@@ -12,7 +12,7 @@
 namespace kvtuner::cuda {
 
 // Queries of a block's rows, rotated, scaled, as halves.
-template <int DK, int ROWS, int PITCH>
+template <int DK, int ROWS>
 __device__ void put_rows(const prefill_args & a, const prefill_place & at, char * to) {
     constexpr int AT_A_TIME = 4;
 #pragma unroll 1
@@ -32,7 +32,7 @@ __device__ void put_rows(const prefill_args & a, const prefill_place & at, char 
 #pragma unroll
         for (int k = 0; k < AT_A_TIME; ++k) {
             rotate_row(x[k], a.q_rotation, at.lane);
-            char * row = to + (first + k * PREFILL_WARPS) * PITCH;
+            char * row = to + (first + k * PREFILL_WARPS) * half_pitch(DK);
 #pragma unroll
             for (int part = 0; part < (int)(sizeof(x[k]) / sizeof(float4)); ++part) {
                 if (VALUES_OF_LANES * part + 4 * at.lane < DK) {
@@ -132,7 +132,7 @@ __device__ void put_side(const cached_side & side, const char * raw, const int p
                          const half * center, char * to) {
     constexpr int SHARES = PREFILL_THREADS / 2 / TOKENS;
     const int token = i % TOKENS, share = i / TOKENS;
-    char * row = to + token * (2 * D + 16);
+    char * row = to + token * half_pitch(D);
     if (!is_there) {
         for (int k = share; k < D / 8; k += SHARES) {
             *(uint4 *)(row + k * 16) = make_uint4(0, 0, 0, 0);

@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(PREFILL_THREADS, 1) attend_many(const prefill_
     ggml_cuda_pdl_sync();
 
     tile_number before = NO_TILE, now = steps.bring(0), next = steps.bring(1);
-    put_rows<DK, sizes::ROWS, sizes::PITCH_K>(a, at, shared);
+    put_rows<DK, sizes::ROWS>(a, at, shared);
     row_sums<DK, DV> sums(at, steps.shared_at);
     const bool is_late = at.warp >= PREFILL_WARPS / 2;
 #pragma unroll 1

@@ -300,4 +300,12 @@ __device__ void add_values(const char * const (&head)[4], const weights<TILES> &
         call(GGML_TYPE_Q8_0);              \
     }
 
+// that of the cache or of exact rows
+#define KVTUNER_FOR_KIND_OF(is_exact, kind, call) \
+    if constexpr (is_exact) {                     \
+        KVTUNER_FOR_EXACT_KIND(kind, call)        \
+    } else {                                      \
+        KVTUNER_FOR_KIND(kind, call)              \
+    }
+
 }  // namespace kvtuner::cuda

@@ -45,11 +45,7 @@ struct team_columns : column_sums<DK, VALUES_OF_MEMBER, TILES> {
         }
         scores<TILES> mine = {}, s[UNITS] = {};
 #define KVTUNER_SCORES(T) score_strips<T, IS_EXACT, UNITS>(key, key_8, mine)
-        if constexpr (IS_EXACT) {
-            KVTUNER_FOR_EXACT_KIND(rows.kind_k, KVTUNER_SCORES)
-        } else {
-            KVTUNER_FOR_KIND(rows.kind_k, KVTUNER_SCORES)
-        }
+        KVTUNER_FOR_KIND_OF(IS_EXACT, rows.kind_k, KVTUNER_SCORES)
 #undef KVTUNER_SCORES
         if (a.centers && member < UNITS) {
             columns::template add_centers<IS_EXACT>(a, head_kv, mark_of(marks, member), mine);
@@ -62,11 +58,7 @@ struct team_columns : column_sums<DK, VALUES_OF_MEMBER, TILES> {
         weights<TILES> p[UNITS];
         columns::weigh(s, p);
 #define KVTUNER_VALUES(T) sum_slices<T, IS_EXACT>(value_of, p)
-        if constexpr (IS_EXACT) {
-            KVTUNER_FOR_EXACT_KIND(rows.kind_v, KVTUNER_VALUES)
-        } else {
-            KVTUNER_FOR_KIND(rows.kind_v, KVTUNER_VALUES)
-        }
+        KVTUNER_FOR_KIND_OF(IS_EXACT, rows.kind_v, KVTUNER_VALUES)
 #undef KVTUNER_VALUES
     }
 
@@ -255,12 +247,7 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_wide(
             take_queries<DK, VALUES_OF_MEMBER, TILES>(a, at, queries, query_sums, /*is_for_lot =*/false), at, told);
 
     add_team_exact_rows<UNITS>(a, at, sums);
-    sums.o.enter(a);
-    add_lots<UNITS>(a, at, range, from, place, shared, sums);
-    sums.o.leave(a);
-
-    wait_for_warps(a.n_warps());
-    store_and_merge<DV>(a, at, a.merge.n_parts == 1, (float *)shared, sums);
+    add_lots_and_store<UNITS, DV>(a, at, range, from, place, shared, sums);
 }
 
 }  // namespace kvtuner::cuda

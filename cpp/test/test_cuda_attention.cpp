@@ -19,7 +19,6 @@ using namespace kvtuner::cuda;
 namespace {
 
 constexpr int MOST_SHARED = cuda_on_cpu::MOST_SHARED;
-constexpr int MOST_OF_FEW = 16;     // queries
 constexpr double MOST_HERE = 2e-5;  // normalized error: a token too many of a hundred is more
 
 constexpr ggml_type TYPES[] = { GGML_TYPE_F16,    GGML_TYPE_Q8_0,  GGML_TYPE_Q5_0, GGML_TYPE_Q4_0,
@@ -98,25 +97,26 @@ device_limits random_limits(std::mt19937 & random) {
 }
 
 // the memory that parts are in is no numbers before
-void run(attention_plan & plan, const setting & s) {
-    const int64_t n = plan.n_columns * plan.launch.n_parts * plan.launch.n_stream;
+template <typename PLAN>
+void run_in_parts(PLAN & plan, const setting & s) {
+    merge_args & merge = plan.args.merge;
+    const int64_t n = (int64_t)merge.n_columns() * merge.n_parts * plan.launch.n_stream;
     std::vector<float> parts(n * s.size.v, NAN);
     std::vector<float2> sums(n, { NAN, NAN });
-    plan.args.merge.parts = parts.data();
-    plan.args.merge.sums = sums.data();
+    merge.parts = parts.data();
+    merge.sums = sums.data();
     launch_plan(plan, s.size.k, s.size.v);
 }
 
+void run(attention_plan & plan, const setting & s) {
+    run_in_parts(plan, s);
+}
+
 void run(prefill_plan & plan, const setting & s) {
-    const int64_t n = (int64_t)plan.args.merge.n_columns() * plan.args.merge.n_parts * plan.launch.n_stream;
-    std::vector<float> parts(n * s.size.v, NAN);
-    std::vector<float2> sums(n, { NAN, NAN });
     std::vector<seen> marks(plan.args.seen_by.size());
     plan.args.seen_by.marks = marks.data();
-    plan.args.merge.parts = parts.data();
-    plan.args.merge.sums = sums.data();
     mark_seen(seen_of(plan.args), plan.launch.stream);
-    launch_plan(plan, s.size.k, s.size.v);
+    run_in_parts(plan, s);
 }
 
 // how exact rows come to shared memory
@@ -244,8 +244,8 @@ private:
     }
 
     bool attend(const attention_case & c, const kvtuner::rotations & around, const device_limits & limits) {
-        return c.s.n_query > MOST_OF_FEW ? attend(c, around, plan_prefill(c.out, around, limits))
-                                         : attend(c, around, plan_attention(c.out, around, limits));
+        return c.s.n_query > MOST_FEW ? attend(c, around, plan_prefill(c.out, around, limits))
+                                      : attend(c, around, plan_attention(c.out, around, limits));
     }
 
     template <typename PLAN>
