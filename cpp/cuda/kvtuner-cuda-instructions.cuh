@@ -88,6 +88,13 @@ inline __device__ void wait_for_warps(const int n) {
 #endif
 }
 
+// the same, where warps wait at different places of the code
+inline __device__ void wait_anywhere(const int n) {
+#if KVTUNER_NVIDIA_ARCH > 0
+    asm volatile("barrier.sync 1, %0;" ::"r"(n * 32) : "memory");
+#endif
+}
+
 // all of a team: so many
 inline __device__ void wait_for_team(const int team, const int n) {
 #if KVTUNER_NVIDIA_ARCH > 0

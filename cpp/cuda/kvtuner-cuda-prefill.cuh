@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(PREFILL_THREADS, 1) attend_many(const prefill_
     for (int i = 0;; ++i) {
         tile_number ahead = NO_TILE;
         const auto wait_and_bring = [&] {
-            wait_for_warps(PREFILL_WARPS);
+            wait_anywhere(PREFILL_WARPS);
             ahead = steps.bring(i);
         };
         if (now.is_there()) {

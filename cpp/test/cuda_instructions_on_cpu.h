@@ -97,6 +97,10 @@ inline void wait_for_warps(const int n) {
     cuda_on_cpu::wait_at_barrier(1, n * cuda_on_cpu::WARP);
 }
 
+inline void wait_anywhere(const int n) {
+    cuda_on_cpu::wait_at_barrier(1, n * cuda_on_cpu::WARP);
+}
+
 inline void wait_for_team(const int team, const int n) {
     cuda_on_cpu::wait_at_barrier(2 + team, n * cuda_on_cpu::WARP);
 }
