@@ -1,6 +1,7 @@
 // The kernel of the write in one launch: RoPE, scale, rotate, center, convert and store.
 #pragma once
 
+#include "kvtuner-cuda-early.cuh"
 #include "kvtuner-cuda-quantize.cuh"
 #include "kvtuner-cuda-rope.cuh"
 
@@ -16,7 +17,9 @@
 namespace kvtuner::cuda {
 
 constexpr int WARP = 32;
-constexpr int WARPS_PER_BLOCK = 4;
+constexpr int WARPS_PER_BLOCK = 4;  // that write
+constexpr int ALL_WARPS = WARPS_PER_BLOCK + 4;
+constexpr int FEW_BLOCKS = 32;  // of more, none has warps that do not write
 
 struct write_args {
     const float * rows;
@@ -138,35 +141,48 @@ __device__ void turn(const rope_args & rope, float (&x)[N / WARP], const int lan
     __syncwarp();
 }
 
+// What a warp does of a write. Beside those that write, blocks of few rows have warps that go through a step each for
+// nothing, before the kernel before has ended: instructions come from memory anew in each layer, and these are then
+// here.
+namespace write_step {
+constexpr uint32_t TURN = 1, TRANSFORM = 2, EXACT = 4, STORE = 8, ALL = ~0u;
+}  // namespace write_step
+
+// what is stored for nothing
+static __device__ char nowhere[MOST_VALUES * sizeof(float)];
+
 // a warp takes a piece of N values of one row
 template <int N, typename formats>
-__device__ void write_piece(const write_args & args, const int piece, const int lane, write_room & room) {
+__device__ void write_piece(const write_args & args, const int piece, const int lane, write_room & room,
+                            const uint32_t steps) {
+    const bool is_real = steps == write_step::ALL;
     const int64_t row = piece / args.pieces_per_row;
     const int at = piece % args.pieces_per_row * N;
 
     // neither the index nor factors nor center come from a kernel, nor positions: they are read while the one before
     // still runs
-    const int64_t cell = args.indices ? args.indices[row] : row;
+    const int64_t cell = args.indices && is_real ? args.indices[row] : row;
     float factor[N / WARP], center[N / WARP];
 #pragma unroll
     for (int i = 0; i < N / WARP; ++i) {
-        factor[i] = args.factors ? args.factors[at + i * WARP + lane] : 1.0f;
-        center[i] = args.center ? args.center[at + i * WARP + lane] : 0.0f;
-        if (args.centers) {
+        factor[i] = args.factors && is_real ? args.factors[at + i * WARP + lane] : 1.0f;
+        center[i] = args.center && is_real ? args.center[at + i * WARP + lane] : 0.0f;
+        if (args.centers && is_real) {
             center[i] = __half2float(args.centers[args.blocks[row] * args.row_length + at + i * WARP + lane]);
         }
     }
 
-    find_turns(args.rope, row, lane, room.turns);
-
-    ggml_cuda_pdl_sync();
+    if (is_real) {
+        find_turns(args.rope, row, lane, room.turns);
+        ggml_cuda_pdl_sync();
+    }
     const float * source = args.rows + row * args.stride + at;
     float x[N / WARP];
 #pragma unroll
     for (int i = 0; i < N / WARP; ++i) {
-        x[i] = source[i * WARP + lane];
+        x[i] = is_real ? source[i * WARP + lane] : 0;
     }
-    if (args.rope.n_turned > 0) {
+    if (args.rope.n_turned > 0 && (steps & write_step::TURN)) {
         turn<N>(args.rope, x, lane, room);
     }
 #pragma unroll
@@ -174,32 +190,38 @@ __device__ void write_piece(const write_args & args, const int piece, const int 
         x[i] = x[i] * factor[i] * args.scale;
     }
     __syncwarp();  // the row may be stored where it is
-    if (args.is_rotated) {
+    if (args.is_rotated && (steps & write_step::TRANSFORM)) {
         transform<N>(x, lane);
     }
 #pragma unroll
     for (int i = 0; i < N / WARP; ++i) {
         x[i] = args.center || args.centers ? x[i] - center[i] : x[i];
     }
-    if (args.exact) {
-        formats::template store_exact<N>(args, x, lane, args.exact + args.exact_indices[row] * args.exact_stride, at);
+    if (args.exact && (steps & write_step::EXACT)) {
+        char * to = is_real ? args.exact + args.exact_indices[row] * args.exact_stride : nowhere;
+        formats::template store_exact<N>(args, x, lane, to, is_real ? at : 0);
     }
-    formats::template store<N>(args, x, room.values, lane, args.cache + cell * args.cache_stride, at);
+    if (steps & write_step::STORE) {
+        char * to = is_real ? args.cache + cell * args.cache_stride : nowhere;
+        formats::template store<N>(args, x, room.values, lane, to, is_real ? at : 0);
+    }
 }
 
 template <typename formats>
-__global__ void __launch_bounds__(WARP * WARPS_PER_BLOCK) write_rows(const KVTUNER_GRID_CONSTANT write_set set) {
-    __shared__ write_room rooms[WARPS_PER_BLOCK];
+__global__ void __launch_bounds__(WARP * ALL_WARPS) write_rows(const KVTUNER_GRID_CONSTANT write_set set) {
+    __shared__ write_room rooms[ALL_WARPS];
     const write_args & args = set.of[blockIdx.y];
-    const int piece = blockIdx.x * WARPS_PER_BLOCK + threadIdx.y;
+    const int first = blockIdx.x * WARPS_PER_BLOCK, step = (int)threadIdx.y - WARPS_PER_BLOCK;
+    const int piece = step < 0 ? first + threadIdx.y : first;
+    const uint32_t steps = step < 0 ? write_step::ALL : 1u << step;
     ggml_cuda_pdl_lc();
-    if (piece >= args.n_pieces) {
+    if (piece >= args.n_pieces || (step >= 0 && !STARTS_EARLY)) {
         return;
     }
     switch (args.piece) {
 #define KVTUNER_PIECE(N) \
     case N:              \
-        return write_piece<N, formats>(args, piece, threadIdx.x, rooms[threadIdx.y]);
+        return write_piece<N, formats>(args, piece, threadIdx.x, rooms[threadIdx.y], steps);
         KVTUNER_PIECE(32)
         KVTUNER_PIECE(64)
         KVTUNER_PIECE(128)
