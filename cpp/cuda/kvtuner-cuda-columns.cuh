@@ -27,7 +27,7 @@ struct token_marks {
 template <int DK, int DV, int TILES>
 struct column_sums {
     query_parts<DK, TILES> q;
-    const int lane, g, t;
+    int lane, g, t;
     int query[TILES][2];
     float slope[TILES][2], most[TILES][2], sum[TILES][2];
     outputs<DV, TILES> o;

@@ -45,13 +45,16 @@ inline __device__ exact_rows exact_rows_of(const attention_args & a, const block
     return exact_rows(a, here, a.sub_warps - 1 - at.sub, at.first_head + at.head);
 }
 
-// Lots that are to be there before the first step, of all that are: from `begun` to n.
+// Lots that are to be there before the first step, of all that are: from `begun` to n. Rows are brought by all warps.
 inline __device__ void bring_first(const attention_args & a, const block_place & at, const lot_range & range,
                                    const lot_sources & from, lot_place place, const int begun, const int n) {
     const int end = min(n, range.last - range.first);
+    const bool are_rows = a.lot.is_by_rows;
 #pragma unroll 1
-    for (place.i = at.turn; place.i < end; place.i += a.lot.turns) {
-        if (place.i >= begun) {
+    for (place.i = are_rows ? begun : at.turn; place.i < end; place.i += are_rows ? 1 : a.lot.turns) {
+        if (are_rows) {
+            bring_rows(a, from, range.first + place.i, place, at.warp, a.n_warps());
+        } else if (place.i >= begun) {
             bring_lot(a, from, range.first + place.i, place, at.carrier);
         }
     }
@@ -111,12 +114,12 @@ __device__ void add_lots(const attention_args & a, const block_place & at, const
 // The teams of a head add up what they have: a part of its columns, or if there is but one, all.
 template <int DV, int TILES>
 __device__ void merge_teams(const attention_args & a, const block_place & at, const bool is_one_part,
-                            const float * values, const float2 * totals) {
+                            const float * values, const float2 * totals, const bool is_real) {
     constexpr int TEAM = team_warps(DV);
     const int n_stored = a.columns_of_block(TILES), n_columns = min(n_stored, a.n_columns() - at.first_column);
     const int64_t first_part = ((int64_t)at.stream * gridDim.x + blockIdx.x) * a.n_head_kv * a.n_columns();
 #pragma unroll 1
-    for (int i = at.sub * TEAM + at.member; i < n_columns; i += a.sub_warps * TEAM) {
+    for (int i = is_real ? at.sub * TEAM + at.member : 0; i < n_columns; i += a.sub_warps * TEAM) {
         const int of_all = (at.first_head + at.head) * a.n_columns() + at.first_column + i;
         const auto place_of = [&](const int sub) { return (sub * a.heads_of_block + at.head) * n_stored + i; };
         part_sums<DV> all;
@@ -124,7 +127,10 @@ __device__ void merge_teams(const attention_args & a, const block_place & at, co
                 a.sub_warps, at.lane, [&](const int k) { return totals[place_of(k)]; },
                 [&](const int k) { return values + place_of(k) * row_pitch(DV); });
         if (is_one_part) {
-            output_row(a.merge, DV, of_all, at.stream).template store<DV>(all, above, a.merge.rotation, at.lane);
+            const output_row row(a.merge, DV, of_all, at.stream);
+            row.template store<DV>(all, above, a.merge.rotation, at.lane, is_real);
+        }
+        if (is_one_part || !is_real) {
             continue;
         }
         all.put(a.merge.parts + (first_part + of_all) * DV, at.lane);
@@ -134,15 +140,21 @@ __device__ void merge_teams(const attention_args & a, const block_place & at, co
     }
 }
 
-// When no warp reads the shared memory any more that is used here. OF_WARP: the values that each has
+// When no warp reads the shared memory any more that is used here. OF_WARP: the values that each has. Where it is not
+// real, one warp goes through each half.
 template <int DV, int DK, int OF_WARP, int TILES>
 __device__ void store_and_merge(const attention_args & a, const block_place & at, const bool is_one_part,
-                                float * values, column_sums<DK, OF_WARP, TILES> & sums) {
+                                float * values, column_sums<DK, OF_WARP, TILES> & sums, const bool is_real = true) {
     const int n_stored = a.columns_of_block(TILES), first = at.team * n_stored;
     float2 * totals = (float2 *)(values + a.n_teams() * n_stored * row_pitch(DV));
-    sums.store(a, at.first_column, values + first * row_pitch(DV) + at.member * OF_WARP, row_pitch(DV), totals + first);
+    if (is_real || at.warp == 0) {
+        float * here = values + first * row_pitch(DV) + at.member * OF_WARP;
+        sums.store(a, at.first_column, here, row_pitch(DV), totals + first);
+    }
     wait_for_warps(a.n_warps());
-    merge_teams<DV, TILES>(a, at, is_one_part, values, totals);
+    if (is_real || at.warp == 1) {
+        merge_teams<DV, TILES>(a, at, is_one_part, values, totals, is_real);
+    }
 }
 
 // Queries that are in shared memory and their sums, from there to the warps of each head; is_for_lot: a lot comes to

@@ -2,7 +2,7 @@
 // each warp has its own copied to shared memory: the first of them while queries are made.
 #pragma once
 
-#include "kvtuner-cuda-attention-args.cuh"
+#include "kvtuner-cuda-ahead.cuh"
 #include "kvtuner-cuda-columns.cuh"
 
 namespace kvtuner::cuda {
@@ -40,12 +40,29 @@ struct exact_rows {
         return other;
     }
 
+    // asks memory for a unit before anything of it is known: half of the lanes for a key each, the others for a value
+    __device__ void ask(const attention_args & a, const int lane) const {
+        const int at = slot(a, lane % TOKENS);
+        const bool is_key = lane < TOKENS;
+        const strides of = is_key ? a.exact.k.of : a.exact.v.of;
+        if (!is_slot(a, at, lane % TOKENS)) {
+            return;
+        }
+        prefetch(mask(a, 0) + at);
+        const int64_t place = a.exact_rows[at];
+        const char * data = (is_key ? a.exact.k.data : a.exact.v.data) + place * of.token + head * of.head;
+#pragma unroll 1
+        for (int i = place < 0 ? (int)of.head : 0; i < (int)of.head; i += LINE) {
+            prefetch(data + i);
+        }
+    }
+
     // asks where the rows lie, and what the first queries see
     __device__ void find(const attention_args & a, const int lane) {
         const int token = lane % TOKENS, query = lane / TOKENS, at = slot(a, token);
-        const bool is_slot = token < a.share.slots && at - first < a.share.n_slots && at < a.exact.n_tokens;
-        row = is_slot ? a.exact_rows[at] : -1;
-        seen = is_slot && query < a.n_query ? mask(a, query)[at] : unseen();
+        const bool is_there = is_slot(a, at, token);
+        row = is_there ? a.exact_rows[at] : -1;
+        seen = is_there && query < a.n_query ? mask(a, query)[at] : unseen();
     }
 
     // when they are found: what queries see of them, and if that is any, the rows
@@ -87,6 +104,10 @@ struct exact_rows {
     }
 
 private:
+    __device__ bool is_slot(const attention_args & a, const int at, const int token) const {
+        return token < a.share.slots && at - first < a.share.n_slots && at < a.exact.n_tokens;
+    }
+
     __device__ static const half * mask(const attention_args & a, const int query) {
         return a.exact.mask + blockIdx.z * a.exact.mask_stream + query * a.exact.mask_query;
     }

@@ -23,8 +23,11 @@ struct attention_launch {
     X(256, 256, 2)            \
     X(512, 512, 1)
 
-constexpr int MOST_OF_ONE_PART = 512;  // tokens that one block of threads reads where they are
-constexpr int MOST_IN_PLACE = 4096;    // and that several do
+// tokens that one block of threads reads where they are: with a free multiprocessor for others, and at most
+constexpr int BEST_OF_ONE_PART = 256, MOST_OF_ONE_PART = 512;
+constexpr int MOST_IN_PLACE = 4096;  // and that several do
+
+constexpr int FEW_PARTS = 8;  // that one warp of a merge adds up
 
 // Warps that have the same tokens, and each so many values of them: where heads are so large that one warp has no
 // registers for them. Otherwise 1.

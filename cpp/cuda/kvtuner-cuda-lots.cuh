@@ -205,18 +205,20 @@ inline __device__ void wait_for_place(const lot_place & place) {
     }
 }
 
-// A lot as rows, by one warp.
+// A lot as rows, by so many warps, of which this is the i-th.
 inline __device__ void bring_rows(const attention_args & a, const lot_sources & from, const int lot,
-                                  const lot_place & place) {
+                                  const lot_place & place, const int i, const int n) {
     if (!is_first_lane()) {
         return;
     }
     wait_for_place(place);
-    announce_bytes(place.full(), a.lot.copied_bytes);
+    if (i == 0) {
+        announce_bytes(place.full(), a.lot.copied_bytes);
+    }
     from.each(a, lot, place.lots + place.i * a.lot.bytes,
               [&](const uint32_t to, const char * here, const row_copy & rows) {
 #pragma unroll 1
-                  for (int row = 0; row < rows.n_rows; ++row) {
+                  for (int row = i; row < rows.n_rows; row += n) {
                       copy_row_later(to + row * rows.pitch, here + row * rows.stride, rows.row_bytes, place.full());
                   }
               });
@@ -259,7 +261,7 @@ inline __device__ void bring_chunks(const attention_args & a, const lot_sources 
 inline __device__ void bring_lot(const attention_args & a, const lot_sources & from, const int lot,
                                  const lot_place & place, const int i) {
     if (a.lot.is_by_rows) {
-        bring_rows(a, from, lot, place);
+        bring_rows(a, from, lot, place, 0, 1);
     } else {
         bring_chunks(a, from, lot, place, i * LANES + threadIdx.x % LANES);
     }

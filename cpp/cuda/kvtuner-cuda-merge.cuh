@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kvtuner-cuda-attention-args.cuh"
+#include "kvtuner-cuda-launch.cuh"
 #include "kvtuner-cuda-rotate.cuh"
 
 #include "ggml-cuda/common.cuh"
@@ -9,7 +10,6 @@
 namespace kvtuner::cuda {
 
 constexpr int MERGE_WARPS = 16, MERGE_FEW_WARPS = 4;
-constexpr int FEW_PARTS = 8;  // that one warp adds up
 
 template <int DV>
 __device__ void get_row(row_values<DV> & x, const float * values, const int lane) {
@@ -100,14 +100,17 @@ struct output_row {
         out = a.out + (((int64_t)stream * a.n_query + query) * a.n_head_kv * a.group + head) * size_v;
     }
 
-    // by one warp: sums of which 2^above was taken off
+    // By one warp: sums of which 2^above was taken off. All but the store is done where it is not real.
     template <int DV>
-    __device__ void store(part_sums<DV> & all, const float above, const int rotation, const int lane) const {
+    __device__ void store(part_sums<DV> & all, const float above, const int rotation, const int lane,
+                          const bool is_real = true) const {
         const float most = fmaxf(above, sink), kept = exp2f(above - most);
         const float sum = all.sum * kept + exp2f(sink - most);
         all.scale(sum > 0 ? kept / sum : 0);
         rotate_row(all.x, rotation, lane);
-        all.put(out, lane);
+        if (is_real) {
+            all.put(out, lane);
+        }
     }
 };
 

@@ -12,6 +12,7 @@ namespace kvtuner::cuda {
 namespace {
 
 constexpr int LEAST_LONG_LOTS = 2;  // of each multiprocessor
+constexpr int LEAST_WARPS = 4;      // of a block that reads tokens where they are
 
 // by how much codes, or the bytes found for them, are more than levels
 float offset_of(ggml_type type) {
@@ -86,21 +87,31 @@ int blocks_at_once(const attention_args & args, const attention_launch & launch,
            (launch.n_column_groups * args.head_groups() * launch.n_stream);
 }
 
-// One head to a block of threads, whose warps read tokens where they are: all of them, so that nothing is left to be
-// merged by another kernel, or where there are more, so many that each warp has 16. False: there are too many tokens.
+// One head to a block of so many warps, which read tokens where they are. False: there is no room for it.
 bool set_one_head(const ggml_tensor * node, attention_args & args, attention_launch & launch,
-                  const device_limits & limits) {
+                  const device_limits & limits, int n_warps) {
     const int size_k = (int)node->src[1]->ne[0], size_v = (int)node->src[2]->ne[0];
     args.heads_of_block = args.units = 1;
-    args.sub_warps = most_warps(size_v, launch.tiles);
+    args.sub_warps = n_warps;
     launch.shared_bytes = std::max(sum_bytes(size_k, launch.tiles) + query_bytes(args, size_k, launch.tiles),
                                    merge_bytes(args, size_v, launch.tiles));
-    if (launch.shared_bytes > limits.shared_bytes) {
-        return false;
+    return launch.shared_bytes <= limits.shared_bytes;
+}
+
+// How many parts a short context has: one, so that nothing is left to be merged by another kernel, or where there are
+// more tokens, so many that each warp has 16, and few if they can be. None: the context is not short.
+int parts_in_place(const ggml_tensor * node, attention_args & args, attention_launch & launch,
+                   const device_limits & limits) {
+    const int size_v = (int)node->src[2]->ne[0], most = most_warps(size_v, launch.tiles), n = args.cache.n_tokens;
+    for (int n_warps = LEAST_WARPS; n_warps <= most && n > BEST_OF_ONE_PART && n <= MOST_IN_PLACE; n_warps *= 2) {
+        if (set_one_head(node, args, launch, limits, n_warps)) {
+            const int n_parts = lots_of_cache(args);
+            if ((n_parts <= FEW_PARTS || n_warps == most) && n_parts <= blocks_at_once(args, launch, limits, size_v)) {
+                return n_parts;
+            }
+        }
     }
-    return args.cache.n_tokens <= MOST_OF_ONE_PART ||
-           (args.cache.n_tokens <= MOST_IN_PLACE &&
-            lots_of_cache(args) <= blocks_at_once(args, launch, limits, size_v));
+    return n <= MOST_OF_ONE_PART && set_one_head(node, args, launch, limits, most) ? 1 : 0;
 }
 
 // Warps that have more tokens at once: where there are so many, and room for their lots beside those on the way. False:
@@ -238,7 +249,8 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rot
     launch.n_column_groups = (wanted + launch.tiles - 1) / launch.tiles;
     launch.n_stream = (int)q->ne[3];
     args.team = team_warps((int)v->ne[0]);
-    launch.is_short = args.team == 1 && set_one_head(node, args, launch, limits);
+    const int n_in_place = args.team == 1 ? parts_in_place(node, args, launch, limits) : 0;
+    launch.is_short = n_in_place > 0;
     if (!launch.is_short &&
         !(args.team > 1 ? find_teams(node, args, launch, limits) : set_blocks(node, args, launch, limits))) {
         return std::nullopt;
@@ -249,9 +261,9 @@ std::optional<attention_plan> plan_attention(const ggml_tensor * node, const rot
     args.by_groups = divisor_of(args.head_groups());
     args.by_columns = divisor_of(args.columns_of_block(launch.tiles));
     launch.n_threads = LANES * args.n_warps();
-    const bool is_one_part =
-            args.team > 1 ? lots_of_cache(args) == 1 : launch.is_short && args.cache.n_tokens <= MOST_OF_ONE_PART;
-    share_lots(args, launch, lots_of_cache(args), is_one_part ? 1 : n_blocks);
+    const bool is_one_part = args.team > 1 ? lots_of_cache(args) == 1 : n_in_place == 1;
+    const bool are_few = launch.is_short && n_in_place <= FEW_PARTS;
+    share_lots(args, launch, lots_of_cache(args), is_one_part ? 1 : are_few ? std::min(n_blocks, FEW_PARTS) : n_blocks);
     if (args.team > 1) {
         set_lots_ahead(node, args, launch);
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kvtuner-cuda-decode.cuh"
+#include "kvtuner-cuda-early.cuh"
 
 namespace kvtuner::cuda {
 
@@ -62,11 +63,10 @@ __device__ void add_cache(const attention_args & a, const block_place & at, cons
     }
 }
 
+// Queries and tokens of a block, when the kernel before has ended; whether this warp has any of the cache.
 template <int DK, int DV, int TILES>
-__global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_short(const attention_args a) {
-    extern __shared__ __align__(128) char shared[];
-    const block_place at(a, TILES * COLUMNS, 1);
-    const lot_range range(a);
+__device__ bool add_tokens(const attention_args & a, const block_place & at, const lot_range & range, char * shared,
+                           exact_rows & exact, column_sums<DK, DV, TILES> & sums) {
     uint2 * queries = (uint2 *)(shared + sum_bytes(DK, TILES));
     clear_queries<DK, TILES>(a, queries);
     __syncthreads();
@@ -74,22 +74,46 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_short
     ggml_cuda_pdl_lc();
 
     query_rows<DK, 1> rows(a, at.warp, at.first_head, at.first_column);
-    exact_rows exact = exact_rows_of(a, at, shared);
     exact.find(a, at.lane);
     const bool sees = sees_tokens(a, at, range);
     put_queries<DK, TILES>(a, queries, at.first_head, at.first_column, rows);
     exact.bring(a, at.lane);
-    auto sums = take_queries<DK, DV, TILES>(a, at, queries, (float4 *)shared, /*is_for_lot =*/false);
+    sums = take_queries<DK, DV, TILES>(a, at, queries, (float4 *)shared, /*is_for_lot =*/false);
     const uint32_t seen = __ballot_sync(0xffffffff, sees);
     add_exact_rows(a, at.lane, exact, sums);
-    if (seen != 0 || range.last - range.first > UNITS_LOOKED_AT) {
-        sums.q.shrink(a.high_k);
-        sums.o.enter(a);
-        add_cache(a, at, range, seen, sums);
-        sums.o.leave(a);
+    if (seen == 0 && range.last - range.first <= UNITS_LOOKED_AT) {
+        return false;
     }
-    wait_for_warps(a.n_warps());
-    store_and_merge<DV>(a, at, a.merge.n_parts == 1, (float *)shared, sums);
+    sums.q.shrink(a.high_k);
+    sums.o.enter(a);
+    add_cache(a, at, range, seen, sums);
+    return true;
+}
+
+// Where it starts while the kernel before still runs, its warps first go through its end for nothing: instructions come
+// from memory anew in each layer, a few at a time, and these are then here.
+template <int DK, int DV, int TILES>
+__global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_short(const attention_args a) {
+    extern __shared__ __align__(128) char shared[];
+    const block_place at(a, TILES * COLUMNS, 1);
+    const lot_range range(a);
+    exact_rows exact = exact_rows_of(a, at, shared);
+    ask_for_part(a, range, at.stream, at.first_head);
+    ask_for_query<DK>(a, at.warp, at.first_head, at.first_column);
+    exact.ask(a, at.lane);
+#pragma unroll 1
+    for (bool is_real = !STARTS_EARLY;; is_real = true) {
+        column_sums<DK, DV, TILES> sums((uint2 *)shared, (float4 *)shared, at.lane);
+        if (!is_real || add_tokens(a, at, range, shared, exact, sums)) {
+            sums.o.leave(a);
+        }
+        wait_for_warps(a.n_warps());
+        store_and_merge<DV>(a, at, a.merge.n_parts == 1, (float *)shared, sums, is_real);
+        if (is_real) {
+            return;
+        }
+        wait_for_warps(a.n_warps());
+    }
 }
 
 }  // namespace kvtuner::cuda
