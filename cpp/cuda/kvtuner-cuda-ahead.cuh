@@ -1,6 +1,6 @@
 // What a block of threads asks memory for while the kernel before it still runs: since the layer before, all weights of
-// a model have come through the L2 cache, and where pages lie is forgotten, too. Nothing is read, as the kernel before
-// may store some of it.
+// a model have come through the L2 cache, and where pages lie is forgotten, too. Nothing that kernels store is read, as
+// the one before may still do so.
 #pragma once
 
 #include "kvtuner-cuda-lots.cuh"

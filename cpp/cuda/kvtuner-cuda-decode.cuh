@@ -54,6 +54,7 @@ inline __device__ void bring_first(const attention_args & a, const block_place &
     for (place.i = are_rows ? begun : at.turn; place.i < end; place.i += are_rows ? 1 : a.lot.turns) {
         if (are_rows) {
             bring_rows(a, from, range.first + place.i, place, at.warp, a.n_warps());
+            __syncwarp();
         } else if (place.i >= begun) {
             bring_lot(a, from, range.first + place.i, place, at.carrier);
         }

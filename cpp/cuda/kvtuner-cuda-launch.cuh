@@ -23,7 +23,7 @@ struct attention_launch {
     X(256, 256, 2)            \
     X(512, 512, 1)
 
-// tokens that one block of threads reads where they are: with a free multiprocessor for others, and at most
+// tokens that one block of threads reads where they are, whether or not others have room for some, and at most
 constexpr int BEST_OF_ONE_PART = 256, MOST_OF_ONE_PART = 512;
 constexpr int MOST_IN_PLACE = 4096;  // and that several do
 

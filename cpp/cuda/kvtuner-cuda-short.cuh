@@ -101,6 +101,7 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_short
     ask_for_part(a, range, at.stream, at.first_head);
     ask_for_query<DK>(a, at.warp, at.first_head, at.first_column);
     exact.ask(a, at.lane);
+    __syncwarp();
 #pragma unroll 1
     for (bool is_real = !STARTS_EARLY;; is_real = true) {
         column_sums<DK, DV, TILES> sums((uint2 *)shared, (float4 *)shared, at.lane);

@@ -19,7 +19,13 @@ namespace kvtuner::cuda {
 constexpr int WARP = 32;
 constexpr int WARPS_PER_BLOCK = 4;  // that write
 constexpr int ALL_WARPS = WARPS_PER_BLOCK + 4;
-constexpr int FEW_BLOCKS = 32;  // of more, none has warps that do not write
+// what those that write have of shared memory, and the steps that the others go through there
+constexpr int ROOMS = WARPS_PER_BLOCK + (STARTS_EARLY ? 2 : 0);
+
+// of a block of threads; of many blocks, none has warps that do not write
+constexpr int warps_of_write(const int n_blocks) {
+    return n_blocks <= 32 ? ALL_WARPS : WARPS_PER_BLOCK;
+}
 
 struct write_args {
     const float * rows;
@@ -149,7 +155,7 @@ constexpr uint32_t TURN = 1, TRANSFORM = 2, EXACT = 4, STORE = 8, ALL = ~0u;
 }  // namespace write_step
 
 // what is stored for nothing
-static __device__ char nowhere[MOST_VALUES * sizeof(float)];
+static __device__ __align__(16) char nowhere[MOST_VALUES * sizeof(float)];
 
 // a warp takes a piece of N values of one row
 template <int N, typename formats>
@@ -209,11 +215,12 @@ __device__ void write_piece(const write_args & args, const int piece, const int 
 
 template <typename formats>
 __global__ void __launch_bounds__(WARP * ALL_WARPS) write_rows(const KVTUNER_GRID_CONSTANT write_set set) {
-    __shared__ write_room rooms[ALL_WARPS];
+    __shared__ write_room rooms[ROOMS];
     const write_args & args = set.of[blockIdx.y];
     const int first = blockIdx.x * WARPS_PER_BLOCK, step = (int)threadIdx.y - WARPS_PER_BLOCK;
     const int piece = step < 0 ? first + threadIdx.y : first;
     const uint32_t steps = step < 0 ? write_step::ALL : 1u << step;
+    write_room & room = rooms[step < 0 ? threadIdx.y : ROOMS - (steps == write_step::STORE ? 1 : 2)];
     ggml_cuda_pdl_lc();
     if (piece >= args.n_pieces || (step >= 0 && !STARTS_EARLY)) {
         return;
@@ -221,7 +228,7 @@ __global__ void __launch_bounds__(WARP * ALL_WARPS) write_rows(const KVTUNER_GRI
     switch (args.piece) {
 #define KVTUNER_PIECE(N) \
     case N:              \
-        return write_piece<N, formats>(args, piece, threadIdx.x, rooms[threadIdx.y], steps);
+        return write_piece<N, formats>(args, piece, threadIdx.x, room, steps);
         KVTUNER_PIECE(32)
         KVTUNER_PIECE(64)
         KVTUNER_PIECE(128)

@@ -155,7 +155,7 @@ static void launch(cudaStream_t stream, const write_set & set) {
         most = std::max(most, args.n_pieces);
     }
     const unsigned n_blocks = (unsigned)((most + WARPS_PER_BLOCK - 1) / WARPS_PER_BLOCK);
-    const unsigned n_warps = n_blocks <= FEW_BLOCKS ? ALL_WARPS : WARPS_PER_BLOCK;
+    const unsigned n_warps = warps_of_write((int)n_blocks);
     const ggml_cuda_kernel_launch_params params(dim3(n_blocks, set.n), dim3(WARP, n_warps), (size_t)0, stream);
     ggml_cuda_kernel_launch(write_rows<all_formats>, params, set);
 }

@@ -65,7 +65,7 @@ void run_write(write_args args, int64_t piece) {
     args.pieces_per_row = args.row_length / args.piece;
     args.n_pieces *= args.pieces_per_row;
     const int n_blocks = (int)((args.n_pieces + WARPS_PER_BLOCK - 1) / WARPS_PER_BLOCK);
-    cuda_on_cpu::run({ n_blocks, { kvtuner::cuda::WARP, ALL_WARPS } },
+    cuda_on_cpu::run({ n_blocks, { kvtuner::cuda::WARP, warps_of_write(n_blocks) } },
                      [&] { write_rows<only<FORMAT>>({ { args }, 1 }); });
 }
 

@@ -30,11 +30,11 @@ setting random_setting(ggml_type type_k, ggml_type type_v, head_sizes size, std:
     s.type_k = type_k;
     s.type_v = type_v;
     s.size = size;
-    s.group = pick({ 1, 2, 3, 4, 8 }, random);
+    s.group = pick({ 1, 2, 3, 4, 8, 16 }, random);
     s.n_head_kv = size.k >= 192 ? 1 : pick({ 1, 2, 2, 3 }, random);
-    s.n_stream = pick({ 1, 1, 2 }, random);
+    s.n_stream = pick({ 1, 1, 2, 3 }, random);
     s.n_query = pick({ 1, 1, 2, 5, 16 }, random);
-    s.n_token = pick({ 48, 256, 528, 1024, 1024, 1536 }, random);
+    s.n_token = pick({ 48, 256, 272, 320, 512, 528, 1024, 1024, 1536 }, random);
     s.mask = pick({ CAUSAL, WINDOW, HOLES }, random);
     s.scale = 1 / std::sqrt((float)size.k);
     s.max_bias = pick({ 0.0f, 0.0f, 8.0f }, random);
@@ -158,6 +158,7 @@ std::vector<std::string> ways_of(const attention_plan & plan) {
                                                  : "lots of teams: several");
     } else if (l.is_short) {
         ways.push_back(l.n_parts == 1 ? "tokens in place, one part" : "tokens in place, parts");
+        ways.push_back("tokens in place, warps: " + std::to_string(plan.args.n_warps()));
     } else {
         ways.push_back(std::string(plan.args.lot.is_by_rows ? "rows" : "chunks") +
                        ", units of a warp: " + std::to_string(plan.args.units));
@@ -174,6 +175,9 @@ const char * const ALL_WAYS[] = {
     "4 tiles",
     "tokens in place, one part",
     "tokens in place, parts",
+    "tokens in place, warps: 4",
+    "tokens in place, warps: 8",
+    "tokens in place, warps: 16",
     "rows, units of a warp: 1",
     "rows, units of a warp: 2",
     "chunks, units of a warp: 1",
