@@ -44,4 +44,14 @@ __device__ void ask_for_query(const attention_args & a, const int i, const int f
     }
 }
 
+// a head's key or value of an exact row; negative for none
+inline __device__ void ask_for_exact_row(const attention_args & a, const bool is_key, const int head, const int row) {
+    const strides of = is_key ? a.exact.k.of : a.exact.v.of;
+    const char * data = (is_key ? a.exact.k.data : a.exact.v.data) + head * of.head;
+#pragma unroll 1
+    for (int i = row < 0 ? (int)of.head : 0; i < (int)of.head; i += LINE) {
+        prefetch(data + row * of.token + i);
+    }
+}
+
 }  // namespace kvtuner::cuda

@@ -114,8 +114,8 @@ __device__ void add_lots(const attention_args & a, const block_place & at, const
 
 // The teams of a head add up what they have: a part of its columns, or if there is but one, all.
 template <int DV, int TILES>
-__device__ void merge_teams(const attention_args & a, const block_place & at, const bool is_one_part,
-                            const float * values, const float2 * totals, const bool is_real) {
+__device__ void merge_teams(const attention_args & a, const block_place & at, const float * values,
+                            const float2 * totals, const bool is_real) {
     constexpr int TEAM = team_warps(DV);
     const int n_stored = a.columns_of_block(TILES), n_columns = min(n_stored, a.n_columns() - at.first_column);
     const int64_t first_part = ((int64_t)at.stream * gridDim.x + blockIdx.x) * a.n_head_kv * a.n_columns();
@@ -127,16 +127,14 @@ __device__ void merge_teams(const attention_args & a, const block_place & at, co
         const float above = all.add_all(
                 a.sub_warps, at.lane, [&](const int k) { return totals[place_of(k)]; },
                 [&](const int k) { return values + place_of(k) * row_pitch(DV); });
-        if (is_one_part) {
+        if (a.merge.n_parts == 1) {
             const output_row row(a.merge, DV, of_all, at.stream);
             row.template store<DV>(all, above, a.merge.rotation, at.lane, is_real);
-        }
-        if (is_one_part || !is_real) {
-            continue;
-        }
-        all.put(a.merge.parts + (first_part + of_all) * DV, at.lane);
-        if (at.lane == 0) {
-            a.merge.sums[first_part + of_all] = make_float2(above, all.sum);
+        } else if (is_real) {
+            all.put(a.merge.parts + (first_part + of_all) * DV, at.lane);
+            if (at.lane == 0) {
+                a.merge.sums[first_part + of_all] = make_float2(above, all.sum);
+            }
         }
     }
 }
@@ -144,8 +142,8 @@ __device__ void merge_teams(const attention_args & a, const block_place & at, co
 // When no warp reads the shared memory any more that is used here. OF_WARP: the values that each has. Where it is not
 // real, one warp goes through each half.
 template <int DV, int DK, int OF_WARP, int TILES>
-__device__ void store_and_merge(const attention_args & a, const block_place & at, const bool is_one_part,
-                                float * values, column_sums<DK, OF_WARP, TILES> & sums, const bool is_real = true) {
+__device__ void store_and_merge(const attention_args & a, const block_place & at, float * values,
+                                column_sums<DK, OF_WARP, TILES> & sums, const bool is_real = true) {
     const int n_stored = a.columns_of_block(TILES), first = at.team * n_stored;
     float2 * totals = (float2 *)(values + a.n_teams() * n_stored * row_pitch(DV));
     if (is_real || at.warp == 0) {
@@ -154,7 +152,7 @@ __device__ void store_and_merge(const attention_args & a, const block_place & at
     }
     wait_for_warps(a.n_warps());
     if (is_real || at.warp == 1) {
-        merge_teams<DV, TILES>(a, at, is_one_part, values, totals, is_real);
+        merge_teams<DV, TILES>(a, at, values, totals, is_real);
     }
 }
 
@@ -183,7 +181,7 @@ __device__ void add_lots_and_store(const attention_args & a, const block_place &
     add_lots<UNITS>(a, at, range, from, place, shared, sums);
     sums.o.leave(a);
     wait_for_warps(a.n_warps());
-    store_and_merge<DV>(a, at, a.merge.n_parts == 1, (float *)shared, sums);
+    store_and_merge<DV>(a, at, (float *)shared, sums);
 }
 
 // UNITS: of 16 tokens, that a warp has at once

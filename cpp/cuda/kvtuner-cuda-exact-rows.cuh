@@ -43,17 +43,9 @@ struct exact_rows {
     // asks memory for a unit before anything of it is known: half of the lanes for a key each, the others for a value
     __device__ void ask(const attention_args & a, const int lane) const {
         const int at = slot(a, lane % TOKENS);
-        const bool is_key = lane < TOKENS;
-        const strides of = is_key ? a.exact.k.of : a.exact.v.of;
-        if (!is_slot(a, at, lane % TOKENS)) {
-            return;
-        }
-        prefetch(mask(a, 0) + at);
-        const int64_t place = a.exact_rows[at];
-        const char * data = (is_key ? a.exact.k.data : a.exact.v.data) + place * of.token + head * of.head;
-#pragma unroll 1
-        for (int i = place < 0 ? (int)of.head : 0; i < (int)of.head; i += LINE) {
-            prefetch(data + i);
+        if (is_slot(a, at, lane % TOKENS)) {
+            prefetch(mask(a, 0) + at);
+            ask_for_exact_row(a, lane < TOKENS, head, a.exact_rows[at]);
         }
     }
 

@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(most_warps(DV, TILES) * LANES, 1) attend_short
             sums.o.leave(a);
         }
         wait_for_warps(a.n_warps());
-        store_and_merge<DV>(a, at, a.merge.n_parts == 1, (float *)shared, sums, is_real);
+        store_and_merge<DV>(a, at, (float *)shared, sums, is_real);
         if (is_real) {
             return;
         }

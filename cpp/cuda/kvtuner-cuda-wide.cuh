@@ -161,17 +161,11 @@ __device__ void each_team_unit(const attention_args & a, const block_place & at,
 // They come from anywhere, and where is known late: they are asked for before queries are made. Half of the lanes of a
 // warp have a key each, the others a value.
 inline __device__ void prefetch_exact_rows(const attention_args & a, const block_place & at) {
-    const bool is_key = at.lane < TOKENS;
-    const strides of = is_key ? a.exact.k.of : a.exact.v.of;
-    const char * data = (is_key ? a.exact.k.data : a.exact.v.data) + (at.first_head + at.head) * of.head;
     each_team_unit(a, at, [&](const int first) {
 #pragma unroll 1
         for (int slot = first + at.lane % TOKENS; slot < first + a.share.slots; slot += TOKENS) {
             const int row = slot < a.exact.n_tokens ? a.exact_rows[slot] : -1;
-#pragma unroll 1
-            for (int i = row < 0 ? (int)of.head : 0; i < (int)of.head; i += 128) {
-                prefetch(data + row * of.token + i);
-            }
+            ask_for_exact_row(a, at.lane < TOKENS, at.first_head + at.head, row);
         }
     });
 }
