@@ -6,7 +6,6 @@ read. Elsewhere the file is replaced whole, with room for the next plan.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 from dataclasses import dataclass
@@ -16,11 +15,12 @@ from typing import BinaryIO
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files import atomicfile
 from kvtuner_gguf.files.copying import BLOCK_BYTES, copy_range
+from kvtuner_gguf.files.locking import lock_for_writing, locked_for_reading
 from kvtuner_gguf.gguffile.fields import plan_fields
 from kvtuner_gguf.gguffile.fit import fitted
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.metadata import model_shape
-from kvtuner_gguf.gguffile.reader import MAGIC, Field, GgufHeader, read_gguf
+from kvtuner_gguf.gguffile.reader import MAGIC, Field, GgufHeader, read_open
 from kvtuner_gguf.gguffile.room import N_KEYS, room_bytes, room_fields, room_of, switch
 from kvtuner_gguf.gguffile.shards import SHARD_NAME, read_model, shard_paths
 from kvtuner_gguf.plan.plan import Plan
@@ -90,23 +90,14 @@ def _write_in_place(path: Path, fields: list[bytes]) -> bool:
     """Change nothing but the header of ``path``; whether that can be done."""
     try:
         with path.open("r+b", buffering=0) as file:
-            is_locked = _lock(file)
-            header = read_gguf(path)
+            is_locked = lock_for_writing(file)
+            header = read_open(file, path)
             room = room_of(header)
             if not is_locked or room is None or not room.fits(fields) or not _is_alone(file, path):
                 return False
             switch(file.fileno(), room, fields, len(_kept(header)))
     except OSError as err:
         raise KvtunerError(f"cannot write {path}: {err.strerror or err}; choose another target with -o") from err
-    return True
-
-
-def _lock(file: BinaryIO) -> bool:
-    """Wait for other commands that are changing this file; whether its file system has locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:
-        return False
     return True
 
 
@@ -119,14 +110,16 @@ def _is_alone(file: BinaryIO, path: Path) -> bool:
 def _write_whole(
     headers: list[GgufHeader], fields: list[bytes] | None, target: Path, progress: Progress | None
 ) -> None:
-    header = headers[0]
-    room = b"" if fields is None else _room(header, fields, model_shape(headers))
-    n_ours = 0 if fields is None else len(fields) + N_KEYS
+    path = headers[0].path
     try:
-        source = header.path.open("rb")
+        source = path.open("rb")
     except OSError as err:
-        raise KvtunerError(f"cannot read {header.path}: {err.strerror}; check the path") from err
+        raise KvtunerError(f"cannot read {path}: {err.strerror}; check the path") from err
     with source, atomicfile.replacing(target) as file:
+        with locked_for_reading(source):
+            header = read_open(source, path)  # another command may have replaced it since ``headers`` were read
+        room = b"" if fields is None else _room(header, fields, model_shape(headers))
+        n_ours = 0 if fields is None else len(fields) + N_KEYS
         _link_other_shards(headers, target)  # before: with the first shard the model is whole
         kept = _kept(header)
         file.write(MAGIC + struct.pack("<IQQ", header.version, len(header.tensors), len(kept) + n_ours) + room)

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import mul
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files.locking import locked_for_reading
 from kvtuner_gguf.gguffile.cursor import Cursor
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.nomodel import cannot_read, other_weights
@@ -113,16 +114,22 @@ def read_gguf(path: Path | str) -> GgufHeader:
     """Read the header of ``path``; raises `KvtunerError` with one line for any file that is not whole."""
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            magic = file.read(len(MAGIC))
-            if magic != MAGIC:
-                remedy = other_weights(path) or "check the path"
-                found = f"starts with {magic!r}" if magic else "is empty"
-                raise KvtunerError(f"{path}: not a GGUF file (it {found}): {remedy}")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _header(path, data)
+        with path.open("rb") as file, locked_for_reading(file):
+            return read_open(file, path)
     except OSError as err:
         raise cannot_read(path, err) from err
+
+
+def read_open(file: BinaryIO, path: Path) -> GgufHeader:
+    """As `read_gguf`, of a file that is open, and locked where others may change it; raises `OSError`, too."""
+    file.seek(0)
+    magic = file.read(len(MAGIC))
+    if magic != MAGIC:
+        remedy = other_weights(path) or "check the path"
+        found = f"starts with {magic!r}" if magic else "is empty"
+        raise KvtunerError(f"{path}: not a GGUF file (it {found}): {remedy}")
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _header(path, data)
 
 
 def _header(path: Path, data: mmap.mmap) -> GgufHeader:

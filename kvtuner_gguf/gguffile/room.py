@@ -13,7 +13,8 @@ A reader comes upon the first half where the length is 0, and takes it for value
 next plan is written to the half in which no reader sees keys, and one write of 48 bytes, all in the first sector of the
 file, puts it in force: up to then the file has the plan before, from then on the new one, and nothing is ever half
 done. That needs no journal beside the file, and readers that know nothing of all this are safe, too. The plan before
-stays where it was until the next one, for a reader that is in the middle of it.
+stays where it was until the next one, for a reader that is in the middle of it; commands of ours keep each other from
+the file that long.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import random
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +26,8 @@ import kvtuner_gguf.gguffile.annotate as annotating
 from kvtuner_gguf.cli import main
 from kvtuner_gguf.errors import KvtunerError
 from kvtuner_gguf.files.copying import BLOCK_BYTES
-from kvtuner_gguf.gguffile.annotate import annotate, strip
+from kvtuner_gguf.gguffile.annotate import annotate, strip, write_plan
+from kvtuner_gguf.gguffile.cursor import Cursor
 from kvtuner_gguf.gguffile.fields import string_field, uint64_list_start
 from kvtuner_gguf.gguffile.keys import Keys
 from kvtuner_gguf.gguffile.reader import GgufHeader, read_gguf
@@ -209,6 +211,43 @@ def test_two_commands_at_once_leave_one_of_both_plans(path: Path, tmp_path: Path
     found = plan_of(read_model(path))
     assert read_gguf(path).get(Keys.PLAN_FINGERPRINT) == found.fingerprint
     assert found.fingerprint in {plan.fingerprint for plan in plans}
+
+
+def test_no_command_changes_a_header_that_is_being_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    n_read, read = 0, Cursor.name
+
+    def name(cursor: Cursor) -> str:
+        nonlocal n_read
+        n_read += 1
+        with path.open("r+b") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return read(cursor)
+
+    monkeypatch.setattr(Cursor, "name", name)
+    read_gguf(path)
+    assert n_read > 10
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_readers_wait_for_a_command_that_is_changing_the_header(path: Path) -> None:
+    found: list[GgufHeader] = []
+    reader = threading.Thread(target=lambda: found.append(read_gguf(path)))
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        reader.start()
+        reader.join(0.5)
+        assert (reader.is_alive(), found) == (True, [])
+    reader.join(60)
+    assert len(found) == 1
+
+
+def test_a_file_that_was_replaced_behind_the_reading_is_written_as_it_is_now(path: Path, tmp_path: Path) -> None:
+    headers, data = read_model(path), data_of(path)
+    strip(path, path)
+    write_plan(headers, SMALL, tmp_path / "other.gguf")
+    assert pairs_of(tmp_path / "other.gguf") == SMALL.pairs
+    assert data_of(tmp_path / "other.gguf") == data
 
 
 def test_other_names_of_the_file_keep_what_it_held(path: Path, tmp_path: Path) -> None:
