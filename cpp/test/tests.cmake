@@ -15,6 +15,7 @@ kvtuner_test(fuzz SOURCES cpp/test/fuzz_plan.cpp ${KVTUNER_PLAN}
 kvtuner_test(test-backend SOURCES cpp/test/test_backend.cpp FOLDERS device graph "${KVTUNER_GGML}" LIBRARIES llama)
 kvtuner_test(test-decode SOURCES cpp/test/test_decode.cpp FOLDERS format cpu "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-mask SOURCES cpp/test/test_mask.cpp FOLDERS runtime "${KVTUNER_LLAMA}/src" LIBRARIES llama)
+kvtuner_test(test-inputs SOURCES cpp/test/test_inputs.cpp FOLDERS device "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-lowbit SOURCES cpp/test/test_lowbit.cpp cpp/test/lowbit_sides.cpp
     FOLDERS format "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-attention SOURCES cpp/test/test_attention.cpp cpp/test/attention_edges.cpp
@@ -34,7 +35,9 @@ if(NOT APPLE)  # its fibers are those of ucontext.h
     set_source_files_properties(${KVTUNER_ATTEND} PROPERTIES LANGUAGE CXX)
     kvtuner_test(test-cuda-attention SOURCES cpp/test/test_cuda_attention.cpp cpp/test/cuda_on_cpu.cpp ${KVTUNER_NVIDIA}
         FOLDERS format graph cpu device cuda test "${KVTUNER_GGML}" LIBRARIES ggml)
-    foreach(name lowbit attention)
+    kvtuner_test(test-cuda-inputs SOURCES cpp/test/test_cuda_inputs.cpp cpp/test/cuda_on_cpu.cpp
+        FOLDERS cuda test "${KVTUNER_GGML}" LIBRARIES ggml)
+    foreach(name lowbit attention inputs)
         target_compile_definitions(kvtuner-test-cuda-${name} PRIVATE KVTUNER_CUDA_ON_CPU)
         # kernels read words as other types than they were written as; no thread-local array is made as the program runs
         target_compile_options(kvtuner-test-cuda-${name} PRIVATE -fno-strict-aliasing -Wno-unknown-pragmas
@@ -51,7 +54,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
 endif()
 set(KVTUNER_TEST_TARGETS kvtuner-fuzz)
 list(APPEND KVTUNER_TEST_TARGETS kvtuner-time-attention)
-foreach(name backend decode mask lowbit cuda-lowbit cuda-attention attention gpu-attention writes archs)
+foreach(name backend decode mask inputs lowbit cuda-lowbit cuda-attention cuda-inputs attention gpu-attention writes archs)
     list(APPEND KVTUNER_TEST_TARGETS kvtuner-test-${name})
 endforeach()
 

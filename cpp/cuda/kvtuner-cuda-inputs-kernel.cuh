@@ -1,0 +1,44 @@
+// Inputs of a graph that one kernel brings from memory of the host to where each belongs: a copy of each by itself
+// takes longer than the kernel does for all.
+#pragma once
+
+#include "kvtuner-cuda-runtime.cuh"
+
+#include <cstdint>
+
+namespace kvtuner::cuda {
+
+constexpr int INPUT_CHUNK = 16;  // bytes that a thread brings at once
+constexpr int INPUT_THREADS = 256, MOST_INPUT_BLOCKS = 16;
+constexpr int MOST_INPUTS = 32;  // of one launch
+
+struct staged_input {
+    char * to;
+    uint32_t at, bytes;  // the first is a multiple of INPUT_CHUNK
+};
+
+struct staged_inputs {
+    const char * from;
+    staged_input of[MOST_INPUTS];
+};
+
+// Blocks of threads with the same y have the same input. Where it goes to need not be aligned.
+inline __global__ void __launch_bounds__(INPUT_THREADS) bring_inputs(const staged_inputs a) {
+    const staged_input input = a.of[blockIdx.y];
+    const char * from = a.from + input.at;
+    const bool is_aligned = (uintptr_t)input.to % INPUT_CHUNK == 0;
+    const uint32_t step = gridDim.x * INPUT_THREADS * INPUT_CHUNK;
+    for (uint32_t i = (blockIdx.x * INPUT_THREADS + threadIdx.x) * INPUT_CHUNK; i < input.bytes; i += step) {
+        const uint4 chunk = *(const uint4 *)(from + i);
+        const uint32_t left = input.bytes - i;
+        if (is_aligned && left >= INPUT_CHUNK) {
+            *(uint4 *)(input.to + i) = chunk;
+        } else {
+            for (uint32_t k = 0; k < INPUT_CHUNK && k < left; ++k) {
+                input.to[i + k] = ((const char *)&chunk)[k];
+            }
+        }
+    }
+}
+
+}  // namespace kvtuner::cuda

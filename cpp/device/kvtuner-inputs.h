@@ -1,0 +1,87 @@
+// The inputs of a split that the host has, on their way to the split's back end: none is waited for by itself.
+//
+// Small ones go together where the back end takes them so, and may change as soon as it has them. Large ones in memory
+// that the device copies from go one behind the other, and are waited for once.
+#pragma once
+
+#include "ggml-backend-impl.h"
+
+#include <cstddef>
+#include <vector>
+
+#define KVTUNER_SET_INPUTS "kvtuner_set_inputs"
+
+constexpr size_t KVTUNER_INPUT_ALIGNMENT = 16;
+constexpr size_t KVTUNER_MOST_INPUT_BYTES = 256 * 1024;  // that go together, each padded
+
+struct kvtuner_input {
+    struct ggml_tensor * to;
+    const void * from;  // all bytes of the tensor
+};
+
+// Behind what the back end was asked for before, and before what it is asked for next. False: nothing was done.
+typedef bool (*kvtuner_set_inputs_t)(ggml_backend_t backend, const kvtuner_input * inputs, size_t n);
+
+class kvtuner_inputs {
+public:
+    // is_on: whether the back end has one copy of its inputs
+    kvtuner_inputs(ggml_backend_t backend, bool is_on) : backend(backend) {
+        if (is_on && backend->device && backend->iface.set_tensor_async) {
+            ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(backend->device);
+            set = reg ? (kvtuner_set_inputs_t)ggml_backend_reg_get_proc_address(reg, KVTUNER_SET_INPUTS) : nullptr;
+            pinned = ggml_backend_dev_host_buffer_type(backend->device);
+        }
+    }
+
+    // whether an input, of the user or of the back end that made it, goes over to its copy this way
+    bool take(ggml_backend_t made_by, const ggml_tensor * input, ggml_tensor * copy) {
+        if (!is_of_host(made_by, input)) {
+            return false;
+        }
+        const size_t n = GGML_PAD(ggml_nbytes(input), KVTUNER_INPUT_ALIGNMENT);
+        if (set && n_bytes + n <= KVTUNER_MOST_INPUT_BYTES) {
+            n_bytes += n;
+            small.push_back({ copy, input->data });
+            return true;
+        }
+        if (ggml_backend_buffer_get_type(input->buffer) != pinned) {
+            return false;
+        }
+        copy_behind({ copy, input->data });
+        return true;
+    }
+
+    // once all are taken, and before the split is computed
+    void send() {
+        if (!small.empty() && !set(backend, small.data(), small.size())) {
+            for (const kvtuner_input & input : small) {
+                copy_behind(input);
+            }
+        }
+        if (is_waited_for) {
+            ggml_backend_synchronize(backend);
+        }
+    }
+
+private:
+    // The CPU has made it when it is asked for more. Weights may be copied in part.
+    bool is_of_host(ggml_backend_t made_by, const ggml_tensor * input) const {
+        const bool is_made =
+                (input->flags & GGML_TENSOR_FLAG_INPUT) ||
+                (made_by->device && ggml_backend_dev_type(made_by->device) == GGML_BACKEND_DEVICE_TYPE_CPU);
+        return (set || pinned) && is_made && ggml_backend_buffer_is_host(input->buffer) &&
+               ggml_backend_buffer_get_usage(input->buffer) != GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
+    }
+
+    void copy_behind(const kvtuner_input & input) {
+        ggml_backend_tensor_set_async(backend, input.to, input.from, 0, ggml_nbytes(input.to));
+        is_waited_for = true;
+    }
+
+    ggml_backend_t backend;
+    kvtuner_set_inputs_t set = nullptr;
+    ggml_backend_buffer_type_t pinned = nullptr;
+    std::vector<kvtuner_input> small;
+    size_t n_bytes = 0;
+    bool is_waited_for = false;
+};
