@@ -9,7 +9,7 @@ kvtuner_files(KVTUNER_PLAN plan
     plan.cpp fingerprint.cpp plan-gguf.cpp plan-json.cpp plan-shape.cpp plan-ends.cpp strict-json.cpp vectors.cpp)
 kvtuner_files(KVTUNER_RUNTIME runtime
     model.cpp choice.cpp check.cpp cache.cpp exact.cpp exact-input.cpp layers.cpp report.cpp backend.cpp state.cpp
-    center.cpp blocks.cpp turned.cpp span.cpp beside.cpp scale.cpp reason.cpp)
+    center.cpp blocks.cpp turned.cpp span.cpp beside.cpp scale.cpp kept.cpp reason.cpp)
 kvtuner_files(KVTUNER_GRAPH graph write-steps.cpp writes.cpp)
 kvtuner_files(KVTUNER_CPU_SOURCES cpu lowbit-cpu.cpp rows.cpp attention-centers.cpp attention-tile.cpp attention.cpp cpu-write.cpp)
 kvtuner_files(KVTUNER_CUDA cuda cuda-write.cu cuda-rows.cu cuda-attention.cu cuda-dense.cu cuda-steps.cu

@@ -57,9 +57,41 @@ void kvtuner_cache::init(llama_kv_cache & cache) {
     for (const auto & layer : cache.layers) {
         kvtuner_mark(layer.k);
     }
+    init_rotation(cache);
     init_centers(cache);
     init_exact(cache);
     warn_without(cache);
+}
+
+// where all layers of a cache are; null where not all are in one place, or are split among several devices
+static ggml_backend_buffer_type_t place_of(const std::vector<const ggml_tensor *> & keys) {
+    const auto type_of = [](const ggml_tensor * k) { return ggml_backend_buffer_get_type(k->buffer); };
+    const ggml_backend_buffer_type_t first = keys.empty() ? nullptr : type_of(keys[0]);
+    const ggml_backend_dev_t device = first ? ggml_backend_buft_get_device(first) : nullptr;
+    const bool is_split = device && ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_META;
+    const auto is_elsewhere = [=](const ggml_tensor * k) { return type_of(k) != first; };
+    return is_split || std::any_of(keys.begin(), keys.end(), is_elsewhere) ? nullptr : first;
+}
+
+void kvtuner_cache::init_rotation(llama_kv_cache & cache) {
+    std::vector<const ggml_tensor *> keys;
+    for (const auto & layer : cache.layers) {
+        keys.push_back(layer.k);
+    }
+    std::map<int64_t, std::vector<float>> matrices;
+    for (const int64_t n : { cache.n_rot_k, cache.n_rot_v }) {
+        if (n > 0) {
+            matrices[n] = cache.attn_rot_hadamard.at(n);
+        }
+    }
+    const ggml_backend_buffer_type_t place = place_of(keys);
+    if (place && !matrices.empty()) {
+        cache.rotation.init(place, matrices, cache.hparams.no_alloc);
+    }
+}
+
+ggml_tensor * kvtuner_cache::kept_rotation(const llama_kv_cache & cache, int64_t n) {
+    return cache.rotation.of(n);
 }
 
 // "exact ends, scales, centers by blocks": what the plan wants beside a cache; empty where nothing

@@ -3,6 +3,7 @@
 
 #include "kvtuner-center.h"
 #include "kvtuner-exact.h"
+#include "kvtuner-kept.h"
 
 #include <cstdint>
 #include <string>
@@ -37,6 +38,7 @@ struct kvtuner_cache {
 
     // once the tensors and the rotation are there
     static void init(llama_kv_cache & cache);
+    static void init_rotation(llama_kv_cache & cache);
     static void init_centers(llama_kv_cache & cache);
     static void init_exact(llama_kv_cache & cache);
     static void warn_without(const llama_kv_cache & cache);
@@ -113,6 +115,9 @@ struct kvtuner_cache {
                                      const ggml_tensor * key, uint32_t il);
     static ggml_tensor * with_center(const llama_kv_cache & cache, ggml_context * ctx, ggml_tensor * x,
                                      const ggml_tensor * key, uint32_t il);
+
+    // the matrix of n x n by which the cache rotates, if it keeps one: otherwise null, and it is an input
+    static ggml_tensor * kept_rotation(const llama_kv_cache & cache, int64_t n);
 
     // the rotation that a context shift takes back, or null
     static ggml_tensor * shifted_rotation(const llama_kv_cache & cache, ggml_tensor * rotation);

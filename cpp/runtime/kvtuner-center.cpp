@@ -1,9 +1,8 @@
 #include "kvtuner-center.h"
 
-#include "ggml-alloc.h"
+#include "kvtuner-kept.h"
 
 #include <cmath>
-#include <stdexcept>
 #include <string>
 
 namespace {
@@ -35,11 +34,6 @@ std::vector<float> rotated(std::vector<float> values, size_t n) {
     return values;
 }
 
-std::vector<uint8_t> as_bytes(const std::vector<float> & values) {
-    const uint8_t * bytes = (const uint8_t *)values.data();
-    return { bytes, bytes + values.size() * sizeof(float) };
-}
-
 std::vector<float> scaled(std::vector<float> values, const std::vector<float> & scale) {
     for (size_t i = 0; i < scale.size(); ++i) {
         values[i] *= scale[i];
@@ -59,8 +53,6 @@ std::vector<uint8_t> table_of(const std::vector<std::vector<float>> & blocks, co
     return table;
 }
 
-using planned_tensor = std::pair<ggml_tensor *, std::vector<uint8_t>>;
-
 // a name like those of the cache, so that devices that split its heads split these alike
 ggml_tensor * make_tensor(ggml_context * ctx, ggml_type type, size_t n, size_t n_row, const char * what, uint32_t il) {
     ggml_tensor * tensor = ggml_new_tensor_2d(ctx, type, (int64_t)n, (int64_t)n_row);
@@ -70,14 +62,14 @@ ggml_tensor * make_tensor(ggml_context * ctx, ggml_type type, size_t n, size_t n
 
 // the f32 values of all heads, as [head size, KV heads]
 ggml_tensor * make_heads(ggml_context * ctx, const std::vector<float> & values, const kvtuner_centers::layer & layer,
-                         const char * what, std::vector<planned_tensor> & planned) {
+                         const char * what, std::vector<kvtuner_kept_tensor> & planned) {
     const size_t n = values.size();
-    planned.emplace_back(make_tensor(ctx, GGML_TYPE_F32, n, 1, what, layer.il), as_bytes(values));
+    planned.emplace_back(make_tensor(ctx, GGML_TYPE_F32, n, 1, what, layer.il), kvtuner_bytes_of(values));
     return ggml_reshape_2d(ctx, planned.back().first, layer.head_size, (int64_t)n / layer.head_size);
 }
 
 kvtuner_center make_center(ggml_context * ctx, const kvtuner_centers::layer & layer, uint32_t n_rot,
-                           std::vector<planned_tensor> & planned) {
+                           std::vector<kvtuner_kept_tensor> & planned) {
     const uint32_t digest = digest_of(layer.center);
     if (layer.blocks.empty()) {
         const std::vector<float> values = rotated(scaled(layer.center, layer.scale), n_rot);
@@ -86,27 +78,6 @@ kvtuner_center make_center(ggml_context * ctx, const kvtuner_centers::layer & la
     ggml_tensor * table = make_tensor(ctx, GGML_TYPE_F16, layer.center.size(), layer.blocks.size(), "center", layer.il);
     planned.emplace_back(table, table_of(layer.blocks, layer.scale, n_rot));
     return { nullptr, table, digest };
-}
-
-// a buffer without memory keeps the scheduler from allocating what only stands for its size
-ggml_backend_buffer_t dummy_buffer(ggml_backend_buffer_type_t buft, ggml_context * ctx) {
-    ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(buft, 0);
-    for (ggml_tensor * t = ggml_get_first_tensor(ctx); t; t = ggml_get_next_tensor(ctx, t)) {
-        t->buffer = buffer;
-    }
-    return buffer;
-}
-
-ggml_backend_buffer_t filled_buffer(ggml_backend_buffer_type_t buft, ggml_context * ctx,
-                                    const std::vector<planned_tensor> & planned) {
-    ggml_backend_buffer_t buffer = ggml_backend_alloc_ctx_tensors_from_buft(ctx, buft);
-    if (!buffer) {
-        throw std::runtime_error("failed to allocate the centers and scales of the KV cache");
-    }
-    for (const auto & [tensor, bytes] : planned) {
-        ggml_backend_tensor_set(tensor, bytes.data(), 0, bytes.size());
-    }
-    return buffer;
 }
 
 }  // namespace
@@ -118,7 +89,7 @@ void kvtuner_centers::init(const std::vector<layer> & layers, uint32_t n_rot, bo
     }
     for (const auto & [buft, group] : by_buft) {
         ggml_context_ptr ctx(ggml_init({ 4 * group.size() * ggml_tensor_overhead(), nullptr, /*.no_alloc =*/true }));
-        std::vector<planned_tensor> planned;
+        std::vector<kvtuner_kept_tensor> planned;
         for (const layer * l : group) {
             if (!l->center.empty()) {
                 by_storage[l->k] = make_center(ctx.get(), *l, n_rot, planned);
@@ -127,8 +98,8 @@ void kvtuner_centers::init(const std::vector<layer> & layers, uint32_t n_rot, bo
                 scales[l->k] = { make_heads(ctx.get(), l->scale, *l, "scale", planned), digest_of(l->scale) };
             }
         }
-        ggml_backend_buffer_ptr buffer(no_alloc ? dummy_buffer(buft, ctx.get())
-                                                : filled_buffer(buft, ctx.get(), planned));
+        ggml_backend_buffer_ptr buffer(
+                kvtuner_keep(buft, ctx.get(), planned, no_alloc, "the centers and scales of the KV cache"));
         ctxs_bufs.emplace_back(std::move(ctx), std::move(buffer));
     }
 }
