@@ -1,7 +1,7 @@
 // The inputs of a split that the host has, on their way to the split's back end: none is waited for by itself.
 //
 // Small ones go together where the back end takes them so, and may change as soon as it has them. Large ones in memory
-// that the device copies from go one behind the other, and are waited for once.
+// that the device copies from go one behind the other, and are waited for once. What nothing reads stays where it is.
 #pragma once
 
 #include "ggml-backend-impl.h"
@@ -22,6 +22,11 @@ struct kvtuner_input {
 // Behind what the back end was asked for before, and before what it is asked for next. False: nothing was done.
 typedef bool (*kvtuner_set_inputs_t)(ggml_backend_t backend, const kvtuner_input * inputs, size_t n);
 
+// An input's copy, and a step of the split that reads it. Steps that the graph does not choose are passed over.
+inline void kvtuner_mark_read(ggml_tensor * copy, const ggml_tensor * node) {
+    copy->flags |= node->flags & GGML_TENSOR_FLAG_COMPUTE;
+}
+
 class kvtuner_inputs {
 public:
     // is_on: whether the back end has one copy of its inputs
@@ -33,8 +38,11 @@ public:
         }
     }
 
-    // whether an input, of the user or of the back end that made it, goes over to its copy this way
+    // whether an input, of the user or of the back end that made it, goes over to its copy this way, or need not
     bool take(ggml_backend_t made_by, const ggml_tensor * input, ggml_tensor * copy) {
+        if ((copy->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
+            return true;
+        }
         if (!is_of_host(made_by, input)) {
             return false;
         }

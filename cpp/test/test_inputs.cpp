@@ -167,7 +167,8 @@ ggml_tensor * weight(ggml_context * ctx, int64_t n_rows, ggml_backend_buffer_typ
     return t;
 }
 
-// rows of a table, which the CPU looks up, times a weight and an input; and a large input, twice
+// rows of a table, which the CPU looks up, times a weight and an input, or another input times that weight, which is
+// not chosen; and a large input, twice
 struct problem {
     ggml_context_ptr ctx;
     ggml_backend_buffer_ptr of_table, of_weight;
@@ -184,8 +185,11 @@ struct problem {
         ggml_set_input(ids);
         ggml_set_input(factors);
         ggml_set_output(product);
+        ggml_tensor * unread = ggml_new_tensor_2d(c, GGML_TYPE_F32, N_VALUES, N_TOKENS);
+        ggml_set_input(unread);
+        ggml_tensor * choices[] = { product, ggml_mul(c, unread, w) };
         graph = ggml_new_graph(c);
-        ggml_build_forward_expand(graph, product);
+        ggml_build_forward_select(graph, choices, 2, 0);
         if (has_large) {
             large = ggml_new_tensor_1d(c, GGML_TYPE_F32, N_LARGE);
             ggml_set_input(large);
