@@ -4,6 +4,8 @@
 
 #include "kvtuner-cuda-runtime.cuh"
 
+#include "ggml-cuda/common.cuh"
+
 #include <cstdint>
 
 namespace kvtuner::cuda {
@@ -28,6 +30,7 @@ inline __global__ void __launch_bounds__(INPUT_THREADS) bring_inputs(const stage
     const char * from = a.from + input.at;
     const bool is_aligned = (uintptr_t)input.to % INPUT_CHUNK == 0;
     const uint32_t step = gridDim.x * INPUT_THREADS * INPUT_CHUNK;
+    ggml_cuda_pdl_sync();  // the graph before may still read its own
     for (uint32_t i = (blockIdx.x * INPUT_THREADS + threadIdx.x) * INPUT_CHUNK; i < input.bytes; i += step) {
         const uint4 chunk = *(const uint4 *)(from + i);
         const uint32_t left = input.bytes - i;

@@ -90,8 +90,8 @@ static void launch(const staged_inputs & inputs, int n, cudaStream_t stream) {
         most = std::max(most, inputs.of[i].bytes);
     }
     const int n_blocks = std::clamp((int)(most / (INPUT_THREADS * INPUT_CHUNK)), 1, MOST_INPUT_BLOCKS);
-    bring_inputs<<<dim3(n_blocks, n), INPUT_THREADS, 0, stream> > >(inputs);
-    CUDA_CHECK(cudaGetLastError());
+    const ggml_cuda_kernel_launch_params params(dim3(n_blocks, n), dim3(INPUT_THREADS), (size_t)0, stream);
+    ggml_cuda_kernel_launch(bring_inputs, params, inputs);
 }
 
 }  // namespace
