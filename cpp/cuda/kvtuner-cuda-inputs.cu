@@ -75,13 +75,22 @@ private:
     int at = 0;
 };
 
-static std::mutex guard;
-static std::unordered_map<const ggml_backend_cuda_context *, input_slots> all_slots;
+// Those of all contexts. A program may end without freeing its contexts, and then CUDA is gone before static objects
+// are.
+struct all_slots {
+    std::mutex guard;
+    std::unordered_map<const ggml_backend_cuda_context *, input_slots> by_context;
+};
+
+static all_slots & all() {
+    static all_slots * const slots = new all_slots;
+    return *slots;
+}
 
 // which only the thread of the context uses
 static input_slots & slots_of(const ggml_backend_cuda_context & ctx) {
-    const std::lock_guard<std::mutex> lock(guard);
-    return all_slots[&ctx];
+    const std::lock_guard<std::mutex> lock(all().guard);
+    return all().by_context[&ctx];
 }
 
 static void launch(const staged_inputs & inputs, int n, cudaStream_t stream) {
@@ -120,7 +129,7 @@ bool kvtuner_cuda_set_inputs(ggml_backend_cuda_context & ctx, const kvtuner_inpu
 }
 
 void kvtuner_cuda_forget_inputs(const ggml_backend_cuda_context & ctx) {
-    const std::lock_guard<std::mutex> lock(guard);
-    all_slots.erase(&ctx);
+    const std::lock_guard<std::mutex> lock(all().guard);
+    all().by_context.erase(&ctx);
 }
 #endif

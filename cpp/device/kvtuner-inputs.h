@@ -1,10 +1,12 @@
 // The inputs of a split that the host has, on their way to the split's back end: none is waited for by itself.
 //
 // Small ones go together where the back end takes them so, and may change as soon as it has them. Large ones in memory
-// that the device copies from go one behind the other, and are waited for once. What nothing reads stays where it is.
+// that the device copies from go one behind the other, and are waited for once, when the split is on its way. What
+// nothing reads stays where it is.
 #pragma once
 
 #include "ggml-backend-impl.h"
+#include "ggml-cpp.h"
 
 #include <cstddef>
 #include <vector>
@@ -52,7 +54,7 @@ public:
             small.push_back({ copy, input->data });
             return true;
         }
-        if (ggml_backend_buffer_get_type(input->buffer) != pinned) {
+        if (ggml_backend_buffer_get_type(buffer_of(input)) != pinned) {
             return false;
         }
         copy_behind({ copy, input->data });
@@ -66,10 +68,24 @@ public:
                 copy_behind(input);
             }
         }
-        if (is_waited_for) {
+        if (is_waited_for && backend->iface.event_record) {
+            copied.reset(ggml_backend_event_new(backend->device));
+        }
+        if (copied) {
+            ggml_backend_event_record(copied.get(), backend);
+        } else if (is_waited_for) {
             ggml_backend_synchronize(backend);
         }
     }
+
+    ~kvtuner_inputs() {
+        if (copied) {
+            ggml_backend_event_synchronize(copied.get());
+        }
+    }
+
+    kvtuner_inputs(const kvtuner_inputs &) = delete;
+    kvtuner_inputs & operator=(const kvtuner_inputs &) = delete;
 
 private:
     // The CPU has made it when it is asked for more. Weights may be copied in part.
@@ -77,8 +93,13 @@ private:
         const bool is_made =
                 (input->flags & GGML_TENSOR_FLAG_INPUT) ||
                 (made_by->device && ggml_backend_dev_type(made_by->device) == GGML_BACKEND_DEVICE_TYPE_CPU);
-        return (set || pinned) && is_made && ggml_backend_buffer_is_host(input->buffer) &&
-               ggml_backend_buffer_get_usage(input->buffer) != GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
+        const ggml_backend_buffer_t buffer = buffer_of(input);
+        return (set || pinned) && is_made && ggml_backend_buffer_is_host(buffer) &&
+               ggml_backend_buffer_get_usage(buffer) != GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
+    }
+
+    static ggml_backend_buffer_t buffer_of(const ggml_tensor * input) {
+        return input->view_src ? input->view_src->buffer : input->buffer;
     }
 
     void copy_behind(const kvtuner_input & input) {
@@ -92,4 +113,5 @@ private:
     std::vector<kvtuner_input> small;
     size_t n_bytes = 0;
     bool is_waited_for = false;
+    ggml_backend_event_ptr copied;  // what is waited for
 };

@@ -19,7 +19,7 @@ constexpr int64_t N_LARGE = KVTUNER_MOST_INPUT_BYTES / sizeof(float);  // which 
 
 // what the device can do
 struct abilities {
-    bool takes_together, has_memory, has_pinned;  // the second: for inputs that it takes together
+    bool takes_together, has_memory, has_pinned, has_events;  // the second: for inputs that it takes together
 };
 
 abilities can;
@@ -78,6 +78,27 @@ ggml_backend_buffer_type_t host_buffer_type(ggml_backend_dev_t) {
     return can.has_pinned ? &pinned_memory : nullptr;
 }
 
+// an event: how many steps of the work that there is were asked for before it
+std::vector<size_t> recorded;
+bool was_computing = false;  // whether all events were waited for only once the device had something to compute
+
+ggml_backend_event_t new_event(ggml_backend_dev_t device) {
+    recorded.push_back(0);
+    return can.has_events ? new ggml_backend_event{ device, nullptr } : nullptr;
+}
+
+void free_event(ggml_backend_dev_t, ggml_backend_event_t event) {
+    delete event;
+}
+
+void wait_for_event(ggml_backend_dev_t, ggml_backend_event_t) {
+    was_computing = was_computing && work.size() > recorded.back();
+    for (size_t i = 0; i < recorded.back(); ++i) {
+        work[i]();
+    }
+    work.erase(work.begin(), work.begin() + (ptrdiff_t)recorded.back());
+}
+
 bool supports_op(ggml_backend_dev_t, const ggml_tensor * node) {
     return node->op != GGML_OP_GET_ROWS;
 }
@@ -112,6 +133,10 @@ ggml_status compute(ggml_backend_t, ggml_cgraph * graph) {
     return GGML_STATUS_SUCCESS;
 }
 
+void record(ggml_backend_t, ggml_backend_event_t) {
+    recorded.back() = work.size();
+}
+
 bool set_inputs(ggml_backend_t, const kvtuner_input * inputs, size_t n) {
     for (size_t i = 0; i < n && can.has_memory; ++i) {
         const char * from = (const char *)inputs[i].from;
@@ -144,6 +169,9 @@ void make_device() {
     device.iface.get_type = device_type;
     device.iface.get_buffer_type = buffer_type;
     device.iface.get_host_buffer_type = host_buffer_type;
+    device.iface.event_new = new_event;
+    device.iface.event_free = free_event;
+    device.iface.event_synchronize = wait_for_event;
     device.iface.supports_op = supports_op;
     device.iface.supports_buft = supports_memory;
     made_up.device = &device;
@@ -152,6 +180,7 @@ void make_device() {
     made_up.iface.get_tensor_async = get_tensor;
     made_up.iface.synchronize = synchronize;
     made_up.iface.graph_compute = compute;
+    made_up.iface.event_record = record;
 }
 
 // a tensor of floats that a graph takes as it is
@@ -233,8 +262,8 @@ int failures = 0;
 
 void expect(bool is_right, const char * what, bool has_large) {
     if (!is_right) {
-        printf("together %d, memory %d, pinned %d, large %d: %s\n", can.takes_together, can.has_memory, can.has_pinned,
-               has_large, what);
+        printf("together %d, memory %d, pinned %d, events %d, large %d: %s\n", can.takes_together, can.has_memory,
+               can.has_pinned, can.has_events, has_large, what);
         ++failures;
     }
 }
@@ -252,6 +281,8 @@ void test(const abilities & device_can, bool has_large) {
     std::vector<std::vector<float>> products(N_ROUNDS, std::vector<float>(ggml_nelements(p.product)));
     std::vector<std::vector<float>> doubles(N_ROUNDS, std::vector<float>(has_large ? N_LARGE : 0));
     n_waits = n_together = 0;
+    was_computing = true;
+    recorded.clear();
     for (int i = 0; i < N_ROUNDS; ++i) {
         p.set(i);
         ggml_backend_sched_graph_compute_async(sched.get(), p.graph);
@@ -261,13 +292,13 @@ void test(const abilities & device_can, bool has_large) {
             ggml_backend_tensor_get_async(&made_up, p.twice, doubles[i].data(), 0, ggml_nbytes(p.twice));
         }
     }
-    const bool is_together = can.takes_together && can.has_memory;
     const int n_copied = can.takes_together ? 2 : 0;  // the CPU's rows, and factors
     expect(n_together == n_copied * N_ROUNDS, "other inputs went together", has_large);
-    if (is_together && !has_large) {
-        expect(n_waits == 0, "it waited", has_large);
-    } else if (can.has_pinned) {
-        expect(n_waits == N_ROUNDS, "it did not wait once a round", has_large);
+    const bool has_copies = has_large || !can.takes_together || !can.has_memory;
+    if (can.has_pinned) {
+        expect(n_waits == (has_copies && !can.has_events ? N_ROUNDS : 0), "it waited for other work", has_large);
+        expect(recorded.size() == (has_copies ? N_ROUNDS : 0), "it waited for other copies", has_large);
+        expect(was_computing, "it waited before the device had something to compute", has_large);
     }
     do_work();
     for (int i = 0; i < N_ROUNDS; ++i) {
@@ -281,11 +312,13 @@ int main() {
     make_device();
     cpu = ggml_backend_cpu_init();
     for (const bool has_large : { false, true }) {
-        test({ true, true, true }, has_large);
-        test({ true, true, false }, has_large);
-        test({ true, false, true }, has_large);
-        test({ false, false, true }, has_large);
-        test({ false, false, false }, has_large);
+        for (const bool has_events : { false, true }) {
+            test({ true, true, true, has_events }, has_large);
+            test({ true, true, false, has_events }, has_large);
+            test({ true, false, true, has_events }, has_large);
+            test({ false, false, true, has_events }, has_large);
+            test({ false, false, false, has_events }, has_large);
+        }
     }
     ggml_backend_free(cpu);
     printf("%d failures\n", failures);
