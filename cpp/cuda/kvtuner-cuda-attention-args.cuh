@@ -110,6 +110,7 @@ struct merge_args {
     float2 * sums;        // [columns, parts, streams]: exponent of two that was taken off, sum
     const float * sinks;  // of each query head, or null
     float * out;          // [values, query heads, queries, streams]
+    char * out_q8;        // the same as blocks of q8_1, or null
     int n_parts, n_query, n_head_kv, group;
     int rotation;  // values of the Walsh-Hadamard transform of a row; 0: none
 

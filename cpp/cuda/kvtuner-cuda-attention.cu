@@ -1,4 +1,5 @@
 #include "kvtuner-cuda-attention.cuh"
+#include "kvtuner-cuda-quantized.cuh"
 
 #include "ggml-cuda/fattn.cuh"
 
@@ -27,7 +28,7 @@ static std::optional<prefill_plan> prefill_plan_of(int, const ggml_tensor *, con
     return std::nullopt;
 }
 
-static void run(ggml_backend_cuda_context &, attention_plan &, const ggml_tensor *) {
+static void run(ggml_backend_cuda_context &, attention_plan &, const ggml_tensor *, const rotations &) {
 }
 
 static void run(ggml_backend_cuda_context &, prefill_plan &, const ggml_tensor *, kept_masks &) {
@@ -72,8 +73,16 @@ struct parts_memory {
     }
 };
 
-static void run(ggml_backend_cuda_context & ctx, attention_plan & plan, const ggml_tensor * node) {
+// Where the output goes as q8_1, too, if a product reads it so. Rows of other lengths end with zeros there.
+static char * place_of_q8(const ggml_backend_cuda_context & ctx, const rotations & around) {
+    const ggml_tensor * rows = around.multiplied;
+    return rows && rows->ne[0] % MATRIX_ROW_PADDING == 0 ? kvtuner_cuda_quantized(ctx, rows).data : nullptr;
+}
+
+static void run(ggml_backend_cuda_context & ctx, attention_plan & plan, const ggml_tensor * node,
+                const rotations & around) {
     const parts_memory memory(ctx, node, plan.args.merge);
+    plan.args.merge.out_q8 = place_of_q8(ctx, around);
     plan.launch.stream = ctx.stream();
     launch_plan(plan, node->src[1]->ne[0], node->ne[0]);
 }
@@ -114,7 +123,7 @@ bool kvtuner_cuda_attention(ggml_backend_cuda_context & ctx, ggml_tensor * node,
     const bool is_rotated = around.q || around.out;
     if (is_rotated || !is_left(ctx.device, node)) {
         if (auto plan = plan_of(ctx.device, node, around)) {
-            run(ctx, *plan, node);
+            run(ctx, *plan, node, around);
             return true;
         }
         if (auto plan = prefill_plan_of(ctx.device, node, around)) {

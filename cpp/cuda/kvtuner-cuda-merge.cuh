@@ -4,6 +4,7 @@
 #include "kvtuner-cuda-attention-args.cuh"
 #include "kvtuner-cuda-launch.cuh"
 #include "kvtuner-cuda-rotate.cuh"
+#include "kvtuner-cuda-q8.cuh"
 
 #include "ggml-cuda/common.cuh"
 
@@ -82,11 +83,21 @@ struct part_sums {
             }
         }
     }
+
+    // as blocks of q8_1
+    __device__ void put_q8(char * blocks, const int lane, const bool is_stored) const {
+#pragma unroll
+        for (int k = 0; k < (int)(sizeof(x) / sizeof(float4)); ++k) {
+            const int at = VALUES_OF_LANES * k + 4 * lane;
+            cuda::put_q8(x[k], blocks, at, is_stored && at < DV);
+        }
+    }
 };
 
 // where the row of a column of a stream goes, and the sink of its head
 struct output_row {
     float * out;
+    char * out_q8;
     float sink;
 
     __device__ output_row(const merge_args & a, const int size_v, const int column, const int stream) {
@@ -97,7 +108,9 @@ struct output_row {
             head = head_kv * a.group + of_group - query * a.group;
         }
         sink = a.sinks ? a.sinks[head] * LOG2_E : -INFINITY;
-        out = a.out + (((int64_t)stream * a.n_query + query) * a.n_head_kv * a.group + head) * size_v;
+        const int64_t first = (((int64_t)stream * a.n_query + query) * a.n_head_kv * a.group + head) * size_v;
+        out = a.out + first;
+        out_q8 = a.out_q8 ? a.out_q8 + first / Q8_VALUES * Q8_BYTES : nullptr;
     }
 
     // By one warp: sums of which 2^above was taken off. All but the store is done where it is not real.
@@ -110,6 +123,9 @@ struct output_row {
         rotate_row(all.x, rotation, lane);
         if (is_real) {
             all.put(out, lane);
+        }
+        if (out_q8) {
+            all.put_q8(out_q8, lane, is_real);
         }
     }
 };

@@ -23,7 +23,7 @@ static bool is_off() {
 }  // namespace
 
 kvtuner_cuda_steps::kvtuner_cuda_steps(ggml_backend_cuda_context & ctx, const ggml_cgraph & graph)
-    : ctx(ctx), graph(graph), writes(graph, is_off()), masks(ctx) {
+    : ctx(ctx), graph(graph), writes(graph, is_off()), quantized(ctx, graph, is_off()), masks(ctx) {
     if (!is_off()) {
         find_rotations();
         writes.take_rope([this](int i) { return (size_t)i < is_covered.size() && is_covered[i]; });
@@ -71,14 +71,16 @@ void kvtuner_cuda_steps::find_rotations() {
             around.q_length = before->ne[0];
             is_covered[in.at.at(before)] = true;
         }
+        around.multiplied = in.multiplied_next(around.out ? in.at.at(around.out) : i);
     }
 }
 
 bool kvtuner_cuda_steps::run(int i) const {
     writes.run(ctx, i);
-    const auto found = attentions.find(i);
-    if (found != attentions.end()) {
-        return kvtuner_cuda_attention(ctx, graph.nodes[i], found->second, masks);
+    if (writes.covers(i) || ((size_t)i < is_covered.size() && is_covered[i])) {
+        return true;
     }
-    return writes.covers(i) || ((size_t)i < is_covered.size() && is_covered[i]);
+    quantized.go_on_to(graph.nodes[i]);
+    const auto found = attentions.find(i);
+    return found != attentions.end() && kvtuner_cuda_attention(ctx, graph.nodes[i], found->second, masks);
 }

@@ -1,8 +1,10 @@
 // Which steps of a graph kernels of ours do together: writes of keys and values with the RoPE before them, and
-// attention with the rotations of queries before it and of its output behind it.
+// attention with the rotations of queries before it and of its output behind it, which it quantizes for the product
+// that comes next.
 #pragma once
 
 #include "kvtuner-cuda-attention.cuh"
+#include "kvtuner-cuda-quantized.cuh"
 #include "kvtuner-cuda-write.cuh"
 
 #include <unordered_map>
@@ -24,5 +26,6 @@ private:
     kvtuner_cuda_writes writes;
     std::unordered_map<int, kvtuner::rotations> attentions;  // by node
     std::vector<bool> is_covered;                            // rotations around them; empty without any
+    mutable kvtuner::cuda::quantized_rows quantized;         // of products of the nodes that have run
     mutable kvtuner::cuda::kept_masks masks;                 // of the nodes that have run
 };

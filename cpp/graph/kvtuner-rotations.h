@@ -12,6 +12,7 @@ struct rotations {
     int64_t q_length = 0;
     const ggml_tensor * out = nullptr;
     int64_t out_length = 0;
+    const ggml_tensor * multiplied = nullptr;  // the output as the rows that a product of weights reads next, or null
 };
 
 // in memory
@@ -45,6 +46,22 @@ struct places {
         }
         const bool is_one = is_rotation(q, node->src[0]->ne[0]) && has_one_reader(q) && q->data == node->src[0]->data;
         return is_one ? q : nullptr;
+    }
+
+    // the output of node i as the rows of a product that comes next, of quantized weights, or null
+    const ggml_tensor * multiplied_next(int i) const {
+        const ggml_tensor * last = graph.nodes[i];
+        for (int k = i + 1; k < graph.n_nodes; ++k) {
+            const ggml_tensor * next = graph.nodes[k];
+            if (is_view(next) && next->src[0] == last && ggml_is_contiguous(next) && next->data == last->data) {
+                last = next;
+            } else if (!ggml_op_is_empty(next->op)) {
+                return next->op == GGML_OP_MUL_MAT && next->src[1] == last && ggml_is_quantized(next->src[0]->type)
+                               ? last
+                               : nullptr;
+            }
+        }
+        return nullptr;
     }
 
     // the rotation that alone reads the output of node i, or null

@@ -9,6 +9,7 @@
 #include "attention_errors.h"
 #include "kvtuner-cuda-plan.cuh"
 #include "kvtuner-cuda-prefill-plan.cuh"
+#include "kvtuner-cuda-q8.cuh"
 #include "kvtuner-formats.h"
 #include "rotated_case.h"
 
@@ -119,6 +120,30 @@ void run(prefill_plan & plan, const setting & s) {
     run_in_parts(plan, s);
 }
 
+// Blocks of q8_1 as upstream's quantize_q8_1 makes them.
+std::vector<char> q8_of(const std::vector<float> & x) {
+    std::vector<char> blocks(x.size() / Q8_VALUES * Q8_BYTES);
+    char * block = blocks.data();
+    for (auto values = x.begin(); values != x.end(); values += Q8_VALUES, block += Q8_BYTES) {
+        float most = 0, sums[Q8_VALUES];
+        for (int i = 0; i < Q8_VALUES; ++i) {
+            most = std::max(most, std::fabs(values[i]));
+            sums[i] = values[i];
+        }
+        for (int n = Q8_VALUES / 2; n > 0; n /= 2) {
+            for (int i = 0; i < n; ++i) {
+                sums[i] += sums[i + n];
+            }
+        }
+        const ggml_fp16_t pair[] = { ggml_fp32_to_fp16(most / 127), ggml_fp32_to_fp16(sums[0]) };
+        memcpy(block, pair, sizeof(pair));
+        for (int i = 0; i < Q8_VALUES; ++i) {
+            block[4 + i] = (char)(most == 0 ? 0 : roundf(values[i] / (most / 127)));
+        }
+    }
+    return blocks;
+}
+
 // how exact rows come to shared memory
 std::vector<std::string> exact_ways_of(const attention_plan & plan) {
     const exact_share & share = plan.args.share;
@@ -195,6 +220,7 @@ const char * const ALL_WAYS[] = {
     "many queries, one part",
     "many queries, parts",
     "rotated",
+    "output as q8_1",
     "exact rows of teams",
     "exact rows, 16 a unit",
     "exact rows, fewer a unit",
@@ -263,8 +289,22 @@ private:
         }
         const ggml_tensor * out = around.out ? around.out : c.out;
         memset(out->data, 0xff, ggml_nbytes(out));
+        const bool has_q8 = n_cases % 2 == 0 && c.s.n_query <= MOST_FEW;
+        std::vector<char> q8(has_q8 ? ggml_nelements(out) / Q8_VALUES * Q8_BYTES : 0);
+        plan->args.merge.out_q8 = has_q8 ? q8.data() : nullptr;
         ::run(*plan, c.s);
+        if (has_q8) {
+            check_q8(q8, values_of(out));
+        }
         return true;
+    }
+
+    void check_q8(const std::vector<char> & got, const std::vector<float> & out) {
+        ++ways["output as q8_1"];
+        if (got != q8_of(out)) {
+            printf("FAIL other blocks of q8_1: %s\n", text.c_str());
+            ++n_failed;
+        }
     }
 
     static std::vector<float> values_of(const ggml_tensor * t) {

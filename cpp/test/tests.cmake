@@ -16,6 +16,8 @@ kvtuner_test(test-backend SOURCES cpp/test/test_backend.cpp FOLDERS device graph
 kvtuner_test(test-decode SOURCES cpp/test/test_decode.cpp FOLDERS format cpu "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-mask SOURCES cpp/test/test_mask.cpp FOLDERS runtime "${KVTUNER_LLAMA}/src" LIBRARIES llama)
 kvtuner_test(test-inputs SOURCES cpp/test/test_inputs.cpp FOLDERS device "${KVTUNER_GGML}" LIBRARIES ggml)
+kvtuner_test(test-products SOURCES cpp/test/test_products.cpp cpp/graph/kvtuner-write-steps.cpp
+    FOLDERS graph "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-lowbit SOURCES cpp/test/test_lowbit.cpp cpp/test/lowbit_sides.cpp
     FOLDERS format "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-attention SOURCES cpp/test/test_attention.cpp cpp/test/attention_edges.cpp
@@ -54,7 +56,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
 endif()
 set(KVTUNER_TEST_TARGETS kvtuner-fuzz)
 list(APPEND KVTUNER_TEST_TARGETS kvtuner-time-attention)
-foreach(name backend decode mask inputs lowbit cuda-lowbit cuda-attention cuda-inputs attention gpu-attention writes archs)
+foreach(name backend decode mask inputs products lowbit cuda-lowbit cuda-attention cuda-inputs attention gpu-attention writes archs)
     list(APPEND KVTUNER_TEST_TARGETS kvtuner-test-${name})
 endforeach()
 

@@ -1,0 +1,42 @@
+// Rows that products of quantized weights and vectors read as q8_1: they are quantized once where products come one
+// after the other that read the same, and by attention where a product of its output comes next.
+#pragma once
+
+#include "ggml-cuda/common.cuh"
+#include "kvtuner-last-rows.h"
+
+struct kvtuner_quantized_rows {
+    char * data;    // where they belong; null: there is no place for them
+    bool is_there;  // and need not be quantized
+};
+
+// For what is about to quantize rows, or to read them quantized, in the graph that this thread computes.
+kvtuner_quantized_rows kvtuner_cuda_quantized(const ggml_backend_cuda_context & ctx, const ggml_tensor * rows);
+
+namespace kvtuner::cuda {
+
+// the rows of one graph that are quantized last
+class quantized_rows {
+public:
+    // With memory for the most that a product of it reads: of the pool, which nothing else may have of it then.
+    quantized_rows(ggml_backend_cuda_context & ctx, const ggml_cgraph & graph, bool is_off);
+    ~quantized_rows();
+
+    quantized_rows(const quantized_rows &) = delete;
+    quantized_rows & operator=(const quantized_rows &) = delete;
+
+    // a node is about to be computed
+    void go_on_to(const ggml_tensor * node) {
+        kept.go_on_to(node);
+    }
+
+    kvtuner_quantized_rows take(const ggml_backend_cuda_context & of, const ggml_tensor * rows);
+
+private:
+    const ggml_backend_cuda_context & ctx;
+    ggml_cuda_pool_alloc<char> memory;
+    size_t n_bytes = 0;
+    last_rows kept;
+};
+
+}  // namespace kvtuner::cuda

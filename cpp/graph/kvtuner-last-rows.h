@@ -1,0 +1,28 @@
+// The rows that were quantized last, for as long as they are what they were.
+#pragma once
+
+#include "ggml.h"
+
+namespace kvtuner {
+
+class last_rows {
+public:
+    // A node is about to be computed. It may change them where it is no product of them.
+    void go_on_to(const ggml_tensor * node) {
+        if (node->op != GGML_OP_MUL_MAT || node->src[1] != rows) {
+            rows = nullptr;
+        }
+    }
+
+    // whether it is these; from now on they are
+    bool take(const ggml_tensor * others) {
+        const bool are_these = rows == others;
+        rows = others;
+        return are_these;
+    }
+
+private:
+    const ggml_tensor * rows = nullptr;
+};
+
+}  // namespace kvtuner

@@ -1,0 +1,139 @@
+// Which products of a graph find their rows quantized: those right behind another of the same rows, and those right
+// behind attention.
+
+#include "kvtuner-last-rows.h"
+#include "kvtuner-rotations.h"
+
+#include "ggml-cpp.h"
+#include "ggml-cpu.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+namespace {
+
+constexpr int64_t N_VALUES = 64, N_HEADS = 8, N_CELLS = 32;
+
+int failures = 0;
+
+void expect(bool is_right, const char * what) {
+    if (!is_right) {
+        printf("%s\n", what);
+        ++failures;
+    }
+}
+
+struct graph_of {
+    ggml_context_ptr ctx{ ggml_init({ 4 * 1024 * 1024, nullptr, /*no_alloc =*/false }) };
+    ggml_cgraph * graph = ggml_new_graph(ctx.get());
+
+    ggml_tensor * matrix(ggml_type type, int64_t n, int64_t n_rows) {
+        return ggml_new_tensor_2d(ctx.get(), type, n, n_rows);
+    }
+
+    ggml_tensor * product(ggml_tensor * rows, ggml_type type = GGML_TYPE_Q4_0) {
+        return ggml_mul_mat(ctx.get(), matrix(type, rows->ne[0], N_VALUES * N_HEADS), rows);
+    }
+
+    // which are there before they are computed, of products of a graph that is computed in order
+    std::vector<bool> found() {
+        std::vector<bool> found;
+        kvtuner::last_rows last;
+        for (int i = 0; i < ggml_graph_n_nodes(graph); ++i) {
+            const ggml_tensor * node = ggml_graph_node(graph, i);
+            if (ggml_op_is_empty(node->op)) {
+                continue;
+            }
+            last.go_on_to(node);
+            if (node->op == GGML_OP_MUL_MAT) {
+                found.push_back(last.take(node->src[1]));
+            }
+        }
+        return found;
+    }
+
+    ggml_tensor * attention() {
+        ggml_context * c = ctx.get();
+        ggml_tensor * q = ggml_new_tensor_3d(c, GGML_TYPE_F32, N_VALUES, 1, N_HEADS);
+        ggml_tensor * k = ggml_new_tensor_3d(c, GGML_TYPE_F16, N_VALUES, N_CELLS, N_HEADS);
+        ggml_tensor * mask = matrix(GGML_TYPE_F16, N_CELLS, 1);
+        return ggml_flash_attn_ext(c, q, k, k, mask, 1, 0, 0);
+    }
+
+    ggml_tensor * row_of(ggml_tensor * heads) {
+        return ggml_reshape_2d(ctx.get(), heads, N_VALUES * N_HEADS, 1);
+    }
+
+    // the rows that a product reads right behind `node`
+    const ggml_tensor * multiplied_next(const ggml_tensor * node) const {
+        const kvtuner::places in(*graph);
+        return in.multiplied_next(in.at.at(node));
+    }
+};
+
+void test_products_of_the_same_rows() {
+    graph_of g;
+    ggml_tensor * x = ggml_rms_norm(g.ctx.get(), g.matrix(GGML_TYPE_F32, N_VALUES * N_HEADS, 1), 1e-5f);
+    for (int i = 0; i < 3; ++i) {
+        ggml_build_forward_expand(g.graph, ggml_reshape_2d(g.ctx.get(), g.product(x), N_VALUES, N_HEADS));
+    }
+    ggml_build_forward_expand(g.graph, g.product(ggml_scale(g.ctx.get(), x, 2)));
+    ggml_build_forward_expand(g.graph, g.product(x));
+    expect(g.found() == std::vector<bool>({ false, true, true, false, false }), "products of the same rows");
+}
+
+void test_rows_that_change() {
+    graph_of g;
+    ggml_tensor * x = ggml_rms_norm(g.ctx.get(), g.matrix(GGML_TYPE_F32, N_VALUES * N_HEADS, 1), 1e-5f);
+    ggml_build_forward_expand(g.graph, g.product(x));
+    ggml_tensor * changed = ggml_scale_inplace(g.ctx.get(), x, 2);
+    ggml_build_forward_expand(g.graph, g.product(changed));
+    expect(g.found() == std::vector<bool>({ false, false }), "rows that change where they are");
+    graph_of h;
+    ggml_tensor * y = ggml_rms_norm(h.ctx.get(), h.matrix(GGML_TYPE_F32, N_VALUES * N_HEADS, 1), 1e-5f);
+    ggml_build_forward_expand(h.graph, h.product(y));
+    ggml_build_forward_expand(h.graph, ggml_scale_inplace(h.ctx.get(), y, 2));
+    ggml_build_forward_expand(h.graph, h.product(y));
+    expect(h.found() == std::vector<bool>({ false, false }), "rows that another node changes between");
+}
+
+void test_output_of_attention() {
+    for (ggml_type type : { GGML_TYPE_Q4_0, GGML_TYPE_Q6_K, GGML_TYPE_F16 }) {
+        graph_of g;
+        ggml_tensor * out = g.attention();
+        ggml_tensor * row = g.row_of(out);
+        ggml_build_forward_expand(g.graph, g.product(row, type));
+        expect(g.multiplied_next(out) == (type == GGML_TYPE_F16 ? nullptr : row), "a product behind attention");
+    }
+    graph_of g;
+    ggml_tensor * out = g.attention();
+    ggml_build_forward_expand(g.graph, g.product(ggml_scale(g.ctx.get(), g.row_of(out), 2)));
+    expect(g.multiplied_next(out) == nullptr, "a step between");
+    graph_of h;
+    ggml_tensor * last = h.attention();
+    ggml_build_forward_expand(h.graph, last);
+    expect(h.multiplied_next(last) == nullptr, "nothing behind attention");
+}
+
+void test_rotated_output() {
+    graph_of g;
+    ggml_tensor * out = g.attention();
+    ggml_tensor * turned = ggml_mul_mat(g.ctx.get(), g.matrix(GGML_TYPE_F32, N_VALUES, N_VALUES), out);
+    ggml_mul_mat_set_hint(turned, GGML_HINT_SRC0_IS_HADAMARD);
+    ggml_tensor * row = g.row_of(turned);
+    ggml_build_forward_expand(g.graph, g.product(row));
+    expect(g.multiplied_next(turned) == row, "a product behind a rotation");
+    expect(g.multiplied_next(out) == nullptr, "a rotation, whose matrix is not quantized");
+}
+
+}  // namespace
+
+int main() {
+    test_products_of_the_same_rows();
+    test_rows_that_change();
+    test_output_of_attention();
+    test_rotated_output();
+    printf("%d failures\n", failures);
+    return failures > 0;
+}
