@@ -24,7 +24,8 @@ struct staged_inputs {
     staged_input of[MOST_INPUTS];
 };
 
-// Blocks of threads with the same y have the same input. Where it goes to need not be aligned.
+// Blocks of threads with the same y have the same input. Where it goes to need not be aligned. Later kernels read some
+// inputs before they wait for the one before them: so no kernel may start before this one has ended.
 inline __global__ void __launch_bounds__(INPUT_THREADS) bring_inputs(const staged_inputs a) {
     const staged_input input = a.of[blockIdx.y];
     const char * from = a.from + input.at;
@@ -42,6 +43,7 @@ inline __global__ void __launch_bounds__(INPUT_THREADS) bring_inputs(const stage
             }
         }
     }
+    __threadfence();
 }
 
 }  // namespace kvtuner::cuda

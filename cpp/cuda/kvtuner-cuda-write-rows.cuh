@@ -165,8 +165,8 @@ __device__ void write_piece(const write_args & args, const int piece, const int 
     const int64_t row = piece / args.pieces_per_row;
     const int at = piece % args.pieces_per_row * N;
 
-    // neither the index nor factors nor center come from a kernel, nor positions: they are read while the one before
-    // still runs
+    // neither the index nor factors nor center come from a kernel of the graph, nor positions: they are read while the
+    // one before still runs
     const int64_t cell = args.indices && is_real ? args.indices[row] : row;
     float factor[N / WARP], center[N / WARP];
 #pragma unroll

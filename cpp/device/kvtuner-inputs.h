@@ -1,8 +1,8 @@
 // The inputs of a split that the host has, on their way to the split's back end: none is waited for by itself.
 //
-// Small ones go together where the back end takes them so, and may change as soon as it has them. Large ones in memory
-// that the device copies from go one behind the other, and are waited for once, when the split is on its way. What
-// nothing reads stays where it is.
+// That is for back ends that say so, since they must do all that they are asked for in this order. Small inputs go
+// together and may change as soon as the back end has them. Large ones in memory that the device copies from go one
+// behind the other, and are waited for once, when the split is on its way. What nothing reads stays where it is.
 #pragma once
 
 #include "ggml-backend-impl.h"
@@ -21,7 +21,8 @@ struct kvtuner_input {
     const void * from;  // all bytes of the tensor
 };
 
-// Behind what the back end was asked for before, and before what it is asked for next. False: nothing was done.
+// Behind what the back end was asked for before, and before what it is asked for next. False: nothing was done, and
+// they are to be copied one behind the other.
 typedef bool (*kvtuner_set_inputs_t)(ggml_backend_t backend, const kvtuner_input * inputs, size_t n);
 
 // An input's copy, and a step of the split that reads it. Steps that the graph does not choose are passed over.
@@ -36,12 +37,14 @@ public:
         if (is_on && backend->device && backend->iface.set_tensor_async) {
             ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(backend->device);
             set = reg ? (kvtuner_set_inputs_t)ggml_backend_reg_get_proc_address(reg, KVTUNER_SET_INPUTS) : nullptr;
-            pinned = ggml_backend_dev_host_buffer_type(backend->device);
         }
     }
 
     // whether an input, of the user or of the back end that made it, goes over to its copy this way, or need not
     bool take(ggml_backend_t made_by, const ggml_tensor * input, ggml_tensor * copy) {
+        if (!set) {
+            return false;
+        }
         if ((copy->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
             return true;
         }
@@ -49,12 +52,12 @@ public:
             return false;
         }
         const size_t n = GGML_PAD(ggml_nbytes(input), KVTUNER_INPUT_ALIGNMENT);
-        if (set && n_bytes + n <= KVTUNER_MOST_INPUT_BYTES) {
+        if (n_bytes + n <= KVTUNER_MOST_INPUT_BYTES) {
             n_bytes += n;
             small.push_back({ copy, input->data });
             return true;
         }
-        if (ggml_backend_buffer_get_type(buffer_of(input)) != pinned) {
+        if (ggml_backend_buffer_get_type(buffer_of(input)) != ggml_backend_dev_host_buffer_type(backend->device)) {
             return false;
         }
         copy_behind({ copy, input->data });
@@ -94,7 +97,7 @@ private:
                 (input->flags & GGML_TENSOR_FLAG_INPUT) ||
                 (made_by->device && ggml_backend_dev_type(made_by->device) == GGML_BACKEND_DEVICE_TYPE_CPU);
         const ggml_backend_buffer_t buffer = buffer_of(input);
-        return (set || pinned) && is_made && ggml_backend_buffer_is_host(buffer) &&
+        return is_made && ggml_backend_buffer_is_host(buffer) &&
                ggml_backend_buffer_get_usage(buffer) != GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
     }
 
@@ -109,7 +112,6 @@ private:
 
     ggml_backend_t backend;
     kvtuner_set_inputs_t set = nullptr;
-    ggml_backend_buffer_type_t pinned = nullptr;
     std::vector<kvtuner_input> small;
     size_t n_bytes = 0;
     bool is_waited_for = false;

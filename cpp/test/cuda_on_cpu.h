@@ -162,6 +162,9 @@ inline half __ushort_as_half(unsigned short bits) {
     return { bits };
 }
 
+inline void __threadfence() {
+}
+
 inline half2 __floats2half2_rn(float x, float y) {
     return { __float2half_rn(x), __float2half_rn(y) };
 }

@@ -23,7 +23,7 @@ struct abilities {
 };
 
 abilities can;
-int n_waits = 0, n_together = 0;
+int n_waits = 0, n_together = 0, n_copies = 0;
 std::vector<std::function<void()>> work;
 ggml_backend_t cpu = nullptr;
 
@@ -116,6 +116,7 @@ const char * backend_name(ggml_backend_t) {
 }
 
 void set_tensor(ggml_backend_t, ggml_tensor * tensor, const void * data, size_t offset, size_t n_bytes) {
+    ++n_copies;
     work.push_back([=] { memcpy((char *)tensor->data + offset, data, n_bytes); });
 }
 
@@ -197,20 +198,23 @@ ggml_tensor * weight(ggml_context * ctx, int64_t n_rows, ggml_backend_buffer_typ
 }
 
 // rows of a table, which the CPU looks up, times a weight and an input, or another input times that weight, which is
-// not chosen; and a large input, twice
+// not chosen; halves of these rows, times another weight; and a large input, twice
 struct problem {
     ggml_context_ptr ctx;
-    ggml_backend_buffer_ptr of_table, of_weight;
-    ggml_tensor *ids, *factors, *large, *product, *twice;
+    ggml_backend_buffer_ptr of_table, of_weight, of_half;
+    ggml_tensor *ids, *factors, *large, *product, *halves, *twice;
     ggml_cgraph * graph;
 
     explicit problem(bool has_large) : ctx(ggml_init({ 256 * 1024, nullptr, /*no_alloc =*/true })), large(nullptr) {
         ggml_context * c = ctx.get();
         ggml_tensor * table = weight(c, 32, ggml_backend_cpu_buffer_type(), of_table, 0);
         ggml_tensor * w = weight(c, 1, &device_memory, of_weight, 1);
+        ggml_tensor * half = ggml_view_1d(c, weight(c, 1, &device_memory, of_half, 1), N_VALUES / 2, 0);
         ids = ggml_new_tensor_1d(c, GGML_TYPE_I32, N_TOKENS);
         factors = ggml_new_tensor_2d(c, GGML_TYPE_F32, N_VALUES, N_TOKENS);
-        product = ggml_mul(c, ggml_mul(c, ggml_get_rows(c, table, ids), w), factors);
+        ggml_tensor * rows = ggml_get_rows(c, table, ids);
+        product = ggml_mul(c, ggml_mul(c, rows, w), factors);
+        halves = ggml_mul(c, ggml_view_2d(c, rows, N_VALUES / 2, N_TOKENS, rows->nb[1], 0), half);
         ggml_set_input(ids);
         ggml_set_input(factors);
         ggml_set_output(product);
@@ -219,6 +223,8 @@ struct problem {
         ggml_tensor * choices[] = { product, ggml_mul(c, unread, w) };
         graph = ggml_new_graph(c);
         ggml_build_forward_select(graph, choices, 2, 0);
+        ggml_set_output(halves);
+        ggml_build_forward_expand(graph, halves);
         if (has_large) {
             large = ggml_new_tensor_1d(c, GGML_TYPE_F32, N_LARGE);
             ggml_set_input(large);
@@ -244,17 +250,40 @@ struct problem {
         }
     }
 
-    bool is_right(int round, const std::vector<float> & products, const std::vector<float> & doubles) const {
-        bool is_right = true;
-        for (int64_t i = 0; i < (int64_t)products.size(); ++i) {
+    static float row(int round, int64_t token, int64_t k) {
+        return (float)(id(round, (int)token) * N_VALUES + k);
+    }
+
+    struct results {
+        std::vector<float> products, halves, doubles;
+    };
+
+    results room() const {
+        return { std::vector<float>(ggml_nelements(product)), std::vector<float>(ggml_nelements(halves)),
+                 std::vector<float>(large ? N_LARGE : 0) };
+    }
+
+    void get(results & to) const {
+        ggml_backend_tensor_get_async(&made_up, product, to.products.data(), 0, ggml_nbytes(product));
+        ggml_backend_tensor_get_async(&made_up, halves, to.halves.data(), 0, ggml_nbytes(halves));
+        if (large) {
+            ggml_backend_tensor_get_async(&made_up, twice, to.doubles.data(), 0, ggml_nbytes(twice));
+        }
+    }
+
+    results expected(int round) const {
+        results r = room();
+        for (int64_t i = 0; i < N_TOKENS * N_VALUES; ++i) {
             const int64_t token = i / N_VALUES, k = i % N_VALUES;
-            const float row = (float)(id(round, (int)token) * N_VALUES + k);
-            is_right = is_right && products[i] == row * (float)(k + 1) * (float)((round + 1) * (i % 7 + 1));
+            r.products[i] = row(round, token, k) * (float)(k + 1) * (float)((round + 1) * (i % 7 + 1));
+            if (k < N_VALUES / 2) {
+                r.halves[token * N_VALUES / 2 + k] = row(round, token, k) * (float)(k + 1);
+            }
         }
-        for (int64_t i = 0; i < (int64_t)doubles.size(); ++i) {
-            is_right = is_right && doubles[i] == 2 * (float)(round + i % 11);
+        for (int64_t i = 0; i < (int64_t)r.doubles.size(); ++i) {
+            r.doubles[i] = 2 * (float)(round + i % 11);
         }
-        return is_right;
+        return r;
     }
 };
 
@@ -268,6 +297,21 @@ void expect(bool is_right, const char * what, bool has_large) {
     }
 }
 
+// How inputs went: the CPU's rows, their halves and factors together, a large one by itself if it is in pinned memory.
+// A device that takes none together may do its work in any order, and is left to upstream.
+void expect_ways(bool has_large) {
+    constexpr int N_SMALL = 3;
+    const int n_small = can.has_memory ? 0 : N_SMALL, n_large = has_large && can.has_pinned ? 1 : 0;
+    const int n_copied = can.takes_together ? n_small + n_large : 0;
+    expect(n_together == (can.takes_together ? N_SMALL * N_ROUNDS : 0), "other inputs went together", has_large);
+    expect(n_copies == n_copied * N_ROUNDS, "other inputs were copied", has_large);
+    if (can.takes_together && (!has_large || can.has_pinned)) {
+        expect(n_waits == (n_copied > 0 && !can.has_events ? N_ROUNDS : 0), "it waited for other work", has_large);
+        expect(recorded.size() == (n_copied > 0 ? N_ROUNDS : 0), "it waited for other copies", has_large);
+        expect(was_computing, "it waited before the device had something to compute", has_large);
+    }
+}
+
 // all rounds are asked for before any result is waited for
 void test(const abilities & device_can, bool has_large) {
     can = device_can;
@@ -278,32 +322,24 @@ void test(const abilities & device_can, bool has_large) {
     ggml_backend_sched_ptr sched(ggml_backend_sched_new(backends, memories, 2, 64, false, false));
     expect(ggml_backend_sched_alloc_graph(sched.get(), p.graph), "not allocated", has_large);
     expect(ggml_backend_sched_get_n_splits(sched.get()) == 2, "not two splits", has_large);
-    std::vector<std::vector<float>> products(N_ROUNDS, std::vector<float>(ggml_nelements(p.product)));
-    std::vector<std::vector<float>> doubles(N_ROUNDS, std::vector<float>(has_large ? N_LARGE : 0));
-    n_waits = n_together = 0;
+    std::vector<problem::results> results(N_ROUNDS, p.room());
+    n_waits = n_together = n_copies = 0;
     was_computing = true;
     recorded.clear();
     for (int i = 0; i < N_ROUNDS; ++i) {
         p.set(i);
         ggml_backend_sched_graph_compute_async(sched.get(), p.graph);
         p.set(i + 17);
-        ggml_backend_tensor_get_async(&made_up, p.product, products[i].data(), 0, ggml_nbytes(p.product));
-        if (has_large) {
-            ggml_backend_tensor_get_async(&made_up, p.twice, doubles[i].data(), 0, ggml_nbytes(p.twice));
-        }
-    }
-    const int n_copied = can.takes_together ? 2 : 0;  // the CPU's rows, and factors
-    expect(n_together == n_copied * N_ROUNDS, "other inputs went together", has_large);
-    const bool has_copies = has_large || !can.takes_together || !can.has_memory;
-    if (can.has_pinned) {
-        expect(n_waits == (has_copies && !can.has_events ? N_ROUNDS : 0), "it waited for other work", has_large);
-        expect(recorded.size() == (has_copies ? N_ROUNDS : 0), "it waited for other copies", has_large);
-        expect(was_computing, "it waited before the device had something to compute", has_large);
+        p.get(results[i]);
     }
     do_work();
     for (int i = 0; i < N_ROUNDS; ++i) {
-        expect(p.is_right(i, products[i], doubles[i]), "a round has inputs of another", has_large);
+        const problem::results expected = p.expected(i);
+        const bool is_right = results[i].products == expected.products && results[i].halves == expected.halves &&
+                              results[i].doubles == expected.doubles;
+        expect(is_right, "a round has inputs of another", has_large);
     }
+    expect_ways(has_large);
 }
 
 }  // namespace

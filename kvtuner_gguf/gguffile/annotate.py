@@ -117,7 +117,8 @@ def _write_whole(
         raise KvtunerError(f"cannot read {path}: {err.strerror}; check the path") from err
     with source, atomicfile.replacing(target) as file:
         with locked_for_reading(source):
-            header = read_open(source, path)  # another command may have replaced it since ``headers`` were read
+            header = read_open(source, path)
+        _check_same_model(headers[0], header)
         room = b"" if fields is None else _room(header, fields, model_shape(headers))
         n_ours = 0 if fields is None else len(fields) + N_KEYS
         _link_other_shards(headers, target)  # before: with the first shard the model is whole
@@ -128,6 +129,12 @@ def _write_whole(
         file.write(_range(source, header.fields_end, header.infos_end))
         file.write(b"\0" * (-file.tell() % header.alignment))
         copy_range(source, header.data_start, header.file_size, file, progress)
+
+
+def _check_same_model(before: GgufHeader, header: GgufHeader) -> None:
+    """Raise `KvtunerError` where a file has another model than when it was read: a plan may not fit that."""
+    if (before.architecture, before.tensors) != (header.architecture, header.tensors):
+        raise KvtunerError(f"{header.path}: another model took its place while it was read: give the command again")
 
 
 def _kept(header: GgufHeader) -> list[Field]:

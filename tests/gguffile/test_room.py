@@ -25,6 +25,7 @@ from click.testing import CliRunner, Result
 import kvtuner_gguf.gguffile.annotate as annotating
 from kvtuner_gguf.cli import main
 from kvtuner_gguf.errors import KvtunerError
+from kvtuner_gguf.files import locking
 from kvtuner_gguf.files.copying import BLOCK_BYTES
 from kvtuner_gguf.gguffile.annotate import annotate, strip, write_plan
 from kvtuner_gguf.gguffile.cursor import Cursor
@@ -248,6 +249,32 @@ def test_a_file_that_was_replaced_behind_the_reading_is_written_as_it_is_now(pat
     write_plan(headers, SMALL, tmp_path / "other.gguf")
     assert pairs_of(tmp_path / "other.gguf") == SMALL.pairs
     assert data_of(tmp_path / "other.gguf") == data
+
+
+def test_another_model_that_took_the_place_gets_no_plan(path: Path, tmp_path: Path) -> None:
+    headers = read_model(path)
+    os.replace(write_model(tmp_path / "another.gguf", n_layer=N_LAYER + 1), path)
+    with pytest.raises(KvtunerError, match="another model took its place while it was read: give the command again"):
+        write_plan(headers, SMALL, tmp_path / "other.gguf")
+    assert not (tmp_path / "other.gguf").exists()
+
+
+@pytest.mark.parametrize("seconds", ["READER_SECONDS", "WRITER_SECONDS"])
+def test_a_lock_of_another_program_is_not_waited_for_long(
+    seconds: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locking, "READER_SECONDS", 0.05)
+    monkeypatch.setattr(locking, "WRITER_SECONDS", 0.05)
+    monkeypatch.setattr(locking, seconds, 0.5)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        started = time.monotonic()
+        if seconds == "READER_SECONDS":
+            assert read_gguf(path).get(Keys.PLAN_FINGERPRINT) == SMALL.fingerprint
+        else:
+            annotate(path, LARGEST, path)
+        assert 0.5 <= time.monotonic() - started < 5
+    assert pairs_of(path) == (SMALL if seconds == "READER_SECONDS" else LARGEST).pairs
 
 
 def test_other_names_of_the_file_keep_what_it_held(path: Path, tmp_path: Path) -> None:
