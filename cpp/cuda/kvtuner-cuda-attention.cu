@@ -76,7 +76,7 @@ struct parts_memory {
 // Where the output goes as q8_1, too, if a product reads it so. Rows of other lengths end with zeros there.
 static char * place_of_q8(const ggml_backend_cuda_context & ctx, const rotations & around) {
     const ggml_tensor * rows = around.multiplied;
-    return rows && rows->ne[0] % MATRIX_ROW_PADDING == 0 ? kvtuner_cuda_quantized(ctx, rows).data : nullptr;
+    return rows && rows->ne[0] % MATRIX_ROW_PADDING == 0 ? kvtuner_cuda_quantizes(ctx, rows) : nullptr;
 }
 
 static void run(ggml_backend_cuda_context & ctx, attention_plan & plan, const ggml_tensor * node,

@@ -20,7 +20,11 @@ static bool is_of_vectors(const ggml_tensor * node) {
 }
 
 kvtuner_quantized_rows kvtuner_cuda_quantized(const ggml_backend_cuda_context & ctx, const ggml_tensor * rows) {
-    return of_thread && rows ? of_thread->take(ctx, rows) : kvtuner_quantized_rows{ nullptr, false };
+    return of_thread ? of_thread->read(ctx, rows) : kvtuner_quantized_rows{ nullptr, false };
+}
+
+char * kvtuner_cuda_quantizes(const ggml_backend_cuda_context & ctx, const ggml_tensor * rows) {
+    return of_thread ? of_thread->make(ctx, rows) : nullptr;
 }
 
 quantized_rows::quantized_rows(ggml_backend_cuda_context & ctx, const ggml_cgraph & graph, bool is_off)
@@ -43,9 +47,21 @@ quantized_rows::~quantized_rows() {
 }
 
 // On other streams than the first, products run side by side.
-kvtuner_quantized_rows quantized_rows::take(const ggml_backend_cuda_context & of, const ggml_tensor * rows) {
-    if (&of != &ctx || ctx.curr_stream_no != 0 || bytes_of(rows) > n_bytes) {
+bool quantized_rows::has_place(const ggml_backend_cuda_context & of, const ggml_tensor * rows) const {
+    return &of == &ctx && ctx.curr_stream_no == 0 && bytes_of(rows) <= n_bytes;
+}
+
+kvtuner_quantized_rows quantized_rows::read(const ggml_backend_cuda_context & of, const ggml_tensor * by_product) {
+    if (!kept.is_product_of(by_product) || !has_place(of, by_product)) {
         return { nullptr, false };
     }
-    return { memory.ptr, kept.take(rows) };
+    return { memory.ptr, kept.take(by_product) };
+}
+
+char * quantized_rows::make(const ggml_backend_cuda_context & of, const ggml_tensor * rows) {
+    if (!has_place(of, rows)) {
+        return nullptr;
+    }
+    kept.take(rows);
+    return memory.ptr;
 }

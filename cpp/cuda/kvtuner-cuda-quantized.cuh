@@ -10,8 +10,11 @@ struct kvtuner_quantized_rows {
     bool is_there;  // and need not be quantized
 };
 
-// For what is about to quantize rows, or to read them quantized, in the graph that this thread computes.
+// for a product in the graph that this thread computes, which reads these rows as q8_1
 kvtuner_quantized_rows kvtuner_cuda_quantized(const ggml_backend_cuda_context & ctx, const ggml_tensor * rows);
+
+// Where the node that this thread computes is to put these rows as q8_1, which it makes. Null: nowhere.
+char * kvtuner_cuda_quantizes(const ggml_backend_cuda_context & ctx, const ggml_tensor * rows);
 
 namespace kvtuner::cuda {
 
@@ -30,9 +33,12 @@ public:
         kept.go_on_to(node);
     }
 
-    kvtuner_quantized_rows take(const ggml_backend_cuda_context & of, const ggml_tensor * rows);
+    kvtuner_quantized_rows read(const ggml_backend_cuda_context & of, const ggml_tensor * by_product);
+    char * make(const ggml_backend_cuda_context & of, const ggml_tensor * rows);
 
 private:
+    bool has_place(const ggml_backend_cuda_context & of, const ggml_tensor * rows) const;
+
     const ggml_backend_cuda_context & ctx;
     ggml_cuda_pool_alloc<char> memory;
     size_t n_bytes = 0;

@@ -56,9 +56,9 @@ struct places {
             if (is_view(next) && next->src[0] == last && ggml_is_contiguous(next) && next->data == last->data) {
                 last = next;
             } else if (!ggml_op_is_empty(next->op)) {
-                return next->op == GGML_OP_MUL_MAT && next->src[1] == last && ggml_is_quantized(next->src[0]->type)
-                               ? last
-                               : nullptr;
+                const bool is_product =
+                        next->op == GGML_OP_MUL_MAT && next->src[1] == last && ggml_is_quantized(next->src[0]->type);
+                return is_product && ggml_nelements(last) == ggml_nelements(graph.nodes[i]) ? last : nullptr;
             }
         }
         return nullptr;

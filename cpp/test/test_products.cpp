@@ -46,7 +46,7 @@ struct graph_of {
                 continue;
             }
             last.go_on_to(node);
-            if (node->op == GGML_OP_MUL_MAT) {
+            if (last.is_product_of(node->src[1])) {
                 found.push_back(last.take(node->src[1]));
             }
         }
@@ -98,6 +98,22 @@ void test_rows_that_change() {
     expect(h.found() == std::vector<bool>({ false, false }), "rows that another node changes between");
 }
 
+// which of its rows a product multiplies on its way, it says by a tensor that the graph does not have
+void test_other_rows() {
+    graph_of g;
+    ggml_tensor * x = g.matrix(GGML_TYPE_F32, N_VALUES * N_HEADS, 4);
+    ggml_tensor * y = g.matrix(GGML_TYPE_F32, N_VALUES * N_HEADS, 4);
+    ggml_tensor * experts = ggml_new_tensor_3d(g.ctx.get(), GGML_TYPE_Q4_0, N_VALUES * N_HEADS, N_VALUES, 2);
+    ggml_tensor * rows = ggml_reshape_3d(g.ctx.get(), x, x->ne[0], 1, x->ne[1]);
+    const ggml_tensor * chosen = ggml_mul_mat_id(g.ctx.get(), experts, rows, g.matrix(GGML_TYPE_I32, 1, 4));
+    kvtuner::last_rows last;
+    expect(!last.is_product_of(x), "no node");
+    last.go_on_to(chosen);
+    expect(!last.is_product_of(rows) && !last.is_product_of(y), "rows that experts multiply");
+    last.go_on_to(g.product(x));
+    expect(last.is_product_of(x) && !last.is_product_of(y), "rows of another product");
+}
+
 void test_output_of_attention() {
     for (ggml_type type : { GGML_TYPE_Q4_0, GGML_TYPE_Q6_K, GGML_TYPE_F16 }) {
         graph_of g;
@@ -110,6 +126,11 @@ void test_output_of_attention() {
     ggml_tensor * out = g.attention();
     ggml_build_forward_expand(g.graph, g.product(ggml_scale(g.ctx.get(), g.row_of(out), 2)));
     expect(g.multiplied_next(out) == nullptr, "a step between");
+    graph_of first;
+    ggml_tensor * heads = first.attention();
+    ggml_tensor * part = ggml_view_2d(first.ctx.get(), heads, N_VALUES * N_HEADS / 2, 1, heads->nb[2], 0);
+    ggml_build_forward_expand(first.graph, first.product(part));
+    expect(first.multiplied_next(heads) == nullptr, "a part of the output");
     graph_of h;
     ggml_tensor * last = h.attention();
     ggml_build_forward_expand(h.graph, last);
@@ -132,6 +153,7 @@ void test_rotated_output() {
 int main() {
     test_products_of_the_same_rows();
     test_rows_that_change();
+    test_other_rows();
     test_output_of_attention();
     test_rotated_output();
     printf("%d failures\n", failures);
