@@ -2,7 +2,6 @@
 #pragma once
 
 #include "kvtuner-cuda-rotate.cuh"
-#include "kvtuner-cuda-runtime.cuh"
 
 namespace kvtuner::cuda {
 

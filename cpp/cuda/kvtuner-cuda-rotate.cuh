@@ -1,6 +1,8 @@
 // The Walsh-Hadamard transform of a row that a warp holds.
 #pragma once
 
+#include "kvtuner-cuda-runtime.cuh"
+
 namespace kvtuner::cuda {
 
 constexpr int VALUES_OF_LANES = 128;  // four of each lane

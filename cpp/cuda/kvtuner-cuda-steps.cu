@@ -24,9 +24,25 @@ static bool is_off() {
 
 kvtuner_cuda_steps::kvtuner_cuda_steps(ggml_backend_cuda_context & ctx, const ggml_cgraph & graph)
     : ctx(ctx), graph(graph), writes(graph, is_off()), quantized(ctx, graph, is_off()), masks(ctx) {
+    is_covered.resize(graph.n_nodes);
     if (!is_off()) {
+        find_norms();
         find_rotations();
-        writes.take_rope([this](int i) { return (size_t)i < is_covered.size() && is_covered[i]; });
+        writes.take_rope(
+                [this](int i) { return is_covered[i] && norms.count(i - 1) == 0; });  // which norms do in place
+    }
+}
+
+// Where products run side by side, upstream has to see the last node before them.
+void kvtuner_cuda_steps::find_norms() {
+    const auto & side_by_side = ctx.stream_context().concurrent_events;
+    for (int i = 0; i < graph.n_nodes; ++i) {
+        const auto norm = kvtuner::find_norm(graph, i);
+        if (norm && kvtuner_cuda_takes(*norm) && !writes.covers(i) && !writes.covers(i + 1) &&
+            side_by_side.count(norm->out) == 0) {
+            norms.emplace(i, *norm);
+            is_covered[i + 1] = true;
+        }
     }
 }
 
@@ -38,7 +54,6 @@ void kvtuner_cuda_steps::find_rotations() {
         return;
     }
     const places in(graph);
-    is_covered.resize(graph.n_nodes);
     const auto is_kept = [&](const ggml_tensor * values, int first, int last) {
         return in.is_kept(values, first, last, [&](int i) { return writes.covers(i); }, overlaps);
     };
@@ -71,16 +86,21 @@ void kvtuner_cuda_steps::find_rotations() {
             around.q_length = before->ne[0];
             is_covered[in.at.at(before)] = true;
         }
-        around.multiplied = in.multiplied_next(around.out ? in.at.at(around.out) : i);
+        around.multiplied = kvtuner::multiplied_next(graph, around.out ? in.at.at(around.out) : i);
     }
 }
 
 bool kvtuner_cuda_steps::run(int i) const {
     writes.run(ctx, i);
-    if (writes.covers(i) || ((size_t)i < is_covered.size() && is_covered[i])) {
+    if (writes.covers(i) || is_covered[i]) {
         return true;
     }
     quantized.go_on_to(graph.nodes[i]);
+    const auto norm = norms.find(i);
+    if (norm != norms.end()) {
+        kvtuner_cuda_norm(ctx, norm->second);
+        return true;
+    }
     const auto found = attentions.find(i);
     return found != attentions.end() && kvtuner_cuda_attention(ctx, graph.nodes[i], found->second, masks);
 }

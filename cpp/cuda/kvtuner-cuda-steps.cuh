@@ -1,9 +1,10 @@
 // Which steps of a graph kernels of ours do together: writes of keys and values with the RoPE before them, and
-// attention with the rotations of queries before it and of its output behind it, which it quantizes for the product
-// that comes next.
+// attention with the rotations of queries before it and of its output behind it, and norms with their weights. The last
+// two quantize what they make for the product that comes next.
 #pragma once
 
 #include "kvtuner-cuda-attention.cuh"
+#include "kvtuner-cuda-norm.cuh"
 #include "kvtuner-cuda-quantized.cuh"
 #include "kvtuner-cuda-write.cuh"
 
@@ -19,13 +20,15 @@ public:
     bool run(int i) const;
 
 private:
+    void find_norms();
     void find_rotations();
 
     ggml_backend_cuda_context & ctx;
     const ggml_cgraph & graph;
     kvtuner_cuda_writes writes;
     std::unordered_map<int, kvtuner::rotations> attentions;  // by node
-    std::vector<bool> is_covered;                            // rotations around them; empty without any
-    mutable kvtuner::cuda::quantized_rows quantized;         // of products of the nodes that have run
-    mutable kvtuner::cuda::kept_masks masks;                 // of the nodes that have run
+    std::unordered_map<int, kvtuner::multiplied_norm> norms;
+    std::vector<bool> is_covered;                     // weights of norms, rotations around attention
+    mutable kvtuner::cuda::quantized_rows quantized;  // of products of the nodes that have run
+    mutable kvtuner::cuda::kept_masks masks;          // of the nodes that have run
 };

@@ -1,7 +1,7 @@
 // The rotations of queries before attention and of its output behind it, where nothing else reads what they make.
 #pragma once
 
-#include "ggml-impl.h"
+#include "kvtuner-multiplied.h"
 #include "kvtuner-write-steps.h"
 
 namespace kvtuner {
@@ -48,22 +48,6 @@ struct places {
         return is_one ? q : nullptr;
     }
 
-    // the output of node i as the rows of a product that comes next, of quantized weights, or null
-    const ggml_tensor * multiplied_next(int i) const {
-        const ggml_tensor * last = graph.nodes[i];
-        for (int k = i + 1; k < graph.n_nodes; ++k) {
-            const ggml_tensor * next = graph.nodes[k];
-            if (is_view(next) && next->src[0] == last && ggml_is_contiguous(next) && next->data == last->data) {
-                last = next;
-            } else if (!ggml_op_is_empty(next->op)) {
-                const bool is_product =
-                        next->op == GGML_OP_MUL_MAT && next->src[1] == last && ggml_is_quantized(next->src[0]->type);
-                return is_product && ggml_nelements(last) == ggml_nelements(graph.nodes[i]) ? last : nullptr;
-            }
-        }
-        return nullptr;
-    }
-
     // the rotation that alone reads the output of node i, or null
     const ggml_tensor * rotation_behind(int i) const {
         const ggml_tensor * last = graph.nodes[i];
@@ -98,10 +82,6 @@ struct places {
     }
 
 private:
-    static bool is_view(const ggml_tensor * node) {
-        return node->op == GGML_OP_RESHAPE || node->op == GGML_OP_VIEW || node->op == GGML_OP_PERMUTE;
-    }
-
     // of values that others read in rows of `size`, as the kernels do it
     static bool is_rotation(const ggml_tensor * node, int64_t size) {
         return takes_rotation(node, size) && node->ne[0] >= 4;

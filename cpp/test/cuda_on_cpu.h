@@ -206,6 +206,10 @@ inline float rsqrtf(float x) {
     return 1 / sqrtf(x);
 }
 
+inline float __fmul_rn(float a, float b) {
+    return a * b;
+}
+
 inline unsigned __umulhi(unsigned a, unsigned b) {
     return (unsigned)((uint64_t)a * b >> 32);
 }

@@ -1,8 +1,8 @@
 // Which products of a graph find their rows quantized: those right behind another of the same rows, and those right
-// behind attention.
+// behind attention or a norm.
 
 #include "kvtuner-last-rows.h"
-#include "kvtuner-rotations.h"
+#include "kvtuner-multiplied.h"
 
 #include "ggml-cpp.h"
 #include "ggml-cpu.h"
@@ -67,8 +67,11 @@ struct graph_of {
 
     // the rows that a product reads right behind `node`
     const ggml_tensor * multiplied_next(const ggml_tensor * node) const {
-        const kvtuner::places in(*graph);
-        return in.multiplied_next(in.at.at(node));
+        int i = 0;
+        while (ggml_graph_node(graph, i) != node) {
+            ++i;
+        }
+        return kvtuner::multiplied_next(*graph, i);
     }
 };
 
@@ -148,6 +151,62 @@ void test_rotated_output() {
     expect(g.multiplied_next(out) == nullptr, "a rotation, whose matrix is not quantized");
 }
 
+// a norm, its weights, and a product of both
+struct norm_graph : graph_of {
+    ggml_context_ptr weights_ctx{ ggml_init({ 1024, nullptr, /*no_alloc =*/true }) };
+    ggml_backend_ptr backend{ ggml_backend_cpu_init() };
+    ggml_tensor * weights;
+    ggml_backend_buffer_ptr buffer;
+    ggml_tensor * norm = ggml_rms_norm(ctx.get(), matrix(GGML_TYPE_F32, N_VALUES * N_HEADS, 2), 1e-5f);
+
+    explicit norm_graph(int64_t n_weights = N_VALUES * N_HEADS)
+        : weights(ggml_new_tensor_1d(weights_ctx.get(), GGML_TYPE_F32, n_weights)),
+          buffer(ggml_backend_alloc_ctx_tensors(weights_ctx.get(), backend.get())) {
+        ggml_backend_buffer_set_usage(buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    }
+
+    ggml_tensor * multiplied() {
+        return ggml_mul(ctx.get(), norm, weights);
+    }
+
+    // in the graph that ends with `last`, from the node of the norm on
+    std::optional<kvtuner::multiplied_norm> find(ggml_tensor * last) {
+        ggml_build_forward_expand(graph, last);
+        int i = 0;
+        while (ggml_graph_node(graph, i) != norm) {
+            ++i;
+        }
+        return kvtuner::find_norm(*graph, i);
+    }
+};
+
+void test_norms() {
+    norm_graph g;
+    ggml_tensor * out = g.multiplied();
+    const auto found = g.find(g.product(out));
+    expect(found && found->norm == g.norm && found->weights == g.weights && found->out == out && found->rows == out,
+           "a product behind a norm");
+    norm_graph turned;
+    out = ggml_mul(turned.ctx.get(), turned.matrix(GGML_TYPE_F32, N_VALUES * N_HEADS, 2), turned.norm);
+    expect(!turned.find(turned.product(out)), "no weights, but a matrix that another node may make");
+    norm_graph changing;
+    ggml_backend_buffer_set_usage(changing.buffer.get(), GGML_BACKEND_BUFFER_USAGE_COMPUTE);
+    expect(!changing.find(changing.product(changing.multiplied())), "weights that may change");
+    norm_graph few(N_VALUES);
+    expect(!few.find(few.product(few.multiplied())), "weights that repeat");
+    norm_graph halves;
+    expect(!halves.find(halves.product(halves.multiplied(), GGML_TYPE_F16)), "a product of halves");
+    norm_graph between;
+    out = ggml_scale(between.ctx.get(), between.multiplied(), 2);
+    expect(!between.find(between.product(out)), "a step behind the weights");
+    norm_graph twice;
+    out = ggml_add(twice.ctx.get(), twice.product(twice.multiplied()), twice.norm);
+    expect(!twice.find(out), "a norm that is read without its weights, too");
+    norm_graph shaped;
+    out = ggml_reshape_2d(shaped.ctx.get(), shaped.multiplied(), N_VALUES, 2 * N_HEADS);
+    expect(!shaped.find(shaped.product(out)), "rows of another length");
+}
+
 }  // namespace
 
 int main() {
@@ -156,6 +215,7 @@ int main() {
     test_other_rows();
     test_output_of_attention();
     test_rotated_output();
+    test_norms();
     printf("%d failures\n", failures);
     return failures > 0;
 }

@@ -16,8 +16,7 @@ kvtuner_test(test-backend SOURCES cpp/test/test_backend.cpp FOLDERS device graph
 kvtuner_test(test-decode SOURCES cpp/test/test_decode.cpp FOLDERS format cpu "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-mask SOURCES cpp/test/test_mask.cpp FOLDERS runtime "${KVTUNER_LLAMA}/src" LIBRARIES llama)
 kvtuner_test(test-inputs SOURCES cpp/test/test_inputs.cpp FOLDERS device "${KVTUNER_GGML}" LIBRARIES ggml)
-kvtuner_test(test-products SOURCES cpp/test/test_products.cpp cpp/graph/kvtuner-write-steps.cpp
-    FOLDERS graph "${KVTUNER_GGML}" LIBRARIES ggml)
+kvtuner_test(test-products SOURCES cpp/test/test_products.cpp FOLDERS graph "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-lowbit SOURCES cpp/test/test_lowbit.cpp cpp/test/lowbit_sides.cpp
     FOLDERS format "${KVTUNER_GGML}" LIBRARIES ggml)
 kvtuner_test(test-attention SOURCES cpp/test/test_attention.cpp cpp/test/attention_edges.cpp
@@ -31,19 +30,23 @@ kvtuner_test(test-writes
 if(NOT APPLE)  # its fibers are those of ucontext.h
     kvtuner_test(test-cuda-lowbit SOURCES cpp/test/test_cuda_lowbit.cpp cpp/test/cuda_kernels.cpp cpp/test/cuda_on_cpu.cpp
         FOLDERS format cuda test "${KVTUNER_GGML}" LIBRARIES ggml)
-    target_compile_options(kvtuner-test-cuda-lowbit PRIVATE -ffp-contract=off)
     set(KVTUNER_ATTEND ${KVTUNER_NVIDIA})
     list(FILTER KVTUNER_ATTEND INCLUDE REGEX "\\.cu$")
     set_source_files_properties(${KVTUNER_ATTEND} PROPERTIES LANGUAGE CXX)
     kvtuner_test(test-cuda-attention SOURCES cpp/test/test_cuda_attention.cpp cpp/test/cuda_on_cpu.cpp ${KVTUNER_NVIDIA}
         FOLDERS format graph cpu device cuda test "${KVTUNER_GGML}" LIBRARIES ggml)
-    kvtuner_test(test-cuda-inputs SOURCES cpp/test/test_cuda_inputs.cpp cpp/test/cuda_on_cpu.cpp
-        FOLDERS cuda test "${KVTUNER_GGML}" LIBRARIES ggml)
-    foreach(name lowbit attention inputs)
+    foreach(name inputs norm)
+        kvtuner_test(test-cuda-${name} SOURCES cpp/test/test_cuda_${name}.cpp cpp/test/cuda_on_cpu.cpp
+            FOLDERS cuda test "${KVTUNER_GGML}" LIBRARIES ggml)
+    endforeach()
+    foreach(name lowbit attention inputs norm)
         target_compile_definitions(kvtuner-test-cuda-${name} PRIVATE KVTUNER_CUDA_ON_CPU)
         # kernels read words as other types than they were written as; no thread-local array is made as the program runs
         target_compile_options(kvtuner-test-cuda-${name} PRIVATE -fno-strict-aliasing -Wno-unknown-pragmas
             $<$<CXX_COMPILER_ID:GNU>:-fno-extern-tls-init>)
+    endforeach()
+    foreach(name lowbit norm)
+        target_compile_options(kvtuner-test-cuda-${name} PRIVATE -ffp-contract=off)
     endforeach()
     # as on a GPU, what is read where it is not aligned ends the program
     target_compile_options(kvtuner-test-cuda-attention PRIVATE -fsanitize=alignment -fsanitize-undefined-trap-on-error)
@@ -56,7 +59,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
 endif()
 set(KVTUNER_TEST_TARGETS kvtuner-fuzz)
 list(APPEND KVTUNER_TEST_TARGETS kvtuner-time-attention)
-foreach(name backend decode mask inputs products lowbit cuda-lowbit cuda-attention cuda-inputs attention gpu-attention writes archs)
+foreach(name backend decode mask inputs products lowbit cuda-lowbit cuda-attention cuda-inputs cuda-norm attention gpu-attention writes archs)
     list(APPEND KVTUNER_TEST_TARGETS kvtuner-test-${name})
 endforeach()
 

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
-from build_folders import installed_folder
+
+from tests.native.programs import output_of
 
 pytestmark = pytest.mark.native
 
 
-def run(name: str) -> str:
-    done = subprocess.run([installed_folder() / name], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
 def test_each_round_reads_what_its_inputs_were() -> None:
-    assert run("kvtuner-test-inputs") == "0 failures\n"
+    assert output_of("kvtuner-test-inputs") == "0 failures\n"
 
 
 def test_cuda_brings_each_byte_to_its_place() -> None:
-    assert run("kvtuner-test-cuda-inputs") == "36 sets of inputs, 0 failures\n"
+    assert output_of("kvtuner-test-cuda-inputs") == "36 sets of inputs, 0 failures\n"

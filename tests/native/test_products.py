@@ -1,15 +1,17 @@
-"""Products whose rows are quantized already: those of the same rows, and those of what attention made."""
+"""Products whose rows are quantized already: those of the same rows, and those of what attention or a norm made."""
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
-from build_folders import installed_folder
+
+from tests.native.programs import output_of
 
 pytestmark = pytest.mark.native
 
 
 def test_which_products_find_their_rows_quantized() -> None:
-    done = subprocess.run([installed_folder() / "kvtuner-test-products"], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "0 failures\n"), done.stdout
+    assert output_of("kvtuner-test-products") == "0 failures\n"
+
+
+def test_cuda_quantizes_what_a_norm_makes_as_upstream_does() -> None:
+    assert output_of("kvtuner-test-cuda-norm") == "18 sets of rows, 0 failures\n"
