@@ -1,5 +1,5 @@
 // Rows that products of quantized weights and vectors read as q8_1: they are quantized once where products come one
-// after the other that read the same, and by attention where a product of its output comes next.
+// after the other that read the same, and by attention or a norm where a product of its output comes next.
 #pragma once
 
 #include "ggml-cuda/common.cuh"

@@ -1,5 +1,6 @@
 // How products of weights and vectors get their weights, on Hopper: each block asks for its rows before the kernel
-// before has ended, since no kernel writes them, and for all of them at once. Elsewhere this was not measured.
+// before it has ended, as many bytes as its threads can ask for at once. They come to the L2 cache, which sees what is
+// written later. On other cards this was not measured.
 #pragma once
 
 #include "kvtuner-cuda-runtime.cuh"
@@ -10,7 +11,7 @@
 
 constexpr uint32_t KVTUNER_LINE = 128;  // bytes that come at once
 
-// by all threads of a block, of each line of its rows, which have so many bytes, one
+// By all threads of a block, whose rows have so many bytes: each asks for one line.
 inline __device__ void kvtuner_ask_for_rows(const void * weights, const uint32_t n_bytes, const uint32_t thread) {
 #if KVTUNER_NVIDIA_ARCH == 900
     if (thread * KVTUNER_LINE < n_bytes) {

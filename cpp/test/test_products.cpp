@@ -65,13 +65,17 @@ struct graph_of {
         return ggml_reshape_2d(ctx.get(), heads, N_VALUES * N_HEADS, 1);
     }
 
-    // the rows that a product reads right behind `node`
-    const ggml_tensor * multiplied_next(const ggml_tensor * node) const {
+    int place_of(const ggml_tensor * node) const {
         int i = 0;
         while (ggml_graph_node(graph, i) != node) {
             ++i;
         }
-        return kvtuner::multiplied_next(*graph, i);
+        return i;
+    }
+
+    // the rows that a product reads right behind `node`
+    const ggml_tensor * multiplied_next(const ggml_tensor * node) const {
+        return kvtuner::multiplied_next(*graph, place_of(node));
     }
 };
 
@@ -172,11 +176,7 @@ struct norm_graph : graph_of {
     // in the graph that ends with `last`, from the node of the norm on
     std::optional<kvtuner::multiplied_norm> find(ggml_tensor * last) {
         ggml_build_forward_expand(graph, last);
-        int i = 0;
-        while (ggml_graph_node(graph, i) != norm) {
-            ++i;
-        }
-        return kvtuner::find_norm(*graph, i);
+        return kvtuner::find_norm(*graph, place_of(norm));
     }
 };
 
