@@ -7,8 +7,8 @@ import subprocess
 from build_folders import installed_folder
 
 
-def output_of(name: str, seconds: float = 60) -> str:
+def output_of(name: str) -> str:
     """What the program prints, which ends without a failure."""
-    done = subprocess.run([installed_folder() / name], capture_output=True, text=True, timeout=seconds)
+    done = subprocess.run([installed_folder() / name], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
