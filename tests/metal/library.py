@@ -128,8 +128,10 @@ def run_compiler(arguments: list[str]) -> None:
 
 
 def _line_of(library: Path, offset: str) -> str:
+    """The innermost line there that is a kernel's, inlined or not, and not one of the shim's."""
     command = ["addr2line", "-i", "-e", str(library), offset]
     frames = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     places = [f"{Path(frame.split(':')[0]).name}:{frame.split(':')[1]}" for frame in frames if ":" in frame]
-    kernel = [place for place in places if ".metal:" in place]
+    shim = {path.name for path in (HERE / "shim").iterdir()}
+    kernel = [place for place in places if place.split(":")[0] not in shim]
     return (kernel or places or [offset])[0]

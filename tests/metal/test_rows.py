@@ -92,7 +92,7 @@ def test_zeros_and_what_is_not_finite_are_stored_as_by_the_cpu() -> None:
 def test_a_cell_that_is_not_there_is_seen() -> None:
     write = Write(Case("q8_0"))
     write.cells[2] = CELLS
-    with pytest.raises(Fault, match=r"out of bounds at kvtuner-metal-store\.h:|out of bounds at kvtuner-write\.metal:"):
+    with pytest.raises(Fault, match=r"out of bounds at kvtuner-metal-store\.h:"):
         write.run(Rules())
 
 
