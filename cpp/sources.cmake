@@ -13,7 +13,7 @@ kvtuner_files(KVTUNER_RUNTIME runtime
 kvtuner_files(KVTUNER_GRAPH graph write-steps.cpp writes.cpp)
 kvtuner_files(KVTUNER_CPU_SOURCES cpu lowbit-cpu.cpp rows.cpp attention-centers.cpp attention-tile.cpp attention.cpp cpu-write.cpp)
 kvtuner_files(KVTUNER_CUDA cuda cuda-write.cu cuda-rows.cu cuda-attention.cu cuda-dense.cu cuda-steps.cu
-    cuda-inputs.cu cuda-norm.cu cuda-quantized.cu)
+    cuda-inputs.cu cuda-norm.cu cuda-quantized.cu cuda-thin-products.cu)
 kvtuner_files(KVTUNER_NVIDIA cuda
     cuda-node.cpp cuda-lot-layout.cpp cuda-plan.cpp cuda-attend-64-64.cu cuda-attend-96-96.cu cuda-attend-128-128.cu
     cuda-attend-192-128.cu cuda-attend-256-256.cu cuda-attend-512-512.cu cuda-prefill-plan.cpp cuda-seen.cu

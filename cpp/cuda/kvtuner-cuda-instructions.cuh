@@ -28,6 +28,17 @@ inline __device__ void add_product(float (&c)[4], const pair a0, const pair a1, 
 #endif
 }
 
+// The same with codes of 8 bits, four in a word: c += A B with A of 16 x 32, of which a has rows g and g + 8 of columns
+// 4t to 4t + 3, and both of columns 16 more; B of 32 x 8: these as rows, column g.
+inline __device__ void add_codes_product(int (&c)[4], const uint32_t (&a)[4], const uint32_t b0, const uint32_t b1) {
+#if KVTUNER_NVIDIA_ARCH >= 800
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
 // of an 8 x 8 matrix: (g, 2t) and (g, 2t + 1) in, (2t, g) and (2t + 1, g) out
 inline __device__ pair transposed(const pair x) {
     pair y = 0;

@@ -20,10 +20,23 @@ static bool is_off() {
     return value;
 }
 
+static bool is_of_plan(const ggml_tensor * node) {
+    return node->op == GGML_OP_FLASH_ATTN_EXT && kvtuner_is_marked(node);
+}
+
+static bool has_plan(const ggml_cgraph & graph) {
+    return std::any_of(graph.nodes, graph.nodes + graph.n_nodes, is_of_plan);
+}
+
 }  // namespace
 
 kvtuner_cuda_steps::kvtuner_cuda_steps(ggml_backend_cuda_context & ctx, const ggml_cgraph & graph)
-    : ctx(ctx), graph(graph), writes(graph, is_off()), quantized(ctx, graph, is_off()), masks(ctx) {
+    : ctx(ctx),
+      graph(graph),
+      writes(graph, is_off()),
+      quantized(ctx, graph, is_off()),
+      thin(ctx, graph, is_off() || !has_plan(graph)),
+      masks(ctx) {
     is_covered.resize(graph.n_nodes);
     if (!is_off()) {
         find_norms();
@@ -47,10 +60,7 @@ void kvtuner_cuda_steps::find_norms() {
 }
 
 void kvtuner_cuda_steps::find_rotations() {
-    const auto is_marked = [](const ggml_tensor * node) {
-        return node->op == GGML_OP_FLASH_ATTN_EXT && kvtuner_is_marked(node);
-    };
-    if (std::none_of(graph.nodes, graph.nodes + graph.n_nodes, is_marked)) {
+    if (!has_plan(graph)) {
         return;
     }
     const places in(graph);
@@ -59,7 +69,7 @@ void kvtuner_cuda_steps::find_rotations() {
     };
     for (int i = 0; i < graph.n_nodes; ++i) {
         const ggml_tensor * node = graph.nodes[i];
-        if (!is_marked(node)) {
+        if (!is_of_plan(node)) {
             continue;
         }
         rotations & around = attentions[i];
@@ -96,6 +106,10 @@ bool kvtuner_cuda_steps::run(int i) const {
         return true;
     }
     quantized.go_on_to(graph.nodes[i]);
+    thin.go_on_to(graph.nodes[i]);
+    if (thin.run(graph.nodes[i])) {
+        return true;
+    }
     const auto norm = norms.find(i);
     if (norm != norms.end()) {
         kvtuner_cuda_norm(ctx, norm->second);

@@ -41,6 +41,32 @@ inline void add_product(float (&c)[4], const pair a0, const pair a1, const pair 
     }
 }
 
+inline int signed_byte(const uint32_t word, const int i) {
+    return (int8_t)(word >> 8 * i & 0xff);
+}
+
+// the same of 32 codes, four in a word
+inline int sum_of_codes_products(const cuda_on_cpu::words * all, const int row, const int a, const int column) {
+    int sum = 0;
+    for (int k = 0; k < 2; ++k) {
+        for (int t = 0; t < 4; ++t) {
+            for (int i = 0; i < 4; ++i) {
+                sum += signed_byte(all[row + t].at[a + 2 * k], i) * signed_byte(all[column + t].at[4 + k], i);
+            }
+        }
+    }
+    return sum;
+}
+
+inline void add_codes_product(int (&c)[4], const uint32_t (&a)[4], const uint32_t b0, const uint32_t b1) {
+    const cuda_on_cpu::words * all =
+            cuda_on_cpu::exchange(cuda_on_cpu::together::PRODUCT, { { a[0], a[1], a[2], a[3], b0, b1 } });
+    const int g = cuda_on_cpu::lane() / 4, t = cuda_on_cpu::lane() % 4;
+    for (int i = 0; i < 4; ++i) {
+        c[i] += sum_of_codes_products(all, 4 * g, i / 2, 4 * (2 * t + i % 2));
+    }
+}
+
 inline pair transposed(const pair x) {
     const cuda_on_cpu::words * all = cuda_on_cpu::exchange(cuda_on_cpu::together::TRANSPOSE, { { x } });
     const int g = cuda_on_cpu::lane() / 4, t = cuda_on_cpu::lane() % 4;

@@ -210,6 +210,12 @@ inline float __fmul_rn(float a, float b) {
     return a * b;
 }
 
+inline float __int_as_float(int x) {
+    float y;
+    memcpy(&y, &x, sizeof(y));
+    return y;
+}
+
 inline unsigned __umulhi(unsigned a, unsigned b) {
     return (unsigned)((uint64_t)a * b >> 32);
 }

@@ -1,8 +1,9 @@
 // Which products of a graph find their rows quantized: those right behind another of the same rows, and those right
-// behind attention or a norm.
+// behind attention or a norm. Which are of some rows.
 
 #include "kvtuner-last-rows.h"
 #include "kvtuner-multiplied.h"
+#include "kvtuner-thin.h"
 
 #include "ggml-cpp.h"
 #include "ggml-cpu.h"
@@ -207,6 +208,50 @@ void test_norms() {
     expect(!shaped.find(shaped.product(out)), "rows of another length");
 }
 
+// a product of weights with some rows
+struct thin_graph : graph_of {
+    ggml_context_ptr weights_ctx{ ggml_init({ 1024, nullptr, /*no_alloc =*/true }) };
+    ggml_backend_ptr backend{ ggml_backend_cpu_init() };
+    ggml_tensor * weights;
+    ggml_backend_buffer_ptr buffer;
+    ggml_tensor * rows;
+
+    explicit thin_graph(ggml_type type = GGML_TYPE_Q4_0, int64_t n_values = 512, int64_t n_rows = 32,
+                        int64_t n_matrices = 1)
+        : weights(ggml_new_tensor_3d(weights_ctx.get(), type, n_values, 32, n_matrices)),
+          buffer(ggml_backend_alloc_ctx_tensors(weights_ctx.get(), backend.get())),
+          rows(ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, n_values, n_rows / n_matrices, n_matrices)) {
+        ggml_backend_buffer_set_usage(buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    }
+
+    bool is_thin() {
+        return kvtuner::is_thin_product(ggml_mul_mat(ctx.get(), weights, rows));
+    }
+};
+
+void test_thin_products() {
+    for (const ggml_type type : { GGML_TYPE_Q4_0, GGML_TYPE_Q8_0, GGML_TYPE_Q4_K }) {
+        expect(thin_graph(type).is_thin(), ggml_type_name(type));
+    }
+    expect(thin_graph(GGML_TYPE_Q4_0, 512, 8).is_thin(), "the fewest rows");
+    expect(thin_graph(GGML_TYPE_Q4_0, 512, 64).is_thin(), "the most rows");
+    expect(!thin_graph(GGML_TYPE_Q4_0, 512, 7).is_thin(), "vectors");
+    expect(!thin_graph(GGML_TYPE_Q4_0, 512, 65).is_thin(), "a matrix");
+    expect(!thin_graph(GGML_TYPE_Q4_0, 512 + 32).is_thin(), "rows that are no whole steps");
+    expect(!thin_graph(GGML_TYPE_F16).is_thin(), "halves");
+    expect(!thin_graph(GGML_TYPE_Q4_0, 512, 32, 2).is_thin(), "two matrices");
+    thin_graph changing;
+    ggml_backend_buffer_set_usage(changing.buffer.get(), GGML_BACKEND_BUFFER_USAGE_COMPUTE);
+    expect(!changing.is_thin(), "weights that may change");
+    thin_graph apart;
+    apart.rows = ggml_view_2d(apart.ctx.get(), apart.rows, 512, 16, 2 * apart.rows->nb[1], 0);
+    expect(!apart.is_thin(), "rows with others between");
+    thin_graph halves;
+    halves.rows = halves.matrix(GGML_TYPE_F16, 512, 32);
+    expect(!halves.is_thin(), "rows of halves");
+    expect(!kvtuner::is_thin_product(ggml_scale(halves.ctx.get(), halves.rows, 2)), "no product");
+}
+
 }  // namespace
 
 int main() {
@@ -216,6 +261,7 @@ int main() {
     test_output_of_attention();
     test_rotated_output();
     test_norms();
+    test_thin_products();
     printf("%d failures\n", failures);
     return failures > 0;
 }

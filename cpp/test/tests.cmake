@@ -35,21 +35,23 @@ if(NOT APPLE)  # its fibers are those of ucontext.h
     set_source_files_properties(${KVTUNER_ATTEND} PROPERTIES LANGUAGE CXX)
     kvtuner_test(test-cuda-attention SOURCES cpp/test/test_cuda_attention.cpp cpp/test/cuda_on_cpu.cpp ${KVTUNER_NVIDIA}
         FOLDERS format graph cpu device cuda test "${KVTUNER_GGML}" LIBRARIES ggml)
-    foreach(name inputs norm)
+    foreach(name inputs norm thin)
         kvtuner_test(test-cuda-${name} SOURCES cpp/test/test_cuda_${name}.cpp cpp/test/cuda_on_cpu.cpp
             FOLDERS cuda test "${KVTUNER_GGML}" LIBRARIES ggml)
     endforeach()
-    foreach(name lowbit attention inputs norm)
+    foreach(name lowbit attention inputs norm thin)
         target_compile_definitions(kvtuner-test-cuda-${name} PRIVATE KVTUNER_CUDA_ON_CPU)
         # kernels read words as other types than they were written as; no thread-local array is made as the program runs
         target_compile_options(kvtuner-test-cuda-${name} PRIVATE -fno-strict-aliasing -Wno-unknown-pragmas
             $<$<CXX_COMPILER_ID:GNU>:-fno-extern-tls-init>)
     endforeach()
-    foreach(name lowbit norm)
+    foreach(name lowbit norm thin)
         target_compile_options(kvtuner-test-cuda-${name} PRIVATE -ffp-contract=off)
     endforeach()
     # as on a GPU, what is read where it is not aligned ends the program
-    target_compile_options(kvtuner-test-cuda-attention PRIVATE -fsanitize=alignment -fsanitize-undefined-trap-on-error)
+    foreach(name attention thin)
+        target_compile_options(kvtuner-test-cuda-${name} PRIVATE -fsanitize=alignment -fsanitize-undefined-trap-on-error)
+    endforeach()
 endif()
 kvtuner_test(test-archs
     SOURCES cpp/test/test_archs.cpp cpp/test/arch_plans.cpp cpp/test/arch_runs.cpp cpp/test/slow_cache.cpp
@@ -59,7 +61,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
 endif()
 set(KVTUNER_TEST_TARGETS kvtuner-fuzz)
 list(APPEND KVTUNER_TEST_TARGETS kvtuner-time-attention)
-foreach(name backend decode mask inputs products lowbit cuda-lowbit cuda-attention cuda-inputs cuda-norm attention gpu-attention writes archs)
+foreach(name backend decode mask inputs products lowbit cuda-lowbit cuda-attention cuda-inputs cuda-norm cuda-thin attention gpu-attention writes archs)
     list(APPEND KVTUNER_TEST_TARGETS kvtuner-test-${name})
 endforeach()
 

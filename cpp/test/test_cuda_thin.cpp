@@ -1,0 +1,177 @@
+// The kernels of cpp/cuda that multiply quantized weights and some rows, on the CPU: against sums in double of the same
+// weights and of rows that are quantized as q8_0 is. Nothing else is written, and in what order threads and copies get
+// on changes no bit; nor does how many rows there are.
+
+#include "kvtuner-cuda-thin.cuh"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <string>
+#include <vector>
+
+using namespace kvtuner::cuda;
+
+namespace {
+
+constexpr float UNWRITTEN = -77;
+constexpr double MAX_NMSE = 1e-10;  // sums in float
+
+int failures = 0, n_tests = 0;
+
+struct problem {
+    ggml_type type;
+    int n_values, n_weights, n_rows, parts, tiles, n_stages;
+
+    int n_tiles() const {
+        const int n = (n_rows + THIN_TILE - 1) / THIN_TILE;
+        return (n + tiles - 1) / tiles * tiles;
+    }
+
+    void expect(bool is_right, const std::string & what) const {
+        if (!is_right) {
+            printf("%s, %d x %d in %d parts, %d rows in %d tiles, %d stages: %s\n", ggml_type_name(type), n_values,
+                   n_weights, parts, n_rows, tiles, n_stages, what.c_str());
+            ++failures;
+        }
+    }
+};
+
+struct numbers {
+    std::vector<float> weights, rows, rounded;  // weights and rows as they are stored, rows
+    std::vector<char> quantized;
+};
+
+void round_rows(const std::vector<float> & rows, std::vector<float> & rounded) {
+    rounded.resize(rows.size());
+    for (size_t first = 0; first < rows.size(); first += THIN_BLOCK) {
+        float most = 0;
+        for (size_t i = first; i < first + THIN_BLOCK; ++i) {
+            most = std::max(most, std::fabs(rows[i]));
+        }
+        const float scale = most / 127.0f;
+        for (size_t i = first; i < first + THIN_BLOCK; ++i) {
+            rounded[i] = most == 0 ? 0 : roundf(rows[i] / scale) * scale;
+        }
+    }
+}
+
+numbers some_numbers(const problem & p, std::mt19937 & random) {
+    std::normal_distribution<float> normal;
+    numbers n;
+    std::vector<float> weights((size_t)p.n_weights * p.n_values);
+    std::generate(weights.begin(), weights.end(), [&] { return normal(random) + 0.3f; });
+    n.quantized.resize(ggml_row_size(p.type, p.n_values) * p.n_weights);
+    ggml_quantize_chunk(p.type, weights.data(), n.quantized.data(), 0, p.n_weights, p.n_values, nullptr);
+    n.weights.resize(weights.size());
+    ggml_get_type_traits(p.type)->to_float(n.quantized.data(), n.weights.data(), (int64_t)weights.size());
+    n.rows.resize((size_t)p.n_rows * p.n_values);
+    std::generate(n.rows.begin(), n.rows.end(), [&] { return normal(random) * std::exp(normal(random)); });
+    std::fill_n(n.rows.begin(), THIN_BLOCK, 0.0f);
+    round_rows(n.rows, n.rounded);
+    return n;
+}
+
+template <ggml_type T, int PARTS>
+void launch(const problem & p, const thin_args & args) {
+    const int n_blocks = (p.n_weights + 16 * PARTS - 1) / (16 * PARTS);
+    const int bytes = THIN_BARRIER_BYTES + p.n_stages * THIN_WARPS * THIN_STEP_BYTES<T, PARTS>;
+    const cuda_on_cpu::launch grid = { dim3(n_blocks, p.n_tiles() / p.tiles), dim3(THIN_WARPS * THIN_LANES), bytes };
+    cuda_on_cpu::run(grid, [&] {
+        switch (p.tiles) {
+            case 1:
+                return multiply_thin<T, PARTS, 1>(args);
+            case 2:
+                return multiply_thin<T, PARTS, 2>(args);
+            case 4:
+                return multiply_thin<T, PARTS, 4>(args);
+        }
+    });
+}
+
+template <ggml_type T>
+void launch(const problem & p, const thin_args & args) {
+    p.parts == 1 ? launch<T, 1>(p, args) : launch<T, 2>(p, args);
+}
+
+std::vector<float> products(const problem & p, const numbers & n) {
+    const size_t n_blocks = (size_t)p.n_values / THIN_BLOCK * p.n_tiles();
+    std::vector<uint2> codes(n_blocks * THIN_LANES, { 0x55555555, 0x55555555 });
+    std::vector<thin_scales> scales(n_blocks * 4, { { NAN, NAN }, { 1, 1 } });
+    const thin_rows rows = { codes.data(), scales.data(), p.n_tiles() };
+    const thin_rows_args from = { n.rows.data(), p.n_values, p.n_rows, rows };
+    cuda_on_cpu::run({ dim3(p.n_values / THIN_STEP, p.n_tiles() * THIN_TILE), dim3(THIN_ROWS_THREADS), 0 },
+                     [&] { quantize_thin(from); });
+    std::vector<float> out((size_t)p.n_rows * p.n_weights + 1, UNWRITTEN);
+    const thin_args args = { n.quantized.data(),
+                             (int64_t)ggml_row_size(p.type, p.n_values),
+                             rows,
+                             out.data(),
+                             p.n_values,
+                             p.n_weights,
+                             p.n_rows,
+                             p.n_stages };
+    switch (p.type) {
+        case GGML_TYPE_Q4_0:
+            launch<GGML_TYPE_Q4_0>(p, args);
+            break;
+        case GGML_TYPE_Q8_0:
+            launch<GGML_TYPE_Q8_0>(p, args);
+            break;
+        default:
+            launch<GGML_TYPE_Q4_K>(p, args);
+    }
+    p.expect(out.back() == UNWRITTEN, "written behind the output");
+    out.pop_back();
+    return out;
+}
+
+double nmse_of(const problem & p, const numbers & n, const std::vector<float> & out) {
+    double error = 0, all = 0;
+    for (int row = 0; row < p.n_rows; ++row) {
+        for (int i = 0; i < p.n_weights; ++i) {
+            double sum = 0;
+            for (int k = 0; k < p.n_values; ++k) {
+                sum += (double)n.weights[(size_t)i * p.n_values + k] * n.rounded[(size_t)row * p.n_values + k];
+            }
+            const double off = out[(size_t)row * p.n_weights + i] - sum;
+            error += off * off;
+            all += sum * sum;
+        }
+    }
+    return error / all;
+}
+
+void test(const problem & p, std::mt19937 & random) {
+    const numbers n = some_numbers(p, random);
+    cuda_on_cpu::how = {};
+    const std::vector<float> out = products(p, n);
+    const double nmse = nmse_of(p, n, out);
+    p.expect(nmse <= MAX_NMSE, "NMSE " + std::to_string(nmse));
+    for (const cuda_on_cpu::schedule how : { cuda_on_cpu::schedule{ true, false }, { false, true }, { true, true } }) {
+        cuda_on_cpu::how = how;
+        p.expect(products(p, n) == out, "another order, other bits");
+    }
+    problem one = p;
+    one.n_rows = one.tiles = 1;
+    const std::vector<float> of_one = products(one, n);
+    p.expect(std::equal(of_one.begin(), of_one.end(), out.begin()), "a row alone, other bits");
+    ++n_tests;
+}
+
+}  // namespace
+
+int main() {
+    std::mt19937 random(1);
+    for (const ggml_type type : { GGML_TYPE_Q4_0, GGML_TYPE_Q8_0, GGML_TYPE_Q4_K }) {
+        test({ type, 256, 32, 8, 1, 1, 1 }, random);
+        test({ type, 2048, 33, 9, 2, 2, 2 }, random);
+        test({ type, 4096 + 768, 64, 32, 1, 4, 2 }, random);
+        test({ type, 8192 + 256, 40, 40, 2, 4, type == GGML_TYPE_Q8_0 ? 2 : 3 }, random);
+        test({ type, 8192, 24, 12, 1, 2, 3 }, random);
+        test({ type, 512, 1, 64, 2, 4, 1 }, random);
+    }
+    printf("%d products, %d failures\n", n_tests, failures);
+    return failures > 0;
+}
