@@ -1,11 +1,10 @@
 #include "cuda_on_cpu.h"
 
-#include <ucontext.h>
+#include "fiber.h"
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <memory>
 #include <vector>
 
 using kvtuner::cuda::shared;
@@ -25,7 +24,6 @@ namespace cuda_on_cpu {
 
 namespace {
 
-constexpr size_t STACK = 256 * 1024;
 constexpr int N_BARRIERS = 16;
 constexpr char UNWRITTEN = (char)0xff;  // as floats and halves no numbers
 
@@ -48,8 +46,7 @@ struct copy {
 };
 
 struct fiber {
-    ucontext_t context;
-    std::unique_ptr<char[]> stack;
+    emulator::Fiber run;
     dim3 thread;
     bool is_done;
     std::vector<copy> copies;  // that no barrier waits for yet
@@ -83,7 +80,6 @@ std::vector<barrier> barriers;
 std::vector<phase_copy> phase_copies;
 size_t running;
 int n_idle, n_idle_of_warp;  // switches since a thread got on, and those of the running warp
-ucontext_t scheduler;
 const std::function<void()> * kernel_of_fibers;
 int shared_size;
 
@@ -95,20 +91,14 @@ void start() {
     (*kernel_of_fibers)();
     fibers[running].is_done = true;
     got_on();
+    fibers[running].run.leave();
 }
 
 void prepare(fiber & f, dim3 thread) {
-    if (!f.stack) {
-        f.stack.reset(new char[STACK]);
-    }
     f.thread = thread;
     f.is_done = false;
     f.copies.clear();
-    getcontext(&f.context);
-    f.context.uc_stack.ss_sp = f.stack.get();
-    f.context.uc_stack.ss_size = STACK;
-    f.context.uc_link = &scheduler;
-    makecontext(&f.context, start, 0);
+    f.run.start(start);
 }
 
 size_t next_to(size_t i, size_t n) {
@@ -136,7 +126,7 @@ void let_others_run() {
     const size_t self = running;
     choose_next();
     if (running != self) {
-        swapcontext(&fibers[self].context, &fibers[running].context);
+        fibers[self].run.leave();
     }
 }
 
@@ -170,10 +160,12 @@ void run_block(const dim3 & threads) {
     memset(shared, UNWRITTEN, shared_size);
     got_on();
     running = how.is_backward ? 0 : n - 1;
-    const auto is_done = [](const fiber & f) { return f.is_done; };
-    while (!std::all_of(fibers.begin(), fibers.end(), is_done)) {
-        choose_next();
-        swapcontext(&scheduler, &fibers[running].context);
+    choose_next();
+    for (int n_left = n; n_left > 0;) {
+        fibers[running].run.resume();  // until it has chosen another one, or is done
+        if (fibers[running].is_done && --n_left > 0) {
+            choose_next();
+        }
     }
     check_block();
 }

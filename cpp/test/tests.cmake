@@ -28,21 +28,23 @@ kvtuner_test(test-writes
         cpp/test/write_allocations.cpp ${KVTUNER_GRAPH}
     FOLDERS format graph cpu "${KVTUNER_GGML}" LIBRARIES ggml)
 if(NOT APPLE)  # its fibers are those of ucontext.h
-    kvtuner_test(test-cuda-lowbit SOURCES cpp/test/test_cuda_lowbit.cpp cpp/test/cuda_kernels.cpp cpp/test/cuda_on_cpu.cpp
+    set(KVTUNER_CUDA_ON_CPU cpp/test/cuda_on_cpu.cpp cpp/test/fiber.cpp)
+    kvtuner_test(test-cuda-lowbit SOURCES cpp/test/test_cuda_lowbit.cpp cpp/test/cuda_kernels.cpp ${KVTUNER_CUDA_ON_CPU}
         FOLDERS format cuda test "${KVTUNER_GGML}" LIBRARIES ggml)
     set(KVTUNER_ATTEND ${KVTUNER_NVIDIA})
     list(FILTER KVTUNER_ATTEND INCLUDE REGEX "\\.cu$")
     set_source_files_properties(${KVTUNER_ATTEND} PROPERTIES LANGUAGE CXX)
-    kvtuner_test(test-cuda-attention SOURCES cpp/test/test_cuda_attention.cpp cpp/test/cuda_on_cpu.cpp ${KVTUNER_NVIDIA}
+    kvtuner_test(test-cuda-attention SOURCES cpp/test/test_cuda_attention.cpp ${KVTUNER_CUDA_ON_CPU} ${KVTUNER_NVIDIA}
         FOLDERS format graph cpu device cuda test "${KVTUNER_GGML}" LIBRARIES ggml)
     foreach(name inputs norm thin)
-        kvtuner_test(test-cuda-${name} SOURCES cpp/test/test_cuda_${name}.cpp cpp/test/cuda_on_cpu.cpp
+        kvtuner_test(test-cuda-${name} SOURCES cpp/test/test_cuda_${name}.cpp ${KVTUNER_CUDA_ON_CPU}
             FOLDERS cuda test "${KVTUNER_GGML}" LIBRARIES ggml)
     endforeach()
     foreach(name lowbit attention inputs norm thin)
         target_compile_definitions(kvtuner-test-cuda-${name} PRIVATE KVTUNER_CUDA_ON_CPU)
-        # kernels read words as other types than they were written as; no thread-local array is made as the program runs
-        target_compile_options(kvtuner-test-cuda-${name} PRIVATE -fno-strict-aliasing -Wno-unknown-pragmas
+        # kernels read words as other types than they were written as; fibers jump from stack to stack; no thread-local
+        # array is made as the program runs
+        target_compile_options(kvtuner-test-cuda-${name} PRIVATE -fno-strict-aliasing -U_FORTIFY_SOURCE -Wno-unknown-pragmas
             $<$<CXX_COMPILER_ID:GNU>:-fno-extern-tls-init>)
     endforeach()
     foreach(name lowbit norm thin)

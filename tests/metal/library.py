@@ -21,6 +21,7 @@ ROOT = HERE.parents[1]
 TREE = Path(os.environ.get("KVTUNER_METAL_TREE", ROOT / "build" / "src"))
 UPSTREAM = TREE / "vendor" / "llama.cpp" / "ggml" / "src"
 OURS = (ROOT / "cpp" / "metal", ROOT / "cpp" / "format")
+FIBERS = ROOT / "cpp" / "test"  # which it shares with the emulator of CUDA
 CACHE = Path(os.environ.get("KVTUNER_METAL_BUILD", ROOT / "build" / "metal-emulator"))
 # where the first is not installed, the second is: a wheel with clang in it
 CLANG, WHEEL = "clang++-19", "ziglang"
@@ -92,6 +93,7 @@ def _sources(file: Path, includes: Path) -> list[Path]:
     kernels = [path for folder in folders for path in _metal_files(folder)]
     headers = [includes / "ggml-common.h", includes / "ggml-metal" / "ggml-metal-impl.h"]
     own = [path for folder in ("shim", "emulator") for path in sorted((HERE / folder).iterdir())]
+    own += sorted(FIBERS.glob("fiber.*"))
     used = [path for path in kernels if path == file or path.suffix == ".h" or path.stem.endswith("_common")]
     return [*dict.fromkeys(used), *(path for path in headers if path.exists()), *own, HERE / "source.py"]
 
@@ -109,13 +111,13 @@ def _compile(file: Path, kernels: Collection[str], includes: Path, more: list[st
     for path in _metal_files(file.parent):
         (folder / path.name).write_text(translate(path.read_text(), path.name, kernels))
     upstream = (includes / "ggml-metal" / "kernels", includes / "ggml-metal", includes)
-    paths = [f"-I{path}" for path in (folder, HERE / "shim", HERE / "emulator", *OURS, *upstream)]
+    paths = [f"-I{path}" for path in (folder, HERE / "shim", HERE / "emulator", FIBERS, *OURS, *upstream)]
     main = folder / "kernels.o"
     include = ["-include", str(HERE / "shim" / "metal_stdlib")]
     run_compiler([*KERNELS, *more, *paths, *include, "-x", "c++", "-c", str(folder / file.name), "-o", str(main)])
-    own = [str(path) for path in sorted((HERE / "emulator").glob("*.cpp"))]
+    own = [*map(str, sorted((HERE / "emulator").glob("*.cpp"))), str(FIBERS / "fiber.cpp")]
     unfinished = folder / made.name
-    run_compiler([*RUNTIME, "-shared", str(main), *own, "-ldl", "-o", str(unfinished)])
+    run_compiler([*RUNTIME, f"-I{FIBERS}", "-shared", str(main), *own, "-ldl", "-o", str(unfinished)])
     unfinished.replace(made)
 
 
