@@ -27,10 +27,11 @@ char * kvtuner_cuda_quantizes(const ggml_backend_cuda_context & ctx, const ggml_
     return of_thread ? of_thread->make(ctx, rows) : nullptr;
 }
 
-quantized_rows::quantized_rows(ggml_backend_cuda_context & ctx, const ggml_cgraph & graph, bool is_off)
+quantized_rows::quantized_rows(ggml_backend_cuda_context & ctx, const ggml_cgraph & graph,
+                               const std::function<bool(const ggml_tensor *)> & is_elsewhere)
     : ctx(ctx), memory(ctx.pool()) {
-    for (int i = 0; i < graph.n_nodes && !is_off; ++i) {
-        if (is_of_vectors(graph.nodes[i])) {
+    for (int i = 0; i < graph.n_nodes; ++i) {
+        if (is_of_vectors(graph.nodes[i]) && !is_elsewhere(graph.nodes[i])) {
             n_bytes = std::max(n_bytes, bytes_of(graph.nodes[i]->src[1]));
         }
     }

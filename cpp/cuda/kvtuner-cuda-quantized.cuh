@@ -5,6 +5,8 @@
 #include "ggml-cuda/common.cuh"
 #include "kvtuner-last-rows.h"
 
+#include <functional>
+
 struct kvtuner_quantized_rows {
     char * data;    // where they belong; null: there is no place for them
     bool is_there;  // and need not be quantized
@@ -21,8 +23,10 @@ namespace kvtuner::cuda {
 // the rows of one graph that are quantized last
 class quantized_rows {
 public:
-    // With memory for the most that a product of it reads: of the pool, which nothing else may have of it then.
-    quantized_rows(ggml_backend_cuda_context & ctx, const ggml_cgraph & graph, bool is_off);
+    // With memory for the most that a product of it reads which is not computed elsewhere: of the pool, which nothing
+    // else may have of it then.
+    quantized_rows(ggml_backend_cuda_context & ctx, const ggml_cgraph & graph,
+                   const std::function<bool(const ggml_tensor *)> & is_elsewhere);
     ~quantized_rows();
 
     quantized_rows(const quantized_rows &) = delete;

@@ -20,6 +20,15 @@ static bool is_off() {
     return value;
 }
 
+// Whether rows must not be rounded to 8 bits, as upstream sees to it: a tuning asks for that while it measures.
+static bool are_products_of_floats() {
+#ifdef GGML_CUDA_FORCE_CUBLAS
+    return true;
+#else
+    return getenv("KVTUNER_FLOAT_PRODUCTS") != nullptr;
+#endif
+}
+
 static bool is_of_plan(const ggml_tensor * node) {
     return node->op == GGML_OP_FLASH_ATTN_EXT && kvtuner_is_marked(node);
 }
@@ -34,8 +43,8 @@ kvtuner_cuda_steps::kvtuner_cuda_steps(ggml_backend_cuda_context & ctx, const gg
     : ctx(ctx),
       graph(graph),
       writes(graph, is_off()),
-      quantized(ctx, graph, is_off()),
-      thin(ctx, graph, is_off() || !has_plan(graph)),
+      thin(ctx, graph, is_off() || are_products_of_floats() || !has_plan(graph)),
+      quantized(ctx, graph, [this](const ggml_tensor * node) { return is_off() || thin.takes(node); }),
       masks(ctx) {
     is_covered.resize(graph.n_nodes);
     if (!is_off()) {

@@ -30,7 +30,7 @@ private:
     std::unordered_map<int, kvtuner::rotations> attentions;  // by node
     std::unordered_map<int, kvtuner::multiplied_norm> norms;
     std::vector<bool> is_covered;                     // weights of norms, rotations around attention
-    mutable kvtuner::cuda::quantized_rows quantized;  // of products of the nodes that have run
     mutable kvtuner::cuda::thin_products thin;        // of a graph with a plan
+    mutable kvtuner::cuda::quantized_rows quantized;  // of products of the nodes that have run
     mutable kvtuner::cuda::kept_masks masks;          // of the nodes that have run
 };

@@ -9,6 +9,10 @@ thin_products::thin_products(ggml_backend_cuda_context & ctx, const ggml_cgraph 
     : ctx(ctx), memory(ctx.pool()) {
 }
 
+bool thin_products::takes(const ggml_tensor *) const {
+    return false;
+}
+
 bool thin_products::run(const ggml_tensor *) {
     return false;
 }
@@ -24,21 +28,8 @@ namespace {
 
 static_assert(THIN_STEP == THIN_VALUES);
 
-constexpr int BLOCKS_AT_ONCE = 2;           // of threads, on a multiprocessor
-constexpr int KEPT_OF_SHARED_BYTES = 1024;  // of each of these
-
-static int tiles_of(int64_t n_rows) {
-    const int n = (int)((n_rows + THIN_TILE - 1) / THIN_TILE);
-    return n <= 2 ? n : MOST_THIN_TILES;  // of a block of threads
-}
-
-static int all_tiles_of(int64_t n_rows) {
-    const int n = (int)((n_rows + THIN_TILE - 1) / THIN_TILE), tiles = tiles_of(n_rows);
-    return (n + tiles - 1) / tiles * tiles;
-}
-
 static size_t code_bytes(const ggml_tensor * rows) {
-    return (size_t)all_tiles_of(ggml_nrows(rows)) * THIN_TILE * rows->ne[0];
+    return (size_t)all_thin_tiles((int)ggml_nrows(rows)) * THIN_TILE * rows->ne[0];
 }
 
 static size_t all_bytes(const ggml_tensor * rows) {
@@ -46,7 +37,7 @@ static size_t all_bytes(const ggml_tensor * rows) {
 }
 
 static thin_rows rows_at(char * memory, const ggml_tensor * rows) {
-    return { (uint2 *)memory, (thin_scales *)(memory + code_bytes(rows)), all_tiles_of(ggml_nrows(rows)) };
+    return { (uint2 *)memory, (thin_scales *)(memory + code_bytes(rows)), all_thin_tiles((int)ggml_nrows(rows)) };
 }
 
 static bool can_do(const ggml_backend_cuda_context & ctx, const ggml_tensor * node) {
@@ -55,43 +46,35 @@ static bool can_do(const ggml_backend_cuda_context & ctx, const ggml_tensor * no
            ggml_backend_buffer_get_type(node->src[0]->buffer) == ggml_backend_cuda_buffer_type(ctx.device);
 }
 
-// So many stages that two blocks of threads fit, if these are two at least.
-static int stages_of(int device, int step_bytes, int n_steps) {
-    const int all = (int)ggml_cuda_info().devices[device].smpbo, of_stage = THIN_WARPS * step_bytes;
-    const int of_two = (all + KEPT_OF_SHARED_BYTES) / BLOCKS_AT_ONCE - KEPT_OF_SHARED_BYTES - THIN_BARRIER_BYTES;
-    const int of_one = all - THIN_BARRIER_BYTES;
-    const int n = of_two >= 2 * of_stage ? of_two / of_stage : of_one / of_stage;
-    return std::min({ n, MOST_THIN_STAGES, (n_steps + THIN_WARPS - 1) / THIN_WARPS });
-}
-
 template <ggml_type T, int PARTS, int TILES>
-static void launch(const ggml_backend_cuda_context & ctx, thin_args args, cudaStream_t stream) {
-    constexpr int STEP_BYTES = THIN_STEP_BYTES<T, PARTS>;
-    args.n_stages = stages_of(ctx.device, STEP_BYTES, args.n_values / THIN_STEP);
+static void launch(ggml_backend_cuda_context & ctx, const thin_args & args, int shared_bytes) {
     CUDA_SET_SHARED_MEMORY_LIMIT((multiply_thin<T, PARTS, TILES>), ggml_cuda_info().devices[ctx.device].smpbo);
-    const dim3 grid((args.n_weights + 16 * PARTS - 1) / (16 * PARTS), args.rows.n_tiles / TILES);
-    const size_t n_shared = THIN_BARRIER_BYTES + (size_t)args.n_stages * THIN_WARPS * STEP_BYTES;
-    const ggml_cuda_kernel_launch_params params(grid, dim3(THIN_WARPS * THIN_LANES), n_shared, stream);
+    const dim3 grid((args.n_weights + THIN_PART * PARTS - 1) / (THIN_PART * PARTS), args.rows.n_tiles / TILES);
+    const ggml_cuda_kernel_launch_params params(grid, dim3(THIN_WARPS * THIN_LANES), (size_t)shared_bytes,
+                                                ctx.stream());
     ggml_cuda_kernel_launch(multiply_thin<T, PARTS, TILES>, params, args);
 }
 
-// two parts for a block of threads, unless too few blocks would be left
 template <ggml_type T, int TILES>
-static void launch(const ggml_backend_cuda_context & ctx, const thin_args & args, cudaStream_t stream) {
-    const int n_blocks = args.n_weights / 32 * (args.rows.n_tiles / TILES);
-    n_blocks < BLOCKS_AT_ONCE * ggml_cuda_info().devices[ctx.device].nsm ? launch<T, 1, TILES>(ctx, args, stream)
-                                                                         : launch<T, 2, TILES>(ctx, args, stream);
+static void launch(ggml_backend_cuda_context & ctx, thin_args args) {
+    const auto & device = ggml_cuda_info().devices[ctx.device];
+    const thin_launch how = thin_launch_of(
+            { thin_weights<T>::STRIDE, args.n_values / THIN_STEP, args.n_weights, TILES, args.rows.n_tiles },
+            { device.nsm, (int)device.smpbo });
+    args.n_stages = how.n_stages;
+    how.parts == 1 ? launch<T, 1, TILES>(ctx, args, how.shared_bytes)
+                   : launch<T, MOST_THIN_PARTS, TILES>(ctx, args, how.shared_bytes);
 }
 
 template <ggml_type T>
-static void launch(const ggml_backend_cuda_context & ctx, const thin_args & args, cudaStream_t stream) {
-    switch (tiles_of(args.n_rows)) {
+static void launch(ggml_backend_cuda_context & ctx, const thin_args & args) {
+    switch (thin_tiles(args.n_rows)) {
         case 1:
-            return launch<T, 1>(ctx, args, stream);
+            return launch<T, 1>(ctx, args);
         case 2:
-            return launch<T, 2>(ctx, args, stream);
+            return launch<T, 2>(ctx, args);
         default:
-            return launch<T, MOST_THIN_TILES>(ctx, args, stream);
+            return launch<T, MOST_THIN_TILES>(ctx, args);
     }
 }
 
@@ -116,9 +99,13 @@ thin_products::thin_products(ggml_backend_cuda_context & ctx, const ggml_cgraph 
     }
 }
 
+bool thin_products::takes(const ggml_tensor * node) const {
+    return n_bytes > 0 && can_do(ctx, node);
+}
+
 // On other streams than the first, products run side by side.
 bool thin_products::run(const ggml_tensor * node) {
-    if (n_bytes == 0 || ctx.curr_stream_no != 0 || !can_do(ctx, node)) {
+    if (ctx.curr_stream_no != 0 || !takes(node)) {
         return false;
     }
     const ggml_tensor *weights = node->src[0], *rows = node->src[1];
@@ -135,13 +122,16 @@ bool thin_products::run(const ggml_tensor * node) {
     }
     switch (weights->type) {
         case GGML_TYPE_Q4_0:
-            launch<GGML_TYPE_Q4_0>(ctx, args, ctx.stream());
+            launch<GGML_TYPE_Q4_0>(ctx, args);
             break;
         case GGML_TYPE_Q8_0:
-            launch<GGML_TYPE_Q8_0>(ctx, args, ctx.stream());
+            launch<GGML_TYPE_Q8_0>(ctx, args);
+            break;
+        case GGML_TYPE_Q4_K:
+            launch<GGML_TYPE_Q4_K>(ctx, args);
             break;
         default:
-            launch<GGML_TYPE_Q4_K>(ctx, args, ctx.stream());
+            launch<GGML_TYPE_Q6_K>(ctx, args);
     }
     return true;
 }

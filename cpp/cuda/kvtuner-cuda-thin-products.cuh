@@ -18,6 +18,8 @@ public:
         kept.go_on_to(node);
     }
 
+    bool takes(const ggml_tensor * node) const;
+
     // computes it, if it is such a product
     bool run(const ggml_tensor * node);
 

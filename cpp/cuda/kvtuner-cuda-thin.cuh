@@ -3,14 +3,11 @@
 // is read, and no kernel writes them. Products are of codes, in tensor cores; what warps have summed is added up last.
 #pragma once
 
+#include "kvtuner-cuda-thin-launch.h"
 #include "kvtuner-cuda-thin-weights.cuh"
 #include "kvtuner-cuda-warp.cuh"
 
 namespace kvtuner::cuda {
-
-constexpr int THIN_WARPS = 8;
-constexpr int MOST_THIN_TILES = 4;  // that a block of threads has
-constexpr int MOST_THIN_STAGES = 3;
 
 struct thin_args {
     const char * weights;
@@ -20,12 +17,6 @@ struct thin_args {
     int n_values, n_weights, n_rows;
     int n_stages;  // steps of a warp that are in shared memory
 };
-
-// PARTS of 16 rows of weights that a block of threads has: in shared memory, a step of each warp of it
-template <ggml_type T, int PARTS>
-constexpr int THIN_STEP_BYTES = 16 * PARTS * thin_weights<T>::STRIDE;
-
-constexpr int THIN_BARRIER_BYTES = (THIN_WARPS * MOST_THIN_STAGES * 8 + 127) / 128 * 128;
 
 // a place in a warp's ring of stages
 struct thin_slot {
@@ -59,14 +50,31 @@ struct thin_factor {
 template <int PARTS, int TILES>
 using thin_sums = float[PARTS][TILES][4];
 
-// Products of a block of values. Sums of codes begin with a number whose bits, with a small whole number added, are
-// those of a float that is as much larger.
+// Products of codes times both scales. Sums of codes begin with a number whose bits, with a small whole number added,
+// are those of a float that is as much larger.
+template <int OFFSET, int TILES>
+__device__ void add_scaled(const uint32_t (&codes)[4], const thin_factor<TILES> & rows, const int tile,
+                           const float2 scale, float (&sums)[4]) {
+    constexpr int LARGE_BITS = 0x4b400000;
+    constexpr float LARGE = 12582912;
+    const thin_scales & of = rows.scales[tile];
+    int c[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+        c[j] = LARGE_BITS - OFFSET * of.sum[j % 2];
+    }
+    add_codes_product(c, codes, rows.codes[tile].x, rows.codes[tile].y);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+        sums[j] += (__int_as_float(c[j]) - LARGE) * ((j < 2 ? scale.x : scale.y) * of.scale[j % 2]);
+    }
+}
+
+// a block of values
 template <ggml_type T, int PARTS, int TILES>
 __device__ void add_thin(const char * step, const int block, const int lane, const thin_factor<TILES> & rows,
                          thin_sums<PARTS, TILES> & sums) {
     using type = thin_weights<T>;
-    constexpr int LARGE_BITS = 0x4b400000;
-    constexpr float LARGE = 12582912;
     const int g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
@@ -74,25 +82,25 @@ __device__ void add_thin(const char * step, const int block, const int lane, con
         float2 scale[2];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const char * of_row = step + (16 * part + 8 * i + g) * type::STRIDE;
+            const char * of_row = step + (THIN_PART * part + 8 * i + g) * type::STRIDE;
             type::codes(of_row, block, t, a[i], a[2 + i]);
             scale[i] = type::scale(of_row, block);
         }
 #pragma unroll
         for (int tile = 0; tile < TILES; ++tile) {
-            const thin_scales & of = rows.scales[tile];
-            int c[4];
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                c[j] = LARGE_BITS - type::OFFSET * of.sum[j % 2];
+            if constexpr (type::SECOND == thin_second::SCALE) {
+                static_assert(type::OFFSET == 0);
+                const uint32_t first[4] = { a[0], a[1], 0, 0 }, last[4] = { 0, 0, a[2], a[3] };
+                add_scaled<type::OFFSET>(first, rows, tile, { scale[0].x, scale[1].x }, sums[part][tile]);
+                add_scaled<type::OFFSET>(last, rows, tile, { scale[0].y, scale[1].y }, sums[part][tile]);
+            } else {
+                add_scaled<type::OFFSET>(a, rows, tile, { scale[0].x, scale[1].x }, sums[part][tile]);
             }
-            add_codes_product(c, a, rows.codes[tile].x, rows.codes[tile].y);
+            if constexpr (type::SECOND == thin_second::MINIMUM) {
+                const thin_scales & of = rows.scales[tile];
 #pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                float & sum = sums[part][tile][j];
-                sum += (__int_as_float(c[j]) - LARGE) * (scale[j / 2].x * of.scale[j % 2]);
-                if (type::HAS_MIN) {
-                    sum -= scale[j / 2].y * (of.scale[j % 2] * of.sum[j % 2]);
+                for (int j = 0; j < 4; ++j) {
+                    sums[part][tile][j] -= scale[j / 2].y * (of.scale[j % 2] * of.sum[j % 2]);
                 }
             }
         }
@@ -104,12 +112,12 @@ template <ggml_type T, int PARTS>
 __device__ void copy_thin(const thin_args & a, const int first, const int step, const int lane, const uint32_t to,
                           const uint32_t barrier) {
     using type = thin_weights<T>;
-    constexpr int PIECES = type::BYTES / 16;
-    const char * from = a.weights + (int64_t)step * type::BYTES;
+    constexpr int PIECES = type::COPIED / 16;
+    const char * from = a.weights + (int64_t)step * type::BYTES / 16 * 16;
 #pragma unroll
-    for (int i = 0; i < (PIECES * 16 * PARTS + THIN_LANES - 1) / THIN_LANES; ++i) {
+    for (int i = 0; i < (PIECES * THIN_PART * PARTS + THIN_LANES - 1) / THIN_LANES; ++i) {
         const int piece = i * THIN_LANES + lane, row = piece / PIECES, at = piece % PIECES * 16;
-        if (row < 16 * PARTS) {
+        if (row < THIN_PART * PARTS) {
             copy_later<16>(to + row * type::STRIDE + at, from + min(first + row, a.n_weights - 1) * a.stride + at);
         }
     }
@@ -120,8 +128,8 @@ __device__ void copy_thin(const thin_args & a, const int first, const int step, 
 template <int PARTS, int TILES>
 __device__ void store_thin(const thin_args & a, const int first, const int first_row,
                            const thin_sums<PARTS, TILES> & sums, float * shared) {
-    constexpr int N_ROWS = TILES * THIN_TILE, N_WEIGHTS = 16 * PARTS;
-    constexpr int STRIDE = N_WEIGHTS + 4;  // from a row to the next in shared memory
+    constexpr int N_ROWS = TILES * THIN_TILE, N_WEIGHTS = THIN_PART * PARTS;
+    constexpr int STRIDE = N_WEIGHTS + THIN_PADDING;  // from a row to the next in shared memory
     const int lane = threadIdx.x % THIN_LANES, g = lane / 4, t = lane % 4;
     float * mine = shared + threadIdx.x / THIN_LANES * N_ROWS * STRIDE;
     __syncthreads();  // steps are no longer read
@@ -132,7 +140,7 @@ __device__ void store_thin(const thin_args & a, const int first, const int first
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 const int row = tile * THIN_TILE + 2 * t + j % 2;
-                mine[row * STRIDE + 16 * part + 8 * (j / 2) + g] = sums[part][tile][j];
+                mine[row * STRIDE + THIN_PART * part + 8 * (j / 2) + g] = sums[part][tile][j];
             }
         }
     }
@@ -155,8 +163,8 @@ template <ggml_type T, int PARTS, int TILES>
 __global__ void __launch_bounds__(THIN_WARPS * THIN_LANES, 2) multiply_thin(const thin_args a) {
     extern __shared__ __align__(128) char shared[];
     const int warp = threadIdx.x / THIN_LANES, lane = threadIdx.x % THIN_LANES;
-    const int first = blockIdx.x * 16 * PARTS, first_tile = blockIdx.y * TILES, n_steps = a.n_values / THIN_STEP;
-    constexpr int STEP_BYTES = THIN_STEP_BYTES<T, PARTS>;
+    const int first = blockIdx.x * THIN_PART * PARTS, first_tile = blockIdx.y * TILES, n_steps = a.n_values / THIN_STEP;
+    constexpr int STEP_BYTES = THIN_PART * PARTS * thin_weights<T>::STRIDE;
     const char * steps = shared + THIN_BARRIER_BYTES + warp * a.n_stages * STEP_BYTES;
     const uint32_t to = (uint32_t)__cvta_generic_to_shared(steps);
     const uint32_t barriers = (uint32_t)__cvta_generic_to_shared(shared + warp * MOST_THIN_STAGES * 8);
@@ -180,13 +188,14 @@ __global__ void __launch_bounds__(THIN_WARPS * THIN_LANES, 2) multiply_thin(cons
     thin_factor<TILES> rows(a.rows, min(warp, n_steps - 1) * BLOCKS, first_tile, lane);
     for (int step = warp; step < n_steps; step += THIN_WARPS, slot.next(a.n_stages)) {
         wait_for_phase(barriers + 8 * slot.at, slot.phase);
+        const char * here = steps + slot.at * STEP_BYTES + step * thin_weights<T>::BYTES % 16;
 #pragma unroll 1
         for (int pair = 0; pair < BLOCKS; pair += 2) {  // of which one begins at a multiple of four bytes
 #pragma unroll
             for (int block = pair; block < pair + 2; ++block) {
                 const int next = block + 1 < BLOCKS ? step : min(step + THIN_WARPS, n_steps - 1);
                 const thin_factor<TILES> ahead(a.rows, next * BLOCKS + (block + 1) % BLOCKS, first_tile, lane);
-                add_thin<T, PARTS, TILES>(steps + slot.at * STEP_BYTES, block, lane, rows, sums);
+                add_thin<T, PARTS, TILES>(here, block, lane, rows, sums);
                 rows = ahead;
             }
         }

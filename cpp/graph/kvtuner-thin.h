@@ -11,7 +11,7 @@ constexpr int64_t FEWEST_THIN_ROWS = 8, MOST_THIN_ROWS = 64;  // fewer are vecto
 constexpr int64_t THIN_VALUES = 256, THIN_ALIGNMENT = 16;     // of rows of weights: multiples of values, and of bytes
 
 inline bool is_thin_type(const ggml_type type) {
-    return type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_K;
+    return type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_K || type == GGML_TYPE_Q6_K;
 }
 
 // whether the weights are rows of one matrix which nothing writes while graphs run

@@ -22,17 +22,13 @@ int failures = 0, n_tests = 0;
 
 struct problem {
     ggml_type type;
-    int n_values, n_weights, n_rows, parts, tiles, n_stages;
-
-    int n_tiles() const {
-        const int n = (n_rows + THIN_TILE - 1) / THIN_TILE;
-        return (n + tiles - 1) / tiles * tiles;
-    }
+    int n_values, n_weights, n_rows;
+    thin_device device;
 
     void expect(bool is_right, const std::string & what) const {
         if (!is_right) {
-            printf("%s, %d x %d in %d parts, %d rows in %d tiles, %d stages: %s\n", ggml_type_name(type), n_values,
-                   n_weights, parts, n_rows, tiles, n_stages, what.c_str());
+            printf("%s, %d x %d, %d rows, %d multiprocessors, %d bytes: %s\n", ggml_type_name(type), n_values,
+                   n_weights, n_rows, device.n_multiprocessors, device.shared_bytes, what.c_str());
             ++failures;
         }
     }
@@ -74,44 +70,45 @@ numbers some_numbers(const problem & p, std::mt19937 & random) {
 }
 
 template <ggml_type T, int PARTS>
-void launch(const problem & p, const thin_args & args) {
-    const int n_blocks = (p.n_weights + 16 * PARTS - 1) / (16 * PARTS);
-    const int bytes = THIN_BARRIER_BYTES + p.n_stages * THIN_WARPS * THIN_STEP_BYTES<T, PARTS>;
-    const cuda_on_cpu::launch grid = { dim3(n_blocks, p.n_tiles() / p.tiles), dim3(THIN_WARPS * THIN_LANES), bytes };
+void launch(const problem & p, const thin_args & args, int shared_bytes) {
+    const int n_blocks = (p.n_weights + THIN_PART * PARTS - 1) / (THIN_PART * PARTS);
+    const cuda_on_cpu::launch grid = { dim3(n_blocks, all_thin_tiles(p.n_rows) / thin_tiles(p.n_rows)),
+                                       dim3(THIN_WARPS * THIN_LANES), shared_bytes };
     cuda_on_cpu::run(grid, [&] {
-        switch (p.tiles) {
+        switch (thin_tiles(p.n_rows)) {
             case 1:
                 return multiply_thin<T, PARTS, 1>(args);
             case 2:
                 return multiply_thin<T, PARTS, 2>(args);
-            case 4:
-                return multiply_thin<T, PARTS, 4>(args);
+            default:
+                return multiply_thin<T, PARTS, MOST_THIN_TILES>(args);
         }
     });
 }
 
 template <ggml_type T>
-void launch(const problem & p, const thin_args & args) {
-    p.parts == 1 ? launch<T, 1>(p, args) : launch<T, 2>(p, args);
+void launch(const problem & p, thin_args args) {
+    const int n_steps = p.n_values / THIN_STEP;
+    const thin_shape shape = { thin_weights<T>::STRIDE, n_steps, p.n_weights, thin_tiles(p.n_rows),
+                               all_thin_tiles(p.n_rows) };
+    const thin_launch how = thin_launch_of(shape, p.device);
+    p.expect(how.n_stages > 0 && how.shared_bytes <= p.device.shared_bytes, "too much shared memory");
+    args.n_stages = how.n_stages;
+    how.parts == 1 ? launch<T, 1>(p, args, how.shared_bytes) : launch<T, 2>(p, args, how.shared_bytes);
 }
 
 std::vector<float> products(const problem & p, const numbers & n) {
-    const size_t n_blocks = (size_t)p.n_values / THIN_BLOCK * p.n_tiles();
+    const size_t n_blocks = (size_t)p.n_values / THIN_BLOCK * all_thin_tiles(p.n_rows);
     std::vector<uint2> codes(n_blocks * THIN_LANES, { 0x55555555, 0x55555555 });
     std::vector<thin_scales> scales(n_blocks * 4, { { NAN, NAN }, { 1, 1 } });
-    const thin_rows rows = { codes.data(), scales.data(), p.n_tiles() };
+    const thin_rows rows = { codes.data(), scales.data(), all_thin_tiles(p.n_rows) };
     const thin_rows_args from = { n.rows.data(), p.n_values, p.n_rows, rows };
-    cuda_on_cpu::run({ dim3(p.n_values / THIN_STEP, p.n_tiles() * THIN_TILE), dim3(THIN_ROWS_THREADS), 0 },
+    cuda_on_cpu::run({ dim3(p.n_values / THIN_STEP, all_thin_tiles(p.n_rows) * THIN_TILE), dim3(THIN_ROWS_THREADS), 0 },
                      [&] { quantize_thin(from); });
     std::vector<float> out((size_t)p.n_rows * p.n_weights + 1, UNWRITTEN);
-    const thin_args args = { n.quantized.data(),
-                             (int64_t)ggml_row_size(p.type, p.n_values),
-                             rows,
-                             out.data(),
-                             p.n_values,
-                             p.n_weights,
-                             p.n_rows,
-                             p.n_stages };
+    const int64_t stride = (int64_t)ggml_row_size(p.type, p.n_values);
+    const thin_args args = { n.quantized.data(), stride,      rows,     out.data(),
+                             p.n_values,         p.n_weights, p.n_rows, /*n_stages =*/0 };
     switch (p.type) {
         case GGML_TYPE_Q4_0:
             launch<GGML_TYPE_Q4_0>(p, args);
@@ -119,8 +116,11 @@ std::vector<float> products(const problem & p, const numbers & n) {
         case GGML_TYPE_Q8_0:
             launch<GGML_TYPE_Q8_0>(p, args);
             break;
-        default:
+        case GGML_TYPE_Q4_K:
             launch<GGML_TYPE_Q4_K>(p, args);
+            break;
+        default:
+            launch<GGML_TYPE_Q6_K>(p, args);
     }
     p.expect(out.back() == UNWRITTEN, "written behind the output");
     out.pop_back();
@@ -154,23 +154,32 @@ void test(const problem & p, std::mt19937 & random) {
         p.expect(products(p, n) == out, "another order, other bits");
     }
     problem one = p;
-    one.n_rows = one.tiles = 1;
+    one.n_rows = 1;
     const std::vector<float> of_one = products(one, n);
     p.expect(std::equal(of_one.begin(), of_one.end(), out.begin()), "a row alone, other bits");
     ++n_tests;
 }
 
+// whose blocks of threads have as much shared memory as those of compute capability 8.6, 8.0 and 9.0, and for the last
+// so few multiprocessors that blocks have two parts
+constexpr thin_device DEVICES[] = { { 84, 101376 }, { 108, 166912 }, { 132, 232448 }, { 1, 232448 } };
+
 }  // namespace
 
 int main() {
     std::mt19937 random(1);
+    for (const ggml_type type : { GGML_TYPE_Q4_0, GGML_TYPE_Q8_0, GGML_TYPE_Q4_K, GGML_TYPE_Q6_K }) {
+        for (const thin_device & device : DEVICES) {
+            test({ type, 2048, 64, 32, device }, random);
+            test({ type, 6144, 65, 40, device }, random);
+        }
+        test({ type, 2048, 33, 9, DEVICES[2] }, random);
+        test({ type, 8192, 40, 8, DEVICES[2] }, random);
+    }
     for (const ggml_type type : { GGML_TYPE_Q4_0, GGML_TYPE_Q8_0, GGML_TYPE_Q4_K }) {
-        test({ type, 256, 32, 8, 1, 1, 1 }, random);
-        test({ type, 2048, 33, 9, 2, 2, 2 }, random);
-        test({ type, 4096 + 768, 64, 32, 1, 4, 2 }, random);
-        test({ type, 8192 + 256, 40, 40, 2, 4, type == GGML_TYPE_Q8_0 ? 2 : 3 }, random);
-        test({ type, 8192, 24, 12, 1, 2, 3 }, random);
-        test({ type, 512, 1, 64, 2, 4, 1 }, random);
+        test({ type, 256, 32, 8, DEVICES[0] }, random);
+        test({ type, 512, 1, 64, DEVICES[1] }, random);
+        test({ type, 4096 + 768, 64, 12, DEVICES[3] }, random);
     }
     printf("%d products, %d failures\n", n_tests, failures);
     return failures > 0;

@@ -230,14 +230,15 @@ struct thin_graph : graph_of {
 };
 
 void test_thin_products() {
-    for (const ggml_type type : { GGML_TYPE_Q4_0, GGML_TYPE_Q8_0, GGML_TYPE_Q4_K }) {
-        expect(thin_graph(type).is_thin(), ggml_type_name(type));
+    for (const ggml_type type : { GGML_TYPE_Q4_0, GGML_TYPE_Q8_0, GGML_TYPE_Q4_K, GGML_TYPE_Q6_K }) {
+        expect(thin_graph(type, 2048).is_thin(), ggml_type_name(type));
     }
     expect(thin_graph(GGML_TYPE_Q4_0, 512, 8).is_thin(), "the fewest rows");
     expect(thin_graph(GGML_TYPE_Q4_0, 512, 64).is_thin(), "the most rows");
     expect(!thin_graph(GGML_TYPE_Q4_0, 512, 7).is_thin(), "vectors");
     expect(!thin_graph(GGML_TYPE_Q4_0, 512, 65).is_thin(), "a matrix");
     expect(!thin_graph(GGML_TYPE_Q4_0, 512 + 32).is_thin(), "rows that are no whole steps");
+    expect(!thin_graph(GGML_TYPE_Q6_K).is_thin(), "rows that begin between multiples of 16 bytes");
     expect(!thin_graph(GGML_TYPE_F16).is_thin(), "halves");
     expect(!thin_graph(GGML_TYPE_Q4_0, 512, 32, 2).is_thin(), "two matrices");
     thin_graph changing;
