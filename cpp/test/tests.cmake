@@ -22,6 +22,7 @@ kvtuner_test(test-lowbit SOURCES cpp/test/test_lowbit.cpp cpp/test/lowbit_sides.
 kvtuner_test(test-attention SOURCES cpp/test/test_attention.cpp cpp/test/attention_edges.cpp
     FOLDERS format graph cpu LIBRARIES ggml)
 kvtuner_test(test-gpu-attention SOURCES cpp/test/test_gpu_attention.cpp FOLDERS format graph cpu LIBRARIES ggml)
+kvtuner_test(test-gpu-products SOURCES cpp/test/test_gpu_products.cpp FOLDERS graph LIBRARIES ggml)
 kvtuner_test(time-attention SOURCES cpp/test/time_attention.cpp FOLDERS graph LIBRARIES ggml)
 kvtuner_test(test-writes
     SOURCES cpp/test/test_writes.cpp cpp/test/write_graphs.cpp cpp/test/write_kernels.cpp cpp/test/write_lowbit.cpp
@@ -63,7 +64,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
 endif()
 set(KVTUNER_TEST_TARGETS kvtuner-fuzz)
 list(APPEND KVTUNER_TEST_TARGETS kvtuner-time-attention)
-foreach(name backend decode mask inputs products lowbit cuda-lowbit cuda-attention cuda-inputs cuda-norm cuda-thin attention gpu-attention writes archs)
+foreach(name backend decode mask inputs products lowbit cuda-lowbit cuda-attention cuda-inputs cuda-norm cuda-thin attention gpu-attention gpu-products writes archs)
     list(APPEND KVTUNER_TEST_TARGETS kvtuner-test-${name})
 endforeach()
 
