@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -82,6 +83,14 @@ def run(*args: str | Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr[-1000:]
 
 
+def run_all(paths: Sequence[Path]) -> tuple[int, str]:
+    """The same of many models, in as many processes as there are processors."""
+    n = min(os.cpu_count() or 1, len(paths))
+    with ThreadPoolExecutor(n) as pool:
+        done = list(pool.map(lambda i: run(*paths[i::n]), range(n)))
+    return next((code for code, _ in done if code), 0), "\n".join(report for _, report in done)
+
+
 def test_every_listed_architecture_has_a_model(models: dict[str, list[Path]]) -> None:
     written = {path.stem.rpartition("-")[0] for paths in models.values() for path in paths}
     assert set(LISTED) <= written
@@ -90,7 +99,7 @@ def test_every_listed_architecture_has_a_model(models: dict[str, list[Path]]) ->
 
 @pytest.mark.parametrize("group", [*GROUPS, *REST])
 def test_plans_agree_with_the_reference(group: str, models: dict[str, list[Path]]) -> None:
-    code, report = run(*models[group])
+    code, report = run_all(models[group])
     assert code == 0, "\n" + report
     n_models = len(models[group])
     is_refused, is_ignored = group == "compressed keys", group in WITHOUT_CACHE

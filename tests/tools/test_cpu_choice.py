@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,10 +65,14 @@ def test_our_kernels_compile_for_every_variant(tmp_path: Path) -> None:
     assert configure(tmp_path, "-DKVTUNER_CPU=all").returncode == 0
     commands = [entry for entry in read_commands(tmp_path) if Path(entry["file"]).parent in KERNELS]
     assert len(commands) > 14 * 5
-    for entry in commands:
+
+    def compiled(entry: dict[str, str]) -> subprocess.CompletedProcess[str]:
         command = [*shlex.split(entry["command"]), "-O0", "-o", os.devnull]
-        done = subprocess.run(command, cwd=entry["directory"], capture_output=True, text=True)
-        assert done.returncode == 0, f"{output_of(entry)}:\n{done.stderr[-3000:]}"
+        return subprocess.run(command, cwd=entry["directory"], capture_output=True, text=True)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for entry, done in zip(commands, pool.map(compiled, commands), strict=True):
+            assert done.returncode == 0, f"{output_of(entry)}:\n{done.stderr[-3000:]}"
 
 
 def test_upstreams_own_options_for_it_are_enough(tmp_path: Path) -> None:
