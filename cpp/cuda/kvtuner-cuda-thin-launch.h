@@ -5,13 +5,17 @@
 
 namespace kvtuner::cuda {
 
-constexpr int THIN_WARPS = 8;
-constexpr int THIN_PART = 16;        // rows of weights
-constexpr int MOST_THIN_PARTS = 2;   // that a block of threads has
-constexpr int MOST_THIN_TILES = 4;   // of 8 rows, that it has
-constexpr int MOST_THIN_STAGES = 3;  // steps of a warp that are in shared memory
-constexpr int THIN_BARRIER_BYTES = (THIN_WARPS * MOST_THIN_STAGES * 8 + 127) / 128 * 128;
-constexpr int THIN_PADDING = 4;  // floats behind the sums of a row
+constexpr int THIN_TEAMS = 2;  // of warps in a block of threads, which have other values
+constexpr int THIN_TEAM = 4;   // warps, which have the same values of other rows of weights
+constexpr int THIN_WARPS = THIN_TEAMS * THIN_TEAM;
+constexpr int THIN_PART = 16;          // rows of weights
+constexpr int MOST_THIN_PARTS = 2;     // that a warp has
+constexpr int MOST_THIN_TILES = 4;     // of 8 rows, that a block of threads has
+constexpr int MOST_THIN_STAGES = 3;    // steps of a team that are in shared memory
+constexpr int MOST_THIN_SPLITS = 8;    // blocks of threads that share the values of the same rows
+constexpr int THIN_HEAD_BYTES = 128;   // in front: barriers, and what a block of threads tells all of its threads
+constexpr int THIN_TILE_BYTES = 2304;  // of a tile of rows, a step of them
+constexpr int THIN_PADDING = 4;        // floats behind the sums of a row
 
 constexpr int THIN_BLOCKS_AT_ONCE = 2;      // of threads, on a multiprocessor
 constexpr int KEPT_OF_SHARED_BYTES = 1024;  // of each of these
@@ -38,31 +42,37 @@ struct thin_shape {
 };
 
 struct thin_launch {
-    int parts, n_stages, shared_bytes;
+    int parts, n_splits, n_stages, shared_bytes;
 };
 
-// of all warps, behind barriers: steps, and then the sums of each
-inline int thin_shared_bytes(const thin_shape & s, const int parts, const int n_stages) {
-    const int of_steps = n_stages * parts * THIN_PART * s.stride;
-    const int of_sums = s.tiles * 8 * (parts * THIN_PART + THIN_PADDING) * (int)sizeof(float);
-    return THIN_BARRIER_BYTES + THIN_WARPS * std::max(of_steps, of_sums);
+constexpr int THIN_BLOCK_WEIGHTS = THIN_TEAM * THIN_PART;  // rows of weights of a block of threads, times parts
+
+inline int thin_blocks(const thin_shape & s, const int parts) {
+    return (s.n_weights + THIN_BLOCK_WEIGHTS * parts - 1) / (THIN_BLOCK_WEIGHTS * parts);
+}
+
+inline int thin_stage_bytes(const thin_shape & s, const int parts) {
+    return THIN_BLOCK_WEIGHTS * parts * s.stride + s.tiles * THIN_TILE_BYTES;
 }
 
 inline int most_thin_stages(const thin_shape & s, const int parts, const int shared_bytes) {
-    return (shared_bytes - THIN_BARRIER_BYTES) / (THIN_WARPS * parts * THIN_PART * s.stride);
+    return (shared_bytes - THIN_HEAD_BYTES) / (THIN_TEAMS * thin_stage_bytes(s, parts));
 }
 
-// Two parts for a block of threads, if blocks are left for all multiprocessors; of stages as many as leave room for two
-// blocks, if that are two at least.
+// Two parts for a warp, if blocks are left for all multiprocessors. Blocks share values, if there would be fewer than
+// two for each. Of stages as many as leave room for two blocks, if that are two at least. How values are shared does
+// not depend on how many rows there are, so that sums of a row do not.
 inline thin_launch thin_launch_of(const thin_shape & s, const thin_device & device) {
     const int of_two_blocks = (device.shared_bytes + KEPT_OF_SHARED_BYTES) / THIN_BLOCKS_AT_ONCE - KEPT_OF_SHARED_BYTES;
-    const int n_blocks = s.n_weights / (MOST_THIN_PARTS * THIN_PART) * (s.n_tiles / s.tiles);
-    const bool are_enough = n_blocks >= THIN_BLOCKS_AT_ONCE * device.n_multiprocessors;
+    const bool are_enough = thin_blocks(s, MOST_THIN_PARTS) >= device.n_multiprocessors;
     const int parts = are_enough && most_thin_stages(s, MOST_THIN_PARTS, of_two_blocks) >= 2 ? MOST_THIN_PARTS : 1;
+    const int n_wanted = THIN_BLOCKS_AT_ONCE * device.n_multiprocessors / thin_blocks(s, 1);
+    const int n_splits = std::max(1, std::min({ n_wanted, MOST_THIN_SPLITS, s.n_steps / THIN_TEAMS }));
     const int of_two = most_thin_stages(s, parts, of_two_blocks);
     const int n = of_two >= 2 ? of_two : most_thin_stages(s, parts, device.shared_bytes);
-    const int n_stages = std::min({ n, MOST_THIN_STAGES, (s.n_steps + THIN_WARPS - 1) / THIN_WARPS });
-    return { parts, n_stages, thin_shared_bytes(s, parts, n_stages) };
+    const int of_team = (s.n_steps + n_splits * THIN_TEAMS - 1) / (n_splits * THIN_TEAMS);
+    const int n_stages = std::min({ n, MOST_THIN_STAGES, of_team });
+    return { parts, n_splits, n_stages, THIN_HEAD_BYTES + THIN_TEAMS * n_stages * thin_stage_bytes(s, parts) };
 }
 
 }  // namespace kvtuner::cuda

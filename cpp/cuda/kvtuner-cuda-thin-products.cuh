@@ -10,7 +10,7 @@ namespace kvtuner::cuda {
 // those of one graph
 class thin_products {
 public:
-    // With memory for the rows of any: of the pool.
+    // With memory for any: of the pool.
     thin_products(ggml_backend_cuda_context & ctx, const ggml_cgraph & graph, bool is_off);
 
     // a node is about to be computed
@@ -26,7 +26,8 @@ public:
 private:
     ggml_backend_cuda_context & ctx;
     ggml_cuda_pool_alloc<char> memory;
-    size_t n_bytes = 0;
+    size_t n_row_bytes = 0, n_part_bytes = 0;
+    int n_tickets = 0;
     last_rows kept;
 };
 

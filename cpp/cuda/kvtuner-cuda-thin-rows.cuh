@@ -13,12 +13,13 @@ namespace kvtuner::cuda {
 constexpr int THIN_TILE = 8;    // rows
 constexpr int THIN_BLOCK = 32;  // values
 constexpr int THIN_STEP = 256;  // values of a row of weights that a warp multiplies at a time
+constexpr int THIN_BLOCKS = THIN_STEP / THIN_BLOCK;
 constexpr int THIN_LANES = 32;
 
 // of rows 2t and 2t + 1 of a tile, in a block of values
-struct __align__(16) thin_scales {
-    float scale[2];
-    int sum[2];  // of codes
+struct __align__(8) thin_scales {
+    half scale[2];
+    int16_t sum[2];  // of codes
 };
 
 struct thin_rows {
@@ -31,6 +32,8 @@ struct thin_rows_args {
     const float * from;
     int n_values, n_rows;  // the first a multiple of THIN_STEP
     thin_rows to;
+    int * tickets;  // become 0
+    int n_tickets;
 };
 
 constexpr int THIN_ROWS_THREADS = 64;  // each of four values: they have THIN_STEP of a row
@@ -56,6 +59,9 @@ __global__ void __launch_bounds__(THIN_ROWS_THREADS) quantize_thin(const thin_ro
     ggml_cuda_pdl_lc();
     const int row = blockIdx.y, at = blockIdx.x * THIN_STEP + 4 * threadIdx.x, word = threadIdx.x % 8;
     ggml_cuda_pdl_sync();
+    for (int i = threadIdx.x; i < a.n_tickets && blockIdx.x == 0 && blockIdx.y == 0; i += THIN_ROWS_THREADS) {
+        a.tickets[i] = 0;
+    }
     float4 v = make_float4(0, 0, 0, 0);
     if (row < a.n_rows) {
         v = *(const float4 *)(a.from + (int64_t)row * a.n_values + at);
@@ -69,8 +75,8 @@ __global__ void __launch_bounds__(THIN_ROWS_THREADS) quantize_thin(const thin_ro
     (word < 4 ? codes.x : codes.y) = (x & 0xff) | (y & 0xff) << 8 | (z & 0xff) << 16 | (unsigned)w << 24;
     if (word == 0) {
         thin_scales & scales = a.to.scales[tile * 4 + row % THIN_TILE / 2];
-        scales.scale[row % 2] = scale;
-        scales.sum[row % 2] = sum;
+        scales.scale[row % 2] = __float2half_rn(scale);
+        scales.sum[row % 2] = (int16_t)sum;
     }
 }
 

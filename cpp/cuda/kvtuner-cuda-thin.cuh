@@ -1,6 +1,7 @@
-// Products of quantized weights and some rows, as decoding of many sequences has them. Each warp of a block copies
-// whole steps of the same rows of weights to shared memory, well before it multiplies them: they are the bulk of what
-// is read, and no kernel writes them. Products are of codes, in tensor cores; what warps have summed is added up last.
+// Products of quantized weights and some rows, as decoding of many sequences has them. Each warp copies whole steps of
+// its rows of weights to shared memory, well before it multiplies them: they are the bulk of what is read, and no
+// kernel writes them. A team of warps shares the step of rows that it multiplies them with. Products are of codes, in
+// tensor cores; what teams, and blocks of threads that share values, have summed is added up last, in one order.
 #pragma once
 
 #include "kvtuner-cuda-thin-launch.h"
@@ -13,9 +14,11 @@ struct thin_args {
     const char * weights;
     int64_t stride;  // bytes from a row of weights to the next: a multiple of 16
     thin_rows rows;
-    float * out;  // [rows, rows of weights]
+    float * out;    // [rows, rows of weights]
+    float * parts;  // [blocks that share values, rows of all tiles, rows of weights], if there are several
+    int * tickets;  // of blocks that share values: how many are done, 0 at first
     int n_values, n_weights, n_rows;
-    int n_stages;  // steps of a warp that are in shared memory
+    int n_stages;  // steps of a team that are in shared memory
 };
 
 // a place in a warp's ring of stages
@@ -30,18 +33,28 @@ struct thin_slot {
     }
 };
 
-// what a lane has of a block of rows
+// A step of rows in shared memory: codes [blocks, tiles, lanes], then scales [blocks, tiles, t]. What a lane has of a
+// block.
 template <int TILES>
 struct thin_factor {
     uint2 codes[TILES];
-    thin_scales scales[TILES];
+    float scale[TILES][2];
+    int sum[TILES][2];
 
-    __device__ thin_factor(const thin_rows & rows, const int block, const int first_tile, const int lane) {
-        const int64_t tile = (int64_t)block * rows.n_tiles + first_tile;
+    __device__ thin_factor(const char * step, const int block, const int lane) {
+        const uint2 * all_codes = (const uint2 *)step + block * TILES * THIN_LANES + lane;
+        const thin_scales * all_scales =
+                (const thin_scales *)(step + THIN_BLOCKS * TILES * THIN_LANES * sizeof(uint2)) + block * TILES * 4 +
+                lane % 4;
 #pragma unroll
         for (int i = 0; i < TILES; ++i) {
-            codes[i] = rows.codes[(tile + i) * THIN_LANES + lane];
-            scales[i] = rows.scales[(tile + i) * 4 + lane % 4];
+            codes[i] = all_codes[i * THIN_LANES];
+            const thin_scales of = all_scales[i * 4];
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+                scale[i][j] = __half2float(of.scale[j]);
+                sum[i][j] = of.sum[j];
+            }
         }
     }
 };
@@ -57,16 +70,15 @@ __device__ void add_scaled(const uint32_t (&codes)[4], const thin_factor<TILES> 
                            const float2 scale, float (&sums)[4]) {
     constexpr int LARGE_BITS = 0x4b400000;
     constexpr float LARGE = 12582912;
-    const thin_scales & of = rows.scales[tile];
     int c[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-        c[j] = LARGE_BITS - OFFSET * of.sum[j % 2];
+        c[j] = LARGE_BITS - OFFSET * rows.sum[tile][j % 2];
     }
     add_codes_product(c, codes, rows.codes[tile].x, rows.codes[tile].y);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-        sums[j] += (__int_as_float(c[j]) - LARGE) * ((j < 2 ? scale.x : scale.y) * of.scale[j % 2]);
+        sums[j] += (__int_as_float(c[j]) - LARGE) * ((j < 2 ? scale.x : scale.y) * rows.scale[tile][j % 2]);
     }
 }
 
@@ -97,20 +109,18 @@ __device__ void add_thin(const char * step, const int block, const int lane, con
                 add_scaled<type::OFFSET>(a, rows, tile, { scale[0].x, scale[1].x }, sums[part][tile]);
             }
             if constexpr (type::SECOND == thin_second::MINIMUM) {
-                const thin_scales & of = rows.scales[tile];
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
-                    sums[part][tile][j] -= scale[j / 2].y * (of.scale[j % 2] * of.sum[j % 2]);
+                    sums[part][tile][j] -= scale[j / 2].y * (rows.scale[tile][j % 2] * rows.sum[tile][j % 2]);
                 }
             }
         }
     }
 }
 
-// copies of a step of all rows, by a warp
+// copies of a step of a warp's rows of weights, and of rows, by a team
 template <ggml_type T, int PARTS>
-__device__ void copy_thin(const thin_args & a, const int first, const int step, const int lane, const uint32_t to,
-                          const uint32_t barrier) {
+__device__ void copy_weights(const thin_args & a, const int first, const int step, const int lane, const uint32_t to) {
     using type = thin_weights<T>;
     constexpr int PIECES = type::COPIED / 16;
     const char * from = a.weights + (int64_t)step * type::BYTES / 16 * 16;
@@ -121,18 +131,37 @@ __device__ void copy_thin(const thin_args & a, const int first, const int step, 
             copy_later<16>(to + row * type::STRIDE + at, from + min(first + row, a.n_weights - 1) * a.stride + at);
         }
     }
-    arrive_when_copied(barrier);
 }
 
-// what all warps have summed, of rows of weights from `first` on and rows from `first_row` on
+template <int TILES, int UNIT>
+__device__ void copy_units(const char * all, const int n_tiles, const int first_tile, const int step, const int i,
+                           const uint32_t to) {
+    constexpr int PIECES = TILES * UNIT / 16;  // of a block of values, next to each other
+#pragma unroll
+    for (int k = 0; k < (THIN_BLOCKS * PIECES + THIN_TEAM * THIN_LANES - 1) / (THIN_TEAM * THIN_LANES); ++k) {
+        const int piece = k * THIN_TEAM * THIN_LANES + i, block = piece / PIECES;
+        if (block < THIN_BLOCKS) {
+            const int64_t tile = (int64_t)(step * THIN_BLOCKS + block) * n_tiles + first_tile;
+            copy_later<16>(to + piece * 16, all + tile * UNIT + piece % PIECES * 16);
+        }
+    }
+}
+
+template <int TILES>
+__device__ void copy_rows(const thin_rows & rows, const int first_tile, const int step, const int i,
+                          const uint32_t to) {
+    constexpr int CODES = THIN_LANES * (int)sizeof(uint2), SCALES = 4 * (int)sizeof(thin_scales);
+    static_assert(THIN_BLOCKS * (CODES + SCALES) == THIN_TILE_BYTES);
+    copy_units<TILES, CODES>((const char *)rows.codes, rows.n_tiles, first_tile, step, i, to);
+    copy_units<TILES, SCALES>((const char *)rows.scales, rows.n_tiles, first_tile, step, i,
+                              to + THIN_BLOCKS * TILES * CODES);
+}
+
+// in shared memory, what a team's warps have summed: [rows, rows of weights]
 template <int PARTS, int TILES>
-__device__ void store_thin(const thin_args & a, const int first, const int first_row,
-                           const thin_sums<PARTS, TILES> & sums, float * shared) {
-    constexpr int N_ROWS = TILES * THIN_TILE, N_WEIGHTS = THIN_PART * PARTS;
-    constexpr int STRIDE = N_WEIGHTS + THIN_PADDING;  // from a row to the next in shared memory
-    const int lane = threadIdx.x % THIN_LANES, g = lane / 4, t = lane % 4;
-    float * mine = shared + threadIdx.x / THIN_LANES * N_ROWS * STRIDE;
-    __syncthreads();  // steps are no longer read
+__device__ void put_sums(const thin_sums<PARTS, TILES> & sums, const int member, const int lane, float * of_team) {
+    constexpr int STRIDE = THIN_BLOCK_WEIGHTS * PARTS + THIN_PADDING;
+    const int g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) {
 #pragma unroll
@@ -140,69 +169,137 @@ __device__ void store_thin(const thin_args & a, const int first, const int first
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 const int row = tile * THIN_TILE + 2 * t + j % 2;
-                mine[row * STRIDE + THIN_PART * part + 8 * (j / 2) + g] = sums[part][tile][j];
+                of_team[row * STRIDE + (member * PARTS + part) * THIN_PART + 8 * (j / 2) + g] = sums[part][tile][j];
             }
-        }
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < N_ROWS * N_WEIGHTS; i += THIN_WARPS * THIN_LANES) {
-        const int row = i / N_WEIGHTS, at = i % N_WEIGHTS;
-        float sum = 0;
-#pragma unroll
-        for (int warp = 0; warp < THIN_WARPS; ++warp) {
-            sum += shared[(warp * N_ROWS + row) * STRIDE + at];
-        }
-        if (first + at < a.n_weights && first_row + row < a.n_rows) {
-            a.out[(int64_t)(first_row + row) * a.n_weights + first + at] = sum;
         }
     }
 }
 
-// Grid: parts of rows of weights, tiles of rows. Steps of a row go to warps in turn.
+// what a block of threads has in common
+template <int PARTS, int TILES>
+struct thin_place {
+    static constexpr int N_ROWS = TILES * THIN_TILE, N_WEIGHTS = THIN_BLOCK_WEIGHTS * PARTS;
+    int first, first_row;  // of weights, and of rows
+
+    // `use` of a row and a row of weights, that are there
+    template <typename USE>
+    __device__ void each(const thin_args & a, const USE & use) const {
+        for (int i = threadIdx.x; i < N_ROWS * N_WEIGHTS; i += THIN_WARPS * THIN_LANES) {
+            const int row = i / N_WEIGHTS, at = i % N_WEIGHTS;
+            if (first + at < a.n_weights && first_row + row < a.n_rows) {
+                use(row, at, (int64_t)(first_row + row) * a.n_weights + first + at);
+            }
+        }
+    }
+};
+
+// whether all blocks of threads that share values have come here: to the last of them
+inline __device__ bool are_all_there(const thin_args & a, int * told) {
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        int & ticket = a.tickets[blockIdx.y * gridDim.x + blockIdx.x];
+        *told = atomicAdd(&ticket, 1) == (int)gridDim.z - 1;
+        if (*told) {
+            ticket = 0;  // for the next product
+        }
+    }
+    __syncthreads();
+    __threadfence();
+    return *told;
+}
+
+template <int PARTS, int TILES>
+__device__ void store_sums(const thin_args & a, const thin_place<PARTS, TILES> & place, const float * sums,
+                           int * told) {
+    using sizes = thin_place<PARTS, TILES>;
+    constexpr int STRIDE = sizes::N_WEIGHTS + THIN_PADDING;
+    const int64_t n_part = (int64_t)a.rows.n_tiles * THIN_TILE * a.n_weights;
+    float * to = gridDim.z == 1 ? a.out : a.parts + blockIdx.z * n_part;
+    place.each(a, [&](const int row, const int at, const int64_t i) {
+        float sum = 0;
+#pragma unroll
+        for (int team = 0; team < THIN_TEAMS; ++team) {
+            sum += sums[(team * sizes::N_ROWS + row) * STRIDE + at];
+        }
+        to[i] = sum;
+    });
+    if (gridDim.z > 1 && are_all_there(a, told)) {
+        place.each(a, [&](const int, const int, const int64_t i) {
+            float sum = 0;
+            for (int split = 0; split < (int)gridDim.z; ++split) {
+                sum += __ldcg(a.parts + split * n_part + i);
+            }
+            a.out[i] = sum;
+        });
+    }
+}
+
+// Grid: rows of weights, tiles of rows, shares of values. Steps go to teams in turn.
 template <ggml_type T, int PARTS, int TILES>
 __global__ void __launch_bounds__(THIN_WARPS * THIN_LANES, 2) multiply_thin(const thin_args a) {
     extern __shared__ __align__(128) char shared[];
+    constexpr int WEIGHT_BYTES = THIN_PART * PARTS * thin_weights<T>::STRIDE;
+    constexpr int STAGE_BYTES = THIN_TEAM * WEIGHT_BYTES + TILES * THIN_TILE_BYTES;
     const int warp = threadIdx.x / THIN_LANES, lane = threadIdx.x % THIN_LANES;
-    const int first = blockIdx.x * THIN_PART * PARTS, first_tile = blockIdx.y * TILES, n_steps = a.n_values / THIN_STEP;
-    constexpr int STEP_BYTES = THIN_PART * PARTS * thin_weights<T>::STRIDE;
-    const char * steps = shared + THIN_BARRIER_BYTES + warp * a.n_stages * STEP_BYTES;
-    const uint32_t to = (uint32_t)__cvta_generic_to_shared(steps);
-    const uint32_t barriers = (uint32_t)__cvta_generic_to_shared(shared + warp * MOST_THIN_STAGES * 8);
-    const auto copy = [&](const int step, const int slot) {
-        if (step < n_steps) {
-            copy_thin<T, PARTS>(a, first, step, lane, to + slot * STEP_BYTES, barriers + 8 * slot);
-        }
+    const int team = warp / THIN_TEAM, member = warp % THIN_TEAM;
+    const thin_place<PARTS, TILES> place = { (int)blockIdx.x * THIN_BLOCK_WEIGHTS * PARTS,
+                                             (int)blockIdx.y * TILES * THIN_TILE };
+    const int n_steps = a.n_values / THIN_STEP;
+    const int begin = n_steps * blockIdx.z / gridDim.z + team, end = n_steps * (blockIdx.z + 1) / gridDim.z;
+    const char * stages = shared + THIN_HEAD_BYTES + team * a.n_stages * STAGE_BYTES;
+    const uint32_t to = (uint32_t)__cvta_generic_to_shared(stages);
+    const uint32_t barriers = (uint32_t)__cvta_generic_to_shared(shared + team * MOST_THIN_STAGES * 8);
+    const auto bring_weights = [&](const int step, const int slot) {
+        copy_weights<T, PARTS>(a, place.first + member * PARTS * THIN_PART, step, lane,
+                               to + slot * STAGE_BYTES + member * WEIGHT_BYTES);
+    };
+    const auto bring_rows = [&](const int step, const int slot) {
+        copy_rows<TILES>(a.rows, place.first_row / THIN_TILE, step, member * THIN_LANES + lane,
+                         to + slot * STAGE_BYTES + THIN_TEAM * WEIGHT_BYTES);
+        arrive_when_copied(barriers + 8 * slot);
     };
     ggml_cuda_pdl_lc();
-    if (lane < a.n_stages) {
-        make_barrier(barriers + 8 * lane, THIN_LANES);
+    if (member == 0 && lane < a.n_stages) {
+        make_barrier(barriers + 8 * lane, THIN_TEAM * THIN_LANES);
     }
-    __syncwarp();
-    for (int i = 0; i < a.n_stages; ++i) {
-        copy(warp + i * THIN_WARPS, i);
+    for (int i = 0; i < a.n_stages && begin + i * THIN_TEAMS < end; ++i) {
+        bring_weights(begin + i * THIN_TEAMS, i);
     }
+    __syncthreads();
     ggml_cuda_pdl_sync();
+    for (int i = 0; i < a.n_stages && begin + i * THIN_TEAMS < end; ++i) {
+        bring_rows(begin + i * THIN_TEAMS, i);
+    }
     thin_sums<PARTS, TILES> sums = {};
     thin_slot slot;
-    constexpr int BLOCKS = THIN_STEP / THIN_BLOCK;
-    thin_factor<TILES> rows(a.rows, min(warp, n_steps - 1) * BLOCKS, first_tile, lane);
-    for (int step = warp; step < n_steps; step += THIN_WARPS, slot.next(a.n_stages)) {
+    for (int step = begin; step < end; step += THIN_TEAMS, slot.next(a.n_stages)) {
         wait_for_phase(barriers + 8 * slot.at, slot.phase);
-        const char * here = steps + slot.at * STEP_BYTES + step * thin_weights<T>::BYTES % 16;
+        const char * stage = stages + slot.at * STAGE_BYTES;
+        const char * weights = stage + member * WEIGHT_BYTES + step * thin_weights<T>::BYTES % 16;
 #pragma unroll 1
-        for (int pair = 0; pair < BLOCKS; pair += 2) {  // of which one begins at a multiple of four bytes
+        for (int pair = 0; pair < THIN_BLOCKS; pair += 2) {  // of which one begins at a multiple of four bytes
 #pragma unroll
             for (int block = pair; block < pair + 2; ++block) {
-                const int next = block + 1 < BLOCKS ? step : min(step + THIN_WARPS, n_steps - 1);
-                const thin_factor<TILES> ahead(a.rows, next * BLOCKS + (block + 1) % BLOCKS, first_tile, lane);
-                add_thin<T, PARTS, TILES>(here, block, lane, rows, sums);
-                rows = ahead;
+                const thin_factor<TILES> rows(stage + THIN_TEAM * WEIGHT_BYTES, block, lane);
+                add_thin<T, PARTS, TILES>(weights, block, lane, rows, sums);
             }
         }
-        __syncwarp();
-        copy(step + a.n_stages * THIN_WARPS, slot.at);
+        const int next = step + a.n_stages * THIN_TEAMS;
+        if (next < end) {
+            wait_for_team(team, THIN_TEAM);
+            bring_weights(next, slot.at);
+            bring_rows(next, slot.at);
+        }
     }
-    store_thin<PARTS, TILES>(a, first, first_tile * THIN_TILE, sums, (float *)(shared + THIN_BARRIER_BYTES));
+    __syncthreads();  // stages are no longer read
+    float * all_sums = (float *)(shared + THIN_HEAD_BYTES);
+    // where the stages were
+    constexpr int TEAM_SUMS = TILES * THIN_TILE * (THIN_BLOCK_WEIGHTS * PARTS + THIN_PADDING);
+    static_assert(TEAM_SUMS * sizeof(float) <= STAGE_BYTES);
+    put_sums<PARTS, TILES>(sums, member, lane, all_sums + team * TEAM_SUMS);
+    __syncthreads();
+    store_sums(a, place, all_sums, (int *)(shared + THIN_TEAMS * MOST_THIN_STAGES * 8));
 }
 
 }  // namespace kvtuner::cuda

@@ -165,6 +165,17 @@ inline half __ushort_as_half(unsigned short bits) {
 inline void __threadfence() {
 }
 
+inline int atomicAdd(int * to, int value) {
+    const int before = *to;
+    *to += value;
+    return before;
+}
+
+template <typename T>
+inline T __ldcg(const T * from) {
+    return *from;
+}
+
 inline half2 __floats2half2_rn(float x, float y) {
     return { __float2half_rn(x), __float2half_rn(y) };
 }
