@@ -113,6 +113,18 @@ inline __device__ void wait_for_team(const int team, const int n) {
 #endif
 }
 
+// The same of two teams: what the hardware keeps for a barrier whose number is not known leaves others less.
+template <int N>
+__device__ void wait_for_one_of_two(const int team) {
+#if KVTUNER_NVIDIA_ARCH > 0
+    if (team == 0) {
+        asm volatile("bar.sync 2, %0;" ::"n"(N * 32) : "memory");
+    } else {
+        asm volatile("bar.sync 3, %0;" ::"n"(N * 32) : "memory");
+    }
+#endif
+}
+
 // A barrier in shared memory changes its phase when as many have arrived as it waits for, and all bytes that they have
 // announced.
 inline __device__ void make_barrier(const uint32_t barrier, const int n) {

@@ -17,6 +17,9 @@ constexpr int THIN_HEAD_BYTES = 128;   // in front: barriers, and what a block o
 constexpr int THIN_TILE_BYTES = 2304;  // of a tile of rows, a step of them
 constexpr int THIN_PADDING = 4;        // floats behind the sums of a row
 
+// bytes between rows of weights, beyond which two parts leave no room for two blocks of threads on any GPU
+constexpr int MOST_STRIDE_OF_PARTS = 176;
+
 constexpr int THIN_BLOCKS_AT_ONCE = 2;      // of threads, on a multiprocessor
 constexpr int KEPT_OF_SHARED_BYTES = 1024;  // of each of these
 
@@ -64,7 +67,8 @@ inline int most_thin_stages(const thin_shape & s, const int parts, const int sha
 // not depend on how many rows there are, so that sums of a row do not.
 inline thin_launch thin_launch_of(const thin_shape & s, const thin_device & device) {
     const int of_two_blocks = (device.shared_bytes + KEPT_OF_SHARED_BYTES) / THIN_BLOCKS_AT_ONCE - KEPT_OF_SHARED_BYTES;
-    const bool are_enough = thin_blocks(s, MOST_THIN_PARTS) >= device.n_multiprocessors;
+    const bool are_enough =
+            s.stride <= MOST_STRIDE_OF_PARTS && thin_blocks(s, MOST_THIN_PARTS) >= device.n_multiprocessors;
     const int parts = are_enough && most_thin_stages(s, MOST_THIN_PARTS, of_two_blocks) >= 2 ? MOST_THIN_PARTS : 1;
     const int n_wanted = THIN_BLOCKS_AT_ONCE * device.n_multiprocessors / thin_blocks(s, 1);
     const int n_splits = std::max(1, std::min({ n_wanted, MOST_THIN_SPLITS, s.n_steps / THIN_TEAMS }));

@@ -72,7 +72,7 @@ static size_t part_bytes(const thin_shape & shape, const thin_launch & how) {
 }
 
 static int tickets_of(const thin_shape & shape, const thin_launch & how) {
-    return thin_blocks(shape, how.parts) * (shape.n_tiles / shape.tiles);
+    return how.n_splits == 1 ? 0 : thin_blocks(shape, how.parts) * (shape.n_tiles / shape.tiles);
 }
 
 static bool can_do(const ggml_backend_cuda_context & ctx, const ggml_tensor * node) {
@@ -98,7 +98,12 @@ static void launch(ggml_backend_cuda_context & ctx, const thin_call & call) {
 
 template <ggml_type T, int TILES>
 static void launch(ggml_backend_cuda_context & ctx, const thin_call & call) {
-    call.how.parts == 1 ? launch<T, 1, TILES>(ctx, call) : launch<T, MOST_THIN_PARTS, TILES>(ctx, call);
+    if constexpr (thin_weights<T>::STRIDE <= MOST_STRIDE_OF_PARTS) {
+        if (call.how.parts == MOST_THIN_PARTS) {
+            return launch<T, MOST_THIN_PARTS, TILES>(ctx, call);
+        }
+    }
+    launch<T, 1, TILES>(ctx, call);
 }
 
 template <ggml_type T>

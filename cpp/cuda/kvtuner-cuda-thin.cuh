@@ -238,6 +238,7 @@ __device__ void store_sums(const thin_args & a, const thin_place<PARTS, TILES> &
 // Grid: rows of weights, tiles of rows, shares of values. Steps go to teams in turn.
 template <ggml_type T, int PARTS, int TILES>
 __global__ void __launch_bounds__(THIN_WARPS * THIN_LANES, 2) multiply_thin(const thin_args a) {
+    static_assert(THIN_TEAMS == 2);
     extern __shared__ __align__(128) char shared[];
     constexpr int WEIGHT_BYTES = THIN_PART * PARTS * thin_weights<T>::STRIDE;
     constexpr int STAGE_BYTES = THIN_TEAM * WEIGHT_BYTES + TILES * THIN_TILE_BYTES;
@@ -287,7 +288,7 @@ __global__ void __launch_bounds__(THIN_WARPS * THIN_LANES, 2) multiply_thin(cons
         }
         const int next = step + a.n_stages * THIN_TEAMS;
         if (next < end) {
-            wait_for_team(team, THIN_TEAM);
+            wait_for_one_of_two<THIN_TEAM>(team);
             bring_weights(next, slot.at);
             bring_rows(next, slot.at);
         }

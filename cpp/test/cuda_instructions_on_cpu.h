@@ -131,6 +131,11 @@ inline void wait_for_team(const int team, const int n) {
     cuda_on_cpu::wait_at_barrier(2 + team, n * cuda_on_cpu::WARP);
 }
 
+template <int N>
+void wait_for_one_of_two(const int team) {
+    wait_for_team(team, N);
+}
+
 inline void make_barrier(const uint32_t barrier, const int n) {
     cuda_on_cpu::make_phases(barrier, n);
 }
