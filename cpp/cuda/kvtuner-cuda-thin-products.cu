@@ -43,24 +43,11 @@ static thin_rows rows_at(char * memory, const ggml_tensor * rows) {
     return { (uint2 *)memory, (thin_scales *)(memory + code_bytes(rows)), all_thin_tiles((int)ggml_nrows(rows)) };
 }
 
-static int stride_of(ggml_type type) {
-    switch (type) {
-        case GGML_TYPE_Q4_0:
-            return thin_weights<GGML_TYPE_Q4_0>::STRIDE;
-        case GGML_TYPE_Q8_0:
-            return thin_weights<GGML_TYPE_Q8_0>::STRIDE;
-        case GGML_TYPE_Q4_K:
-            return thin_weights<GGML_TYPE_Q4_K>::STRIDE;
-        default:
-            return thin_weights<GGML_TYPE_Q6_K>::STRIDE;
-    }
-}
-
 static thin_shape shape_of(const ggml_tensor * node) {
     const ggml_tensor * weights = node->src[0];
     const int n_rows = (int)ggml_nrows(node->src[1]);
-    return { stride_of(weights->type), (int)weights->ne[0] / THIN_STEP, (int)weights->ne[1], thin_tiles(n_rows),
-             all_thin_tiles(n_rows) };
+    const int stride = with_thin_type(weights->type, [](auto type) { return thin_weights<type()>::STRIDE; });
+    return { stride, (int)weights->ne[0] / THIN_STEP, (int)weights->ne[1], thin_tiles(n_rows), all_thin_tiles(n_rows) };
 }
 
 static thin_launch launch_of(int device, const thin_shape & shape) {
@@ -174,19 +161,7 @@ bool thin_products::run(const ggml_tensor * node) {
     if (!kept.take(rows)) {
         quantize(rows, args.rows, args.tickets, n_tickets, ctx.stream());
     }
-    switch (weights->type) {
-        case GGML_TYPE_Q4_0:
-            launch<GGML_TYPE_Q4_0>(ctx, call);
-            break;
-        case GGML_TYPE_Q8_0:
-            launch<GGML_TYPE_Q8_0>(ctx, call);
-            break;
-        case GGML_TYPE_Q4_K:
-            launch<GGML_TYPE_Q4_K>(ctx, call);
-            break;
-        default:
-            launch<GGML_TYPE_Q6_K>(ctx, call);
-    }
+    with_thin_type(weights->type, [&](auto type) { launch<type()>(ctx, call); });
     return true;
 }
 #endif

@@ -6,6 +6,8 @@
 
 #include "ggml.h"
 
+#include <type_traits>
+
 namespace kvtuner::cuda {
 
 // Of a type: the bytes of a step, those that are copied (from a multiple of 16 on), from one row to the next in shared
@@ -115,5 +117,20 @@ struct thin_weights<GGML_TYPE_Q6_K> {
         return make_float2(of_all * scales[0], of_all * scales[1]);
     }
 };
+
+// what `call` makes of the type as a constant
+template <typename CALL>
+auto with_thin_type(const ggml_type type, const CALL & call) {
+    switch (type) {
+        case GGML_TYPE_Q4_0:
+            return call(std::integral_constant<ggml_type, GGML_TYPE_Q4_0>());
+        case GGML_TYPE_Q8_0:
+            return call(std::integral_constant<ggml_type, GGML_TYPE_Q8_0>());
+        case GGML_TYPE_Q4_K:
+            return call(std::integral_constant<ggml_type, GGML_TYPE_Q4_K>());
+        default:
+            return call(std::integral_constant<ggml_type, GGML_TYPE_Q6_K>());
+    }
+}
 
 }  // namespace kvtuner::cuda

@@ -113,19 +113,7 @@ std::vector<float> products(const problem & p, const numbers & n) {
     const int64_t stride = (int64_t)ggml_row_size(p.type, p.n_values);
     const thin_args args = { n.quantized.data(), stride,     rows,        out.data(), nullptr,
                              tickets.data(),     p.n_values, p.n_weights, p.n_rows,   /*n_stages =*/0 };
-    switch (p.type) {
-        case GGML_TYPE_Q4_0:
-            launch<GGML_TYPE_Q4_0>(p, args);
-            break;
-        case GGML_TYPE_Q8_0:
-            launch<GGML_TYPE_Q8_0>(p, args);
-            break;
-        case GGML_TYPE_Q4_K:
-            launch<GGML_TYPE_Q4_K>(p, args);
-            break;
-        default:
-            launch<GGML_TYPE_Q6_K>(p, args);
-    }
+    with_thin_type(p.type, [&](auto type) { launch<type()>(p, args); });
     p.expect(out.back() == UNWRITTEN, "written behind the output");
     p.expect(std::count(tickets.begin(), tickets.end(), 0) == N_TICKETS, "tickets that are not 0 at last");
     out.pop_back();
